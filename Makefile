@@ -1,0 +1,54 @@
+# Two commands: `make demo` sets everything up and transcribes the samples, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test install install-check espeak tiny random-0.6b random-1.7b clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(STAMP)
+
+# Export the small checkpoint and print what it hears beside what was said.
+demo: $(STAMP)
+	rm -rf build/demo
+	$(BIN)/python -m export qwen3-asr-tiny --out build/demo/qwen3-asr-tiny
+	$(BIN)/python -m tests.demo build/demo/qwen3-asr-tiny
+
+# Lint, types, contracts, tests with coverage: what CI runs.
+test: $(STAMP) espeak
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# A plain `pip install .` in an empty environment: no torch, and the default model works from any folder.
+install-check:
+	rm -rf build/plain
+	$(PYTHON) -m venv build/plain
+	build/plain/bin/python -m pip install --quiet --constraint constraints.txt .
+	! build/plain/bin/python -m pip list 2>/dev/null | grep -iE '^(torch|transformers|onnx|onnxscript|onnx-ir) '
+	cd build/plain && test "$$(bin/python -m runtime transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
+
+# The tests and the small checkpoint's training data speak with espeak-ng, a system package.
+espeak:
+	@command -v espeak-ng >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq espeak-ng; } \
+	|| { echo "error: espeak-ng is not installed: apt-get install espeak-ng, or brew install espeak-ng" >&2; exit 2; }
+
+# Train the small checkpoint again from nothing (about two hours on two cores).
+tiny: $(STAMP) espeak
+	$(BIN)/python -m tests.tiny make
+
+# Random weights at the real sizes, and their export: for time, memory and size, not for text.
+random-0.6b random-1.7b: random-%: $(STAMP)
+	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/qwen3-asr-$*-random
+	$(BIN)/python -m export qwen3-asr-$* --checkpoint build/checkpoints/qwen3-asr-$*-random --out build/artifacts/qwen3-asr-$*-random
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
