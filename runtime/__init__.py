@@ -1,0 +1,17 @@
+"""Speech recognition with ONNX Runtime: no torch, no transformers.
+
+from runtime import Transcriber
+
+transcriber = Transcriber.from_artifact("artifacts/qwen3-asr-0.6b")
+transcript = transcriber.transcribe("talk.wav", language="en", context="Sara, Jon")
+print(transcript.text)
+"""
+
+from __future__ import annotations
+
+from runtime.artifact import Artifact, Manifest, open_artifact
+from runtime.errors import AsrError
+from runtime.transcriber import Segment, Transcriber, Transcript
+from runtime.version import __version__
+
+__all__ = ["Artifact", "AsrError", "Manifest", "Segment", "Transcriber", "Transcript", "__version__", "open_artifact"]

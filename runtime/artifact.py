@@ -1,0 +1,280 @@
+"""The artifact: a folder of ONNX graphs and a tokenizer that one ``manifest.json`` describes completely.
+
+The manifest is the contract between export and quantize, which write it, and the runtime, which reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.errors import ArtifactInvalidError, ArtifactNotFoundError, AsrError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_HASH_BLOCK = 4 * 2**20
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph input or output: numpy dtype name, and fixed sizes or the names of dynamic ones."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph: its file, its external data (if any), its interface."""
+
+    file: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    data: str | None = None
+
+
+class FileSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of the artifact must be."""
+
+    sha256: str
+    size: int
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from. ``revision`` is a commit of ``repo``, or null for a folder."""
+
+    repo: str
+    revision: str | None
+    licence: str
+    layout: str
+    weights_sha256: str
+
+
+class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A language by the English name that the model knows and by its ISO 639 code."""
+
+    name: str
+    code: str
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Largest absolute difference of a graph from the reference implementation, over ``cases``."""
+
+    max_abs_difference: float
+    tolerance: float
+    cases: list[str]
+
+
+class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe applied, and the sha256 of the parent's manifest."""
+
+    recipe: str
+    parent: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything about an artifact. ``front_end`` and ``parameters`` are typed by the family that reads them."""
+
+    schema_version: int
+    family: str
+    name: str
+    source: Source
+    graphs: dict[str, GraphSpec]
+    files: dict[str, FileSpec]
+    tokenizer: str
+    languages: list[Language]
+    front_end: dict[str, Any]
+    parameters: dict[str, Any]
+    parity: dict[str, Parity]
+    tools: dict[str, str]
+    quantization: Quantization | None = None
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """An opened artifact: its folder and its manifest, checked against each other."""
+
+    path: Path
+    manifest: Manifest
+
+    def graph_path(self, role: str) -> Path:
+        """Path of the graph with ``role``; :class:`ArtifactInvalidError` when the manifest has none."""
+        try:
+            return self.path / self.manifest.graphs[role].file
+        except KeyError:
+            have = ", ".join(self.manifest.graphs)
+            raise ArtifactInvalidError(
+                f"{self.path / MANIFEST}: no graph with the role {role!r} (it has {have}); export the model again"
+            ) from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files the manifest lists."""
+        return sum(spec.size for spec in self.manifest.files.values())
+
+
+def sha256_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """Hex digest of a file; ``progress`` is told the bytes of each block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_HASH_BLOCK):
+            digest.update(block)
+            if progress:
+                progress(len(block))
+    return digest.hexdigest()
+
+
+def open_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
+    """Read the manifest in ``path`` and check every file it lists.
+
+    Sizes are always compared. With ``verify`` contents are hashed too; a file whose hash was found right before and
+    that has kept inode, size, modification and change time since is not read again (see :class:`_Seen`).
+
+    Raises:
+        ArtifactNotFoundError: no such folder, no manifest in it, or a listed file is missing.
+        ArtifactInvalidError: the manifest is malformed or of a newer schema, or a file differs from what it says.
+    """
+    folder = Path(path)
+    try:
+        return _open(folder, verify=verify)
+    except OSError as error:
+        if isinstance(error, AsrError) or error.errno is None:
+            raise
+        where = error.filename or folder
+        raise ArtifactInvalidError(f"{where}: cannot be read ({os.strerror(error.errno)})") from None
+
+
+def _open(folder: Path, *, verify: bool) -> Artifact:
+    manifest_path = folder / MANIFEST
+    if not folder.is_dir():
+        kind = "is a file, not a model folder" if folder.exists() else "no such model folder"
+        raise ArtifactNotFoundError(f"{folder}: {kind}; give the folder that `python -m export` wrote")
+    if not manifest_path.is_file():
+        raise ArtifactNotFoundError(
+            f"{folder}: holds no {MANIFEST}, so it is not a model that `python -m export` wrote"
+        )
+    manifest = _read_manifest(manifest_path)
+    seen = _Seen.load()
+    for name, spec in manifest.files.items():
+        _check_file(folder / name, spec, seen if verify else None)
+    seen.save()
+    return Artifact(folder, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+        if version > SCHEMA_VERSION:
+            raise ArtifactInvalidError(
+                f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this runtime reads; "
+                "update asr-deploy"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactInvalidError(f"{path}: {error}; export the model again") from None
+    graphs = manifest.graphs.values()
+    used = [manifest.tokenizer, *(graph.file for graph in graphs), *(graph.data for graph in graphs if graph.data)]
+    for name in (*manifest.files, *used):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactInvalidError(f"{path}: file name {name!r} points outside the model folder")
+        if name not in manifest.files:
+            raise ArtifactInvalidError(f"{path}: file {name!r} is used but has no entry under `files`")
+    return manifest
+
+
+def _check_file(path: Path, spec: FileSpec, seen: _Seen | None) -> None:
+    if not path.is_file():
+        raise ArtifactNotFoundError(f"{path}: this file of the model is missing; export the model again")
+    size = path.stat().st_size
+    if size != spec.size:
+        raise ArtifactInvalidError(
+            f"{path}: has {size} bytes where the manifest says {spec.size}; the file was altered or is incomplete, "
+            "export the model again"
+        )
+    if seen is None or seen.knows(path, spec.sha256):
+        return
+    found = sha256_file(path)
+    if found != spec.sha256:
+        raise ArtifactInvalidError(
+            f"{path}: sha256 is {found[:12]}… where the manifest says {spec.sha256[:12]}…; the file was altered, "
+            "export the model again"
+        )
+    seen.remember(path, spec.sha256)
+
+
+class _Seen:
+    """Files whose hash was found right, by device, inode, size, modification and change time, in the user's cache.
+
+    Hashing 3 GB at every start would cost more than loading it. Writing to a file moves its change time, which no
+    program can set back, so an altered file is always hashed again. Small files are hashed every time: it costs
+    nothing and keeps the cache out of small deployments.
+    """
+
+    SMALL = 64 * 2**20
+
+    def __init__(self, path: Path | None, entries: dict[str, str]) -> None:
+        self._path, self._entries, self._changed = path, entries, False
+
+    @classmethod
+    def load(cls) -> _Seen:
+        base = os.environ.get("XDG_CACHE_HOME")
+        try:
+            path = (Path(base) if base else Path.home() / ".cache") / "asr-deploy" / "verified.json"
+        except RuntimeError:  # a container's user without a home: nothing is remembered
+            return cls(None, {})
+        try:
+            return cls(path, msgspec.json.decode(path.read_bytes(), type=dict[str, str]))
+        except (OSError, msgspec.DecodeError):
+            return cls(path, {})
+
+    @staticmethod
+    def _key(path: Path) -> str:
+        stat = path.stat()
+        return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+    def knows(self, path: Path, sha256: str) -> bool:
+        return path.stat().st_size > self.SMALL and self._entries.get(self._key(path)) == sha256
+
+    def remember(self, path: Path, sha256: str) -> None:
+        if path.stat().st_size > self.SMALL:
+            self._entries[self._key(path)] = sha256
+            self._changed = True
+
+    def save(self) -> None:
+        if not self._changed or self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, msgspec.json.encode(self._entries))
+        except OSError as error:  # a read-only home costs the next start a hash, nothing more
+            log.debug("cannot write %s: %s", self._path, error)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` under a temporary name in the same folder, then rename: readers see the old file or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON."""
+    return json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,137 @@
+"""A decoder-with-past graph with its keys and values in preallocated buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from runtime.artifact import GraphSpec
+
+# Buffers grow in steps of this many positions, so that segments of like length share them.
+_GRANULE = 128
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+class _Binding:
+    """An I/O binding that keeps alive what it is bound to: ONNX Runtime's own points into the arrays' memory."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session, self._binding = session, session.io_binding()
+        self._values: list[ort.OrtValue] = []
+
+    def bind(self, source: str | None, target: str | None, value: ort.OrtValue) -> None:
+        """Bind ``value`` as the input ``source``, the output ``target``, or both."""
+        self._values.append(value)
+        if source:
+            self._binding.bind_ortvalue_input(source, value)
+        if target:
+            self._binding.bind_ortvalue_output(target, value)
+
+    def run(self) -> None:
+        """Run the session over the bound values."""
+        self._session.run_with_iobinding(self._binding)
+
+
+class CausalDecoder:
+    """Prefill and step over rows that share one set of buffers.
+
+    Each layer's keys and values live in one array ``[rows, kv_heads, capacity, head_dim]``, bound both as past and as
+    present: the graph writes new positions in place and nothing is ever copied. The inputs of a step are arrays bound
+    once and changed in place, so a step costs no binding.
+
+    Rows may differ in length: prompts are padded on the right, and row sums of the attention mask say how much of each
+    row counts.
+    """
+
+    def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, audio_id: int, context_length: int) -> None:
+        """``audio_id`` is the placeholder that audio rows replace; ``context_length`` the graph's positions."""
+        self._session, self._audio_id, self._context_length = session, audio_id, context_length
+        past = [tensor for tensor in spec.inputs if tensor.name.startswith("past_key_values.")]
+        _, heads, _, size = past[0].shape
+        logits = next(tensor for tensor in spec.outputs if tensor.name == "logits")
+        audio = next(tensor for tensor in spec.inputs if tensor.name == "audio_embeds")
+        self._kv_names = [tensor.name for tensor in past]
+        self._kv_dtype = np.dtype(past[0].dtype)
+        self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
+        self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
+        self._capacity = self._rows = 0
+        self._buffers: list[ort.OrtValue] = []
+        self._step: _Binding | None = None
+
+    def _reserve(self, rows: int, positions: int) -> None:
+        """Make the buffers hold ``rows`` × ``positions``; keeps them when they do."""
+        if rows == self._rows and positions <= self._capacity:
+            return
+        if positions > self._context_length:
+            raise ValueError(f"{positions} positions are more than the {self._context_length} of the graph")
+        capacity = min(-(-positions // _GRANULE) * _GRANULE, self._context_length)
+        shape = (rows, self.kv_heads, capacity, self.head_dim)
+        self._step = None
+        self._buffers = []  # let go of the old ones before the new are made
+        self._buffers = [ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_dtype)) for _ in self._kv_names]
+        self._rows, self._capacity = rows, capacity
+        self._lengths = np.zeros(rows, np.int64)
+        self._tokens = np.zeros((rows, 1), np.int64)
+        self._mask = np.zeros((rows, capacity), np.int64)
+        self._logits = np.zeros((rows, 1, self.vocab_size), np.float32)
+        self._step = self._binding(
+            self._tokens,
+            self._mask,
+            np.zeros((0, self.hidden_size), np.float32),
+            self._logits,
+        )
+
+    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats) -> _Binding:
+        keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
+        inputs = {"input_ids": ids, "attention_mask": mask, "audio_embeds": audio, "num_logits_to_keep": keep}
+        made = _Binding(self._session)
+        for name, array in inputs.items():
+            made.bind(name, None, ort.OrtValue.ortvalue_from_numpy(array))
+        made.bind(None, "logits", ort.OrtValue.ortvalue_from_numpy(logits))
+        for name, buffer in zip(self._kv_names, self._buffers, strict=True):
+            made.bind(name, name.replace("past_key_values", "present"), buffer)
+        return made
+
+    def prefill(self, prompts: list[list[int]], audio_embeds: Floats, budget: int, *, all_rows: bool = False) -> Floats:
+        """Start ``len(prompts)`` rows; earlier contents of the buffers are forgotten.
+
+        Args:
+            prompts: token ids of each row; placeholders for audio in order of rows.
+            audio_embeds: [N, hidden], one row a placeholder over all prompts.
+            budget: positions to keep free for the steps that follow.
+            all_rows: logits of every prompt position instead of each row's last.
+
+        Returns:
+            Logits [rows, 1, vocab], or [rows, longest prompt, vocab]: rows past a prompt's end are meaningless.
+
+        Raises:
+            ValueError: as many audio rows as placeholders are needed.
+        """
+        if sum(prompt.count(self._audio_id) for prompt in prompts) != len(audio_embeds):
+            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompts' placeholders")
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        rows, longest = len(prompts), int(lengths.max())
+        self._reserve(rows, longest + budget)
+        ids = np.zeros((rows, longest), np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+        mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
+        logits = np.empty((rows, longest if all_rows else 1, self.vocab_size), np.float32)
+        audio = np.ascontiguousarray(audio_embeds, np.float32)
+        self._binding(ids, mask, audio, logits).run()
+        self._lengths[:] = lengths
+        self._mask[:] = np.arange(self._capacity) < lengths[:, None]
+        return logits
+
+    def step(self, tokens: list[int]) -> Floats:
+        """Append one token to every row; returns logits [rows, vocab], valid until the next call."""
+        if self._step is None or int(self._lengths.max()) >= self._capacity:
+            raise ValueError("no room for another position: prefill with a larger budget")
+        self._tokens[:, 0] = tokens
+        self._mask[np.arange(self._rows), self._lengths] = 1
+        self._lengths += 1
+        self._step.run()
+        return self._logits[:, 0]

@@ -1,0 +1,83 @@
+"""What a family gives the transcriber: an engine that turns one segment of audio into text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from runtime.decoding.autoregressive import FinishReason
+from runtime.providers import ProviderSpec
+
+Floats = npt.NDArray[np.float32]
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a family can do. An option that it cannot do raises; it is never ignored."""
+
+    context: bool
+    language: bool
+    language_detection: bool
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """How sessions are made."""
+
+    provider: ProviderSpec = ProviderSpec()
+    threads: int | None = None
+
+
+class SegmentOptions(msgspec.Struct, frozen=True):
+    """What is asked of one segment: a language by its English name (None detects it), a context, a forced length."""
+
+    language: str | None = None
+    context: str = ""
+    max_new_tokens: int | None = None
+    ignore_stop: bool = False
+
+
+class SegmentResult(msgspec.Struct, frozen=True):
+    """One segment's text, and the numbers that go with it."""
+
+    text: str
+    language: str | None
+    tokens: list[int]
+    confidence: float
+    finish_reason: FinishReason
+    audio_tokens: int
+    prompt_tokens: int
+
+
+class Timings(msgspec.Struct):
+    """Seconds spent in each stage, added up over segments."""
+
+    load: float = 0.0
+    features: float = 0.0
+    encode: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the block's duration to ``stage``."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - began)
+
+
+class Engine(Protocol):
+    """A loaded model of some family."""
+
+    capabilities: Capabilities
+    sample_rate: int
+    segment_seconds: float
+
+    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
+        """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""

@@ -1,0 +1,38 @@
+"""The runtime's errors: each is an :class:`AsrError` and the builtin exception that it is.
+
+The command line turns an :class:`AsrError` into one sentence on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class AsrError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ArtifactNotFoundError(AsrError, FileNotFoundError):
+    """No such artifact folder, or a file that its manifest names is missing."""
+
+
+class ArtifactInvalidError(AsrError, ValueError):
+    """The manifest, or a file of the artifact, is not what the manifest says."""
+
+
+class AudioNotFoundError(AsrError, FileNotFoundError):
+    """No such audio file."""
+
+
+class AudioInvalidError(AsrError, ValueError):
+    """The audio cannot be decoded, is empty, truncated, or holds samples that are no numbers."""
+
+
+class AudioUnsupportedError(AsrError, ImportError):
+    """The container needs an optional package that is not installed."""
+
+
+class OptionError(AsrError, ValueError):
+    """An option's value is unknown, or this model cannot do what it asks for."""
+
+
+class ProviderError(AsrError, RuntimeError):
+    """An execution provider is unknown, not available, or did not become active."""

@@ -1,0 +1,68 @@
+"""Inference sessions: threads that follow what this process may use, and a provider that really is active."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from runtime.errors import ArtifactInvalidError, ProviderError
+from runtime.providers import ProviderSpec
+
+# ONNX Runtime's errors have no common base class of their own.
+_LOAD_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
+    """Cores this process may use: its affinity mask, cut to the cgroup's CPU quota rounded up."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    try:
+        quota, period = quota_file.read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here: affinity is all there is to know
+        pass
+    return max(1, cores)
+
+
+def make_session(path: Path, provider: ProviderSpec, *, threads: int | None = None) -> ort.InferenceSession:
+    """Open a graph on ``provider``.
+
+    Args:
+        path: the ``.onnx`` file; external data is found beside it and mapped.
+        provider: what was asked for; it must become the session's first provider.
+        threads: intra-op threads; :func:`usable_cores` when None.
+
+    Raises:
+        ProviderError: the provider did not become active.
+        ArtifactInvalidError: ONNX Runtime cannot load the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(path, options, providers=provider.onnxruntime())
+    except _LOAD_ERRORS as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({reason})") from error
+    active = session.get_providers()
+    if active[0] != provider.execution_provider:
+        raise ProviderError(
+            f"provider {provider.name!r} was asked for, but ONNX Runtime made {active[0]} active for {path.name}"
+        )
+    return session
