@@ -1,0 +1,186 @@
+"""Names, and where their weights come from: the bundled folder, a local folder, or the hub at a pinned revision."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# What an export reads; a repo's README, images and duplicate weight formats stay on the hub.
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work."""
+
+    name: str
+    family: str
+    repo: str
+    revision: str | None
+    licence: str
+    summary: str
+    bundled: Path | None = None
+
+
+CHECKPOINTS = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        Checkpoint(
+            "qwen3-asr-tiny",
+            "qwen3-asr",
+            "asr-deploy/qwen3-asr-tiny",
+            None,
+            "Apache-2.0",
+            "5.4 M parameters, trained here on synthetic English, Russian and Chinese",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny",
+        ),
+        Checkpoint(
+            "qwen3-asr-0.6b",
+            "qwen3-asr",
+            "Qwen/Qwen3-ASR-0.6B",
+            "5eb144179a02acc5e5ba31e748d22b0cf3e303b0",
+            "Apache-2.0",
+            "0.8 B parameters, 30 languages",
+        ),
+        Checkpoint(
+            "qwen3-asr-1.7b",
+            "qwen3-asr",
+            "Qwen/Qwen3-ASR-1.7B",
+            "7278e1e70fe206f11671096ffdd38061171dd6e5",
+            "Apache-2.0",
+            "2.0 B parameters, 30 languages",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """A checkpoint on disk, and the repo and revision it came from (``revision`` null for a folder)."""
+
+    path: Path
+    repo: str
+    revision: str | None
+
+    def config(self) -> dict[str, Any]:
+        """``config.json`` as a dictionary."""
+        return self.read_json("config.json")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; raises :class:`CheckpointInvalidError` when it is not one."""
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointNotFoundError(f"{self.path}: holds no {name}, so it is not a checkpoint folder") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointInvalidError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise CheckpointInvalidError(f"{path}: holds a {type(value).__name__} where an object is expected")
+        return value
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, from the index when the checkpoint is sharded."""
+        if (self.path / INDEX).is_file():
+            weight_map = self.read_json(INDEX).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointInvalidError(f"{self.path / INDEX}: holds no `weight_map`")
+            files = [self.path / name for name in sorted(set(weight_map.values()))]
+        else:
+            files = [self.path / SINGLE]
+        for file in files:
+            if not file.is_file():
+                raise CheckpointNotFoundError(f"{file}: this weight file of the checkpoint is missing")
+        return files
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor by its name in the file, one at a time."""
+        from safetensors import SafetensorError, safe_open
+
+        for file in self.weight_files():
+            try:
+                with safe_open(file, framework="pt", device="cpu") as handle:
+                    for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
+                        yield name, handle.get_tensor(name)
+            except SafetensorError as error:
+                raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
+
+
+def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | None = None) -> CheckpointFolder:
+    """The checkpoint's folder: ``folder`` if given, else the bundled one, else the hub's.
+
+    The hub is asked only for what its cache does not hold; an interrupted download continues where it stopped
+    (huggingface-hub does both). ``revision`` overrides the pinned commit.
+
+    Raises:
+        CheckpointNotFoundError: no such folder, or not in the cache and the hub cannot be reached.
+    """
+    if folder is not None:
+        if revision is not None:
+            raise CheckpointInvalidError(
+                f"--revision {revision} names a commit on the hub and cannot be used with --checkpoint {folder}"
+            )
+        if not folder.is_dir():
+            raise CheckpointNotFoundError(f"{folder}: no such checkpoint folder")
+        return CheckpointFolder(folder, folder.resolve().name, None)  # whose weights these are, only the giver knows
+    if checkpoint.bundled is not None:
+        if revision is not None:
+            raise CheckpointInvalidError(f"{checkpoint.name} is bundled and has no revisions; leave out --revision")
+        if not checkpoint.bundled.is_dir():
+            raise CheckpointNotFoundError(
+                f"{checkpoint.bundled}: the bundled checkpoint is missing; work in a clone, or give --checkpoint DIR"
+            )
+        return CheckpointFolder(checkpoint.bundled, checkpoint.repo, None)
+    path = _download(checkpoint.repo, revision or checkpoint.revision)
+    # The snapshot's folder is named by the commit: what a branch pointed to at first use is recorded, not the branch.
+    return CheckpointFolder(path, checkpoint.repo, path.name)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a cached snapshot holds what an export reads: an interrupted download leaves a folder without some."""
+    try:
+        CheckpointFolder(folder, "", None).weight_files()
+    except (CheckpointNotFoundError, CheckpointInvalidError):
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return "config.json" in names and ("tokenizer.json" in names or names >= {*TOKENIZER_FILES})
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+
+    patterns = list(DOWNLOADED)
+    try:
+        cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
+        if _is_complete(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    log.info("downloading %s at %s", repo, revision)
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except RevisionNotFoundError:
+        raise CheckpointNotFoundError(f"{repo}: the hub has no revision {revision!r}") from None
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:  # LocalEntryNotFoundError, when offline, is an OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointNotFoundError(
+            f"{repo} at {revision}: not in the local cache, and the hub cannot be reached ({reason}); "
+            "connect, or give a downloaded folder with --checkpoint DIR"
+        ) from None

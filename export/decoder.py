@@ -1,0 +1,249 @@
+"""Causal-LM decoder graphs with past, built by onnxruntime-genai's model builder and grafted for audio.
+
+The builder gives GroupQueryAttention with rotary inside and keys and values as graph inputs and outputs. Three things
+are added or changed here:
+
+* ``audio_embeds[N,H]`` replace the embedding rows where ``input_ids`` is the audio placeholder, in order of rows and
+  positions. Fewer of them than placeholders are an error of the graph; more are not looked at, so that an engine may
+  leave them bound while it steps.
+* ``num_logits_to_keep[1]`` says of how many positions logits are wanted, ``logits[B,K,vocab]``: 1 gives the last valid
+  row of each sequence (found from the attention mask, so padded prompts may differ in length), k the last k rows, 0 all
+  rows. The lm_head is a fifth of a step's arithmetic, and prompts have hundreds of rows that nobody reads. The name is
+  the one for which onnxruntime-genai supplies a 0 by itself.
+* a tied lm_head reads the embedding matrix itself (``Gemm`` with ``transB``) instead of a transposed copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime_genai.models  # noqa: F401  (puts the builder's packages on the import path)
+import torch
+from builders.qwen import Qwen3Model
+from torch import nn
+from transformers import PretrainedConfig
+
+log = logging.getLogger(__name__)
+
+GRAPH_FILE = "decoder.onnx"
+
+
+class _InMemory(Qwen3Model):  # type: ignore[misc]
+    """The builder, fed with modules that are already loaded instead of a folder."""
+
+    def __init__(self, config: PretrainedConfig, modules: nn.Module) -> None:
+        self._modules_in_memory = modules
+        super().__init__(config, ir.DataType.FLOAT, ir.DataType.FLOAT, "cpu", "", {"filename": GRAPH_FILE})
+
+    def load_weights(self, input_path: str) -> nn.Module:  # noqa: ARG002  (the builder's signature)
+        return self._modules_in_memory
+
+
+class _CausalLM(nn.Module):
+    """The names under which the builder looks for final norm and head: ``model.norm`` and ``lm_head``."""
+
+    def __init__(self, model: nn.Module, lm_head: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = lm_head
+
+
+@torch.no_grad()
+def build_decoder(
+    text_model: nn.Module, lm_head: nn.Module, config: PretrainedConfig, *, audio_token_id: int, context_length: int
+) -> ir.Model:
+    """The merged prefill-and-step graph of a Qwen3 text model.
+
+    Args:
+        text_model: transformers ``Qwen3Model`` in float32.
+        lm_head: its output projection, ``weight[vocab, hidden]``.
+        config: the text model's configuration.
+        audio_token_id: id whose embedding rows are replaced by ``audio_embeds``.
+        context_length: positions of the rotary tables, and so the longest sequence the graph can serve.
+    """
+    capped = type(config)(
+        **{
+            **config.to_dict(),
+            "max_position_embeddings": context_length,
+            "architectures": ["Qwen3ForCausalLM"],
+        }
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # the builder prints its progress
+        builder = _InMemory(capped, _CausalLM(text_model, lm_head))
+        builder.make_model("")
+    log.debug("model builder: %s", said.getvalue().strip())
+    model: ir.Model = builder.model
+    model.graph.name = "decoder"
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and value.shape.rank() == 4:  # the builder leaves the cache's last axis symbolic
+            value.shape = ir.Shape([*value.shape[:3], int(config.head_dim)])
+    _graft_audio(model.graph, audio_token_id, int(config.hidden_size))
+    tied = lm_head.weight.data_ptr() == text_model.embed_tokens.weight.data_ptr()  # type: ignore[union-attr,operator]
+    _select_logits(model.graph, int(config.hidden_size), int(config.vocab_size), tied=tied)
+    return model
+
+
+class _Editor:
+    """Small helper to append nodes with typed outputs to a graph."""
+
+    def __init__(self, graph: ir.Graph, prefix: str) -> None:
+        self.graph, self.prefix = graph, prefix
+
+    def constant(self, name: str, value: np.ndarray[Any, Any]) -> ir.Value:
+        full = f"{self.prefix}/{name}"
+        const = ir.Value(
+            name=full,
+            shape=ir.Shape(value.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(value.dtype)),
+            const_value=ir.tensor(value, name=full),
+        )
+        self.graph.register_initializer(const)
+        return const
+
+    def node(self, op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
+        name = f"{self.prefix}/{op}"
+        count = sum(1 for n in self.graph if n.name and n.name.startswith(name))
+        name = f"{name}_{count}" if count else name
+        attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
+        made = ir.Node("", op, inputs, attrs, name=name)
+        made.outputs[0].name = f"{name}/output_0"
+        self.graph.append(made)
+        return made.outputs[0]
+
+
+def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
+    """Put the n-th row of ``audio_embeds`` where the n-th placeholder is.
+
+    The rows are gathered by a running count of placeholders from a table that begins with a row of zeros, which every
+    other position gets; so the table is never empty, as a Gather demands, when there is no audio.
+    """
+    (gather,) = (node for node in graph if node.op_type == "Gather" and node.name == "/model/embed_tokens/Gather")
+    embedded = gather.outputs[0]
+    readers = list(embedded.uses())
+    ids = next(value for value in graph.inputs if value.name == "input_ids")
+    audio = _input(graph, "audio_embeds", ir.DataType.FLOAT, ["audio_tokens", hidden])
+    edit = _Editor(graph, "/model/audio_graft")
+    is_audio = edit.node("Equal", [ids, edit.constant("token", np.array(audio_token_id, np.int64))])
+    ones = edit.node("Cast", [is_audio], to=ir.DataType.INT64)
+    flat = edit.node("Reshape", [ones, edit.constant("flat", np.array([-1], np.int64))])
+    running = edit.node("CumSum", [flat, edit.constant("axis", np.array(0, np.int64))])
+    index = edit.node("Reshape", [edit.node("Mul", [running, flat]), edit.node("Shape", [ids])])
+    table = edit.node("Concat", [edit.constant("zeros", np.zeros((1, hidden), np.float32)), audio], axis=0)
+    rows = edit.node("Gather", [table, index], axis=0)
+    mask = edit.node("Unsqueeze", [is_audio, edit.constant("last", np.array([-1], np.int64))])
+    merged = edit.node("Where", [mask, rows, embedded])
+    merged.shape, merged.type = embedded.shape, embedded.type
+    for node, place in readers:
+        node.replace_input_with(place, merged)
+
+
+def _select_logits(graph: ir.Graph, hidden: int, vocab: int, *, tied: bool) -> None:
+    """Keep the rows that ``num_logits_to_keep`` asks for before the lm_head."""
+    (head,) = (node for node in graph if node.name == "/lm_head/MatMul")
+    rows, weight = head.inputs
+    if rows is None or weight is None:
+        raise ValueError("the builder's lm_head has no inputs: its graph is not the one this code knows")
+    named = {value.name: value for value in graph.inputs}
+    keep = _input(graph, "num_logits_to_keep", ir.DataType.INT64, [1])
+    edit = _Editor(graph, "/lm_head/select")
+    zero, one, minus = (edit.constant(f"int_{n}", np.array([n], np.int64)) for n in (0, 1, -1))
+    length = edit.node("Shape", [named["input_ids"]], start=1, end=2)
+    # A first prompt is as long as its row of the mask has ones; after a filled cache the mask counts the past too.
+    valid = edit.node("Min", [length, edit.node("ReduceSum", [named["attention_mask"], one], keepdims=1)])
+    everything = edit.node("Equal", [keep, zero])
+    count = edit.node("Where", [everything, length, keep])
+    end = edit.node("Where", [everything, length, valid])
+    scalars = [edit.constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1)]
+    steps = edit.node("Range", [scalars[0], edit.node("Squeeze", [count]), scalars[1]])
+    index = edit.node("Max", [edit.node("Add", [edit.node("Sub", [end, count]), steps]), zero])
+    selected = edit.node("GatherND", [rows, edit.node("Unsqueeze", [index, minus])], batch_dims=1)
+    logits = graph.outputs[0]
+    if tied:
+        flat = edit.node("Reshape", [selected, edit.constant("rows", np.array([-1, hidden], np.int64))])
+        table = graph.initializers["model.embed_tokens.weight"]
+        product = ir.Node("", "Gemm", [flat, table], [ir.AttrInt64("transB", 1)], name="/lm_head/Gemm")
+        product.outputs[0].name = "/lm_head/Gemm/output_0"
+        graph.append(product)
+        size = edit.constant("vocab", np.array([vocab], np.int64))
+        result = edit.node(
+            "Reshape", [product.outputs[0], edit.node("Concat", [edit.node("Shape", [index]), size], axis=0)]
+        )
+        graph.remove(head, safe=False)
+        del graph.initializers["lm_head.MatMul.weight"]
+        graph.outputs[0] = result
+    else:
+        head.replace_input_with(0, selected)
+        result = logits
+    result.name = "logits"
+    result.shape = ir.Shape(["batch_size", "logit_rows", vocab])
+    result.type = ir.TensorType(ir.DataType.FLOAT)
+
+
+def genai_config(
+    config: PretrainedConfig,
+    *,
+    context_length: int,
+    stop_ids: list[int],
+    pad_id: int,
+    providers: list[Any] | None = None,
+) -> bytes:
+    """``genai_config.json`` with which onnxruntime-genai runs the decoder as a plain Qwen3.
+
+    The caller gives the audio rows once, before ``append_tokens``: ``generator.set_model_input("audio_embeds", rows)``.
+    """
+    return json.dumps(
+        {
+            "model": {
+                "bos_token_id": pad_id,
+                "context_length": context_length,
+                "decoder": {
+                    "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers or []},
+                    "filename": GRAPH_FILE,
+                    "head_size": int(config.head_dim),
+                    "hidden_size": int(config.hidden_size),
+                    "inputs": {
+                        "input_ids": "input_ids",
+                        "attention_mask": "attention_mask",
+                        "past_key_names": "past_key_values.%d.key",
+                        "past_value_names": "past_key_values.%d.value",
+                    },
+                    "outputs": {
+                        "logits": "logits",
+                        "present_key_names": "present.%d.key",
+                        "present_value_names": "present.%d.value",
+                    },
+                    "num_attention_heads": int(config.num_attention_heads),
+                    "num_hidden_layers": int(config.num_hidden_layers),
+                    "num_key_value_heads": int(config.num_key_value_heads),
+                },
+                "eos_token_id": stop_ids,
+                "pad_token_id": pad_id,
+                "type": "qwen3",
+                "vocab_size": int(config.vocab_size),
+            },
+            "search": {
+                "do_sample": False,
+                "max_length": context_length,
+                "min_length": 0,
+                "num_beams": 1,
+                "past_present_share_buffer": True,
+                "repetition_penalty": 1.0,
+                "temperature": 1.0,
+                "top_k": 1,
+                "top_p": 1.0,
+            },
+        },
+        indent=2,
+    ).encode()

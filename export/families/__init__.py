@@ -1,0 +1,44 @@
+"""Families the exporter knows: name → ``module:Class``. ``runtime.families`` has the same names."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from export.checkpoints import CheckpointFolder
+from export.report import Report
+from runtime.artifact import GraphSpec, Language, Parity
+
+FAMILIES = {"qwen3-asr": "export.families.qwen3_asr:Qwen3Asr"}
+
+
+class Family(Protocol):
+    """What a family does to turn a checkpoint into an artifact's parts. Made from a checkpoint's folder."""
+
+    layout: str
+    steps: ClassVar[int]  # that `write` and `parity` report
+
+    def __init__(self, folder: CheckpointFolder) -> None: ...
+
+    def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
+        """Write graphs and every other file into ``out``; returns the graphs by role."""
+
+    def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
+        """Compare each written graph with the reference implementation; the loaded weights may be let go."""
+
+    @property
+    def languages(self) -> list[Language]: ...
+
+    @property
+    def front_end(self) -> dict[str, Any]: ...
+
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+
+def load_family(name: str) -> type[Family]:
+    """The class of a family of :data:`FAMILIES`."""
+    module, _, attribute = FAMILIES[name].partition(":")
+    family: type[Family] = getattr(importlib.import_module(module), attribute)
+    return family
