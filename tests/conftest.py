@@ -1,0 +1,55 @@
+"""Shared fixtures: the tracked model, the checkpoint it came from, the sample recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from hypothesis import settings
+
+from runtime import Transcriber
+
+settings.register_profile("no deadline", deadline=None)  # no test is about time
+settings.load_profile("no deadline")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ARTIFACT = REPOSITORY / "artifacts" / "qwen3-asr-tiny"
+CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny"
+DATA = REPOSITORY / "tests" / "data"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's caches, and none reaches the network."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(scope="session")
+def transcriber() -> Transcriber:
+    """The tracked small model."""
+    return Transcriber.from_artifact(ARTIFACT)
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[dict[str, Any]]:
+    """The sample recordings' index: file, language, text, context, words."""
+    index: list[dict[str, Any]] = json.loads((DATA / "index.json").read_text(encoding="utf-8"))
+    return index
+
+
+@pytest.fixture(scope="session")
+def speech(samples: list[dict[str, Any]]) -> npt.NDArray[np.float32]:
+    """All recordings of the samples one after the other, 16 kHz."""
+    return np.concatenate([soundfile.read(DATA / sample["file"], dtype="float32")[0] for sample in samples])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator, fresh for each test."""
+    return np.random.default_rng(1234)

@@ -1,0 +1,287 @@
+"""The runtime's command line as a user meets it, in processes of its own where that matters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from runtime import Transcriber
+from runtime.__main__ import app
+from runtime.errors import OptionError
+from runtime.segmentation import join_texts
+from tests.conftest import ARTIFACT, DATA, REPOSITORY
+
+
+def run(*arguments: str | Path, stdin: bytes | None = None) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def test_text_goes_to_standard_output(samples: list[dict[str, Any]]) -> None:
+    result = run("transcribe", DATA / "en-1.wav")
+    assert result.exit_code == 0
+    assert result.stdout == samples[0]["text"] + "\n"
+    assert result.stderr == ""
+
+
+def test_several_files_are_named_and_one_bad_file_stops_none(samples: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    result = run("transcribe", DATA / "en-1.wav", tmp_path / "bad.wav", DATA / "en-2.wav")
+    assert result.exit_code == 2
+    assert result.stdout.splitlines() == [
+        f"{DATA / 'en-1.wav'}: {samples[0]['text']}",
+        f"{DATA / 'en-2.wav'}: {samples[1]['text']}",
+    ]
+    first, last = result.stderr.splitlines()
+    assert first.startswith(f"error: {tmp_path / 'bad.wav'}: is not audio")
+    assert last == "error: 1 of 3 files failed"
+
+
+def test_json_has_everything(samples: list[dict[str, Any]]) -> None:
+    files = [DATA / "ru-4.wav", DATA / "zh-1.wav"]
+    result = run("transcribe", *files, "--format", "json", "--context", samples[7]["context"])
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+    first = lines[0]
+    assert first["text"] == samples[7]["text"]
+    assert first["language"] == "Russian"
+    assert first["model"] == "qwen3-asr-tiny"
+    assert first["provider"] == "cpu"
+    assert set(first["timings"]) == {"load", "features", "encode", "prefill", "decode"}
+    assert all(value > 0 for value in first["timings"].values())
+    assert set(first["versions"]) == {"asr-deploy", "onnxruntime"}
+    assert first["tokens"]["prompt"] > first["tokens"]["audio"] > first["tokens"]["generated"] > 3
+    (segment,) = first["segments"]
+    assert segment == {
+        "start": 0.0,
+        "end": first["duration"],
+        "text": first["text"],
+        "language": "Russian",
+        "confidence": segment["confidence"],
+        "finish_reason": "stop",
+    }
+    assert 0.5 < segment["confidence"] <= 1.0
+
+
+def test_standard_input(samples: list[dict[str, Any]]) -> None:
+    result = run("transcribe", "-", stdin=(DATA / "zh-2.wav").read_bytes())
+    assert (result.exit_code, result.stdout) == (0, samples[9]["text"] + "\n")
+
+
+def test_a_forced_language_is_used() -> None:
+    """By code and by name; a wrong one gives other text than hearing does."""
+    for language in ("en", "English", "ENGLISH"):
+        assert run("transcribe", DATA / "en-1.wav", "--language", language).stdout == "It was very quiet in Madrid.\n"
+    result = run("transcribe", DATA / "en-1.wav", "--language", "ru", "--format", "json")
+    assert json.loads(result.stdout)["language"] == "Russian"
+
+
+def test_context_decides_the_spelling() -> None:
+    assert "Chris" in run("transcribe", DATA / "en-4.wav").stdout
+    assert "Kris" in run("transcribe", DATA / "en-4.wav", "--context", "Names: Kris.").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.wav"], "error: absent.wav: no such file"),
+        (["."], "is a folder"),
+        (["en-1.wav", "--language", "englsh"], "unknown language 'englsh'; did you mean English (en)"),
+        (["en-1.wav", "--language", "xx"], "unknown language 'xx'; this model knows"),
+        (["en-1.wav", "--model", "/nowhere"], "/nowhere: no such model folder"),
+        (["en-1.wav", "--provider", "tpu"], "unknown provider 'tpu'; available here: cpu"),
+        (["en-1.wav", "--provider", "directml"], "provider 'directml' is not available"),
+        (["en-1.wav", "--channel", "5"], "has no channel 5"),
+        (["en-1.wav", "--threads", "0"], "threads must be at least 1"),
+        (["en-1.wav", "--format", "xml"], "'xml'"),
+        (["en-1.wav", "--context", "word " * 9000], "give a shorter context"),
+        (["en-1.wav", "--context", "<|audio_pad|>"], "the context contains <|audio_pad|>"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DATA)
+    result = run("transcribe", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    if "--format" not in arguments:
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_manifest_of_a_newer_schema(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(ARTIFACT, tmp_path / "model"))
+    text = (model / "manifest.json").read_text(encoding="utf-8")
+    (model / "manifest.json").write_text(text.replace('"schema_version": 1', '"schema_version": 7'), encoding="utf-8")
+    for command in (["transcribe", str(DATA / "en-1.wav"), "--model", str(model)], ["info", str(model)]):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "schema version 7 is newer than 1, the newest this runtime reads; update asr-deploy" in result.stderr
+
+
+def test_info() -> None:
+    result = run("info", ARTIFACT)
+    assert result.exit_code == 0
+    for part in (
+        "qwen3-asr-tiny (qwen3-asr)",
+        "Apache-2.0",
+        "3: Chinese (zh), English (en), Russian (ru)",
+        "none (float32)",
+    ):
+        assert part in result.stdout
+    assert json.loads(run("info", "--format", "json").stdout)["family"] == "qwen3-asr"
+
+
+def test_long_audio_is_cut_and_joined(samples: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Segments cover the file, no cut falls into a word, and each is heard as if it were alone."""
+    parts, words, at = [], [], 0.0
+    for sample in samples:
+        parts += [soundfile.read(DATA / sample["file"], dtype="float32")[0], np.zeros(6_400, np.float32)]
+        words += [(at + word["start"], at + word["end"]) for word in sample["words"]]
+        at += sum(map(len, parts[-2:])) / 16_000
+    path = tmp_path / "long.wav"
+    audio = np.concatenate(parts)
+    soundfile.write(path, audio, 16_000)
+    done: list[tuple[float, float]] = []
+    transcriber = Transcriber.from_artifact()
+    transcript = transcriber.transcribe(path, progress=lambda *times: done.append(times))
+    segments = transcript.segments
+    assert len(segments) >= 4
+    assert (segments[0].start, segments[-1].end) == (0.0, transcript.duration)
+    assert all(a.end == b.start for a, b in pairwise(segments))
+    assert all(0 < segment.end - segment.start <= 15 for segment in segments)
+    assert [round(second, 3) for second, _ in done] == [segment.end for segment in segments]
+    for segment in segments[:-1]:
+        assert not any(start + 0.03 < segment.end < end - 0.03 for start, end in words), segment.end
+    for segment in segments:
+        alone = audio[round(segment.start * 16_000) : round(segment.end * 16_000)]
+        assert transcriber.transcribe(alone, sample_rate=16_000).text == segment.text
+    assert transcript.text == join_texts([segment.text for segment in segments])
+    assert sum(sample["text"] in transcript.text for sample in samples) >= 6  # the voices change inside segments
+
+
+def test_a_budget_that_ends_is_said() -> None:
+    transcriber = Transcriber.from_artifact()
+    transcript = transcriber.transcribe(DATA / "en-3.wav", max_new_tokens=8)
+    assert transcript.segments[0].finish_reason == "length"
+    assert transcript.tokens.generated == 8
+    timed = transcriber.transcribe(DATA / "en-1.wav", max_new_tokens=50, ignore_stop=True)
+    assert timed.tokens.generated == 50
+    with pytest.raises(OptionError, match="ignore_stop needs max_new_tokens"):
+        transcriber.transcribe(DATA / "en-1.wav", ignore_stop=True)
+    with pytest.raises(OptionError, match="needs sample_rate"):
+        transcriber.transcribe(np.zeros(100))
+    with pytest.raises(OptionError, match="a file says its own"):
+        transcriber.transcribe(DATA / "en-1.wav", sample_rate=16_000)
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+
+
+def test_the_runtime_needs_neither_torch_nor_onnx(samples: list[dict[str, Any]]) -> None:
+    """In a process where they cannot be imported, the whole way from file to text works."""
+    result = python(
+        """
+        import sys
+
+        class Forbidden:
+            def find_spec(self, name, path=None, target=None):
+                banned = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors",
+                          "huggingface_hub", "export", "quantize", "librosa", "scipy", "jiwer", "av"}
+                if name.partition(".")[0] in banned:
+                    raise ImportError(f"{name} must not be imported")
+
+        sys.meta_path.insert(0, Forbidden())
+        sys.argv = ["runtime", "transcribe", sys.argv[1]]
+        from runtime.__main__ import app
+        app()
+        """,
+        str(DATA / "en-1.wav"),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, samples[0]["text"] + "\n", "")
+
+
+def test_importing_the_runtime_pulls_in_nothing_heavy() -> None:
+    result = python("import runtime, sys; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert result.returncode == 0
+    assert "onnxruntime" in result.stdout.split()
+    assert not {"torch", "transformers", "onnx", "onnx_ir", "av", "rich", "pydantic"} & set(result.stdout.split())
+
+
+def test_a_closed_pipe_leaves_no_traceback() -> None:
+    command = f"{sys.executable} -m runtime transcribe {' '.join(str(DATA / 'en-1.wav') for _ in range(20))} | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert result.stdout.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_an_interrupt_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transcriber, "transcribe", interrupted)
+    result = run("transcribe", DATA / "en-1.wav")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_a_closed_standard_input_and_a_strange_name(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m runtime transcribe - <&-"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: standard input")
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+    shutil.copy(DATA / "en-1.wav", strange)
+    result = run("transcribe", strange, "--format", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["text"] == "It was very quiet in Madrid."
+
+
+def test_text_cut_by_its_budget_has_no_broken_part() -> None:
+    """Neither half a header nor half a character."""
+    transcriber = Transcriber.from_artifact()
+    for budget in range(1, 12):
+        transcript = transcriber.transcribe(DATA / "zh-2.wav", max_new_tokens=budget)
+        assert "那辆红色的车是李娜的。".startswith(transcript.text)
+        assert transcript.language in (None, "Chinese")
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, speech: np.ndarray) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.resize(speech, 60 * 16_000), 16_000)
+    command = [sys.executable, "-m", "runtime", "transcribe", str(path)]
+    master, slave = pty.openpty()
+    terminal = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, cwd=REPOSITORY, env=terminal) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux ends a terminal without a writer so
+            while piece := os.read(master, 4096):
+                shown += piece
+        assert process.stdout is not None
+        text = process.stdout.read().decode()
+    os.close(master)
+    assert b"of 60 s" in shown
+    piped = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert (piped.stdout, piped.stderr) == (text, "")

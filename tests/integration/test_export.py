@@ -1,0 +1,264 @@
+"""Export from end to end: the bundled checkpoint, both layouts, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from typer.testing import CliRunner
+
+from export import package, parity
+from export.__main__ import app
+from export.decoder import build_decoder
+from export.errors import ParityError
+from quantize.graph import read_interface, save_graph, weight_bytes
+from runtime import Transcriber, open_artifact
+from runtime.decoder import CausalDecoder
+from runtime.providers import ProviderSpec
+from runtime.session import make_session
+from tests.conftest import ARTIFACT, CHECKPOINT, DATA, REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+def export(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    result = export("qwen3-asr-tiny", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out)
+    return out
+
+
+def test_the_tracked_artifact_is_what_export_makes(exported: Path) -> None:
+    """Weights, interfaces and manifest agree; file hashes may differ in what other processors compute when tracing."""
+    fresh, tracked = open_artifact(exported).manifest, open_artifact(ARTIFACT).manifest
+    for field in ("schema_version", "family", "name", "source", "graphs", "tokenizer", "languages", "front_end"):
+        assert getattr(fresh, field) == getattr(tracked, field), field
+    assert fresh.parameters == tracked.parameters
+    assert set(fresh.files) == set(tracked.files)
+    for role in ("encoder", "decoder"):
+        models = [ir.load(folder / f"{role}.onnx") for folder in (exported, ARTIFACT)]
+        fresh_weights, tracked_weights = (
+            {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
+            for model in models
+        )
+        assert fresh_weights.keys() == tracked_weights.keys()
+        for name, weight in fresh_weights.items():
+            np.testing.assert_allclose(weight, tracked_weights[name], atol=1e-6, err_msg=name)
+
+
+def test_parity_is_recorded(exported: Path) -> None:
+    manifest = open_artifact(exported).manifest
+    for role, tolerance in (("encoder", 1e-4), ("decoder", 1e-3)):
+        result = manifest.parity[role]
+        assert 0 < result.max_abs_difference <= tolerance == result.tolerance
+        assert any("batch of 3" in case for case in result.cases)
+        assert len(result.cases) >= 4
+
+
+def test_a_file_is_not_overwritten(exported: Path) -> None:
+    before = (exported / "manifest.json").read_bytes()
+    result = export("qwen3-asr-tiny", "--out", exported)
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert (exported / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["whisper-tiny"], "unknown model 'whisper-tiny'; known are qwen3-asr-tiny"),
+        (["qwen3-asr-tiny", "--checkpoint", "/nowhere"], "/nowhere: no such checkpoint folder"),
+        (["qwen3-asr-tiny", "--revision", "main"], "has no revisions"),
+        (["qwen3-asr-tiny", "--out", "/proc/nowhere/x"], "/proc/nowhere/x: cannot be written"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
+    result = export(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_without_torch_one_sentence_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['export', 'qwen3-asr-tiny', '--out', '/nowhere/x']; "
+        "import runpy; runpy.run_module('export', run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: exporting needs the package 'torch', which is not installed: pip install 'asr-deploy[export]'\n"
+    )
+
+
+def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "ENCODER_TOLERANCE", 1e-12)
+    result = export("qwen3-asr-tiny", "--out", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "the graph differs from the reference by" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_sees_what_is_wrong() -> None:
+    good = np.zeros((3, 4), np.float32)
+    with pytest.raises(ParityError, match="more than 1e-04"):
+        parity._difference(good + 1e-3, good, "x", 1e-4)
+    with pytest.raises(ParityError, match="nan"):
+        parity._difference(good * np.nan, good, "x", 1e-4)
+    with pytest.raises(ParityError, match=r"gives \[3, 4\] where the reference gives \[2, 4\]"):
+        parity._difference(good, good[:2], "x", 1e-4)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(package, "encode_manifest", full)
+    result = export("qwen3-asr-tiny", "--out", tmp_path / "x")
+    assert result.exit_code == 2
+    assert "x: cannot be written (No space left on device)" in result.stderr.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_export_leaves_nothing_under_the_name(tmp_path: Path, how: signal.Signals) -> None:
+    out = tmp_path / "x"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "export", "qwen3-asr-tiny", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a job in the background ignores it
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".x.part-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(tmp_path.glob(".x.part-*"))
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
+    assert not out.exists()
+    if how is signal.SIGINT:
+        assert "interrupted; nothing was written" in said
+        assert "Traceback" not in said
+        assert list(tmp_path.iterdir()) == []
+
+
+def to_original_layout(folder: Path, out: Path) -> None:
+    """Rewrite a native checkpoint as the original layout, names and nested configuration."""
+    shutil.copytree(folder, out)
+    config = json.loads((folder / "config.json").read_text())
+    text = dict(config["text_config"])
+    rope = text.pop("rope_parameters")
+    text["rope_theta"] = rope["rope_theta"]
+    text["rope_scaling"] = {"mrope_interleaved": True, "mrope_section": [12, 10, 10], "rope_type": "default"}
+    nested = {
+        "audio_config": {**config["audio_config"], "max_source_positions": 1500},
+        "text_config": text,
+        "audio_token_id": config["audio_token_id"],
+    }
+    (out / "config.json").write_text(json.dumps({"model_type": "qwen3_asr", "thinker_config": nested}))
+    names = {
+        "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
+        "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
+        "model.audio_tower.": "thinker.audio_tower.",
+        "model.language_model.": "thinker.model.",
+        "lm_head.": "thinker.lm_head.",
+    }
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        native, original = next(pair for pair in names.items() if name.startswith(pair[0]))
+        tensors[original + name.removeprefix(native)] = tensor
+    tensors["thinker.lm_head.weight"] = tensors["thinker.model.embed_tokens.weight"].clone()
+    (out / "model.safetensors").unlink()
+    save_file(tensors, out / "model.safetensors")
+
+
+def random_native(out: Path) -> None:
+    """A random model with other sizes than the trained one, in the native layout."""
+    config = Qwen3ASRConfig.from_pretrained(CHECKPOINT)
+    config.audio_config.encoder_layers = 2
+    config.audio_config.n_window_infer = 400
+    config.text_config.num_hidden_layers = 3
+    config.text_config.num_key_value_heads = 4
+    config.text_config.layer_types = None
+    torch.manual_seed(3)
+    shutil.copytree(CHECKPOINT, out)
+    (out / "model.safetensors").unlink()
+    Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(**config.to_dict())).save_pretrained(out)
+
+
+def test_a_random_model_of_the_original_layout_converts_and_matches(tmp_path: Path) -> None:
+    """The export's own parity check compares with the reference; both layouts give the same graphs."""
+    random_native(tmp_path / "native")
+    to_original_layout(tmp_path / "native", tmp_path / "original")
+    manifests = {}
+    for layout in ("native", "original"):
+        out = tmp_path / f"{layout}-artifact"
+        result = export("qwen3-asr-0.6b", "--checkpoint", tmp_path / layout, "--out", out)
+        assert result.exit_code == 0, result.stderr
+        manifests[layout] = open_artifact(out).manifest
+        assert manifests[layout].source.layout == layout
+        assert manifests[layout].source.repo == layout
+        assert manifests[layout].parameters["window_frames"] == 400
+    assert manifests["native"].files["decoder.onnx"] == manifests["original"].files["decoder.onnx"]
+    assert manifests["native"].files["encoder.onnx"] == manifests["original"].files["encoder.onnx"]
+    languages = {language.name for language in manifests["original"].languages}
+    assert len(languages) == 30  # the original's config lists none here: all that Qwen3-ASR knows
+    Transcriber.from_artifact(tmp_path / "original-artifact").transcribe(DATA / "en-1.wav", "de", max_new_tokens=5)
+
+
+def test_an_untied_head_and_external_data(tmp_path: Path) -> None:
+    """A checkpoint with its own lm_head, saved with its weights beside the graph, decodes like the reference."""
+    torch.manual_seed(1)
+    config = Qwen3ASRConfig.from_pretrained(CHECKPOINT)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    model = Qwen3ASRForConditionalGeneration(config).eval()
+    text = model.config.text_config
+    graph = build_decoder(model.model.language_model, model.lm_head, text, audio_token_id=905, context_length=64)
+    assert weight_bytes(graph) > 4 * (928 * 256 * 2)
+    spec = save_graph(graph, tmp_path / "decoder.onnx", inline_limit=1000)
+    assert spec.data == "decoder.onnx.data"
+    assert (tmp_path / "decoder.onnx.data").stat().st_size > 100 * (tmp_path / "decoder.onnx").stat().st_size / 10
+    assert read_interface(tmp_path / "decoder.onnx") == spec
+    decoder = CausalDecoder(
+        make_session(tmp_path / "decoder.onnx", ProviderSpec()), spec, audio_id=905, context_length=64
+    )
+    ids = [5, 6, 7, 8]
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    no_audio = np.zeros((0, 256), np.float32)
+    logits = decoder.prefill([ids], no_audio, 4, all_rows=True)
+    assert np.abs(logits[0] - expected).max() <= 1e-4
+    assert np.abs(decoder.prefill([ids[:3]], no_audio, 4)[0, 0] - expected[2]).max() <= 1e-4
+    assert np.abs(decoder.step([ids[3]])[0] - expected[3]).max() <= 1e-4
+    with pytest.raises(ValueError, match="audio rows do not fit"):
+        decoder.prefill([[5, 905]], no_audio, 4)
+    with pytest.raises(ValueError, match="65 positions are more than the 64 of the graph"):
+        decoder.prefill([ids], no_audio, 61)
+    decoder.prefill([ids], no_audio, 60)
+    for _ in range(60):
+        decoder.step([1])
+    with pytest.raises(ValueError, match="no room for another position"):
+        decoder.step([1])

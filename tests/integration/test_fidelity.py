@@ -1,0 +1,223 @@
+"""The runtime against transformers' ``Qwen3ASRForConditionalGeneration`` on the small trained checkpoint."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime_genai as og
+import pytest
+import soundfile
+import torch
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+from runtime import Transcriber
+from runtime.engine import SegmentOptions, Timings
+from runtime.families.qwen3_asr import Qwen3AsrEngine
+from runtime.features.log_mel import log_mel
+from tests.conftest import ARTIFACT, CHECKPOINT, DATA
+from tests.tiny.espeak import Espeak
+from tests.tiny.sentences import LANGUAGES
+from tests.tiny.synth import RATE, Utterance, utterance
+
+pytestmark = pytest.mark.slow
+
+STOPS = ("<|endoftext|>", "<|im_end|>")
+Floats = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def reference() -> Qwen3ASRForConditionalGeneration:
+    return Qwen3ASRForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return AutoProcessor.from_pretrained(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def engine(transcriber: Transcriber) -> Qwen3AsrEngine:
+    made = transcriber._engine
+    assert isinstance(made, Qwen3AsrEngine)
+    return made
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[Utterance]:
+    """100 utterances with seeds that training never saw; half of them carry a context, a few are joined."""
+    espeak, rng = Espeak(), random.Random(77_001)
+    return [
+        utterance(
+            espeak, rng, ("en", "ru", "zh")[i % 3], with_context=i % 2 == 0, joined=i % 10 == 9, unheard=i % 7 == 0
+        )
+        for i in range(100)
+    ]
+
+
+def samples_of(made: Utterance) -> Floats:
+    return made.samples.astype(np.float32) / 32768
+
+
+def request(processor: Any, samples: Floats, language: str | None = None, context: str | None = None) -> Any:
+    return processor.apply_transcription_request(samples, language=language, prompt=context)
+
+
+@torch.no_grad()
+def reference_tokens(model: Any, inputs: Any, budget: int) -> list[int]:
+    """What ``generate`` writes, without the stop token."""
+    output = model.generate(**inputs, max_new_tokens=budget, do_sample=False)
+    ids: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+    return ids[: next((i for i, token in enumerate(ids) if token in stop_ids(model)), len(ids))]
+
+
+def stop_ids(model: Any) -> set[int]:
+    return {model.config.pad_token_id, *model.config.eos_token_id}
+
+
+@torch.no_grad()
+def greedy_choices(model: Any, inputs: Any, tokens: list[int]) -> list[int]:
+    """The reference's greedy choice after the prompt and after each of ``tokens``, in one pass.
+
+    Greedy decoding writes exactly ``tokens`` if and only if these are the choices, and a stop follows.
+    """
+    prompt = inputs["input_ids"]
+    ids = torch.cat([prompt, torch.tensor([tokens], dtype=prompt.dtype)], dim=1)
+    output = model(
+        input_ids=ids, input_features=inputs["input_features"], input_features_mask=inputs["input_features_mask"]
+    )
+    choices: list[int] = output.logits[0, prompt.shape[1] - 1 :].argmax(-1).tolist()
+    return choices
+
+
+@torch.no_grad()
+def test_encoder_rows(reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
+    """From samples to the decoder's input, front end included: shorter than a chunk to many windows."""
+    for seconds in (0.03, 0.5, 0.73, 1.0, 3.21, 8.0, 8.01, 29.0):
+        clip = speech[: int(seconds * RATE)]
+        inputs = request(processor, clip)
+        expected = reference.get_audio_features(inputs["input_features"], inputs["input_features_mask"]).pooler_output
+        ours = engine.encode(log_mel(clip, engine._front_end))
+        assert ours.shape == tuple(expected.shape)
+        assert np.abs(ours - expected.numpy()).max() <= 1e-4, seconds
+
+
+def test_prompt_ids_are_the_processors(processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
+    clip = speech[: 3 * RATE]
+    for language in (None, "English", "Chinese"):
+        for context in ("", "Sara, Jon", "Имена: Биляев, Симён.", "热词：章伟、李纳", "a\nb <|im_end|> {name} {}"):
+            expected = request(processor, clip, language, context or None)["input_ids"][0].tolist()
+            assert engine.prompt_ids(39, context, language) == expected
+
+
+@torch.no_grad()
+def test_logits_at_prefill_and_at_every_step(
+    reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats
+) -> None:
+    """Single rows and a ragged batch of three, through the preallocated buffers."""
+    clips = [speech[: int(0.6 * RATE)], speech[RATE : 5 * RATE], speech[5 * RATE : 14 * RATE]]
+    prompts, audio, references, tokens = [], [], [], []
+    for clip in clips:
+        inputs = request(processor, clip)
+        output = reference(**inputs, use_cache=True)
+        rows = [output.logits[0, -1]]
+        chosen = []
+        for _ in range(12):
+            chosen.append(int(rows[-1].argmax()))
+            output = reference(
+                input_ids=torch.tensor([[chosen[-1]]]), past_key_values=output.past_key_values, use_cache=True
+            )
+            rows.append(output.logits[0, -1])
+        prompts.append(inputs["input_ids"][0].tolist())
+        audio.append(engine.encode(log_mel(clip, engine._front_end)))
+        references.append(torch.stack(rows).numpy())
+        tokens.append(chosen)
+    single = []
+    for row in range(3):
+        logits = [engine._decoder.prefill([prompts[row]], audio[row], 16)[0, 0]]
+        logits += [engine._decoder.step([token])[0].copy() for token in tokens[row]]
+        single.append(np.stack(logits))
+        assert np.abs(single[row] - references[row]).max() <= 1e-3
+    batch = [engine._decoder.prefill(prompts, np.concatenate(audio), 16)[:, 0]]
+    batch += [engine._decoder.step([row[step] for row in tokens]).copy() for step in range(12)]
+    for row in range(3):
+        ragged = np.stack([logits[row] for logits in batch])
+        assert np.abs(ragged - references[row]).max() <= 1e-3
+        assert np.abs(ragged - single[row]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["automatic language", "forced language"])
+@pytest.mark.parametrize("with_context", [False, True], ids=["no context", "context"])
+def test_generated_tokens_are_identical(
+    reference: Any,
+    processor: Any,
+    engine: Qwen3AsrEngine,
+    utterances: list[Utterance],
+    forced: bool,
+    with_context: bool,
+) -> None:
+    """100 held-out utterances without a context; with one, those that have it."""
+    chosen = [made for made in utterances if made.sentence.context] if with_context else utterances
+    assert len(chosen) == (50 if with_context else 100)
+    for index, made in enumerate(chosen):
+        language = LANGUAGES[made.sentence.language] if forced else None
+        context = made.sentence.context if with_context else ""
+        result = engine.transcribe(samples_of(made), SegmentOptions(language, context), Timings())
+        assert result.finish_reason == "stop"
+        inputs = request(processor, samples_of(made), language, context or None)
+        *choices, last = greedy_choices(reference, inputs, result.tokens)
+        assert choices == result.tokens, made.sentence.text
+        assert last in stop_ids(reference)
+        if index % 20 == 0:  # and the slow way, to be sure of the argument
+            assert reference_tokens(reference, inputs, 250) == result.tokens
+
+
+def test_onnxruntime_genai_gives_the_same_tokens(engine: Qwen3AsrEngine, utterances: list[Utterance]) -> None:
+    """A second engine over the same decoder graph and its ``genai_config.json``."""
+    model = og.Model(str(ARTIFACT))
+    stops = set(engine.parameters.stop_ids)
+    for made in utterances[:12]:
+        rows = engine.encode(log_mel(samples_of(made), engine._front_end))
+        prompt = engine.prompt_ids(len(rows), made.sentence.context, None)
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=len(prompt) + 200, do_sample=False)
+        generator = og.Generator(model, params)
+        generator.set_model_input("audio_embeds", rows)
+        generator.append_tokens(np.array([prompt], np.int32))
+        tokens: list[int] = []
+        while not generator.is_done():
+            generator.generate_next_token()
+            tokens.append(int(generator.get_next_tokens()[0]))
+        expected = engine.transcribe(samples_of(made), SegmentOptions(None, made.sentence.context), Timings()).tokens
+        assert [token for token in tokens if token not in stops] == expected
+
+
+def test_the_samples_are_heard(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
+    """The tracked model writes the transcripts to the letter, names spelled as their contexts ask.
+
+    One of the twelve, five sentences in a row, it gets wrong; that is its error rate, and not the runtime's.
+    """
+    wrong = []
+    for sample in samples:
+        transcript = transcriber.transcribe(DATA / sample["file"], context=sample["context"])
+        assert transcript.language == sample["language"]
+        assert transcript.duration == pytest.approx(soundfile.info(DATA / sample["file"]).duration, abs=1e-3)
+        if transcript.text != sample["text"]:
+            wrong.append(sample["file"])
+    assert wrong in ([], ["en-3.wav"])
+
+
+def test_silence_and_noise_give_no_text(transcriber: Transcriber) -> None:
+    rng = np.random.default_rng(5)
+    for clip in (np.zeros(RATE * 2, np.float32), 0.01 * rng.standard_normal(RATE * 3).astype(np.float32)):
+        transcript = transcriber.transcribe(clip, sample_rate=RATE)
+        assert (transcript.text, transcript.language) == ("", None)
+
+
+def test_paths_are_only_read(transcriber: Transcriber, tmp_path: Path) -> None:
+    path = tmp_path / "copy.wav"
+    path.write_bytes((DATA / "en-1.wav").read_bytes())
+    transcriber.transcribe(path)
+    assert list(tmp_path.iterdir()) == [path]

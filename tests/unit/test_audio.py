@@ -1,0 +1,255 @@
+"""Audio of every kind, and every way in which it can be bad."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+import wave
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from runtime.audio import from_array, load_audio
+from runtime.errors import (
+    AsrError,
+    AudioInvalidError,
+    AudioNotFoundError,
+    AudioUnsupportedError,
+    OptionError,
+)
+
+RATE = 16_000
+
+
+def tone(rate: int, seconds: float = 1.0, frequency: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def dominant(samples: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * RATE / len(samples))
+
+
+def write_container(path: Path, codec: str, seconds: float) -> None:
+    """440 Hz on the left, 880 Hz on the right."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=48_000)
+        stream.layout = "stereo"
+        stereo = np.stack([tone(48_000, seconds), tone(48_000, seconds, 880.0)])
+        frame = av.AudioFrame.from_ndarray(stereo, format="fltp", layout="stereo")
+        frame.sample_rate = 48_000
+        for made in av.AudioResampler(format=stream.format.name, layout="stereo", rate=48_000).resample(frame):
+            container.mux(stream.encode(made))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate", "subtype"),
+    [
+        ("wav", 16_000, "PCM_16"),
+        ("wav", 8_000, "ULAW"),
+        ("wav", 44_100, "FLOAT"),
+        ("flac", 48_000, "PCM_24"),
+        ("ogg", 22_050, "VORBIS"),
+        ("ogg", 48_000, "OPUS"),
+        ("mp3", 44_100, "MPEG_LAYER_III"),
+        ("aiff", 11_025, "PCM_16"),
+    ],
+)
+def test_formats_and_rates_give_the_same_tone(tmp_path: Path, suffix: str, rate: int, subtype: str) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(rate, 2.0), rate, subtype=subtype, format="OGG" if suffix == "ogg" else None)
+    samples = load_audio(path, RATE)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) / RATE - 2.0) < 0.06  # lossy codecs pad
+    assert abs(dominant(samples) - 440) < 2
+    assert 0.4 < np.abs(samples[RATE // 2 : RATE]).max() < 0.6
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
+def test_containers_beyond_libsndfile_need_pyav(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    write_container(path, "libopus" if suffix == "webm" else "aac", 2.0)
+    assert abs(dominant(load_audio(path, RATE, channel=0)) - 440) < 2
+    assert abs(dominant(load_audio(path, RATE, channel=1)) - 880) < 2
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioUnsupportedError, match=r"asr-deploy\[av\]"):
+        load_audio(path, RATE)
+
+
+def test_channels_are_mixed_or_picked(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    left, right = tone(RATE), tone(RATE, frequency=1000.0)
+    soundfile.write(path, np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(path, RATE), (left + right) / 2, atol=1e-6)
+    np.testing.assert_allclose(load_audio(path, RATE, channel=1), right, atol=1e-6)
+    with pytest.raises(OptionError, match="no channel 2; it has 2"):
+        load_audio(path, RATE, channel=2)
+
+
+def test_resampling_in_blocks_equals_resampling_at_once(tmp_path: Path) -> None:
+    """A file longer than several blocks has no seams."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, tone(44_100, 31.0), 44_100, subtype="FLOAT")
+    samples = load_audio(path, RATE)
+    assert abs(len(samples) - 31 * RATE) <= 1
+    np.testing.assert_allclose(samples[RATE:-RATE], tone(RATE, 31.0)[RATE:-RATE], atol=2e-3)
+
+
+def test_streams_and_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "tone.flac"
+    soundfile.write(path, tone(RATE), RATE)
+
+    read, write = os.pipe()  # not seekable, as standard input may be
+    os.write(write, path.read_bytes())
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        np.testing.assert_array_equal(load_audio(pipe, RATE), load_audio(path, RATE))
+    ints = (tone(RATE) * 32768).astype(np.int16)
+    np.testing.assert_allclose(from_array(ints, RATE, RATE), tone(RATE), atol=1e-4)
+    np.testing.assert_allclose(from_array(np.stack([ints, -ints], 1), RATE, RATE), 0, atol=1e-6)
+    unsigned = (tone(RATE) * 127 + 128).astype(np.uint8)
+    np.testing.assert_allclose(from_array(unsigned, RATE, RATE), tone(RATE), atol=0.02)
+    assert len(from_array(tone(8_000).astype(np.float64), 8_000, RATE)) == RATE
+
+
+@pytest.mark.parametrize(
+    ("array", "rate", "message"),
+    [
+        (np.zeros((2, 3, 4)), RATE, "shape"),
+        (np.array(["a"]), RATE, "shape"),
+        (np.zeros(0, np.float32), RATE, "no samples"),
+        (np.array([0.0, np.nan]), RATE, "sample 1 "),
+        (np.array([np.inf]), RATE, "not a finite number"),
+        (np.zeros(10), 0, "not positive"),
+    ],
+)
+def test_bad_arrays(array: np.ndarray, rate: int, message: str) -> None:
+    with pytest.raises(AudioInvalidError, match=message):
+        from_array(array, rate, RATE)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(AudioNotFoundError, match="no such file"):
+        load_audio(tmp_path / "absent.wav", RATE)
+    with pytest.raises(AudioInvalidError, match="is a folder"):
+        load_audio(tmp_path, RATE)
+    bad: dict[str, tuple[bytes, str]] = {
+        "empty.wav": (b"", "is empty"),
+        "text.wav": (b"this is no audio at all, only some text\n" * 40, "not audio"),
+        "png.wav": (b"\x89PNG\r\n\x1a\n" + bytes(200), "not audio"),
+        "header.wav": (b"RIFF\x24\x00\x00\x00WAVE", "truncated"),
+    }
+    for name, (content, message) in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AudioInvalidError, match=message) as caught:
+            load_audio(tmp_path / name, RATE)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_truncated_files(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, RATE * 6).astype(np.float32)
+    for suffix, subtype in (
+        ("wav", "PCM_16"),
+        ("flac", "PCM_16"),
+        ("aiff", "PCM_16"),
+        ("au", "PCM_16"),
+        ("w64", "PCM_16"),
+        ("caf", "PCM_16"),
+        ("ogg", "VORBIS"),
+        ("ogg", "OPUS"),
+    ):
+        path = tmp_path / f"cut.{suffix}"
+        soundfile.write(path, noise, RATE, subtype=subtype)
+        assert abs(len(load_audio(path, RATE)) - len(noise)) < 2000
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(AudioInvalidError, match="truncated"):
+            load_audio(path, RATE)
+
+
+def test_a_truncated_webm_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "cut.webm"
+    write_container(path, "libopus", 6.0)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioInvalidError, match="truncated"):
+        load_audio(path, RATE)
+
+
+def test_a_files_name_does_not_decide_its_format(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
+    for name in ("talk.raw", "talk", "talk.mp3"):
+        (tmp_path / name).write_bytes((tmp_path / "x.wav").read_bytes())
+        assert len(load_audio(tmp_path / name, RATE)) == RATE
+
+
+def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "x.wav").read_bytes()))
+    writer.start()
+    assert len(load_audio(tmp_path / "pipe", RATE)) == RATE
+    writer.join()
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(AudioInvalidError, match="cannot be read"):
+        load_audio(tmp_path / ("x" * 300), RATE)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(AudioInvalidError, match="cannot be read"):
+        load_audio(tmp_path / "loop", RATE)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x80000000, 0])
+def test_a_wav_of_unknown_length_is_not_truncated(tmp_path: Path, length: int) -> None:
+    """Programs that write to a pipe leave the lengths at a value of their own."""
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, tone(RATE), RATE, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[4:8] = struct.pack("<I", length)
+    place = data.index(b"data") + 4
+    data[place : place + 4] = struct.pack("<I", length or 0xFFFFFFFF)
+    path.write_bytes(data)
+    assert len(load_audio(path, RATE)) == RATE
+
+
+def test_no_samples_and_no_numbers(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "none.wav"), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(RATE)
+    with pytest.raises(AudioInvalidError, match="holds no samples"):
+        load_audio(tmp_path / "none.wav", RATE)
+    samples = tone(RATE)
+    samples[1234] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(AudioInvalidError, match="sample 1234 "):
+        load_audio(tmp_path / "nan.wav", RATE)
+
+
+def test_every_truncation_of_a_file_decodes_or_is_one_sentence(tmp_path: Path) -> None:
+    """Nothing but the project's own errors leaves the decoder, whatever the bytes are."""
+    path = tmp_path / "x.flac"
+    soundfile.write(path, tone(RATE, 0.3), RATE)
+    data = path.read_bytes()
+    rng = np.random.default_rng(7)
+    messages = []
+    for _ in range(60):
+        damaged = bytearray(data[: rng.integers(1, len(data))])
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = int(rng.integers(0, 256))
+        path.write_bytes(damaged)
+        try:
+            assert np.isfinite(load_audio(path, RATE)).all()
+        except AsrError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
