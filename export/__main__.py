@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from export.checkpoints import CHECKPOINTS, locate
+from export.errors import CheckpointNotFoundError
 from export.report import Report
 from runtime.errors import AsrError
 
@@ -42,7 +43,7 @@ def main(
     began = time.monotonic()
     try:
         if name not in CHECKPOINTS:
-            raise typer.BadParameter(f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}", param_hint="NAME")
+            raise CheckpointNotFoundError(f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}")
         known = CHECKPOINTS[name]
         folder = locate(known, checkpoint, revision)
         from export.package import export_artifact  # imports torch: seconds that a wrong name need not cost

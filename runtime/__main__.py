@@ -57,12 +57,11 @@ def transcribe(
     try:
         transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
         transcriber.resolve_language(language)
-    except AsrError as error:
-        _fail(error)
-    try:
         failed = sum(
             not _transcribe_one(transcriber, file, files, language, context, format, channel) for file in files
         )
+    except AsrError as error:
+        _fail(error)
     except KeyboardInterrupt:
         typer.echo("error: interrupted", err=True)
         raise typer.Exit(130) from None

@@ -237,11 +237,14 @@ def test_a_closed_pipe_leaves_no_traceback() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_interrupt_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["from_artifact", "transcribe"])
+def test_an_interrupt_is_one_sentence(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a model loads, and while it works."""
+
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Transcriber, "transcribe", interrupted)
+    monkeypatch.setattr(Transcriber, where, interrupted)
     result = run("transcribe", DATA / "en-1.wav")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 

@@ -54,6 +54,14 @@ WORK = REPOSITORY / "build" / "tiny"
 CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny"
 
 
+def schedule() -> str:
+    """The phases in the card's words."""
+    return ", then ".join(
+        f"{phase.plan.steps:,} steps with {phase.joined:.0%} joined utterances at a peak of {phase.plan.peak:g}"
+        for phase in PHASES
+    )
+
+
 def corpus_texts(count: int = 20_000) -> list[str]:
     """What the tokenizer is trained on: sentences, contexts, and the words of the prompt."""
     rng = random.Random(TRAIN_SEED)
@@ -98,7 +106,7 @@ def make(
         utterances=sum(map(len, corpora)),
         hours=sum(item.count for corpus in corpora for item in corpus.items) / RATE / 3600,
         voices=len(VARIANTS),
-        steps=sum(phase.plan.steps for phase in PHASES),
+        schedule=schedule(),
     )
 
 

@@ -67,9 +67,9 @@ hot words that decide between spellings that sound alike; 2 % are noise without 
 used.
 
 ## Training
-{steps:,} steps of 24 utterances, AdamW, peak 2e-3 with warm-up and cosine, bf16 autocast, two threads. Beside the text
-loss, frame-level cross-entropy of espeak's phonemes on the encoder's output through a head that is thrown away.
-`make tiny` does all of it again.
+Batches of 24 utterances, AdamW, warm-up and cosine, bf16 autocast, two threads: {schedule}.
+Beside the text loss, frame-level cross-entropy of espeak's phonemes on the encoder's output through a head that is
+thrown away. `make tiny` does all of it again.
 
 ## Accuracy
 Greedy, on held-out utterances: new seeds, 40 % in a voice variant that training never heard, with the same gain and
@@ -118,10 +118,10 @@ def processor(tokenizer: Tokenizer) -> Qwen3ASRProcessor:
 
 
 def write_card(
-    out: Path, table: str, *, parameters: int, utterances: int, hours: float, voices: int, steps: int
+    out: Path, table: str, *, parameters: int, utterances: int, hours: float, voices: int, schedule: str
 ) -> None:
     """``README.md`` of the checkpoint."""
     card = CARD.format(
-        table=table, parameters=parameters / 1e6, utterances=utterances, hours=hours, voices=voices, steps=steps
+        table=table, parameters=parameters / 1e6, utterances=utterances, hours=hours, voices=voices, schedule=schedule
     )
     (out / "README.md").write_text(card, encoding="utf-8")
