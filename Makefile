@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install install-check espeak tiny random-0.6b random-1.7b clean
+.PHONY: demo test install install-check espeak tiny random-0.6b random-1.7b benchmark clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,11 +13,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
-# Export the small checkpoint and print what it hears beside what was said.
+# Export and quantize the small checkpoint and print what it hears beside what was said.
 demo: $(STAMP)
 	rm -rf build/demo
-	$(BIN)/python -m export qwen3-asr-tiny --out build/demo/qwen3-asr-tiny
-	$(BIN)/python -m tests.demo build/demo/qwen3-asr-tiny
+	$(BIN)/python -m export qwen3-asr-tiny --int8 --out build/demo/qwen3-asr-tiny-int8
+	$(BIN)/python -m tests.demo build/demo/qwen3-asr-tiny-int8
 
 # Lint, types, contracts, tests with coverage: what CI runs.
 test: $(STAMP) espeak
@@ -49,6 +49,10 @@ tiny: $(STAMP) espeak
 random-0.6b random-1.7b: random-%: $(STAMP)
 	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/qwen3-asr-$*-random
 	$(BIN)/python -m export qwen3-asr-$* --checkpoint build/checkpoints/qwen3-asr-$*-random --out build/artifacts/qwen3-asr-$*-random
+
+# Every figure and the picture of docs/quantization.md (about forty minutes).
+benchmark: $(STAMP) espeak
+	$(BIN)/python -m tests.benchmarks
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

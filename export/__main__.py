@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,8 +13,9 @@ import typer
 
 from export.checkpoints import CHECKPOINTS, locate
 from export.errors import CheckpointNotFoundError
-from export.report import Report
-from runtime.errors import AsrError
+from quantize.recipe import Recipe, load_recipe, shipped
+from quantize.report import Report, peak_memory
+from runtime.errors import AsrError, OptionError
 
 _KNOWN = "; ".join(f"{checkpoint.name}: {checkpoint.summary}" for checkpoint in CHECKPOINTS.values())
 
@@ -31,10 +31,27 @@ def main(
     revision: Annotated[
         str | None, typer.Option(help="A commit, tag or branch on the hub in place of the pinned commit.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The artifact's folder. [default: artifacts/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The artifact's folder. [default: artifacts/NAME, or artifacts/NAME-RECIPE]")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize with the recipe int8.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="Quantize with the recipe int4.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"Quantize with a recipe: {', '.join(shipped())}, or a .toml file.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of audio to calibrate quantization with. [default: bundled samples]")
+    ] = None,
+    eval: Annotated[
+        Path | None, typer.Option(help="Folder of audio with transcripts on which quantization is evaluated.")
+    ] = None,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="7-bit weights in integer products, for x86 without VNNI.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep a quantized result that the gate refuses.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the libraries underneath report.")] = False,
 ) -> None:
-    """Export a checkpoint to ONNX graphs with tokenizer and manifest."""
+    """Export a checkpoint to ONNX graphs with tokenizer and manifest, and quantize them if a recipe is given."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
     # Progress bars of the libraries would mix with ours; they write where no terminal is, too.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -45,11 +62,21 @@ def main(
         if name not in CHECKPOINTS:
             raise CheckpointNotFoundError(f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}")
         known = CHECKPOINTS[name]
+        chosen = _recipe(recipe, int8=int8, int4=int4, reduce_range=reduce_range)
+        if chosen is None and (calibration or eval or force):
+            raise OptionError("--calibration, --eval and --force are for quantization; give a recipe too")
         folder = locate(known, checkpoint, revision)
-        from export.package import export_artifact  # imports torch: seconds that a wrong name need not cost
+        # These import torch: seconds that a wrong name need not cost.
+        from export.package import export_artifact, export_quantized
+        from quantize.package import Plan
 
         with Report() as report:
-            artifact = export_artifact(known, folder, out or Path("artifacts") / name, report)
+            if chosen is None:
+                artifact = export_artifact(known, folder, out or Path("artifacts") / name, report)
+            else:
+                plan = Plan(chosen, calibration, eval, force)
+                target = out or Path("artifacts") / f"{name}-{chosen.name}"
+                artifact = export_quantized(known, folder, plan, target, report)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -65,12 +92,21 @@ def main(
         raise typer.Exit(130) from None
     for graph, result in artifact.manifest.parity.items():
         report.console.print(f"{graph}: at most {result.max_abs_difference:.1e} from the reference")
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    report.console.print(
-        f"{artifact.size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s, peak resident memory {peak / 1e9:.1f} GB"
-    )
+    report.console.print(f"{artifact.size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s, {peak_memory()}")
     typer.echo(artifact.path)
+
+
+def _recipe(name: str | None, *, int8: bool, int4: bool, reduce_range: bool) -> Recipe | None:
+    """The one recipe that the options ask for, or None."""
+    asked = [each for each, wanted in (("int8", int8), ("int4", int4), (name or "", name is not None)) if wanted]
+    if len(asked) > 1:
+        raise OptionError(f"{len(asked)} recipes are asked for ({', '.join(asked)}); give one")
+    if not asked:
+        if reduce_range:
+            raise OptionError("--reduce-range is for quantization; give a recipe too")
+        return None
+    recipe = load_recipe(asked[0])
+    return recipe.with_reduced_range() if reduce_range else recipe
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from builders.qwen import Qwen3Model
 from torch import nn
 from transformers import PretrainedConfig
 
+from quantize.graph import Editor
+
 log = logging.getLogger(__name__)
 
 GRAPH_FILE = "decoder.onnx"
@@ -89,34 +91,6 @@ def build_decoder(
     return model
 
 
-class _Editor:
-    """Small helper to append nodes with typed outputs to a graph."""
-
-    def __init__(self, graph: ir.Graph, prefix: str) -> None:
-        self.graph, self.prefix = graph, prefix
-
-    def constant(self, name: str, value: np.ndarray[Any, Any]) -> ir.Value:
-        full = f"{self.prefix}/{name}"
-        const = ir.Value(
-            name=full,
-            shape=ir.Shape(value.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(value.dtype)),
-            const_value=ir.tensor(value, name=full),
-        )
-        self.graph.register_initializer(const)
-        return const
-
-    def node(self, op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
-        name = f"{self.prefix}/{op}"
-        count = sum(1 for n in self.graph if n.name and n.name.startswith(name))
-        name = f"{name}_{count}" if count else name
-        attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
-        made = ir.Node("", op, inputs, attrs, name=name)
-        made.outputs[0].name = f"{name}/output_0"
-        self.graph.append(made)
-        return made.outputs[0]
-
-
 def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
     graph.inputs.append(value)
@@ -134,7 +108,7 @@ def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
     readers = list(embedded.uses())
     ids = next(value for value in graph.inputs if value.name == "input_ids")
     audio = _input(graph, "audio_embeds", ir.DataType.FLOAT, ["audio_tokens", hidden])
-    edit = _Editor(graph, "/model/audio_graft")
+    edit = Editor(graph, "/model/audio_graft")
     is_audio = edit.node("Equal", [ids, edit.constant("token", np.array(audio_token_id, np.int64))])
     ones = edit.node("Cast", [is_audio], to=ir.DataType.INT64)
     flat = edit.node("Reshape", [ones, edit.constant("flat", np.array([-1], np.int64))])
@@ -157,7 +131,7 @@ def _select_logits(graph: ir.Graph, hidden: int, vocab: int, *, tied: bool) -> N
         raise ValueError("the builder's lm_head has no inputs: its graph is not the one this code knows")
     named = {value.name: value for value in graph.inputs}
     keep = _input(graph, "num_logits_to_keep", ir.DataType.INT64, [1])
-    edit = _Editor(graph, "/lm_head/select")
+    edit = Editor(graph, "/lm_head/select")
     zero, one, minus = (edit.constant(f"int_{n}", np.array([n], np.int64)) for n in (0, 1, -1))
     length = edit.node("Shape", [named["input_ids"]], start=1, end=2)
     # A first prompt is as long as its row of the mask has ones; after a filled cache the mask counts the past too.

@@ -15,7 +15,3 @@ class CheckpointInvalidError(AsrError, ValueError):
 
 class ParityError(AsrError, ArithmeticError):
     """A graph differs from the reference implementation by more than its tolerance."""
-
-
-class OutputError(AsrError, OSError):
-    """The artifact cannot be written where it was asked for."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from export.checkpoints import Checkpoint, CheckpointFolder
-from export.errors import OutputError
 from export.families import load_family
-from export.report import Report
+from quantize.errors import OutputError
+from quantize.output import appearing, hash_files, refuse_existing, scratch
+from quantize.package import Plan, quantize_artifact
+from quantize.report import Report
 from runtime.artifact import (
     MANIFEST,
     SCHEMA_VERSION,
     Artifact,
-    FileSpec,
     Manifest,
     Source,
     encode_manifest,
@@ -39,13 +36,12 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
         OutputError: ``out`` exists, or cannot be written (the disk is full, say).
         CheckpointInvalidError, ParityError: see :mod:`export.errors`.
     """
-    if out.exists():
-        raise OutputError(f"{out}: exists already; remove it or give another --out DIR")
+    refuse_existing(out)
     family_class = load_family(checkpoint.family)
     report.expect(family_class.steps + 3)
     with report.step("reading the checkpoint"):
         family = family_class(folder)
-    with _appearing(out) as work:
+    with appearing(out) as work:
         graphs = family.write(work, report)
         parity = family.parity(work, graphs, report)
         manifest = Manifest(
@@ -60,7 +56,7 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
                 weights_sha256=_weights_hash(folder, report),
             ),
             graphs=graphs,
-            files=_hash_files(work, report),
+            files=hash_files(work, report),
             tokenizer="tokenizer.json",
             languages=family.languages,
             front_end=family.front_end,
@@ -73,12 +69,6 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
     return Artifact(out, manifest)
 
 
-def _hash_files(folder: Path, report: Report) -> dict[str, FileSpec]:
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    with report.bytes("hashing the artifact", sum(path.stat().st_size for path in paths)) as advance:
-        return {path.name: FileSpec(sha256_file(path, advance), path.stat().st_size) for path in paths}
-
-
 def _weights_hash(folder: CheckpointFolder, report: Report) -> str:
     """One digest over the checkpoint's weight files: of the file itself when there is one."""
     import hashlib
@@ -89,26 +79,20 @@ def _weights_hash(folder: CheckpointFolder, report: Report) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A hidden folder that becomes ``out`` when the block ends, and vanishes when it raises."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
-    try:
-        yield work
-        for path in work.iterdir():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        work.chmod(0o755)
-        work.rename(out)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, OutputError) or error.errno is None:
-            raise
-        raise OutputError(f"{out}: cannot be written ({os.strerror(error.errno)})") from error
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+def export_quantized(
+    checkpoint: Checkpoint, folder: CheckpointFolder, plan: Plan, out: Path, report: Report
+) -> Artifact:
+    """Export and quantize in one go: the float32 artifact is made in a hidden folder beside ``out`` and not kept.
+
+    Raises:
+        Whatever :func:`export_artifact` and :func:`quantize.package.quantize_artifact` raise.
+    """
+    refuse_existing(out)
+    with scratch(out) as work:
+        inner = work / checkpoint.name
+        try:
+            parent = export_artifact(checkpoint, folder, inner, report)
+        except OutputError as error:  # nobody asked for the hidden folder
+            raise OutputError(str(error).replace(str(inner), str(out))) from None
+        gc.collect()
+        return quantize_artifact(parent, plan, out, report)

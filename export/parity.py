@@ -18,6 +18,7 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from export.errors import ParityError
 from export.families.qwen3_asr_encoder import window_token_count
 from quantize.graph import read_interface
+from quantize.speech import samples_folder
 from runtime.artifact import Parity
 from runtime.decoder import CausalDecoder
 from runtime.providers import ProviderSpec
@@ -36,10 +37,8 @@ DECODER_SECONDS = (0.6, 2.3, 8.0)
 
 def speech(seconds: float) -> Floats:
     """Speech at 16 kHz from the sample recordings, repeated as needed."""
-    package = Path(__file__).resolve().parent
-    folder = next(path for path in (package / "speech", package.parent / "tests" / "data") if path.is_dir())
     clips = []
-    for path in sorted(folder.glob("*.wav"))[:6]:
+    for path in sorted(samples_folder().glob("*.wav"))[:6]:
         with wave.open(str(path)) as stream:
             clips.append(np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.float32) / 32768)
     samples = np.concatenate(clips)

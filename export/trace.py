@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from typing import Any
@@ -48,4 +49,21 @@ def trace(
         logger.setLevel(level)
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
+    _name_by_module(program.model.graph)
     return program.model
+
+
+def _name_by_module(graph: ir.Graph) -> None:
+    """Name nodes ``/<module path>/<operator>`` as the model's own code does, so that recipes can speak of them.
+
+    The exporter leaves ``node_MatMul_74`` and, as metadata, the module that each node came from; with it, stack traces
+    with the paths of the exporting machine, which do not belong into a model.
+    """
+    count: dict[str, int] = {}
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+        name = "/".join(["", *module.split("."), node.op_type]) if module else f"/{node.op_type}"
+        count[name] = count.get(name, -1) + 1
+        node.name = f"{name}_{count[name]}" if count[name] else name
+        node.metadata_props.clear()

@@ -1,9 +1,13 @@
-"""ONNX graphs on disk: the 2 GB rule of protobuf, external data, and what a graph's interface is."""
+"""ONNX graphs: reading, editing and saving them, the 2 GB rule of protobuf, external data, their interface."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from runtime.artifact import GraphSpec, TensorSpec
@@ -11,6 +15,8 @@ from runtime.artifact import GraphSpec, TensorSpec
 # protobuf cannot hold 2 GiB, and ONNX Runtime maps external data instead of copying it: beyond this size weights go
 # beside the graph.
 INLINE_LIMIT_BYTES = 128 * 2**20
+
+MICROSOFT = "com.microsoft"
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -38,6 +44,10 @@ def save_graph(model: ir.Model, path: Path, inline_limit: int = INLINE_LIMIT_BYT
     """
     model.graph.sort()
     data = f"{path.name}.data" if weight_bytes(model) > inline_limit else None
+    if data is None:
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):  # it would go on pointing to where it was read from
+                value.const_value = ir.tensor(np.array(value.const_value.numpy()), name=value.name)
     ir.save(model, path, external_data=data)
     return interface(model, path.name, data)
 
@@ -63,3 +73,66 @@ def _tensor(value: ir.Value) -> TensorSpec:
         raise ValueError(f"graph input or output {value.name!r} has no name, type or shape")
     shape: list[int | str] = [d if isinstance(d, int) else str(d.value) for d in value.shape]
     return TensorSpec(name=value.name, dtype=_DTYPES[value.dtype], shape=shape)
+
+
+def array(value: ir.Value) -> npt.NDArray[Any]:
+    """The contents of an initializer; external data are mapped, not copied."""
+    if value.const_value is None:
+        raise ValueError(f"{value.name!r} is not an initializer")
+    return value.const_value.numpy()
+
+
+class Editor:
+    """Adds nodes and constants to a graph under a common prefix. ``save_graph`` brings the nodes into order."""
+
+    def __init__(self, graph: ir.Graph, prefix: str) -> None:
+        self.graph, self.prefix = graph, prefix
+        self._count: dict[str, int] = {}
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> ir.Value:
+        """An initializer ``<prefix>/<name>``; the one that is there already when it has the same contents."""
+        full = f"{self.prefix}/{name}"
+        value = np.ascontiguousarray(value).reshape(np.shape(value))
+        if known := self.graph.initializers.get(full):
+            if known.dtype == ir.DataType.from_numpy(value.dtype) and np.array_equal(array(known), value):
+                return known
+            raise ValueError(f"two different constants are called {full!r}")
+        const = ir.Value(
+            name=full,
+            shape=ir.Shape(value.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(value.dtype)),
+            const_value=ir.tensor(value, name=full),
+        )
+        self.graph.register_initializer(const)
+        return const
+
+    def node(self, op: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Any) -> ir.Value:
+        """A node with one output, which is returned."""
+        place = self._count[op] = self._count.get(op, -1) + 1
+        name = f"{self.prefix}/{op}_{place}" if place else f"{self.prefix}/{op}"
+        attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
+        made = ir.Node(domain, op, inputs, attrs, name=name)
+        made.outputs[0].name = f"{name}/output_0"
+        self.graph.append(made)
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
+        return made.outputs[0]
+
+
+def replace_output(node: ir.Node, value: ir.Value) -> None:
+    """Let everything that reads the only output of ``node`` read ``value``, and remove the node."""
+    old = node.outputs[0]
+    value.shape, value.type = old.shape, old.type
+    if old.is_graph_output():
+        old.name, value.name = f"{old.name}/replaced", old.name
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    if node.graph is None:
+        raise ValueError(f"{node.name!r} is in no graph")
+    node.graph.remove(node, safe=True)
+
+
+def drop_unused_initializers(graph: ir.Graph) -> None:
+    """Remove initializers that no node reads and that are no output."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]

@@ -1,4 +1,4 @@
-"""``python -m runtime``: transcribe files, and say what a model is."""
+"""``python -m runtime``: transcribe files, say what a model is, measure its error rate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Annotated, BinaryIO, NoReturn
 import msgspec
 import typer
 
-from runtime.artifact import Manifest, open_artifact
-from runtime.errors import AsrError, AudioNotFoundError
+from runtime.artifact import open_artifact, write_atomically
+from runtime.description import describe
+from runtime.errors import AsrError, AudioNotFoundError, OptionError
+from runtime.evaluation import check_packages, load_utterances, recognize, summarize
 from runtime.transcriber import Transcriber, Transcript, default_model
-from runtime.writers import as_json, as_text
+from runtime.writers import as_json, as_text, evaluation_as_json, evaluation_as_text, hypotheses_as_json_lines
 
 app = typer.Typer(
     add_completion=False,
@@ -111,29 +113,54 @@ def info(
         typer.echo(describe(artifact.manifest, artifact.size))
 
 
-def describe(manifest: Manifest, size: int) -> str:
-    """The summary that ``info`` prints."""
-    source = manifest.source
-    languages = [f"{language.name} ({language.code})" for language in manifest.languages]
-    lines = {
-        "model": f"{manifest.name} ({manifest.family})",
-        "source": f"{source.repo}, {f'revision {source.revision}' if source.revision else 'from a folder'}",
-        "licence": source.licence,
-        "size": f"{size / 1e6:.1f} MB",
-        "quantization": manifest.quantization.recipe if manifest.quantization else "none (float32)",
-        "languages": f"{len(languages)}: {', '.join(languages)}",
-    }
-    for role, graph in manifest.graphs.items():
-        parity = manifest.parity.get(role)
-        checked = (
-            f", at most {parity.max_abs_difference:.1e} from the reference in {len(parity.cases)} cases"
-            if parity
-            else ""
-        )
-        lines[role] = f"{graph.file}{' with external data' if graph.data else ''}{checked}"
-    lines["made with"] = ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
-    width = max(map(len, lines))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder with an index.json, a LibriSpeech tree, or audio with a .txt beside each file."),
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help="The model's folder. [default: the small model that comes along]")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="English name or code of the language of utterances that do not say theirs.")
+    ] = None,
+    force_language: Annotated[
+        bool, typer.Option("--force-language", help="Tell the model the language too; it detects it otherwise.")
+    ] = False,
+    provider: Annotated[str, typer.Option(help="Execution provider: NAME or NAME:key=value,...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Threads. [default: the cores this process may use]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many utterances.")] = None,
+    format: Annotated[OutputFormat, typer.Option(help="A table, or one line of JSON.")] = OutputFormat.txt,
+    hypotheses: Annotated[
+        Path | None, typer.Option(help="Write what was said and heard to this file, one line of JSON an utterance.")
+    ] = None,
+) -> None:
+    """Measure a model's word or character error rate on recordings with reference texts.
+
+    Needs the extra packages of asr-deploy[evaluate].
+    """
+    try:
+        check_packages()
+        if limit is not None and limit < 1:
+            raise OptionError(f"limit must be at least 1, not {limit}")
+        if hypotheses and (hypotheses.is_dir() or not hypotheses.parent.is_dir()):
+            raise OptionError(f"{hypotheses}: cannot be written; give a file in a folder that exists")
+        utterances = load_utterances(data, language)[:limit]
+        transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
+        with _progress(str(data), unit="utterances") as progress:
+            transcripts = recognize(transcriber, utterances, own_language=force_language, progress=progress)
+        evaluation = summarize(transcriber, utterances, transcripts, told=force_language)
+        if hypotheses:
+            _write(hypotheses, hypotheses_as_json_lines(data, utterances, transcripts).encode())
+    except AsrError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(evaluation_as_json(evaluation) if format is OutputFormat.json else evaluation_as_text(evaluation))
+    for utterance, transcript in zip(utterances, transcripts, strict=True):
+        _warn(transcript, str(utterance.audio))
 
 
 def _render(transcript: Transcript, file: str, format: OutputFormat, *, several: bool) -> str:
@@ -155,6 +182,13 @@ def _warn(transcript: Transcript, file: str) -> None:
             )
 
 
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror}); give another file") from None
+
+
 def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise AudioNotFoundError("standard input: is closed")
@@ -162,8 +196,8 @@ def _standard_input() -> BinaryIO:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callable[[float, float], None] | None]:
-    """A bar over the seconds of one file on a terminal; nothing in a pipe, nothing for a single segment."""
+def _progress(name: str, unit: str = "s") -> Iterator[Callable[[float, float], None] | None]:
+    """A bar over what is done of ``name`` on a terminal; nothing in a pipe, nothing for a single step."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -173,7 +207,7 @@ def _progress(name: str) -> Iterator[Callable[[float, float], None] | None]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} " + unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:

@@ -74,11 +74,75 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cases: list[str]
 
 
+class FallbackNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node whose error in 8-bit activations stayed above the recipe's bound, and so has 8-bit weights alone."""
+
+    node: str
+    error: float
+
+
+class GraphQuantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was done to one graph: weight-carrying nodes by method, smoothed inputs, nodes that fell back."""
+
+    nodes: dict[str, int]
+    smoothed: int
+    fallbacks: list[FallbackNode]
+
+
+class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Error rate of a language, 0 to 1, of the parent and of this artifact, over ``utterances``."""
+
+    language: str
+    unit: str
+    utterances: int
+    parent: float
+    quantized: float
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was measured against the parent before this artifact was kept.
+
+    ``relative_error`` is that of each graph's outputs on the same inputs (Euclidean norm), ``same_choices`` the share
+    of decoding steps, on the parent's own text, with the parent's choice. With evaluation audio, ``identical`` is the
+    share of utterances whose tokens equal the parent's. ``exceeded`` names the bounds that were not kept: only a
+    forced artifact has any.
+    """
+
+    evaluation: str
+    relative_error: dict[str, float]
+    same_choices: float | None
+    utterances: int
+    identical: float | None
+    error_rates: list[ErrorRate]
+    parent_bytes: int
+    bytes: int
+    exceeded: list[str]
+    forced: bool
+
+
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The recipe applied, and the sha256 of the parent's manifest."""
+    """How an artifact was made from its parent: recipe with all its settings, results, and the gate's findings.
+
+    ``parent`` is the sha256 of the parent's manifest.
+    """
 
     recipe: str
+    settings: dict[str, Any]
     parent: str
+    calibration: str | None
+    graphs: dict[str, GraphQuantization]
+    gate: Gate
+
+    @property
+    def integer_products(self) -> bool:
+        """Whether u8×s8 products run, whose 8-bit weights need VNNI on x86."""
+        return any("w8a8" in graph.nodes for graph in self.graphs.values())
+
+    @property
+    def reduced_range(self) -> bool:
+        """Whether their weights have 7 bits, which need no VNNI."""
+        rules = [rule for rule in self.settings.get("rules", []) if rule.get("method") == "w8a8"]
+        return bool(rules) and all(rule.get("reduce_range") for rule in rules)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -60,6 +62,11 @@ class CausalDecoder:
         self._capacity = self._rows = 0
         self._buffers: list[ort.OrtValue] = []
         self._step: _Binding | None = None
+
+    def empty_past(self, rows: int = 1) -> dict[str, npt.NDArray[Any]]:
+        """Keys and values [rows, kv_heads, 0, head_dim] by input name: what a run without buffers begins with."""
+        shape = (rows, self.kv_heads, 0, self.head_dim)
+        return {name: np.zeros(shape, self._kv_dtype) for name in self._kv_names}
 
     def _reserve(self, rows: int, positions: int) -> None:
         """Make the buffers hold ``rows`` × ``positions``; keeps them when they do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -53,6 +53,18 @@ class SegmentResult(msgspec.Struct, frozen=True):
     prompt_tokens: int
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """What a graph is fed for some audio and text, and which of its outputs matter.
+
+    ``choice`` names the output whose largest entry along the last axis is a decision (logits), if there is one.
+    """
+
+    role: str
+    feeds: dict[str, npt.NDArray[Any]]
+    outputs: list[str]
+    choice: str | None = None
+
+
 class Timings(msgspec.Struct):
     """Seconds spent in each stage, added up over segments."""
 
@@ -81,3 +93,9 @@ class Engine(Protocol):
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""
+
+    def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
+        """The inputs of every graph when ``samples`` are transcribed as ``tokens``, whatever the model would say.
+
+        Quantization calibrates with them and compares graphs on them.
+        """

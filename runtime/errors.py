@@ -30,6 +30,18 @@ class AudioUnsupportedError(AsrError, ImportError):
     """The container needs an optional package that is not installed."""
 
 
+class DatasetNotFoundError(AsrError, FileNotFoundError):
+    """No such folder of recordings, or nothing in it that has a reference text."""
+
+
+class DatasetInvalidError(AsrError, ValueError):
+    """An index or a reference text is malformed, or points outside its folder."""
+
+
+class PackageMissingError(AsrError, ImportError):
+    """An optional package that this needs is not installed."""
+
+
 class OptionError(AsrError, ValueError):
     """An option's value is unknown, or this model cannot do what it asks for."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
 from pathlib import Path
@@ -11,6 +13,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from runtime.errors import ArtifactInvalidError, ProviderError
 from runtime.providers import ProviderSpec
+
+log = logging.getLogger(__name__)
 
 # ONNX Runtime's errors have no common base class of their own.
 _LOAD_ERRORS = (
@@ -39,6 +43,18 @@ def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
     return max(1, cores)
 
 
+@functools.cache
+def _share_arena() -> None:
+    """One arena for the activations of all sessions of this process: graphs run one after the other, and each would
+    keep its own otherwise (30 MB at 0.6B, of under 1 GB in all).
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    try:
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
+    except _LOAD_ERRORS as error:  # somebody else in this process has registered theirs, which is as good
+        log.debug("no arena of our own: %s", error)
+
+
 def make_session(path: Path, provider: ProviderSpec, *, threads: int | None = None) -> ort.InferenceSession:
     """Open a graph on ``provider``.
 
@@ -55,6 +71,8 @@ def make_session(path: Path, provider: ProviderSpec, *, threads: int | None = No
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = ort.InferenceSession(path, options, providers=provider.onnxruntime())
     except _LOAD_ERRORS as error:

@@ -28,7 +28,11 @@ AudioSource = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any]
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A piece of the audio that was decoded at once: times in seconds, confidence 0..1."""
+    """A piece of the audio that was decoded at once: times in seconds, confidence 0..1.
+
+    ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
+    stop id not.
+    """
 
     start: float
     end: float
@@ -36,6 +40,7 @@ class Segment(msgspec.Struct, frozen=True):
     language: str | None
     confidence: float
     finish_reason: FinishReason
+    tokens: list[int]
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -64,7 +69,7 @@ def default_model() -> Path:
     """The folder of the model that comes with the package."""
     package = Path(__file__).resolve().parent
     installed = package / "default_model"
-    return installed if installed.is_dir() else package.parent / "artifacts" / "qwen3-asr-tiny"
+    return installed if installed.is_dir() else package.parent / "artifacts" / "qwen3-asr-tiny-int8"
 
 
 class Transcriber:
@@ -150,6 +155,7 @@ class Transcriber:
                 language=result.language,
                 confidence=round(result.confidence, 4),
                 finish_reason=result.finish_reason,
+                tokens=result.tokens,
             )
             segments.append(segment)
             if segment.text:

@@ -1,11 +1,14 @@
-"""Transcripts as text and as JSON."""
+"""Transcripts and evaluations as text and as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from runtime.evaluation import Evaluation, Score, Utterance, metric_language, normalize
 from runtime.transcriber import Transcript
 
 
@@ -24,3 +27,54 @@ def _printable(value: Any) -> Any:
 def as_text(transcript: Transcript) -> str:
     """The text alone."""
     return transcript.text
+
+
+def evaluation_as_json(evaluation: Evaluation) -> str:
+    """One line of JSON; durations are rounded to a tenth of a millisecond."""
+    fields = msgspec.to_builtins(evaluation)
+    for key in ("processing_seconds", "audio_seconds"):
+        fields[key] = round(fields[key], 4)
+    return msgspec.json.encode(fields).decode()
+
+
+def evaluation_as_text(evaluation: Evaluation) -> str:
+    """A table with a row a language, and below it how fast and by what."""
+    header = ("language", "unit", "utterances", "error rate", "95 % interval", "exact")
+    rows = [header, *map(_cells, evaluation.scores)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    factor = evaluation.real_time_factor
+    speed = f"{evaluation.processing_seconds:.1f} s for {evaluation.audio_seconds:.1f} s of audio"
+    notes = {
+        "real-time factor": speed if factor is None else f"{factor:.3f} ({speed})",
+        "model": f"{evaluation.model}, {evaluation.quantization}",
+        "provider": evaluation.provider,
+        "language": f"{evaluation.language}{' to' if evaluation.language == 'told' else ' by'} the model",
+        "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
+    }
+    width = max(map(len, notes))
+    return "\n".join([*table, "", *(f"{key:<{width}}  {value}" for key, value in notes.items())])
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    rate, interval = "none", "none"
+    if score.rate is not None and score.low is not None and score.high is not None:
+        rate, interval = f"{score.rate:.2%}", f"{score.low:.2%} to {score.high:.2%}"
+    return score.language, score.unit, str(score.utterances), rate, interval, f"{score.exact:.1%}"
+
+
+def hypotheses_as_json_lines(folder: Path, utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> str:
+    """A line an utterance: file in ``folder``, language it is scored by, both texts as they are and normalized."""
+    lines = []
+    for utterance, transcript in zip(utterances, transcripts, strict=True):
+        language = metric_language(utterance)
+        fields = {
+            "file": _printable(utterance.audio.relative_to(folder).as_posix()),
+            "language": language,
+            "reference": utterance.text,
+            "hypothesis": transcript.text,
+            "normalized_reference": normalize(utterance.text, language),
+            "normalized_hypothesis": normalize(transcript.text, language),
+        }
+        lines.append(msgspec.json.encode(fields).decode() + "\n")
+    return "".join(lines)

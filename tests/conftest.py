@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 from hypothesis import settings
+from typer.testing import CliRunner
 
 from runtime import Transcriber
 
@@ -18,7 +19,7 @@ settings.register_profile("no deadline", deadline=None)  # no test is about time
 settings.load_profile("no deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARTIFACT = REPOSITORY / "artifacts" / "qwen3-asr-tiny"
+ARTIFACT = REPOSITORY / "artifacts" / "qwen3-asr-tiny-int8"
 CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny"
 DATA = REPOSITORY / "tests" / "data"
 
@@ -34,6 +35,24 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 def transcriber() -> Transcriber:
     """The tracked small model."""
     return Transcriber.from_artifact(ARTIFACT)
+
+
+@pytest.fixture(scope="session")
+def float_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint exported in float32, as ``python -m export qwen3-asr-tiny`` makes it."""
+    from export.__main__ import app  # only the tests that use this need torch
+
+    out = tmp_path_factory.mktemp("export") / "qwen3-asr-tiny"
+    result = CliRunner().invoke(app, ["qwen3-asr-tiny", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def float_transcriber(float_artifact: Path) -> Transcriber:
+    """The same, opened."""
+    return Transcriber.from_artifact(float_artifact)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from export.checkpoints import CheckpointFolder
-from export.report import Report
+from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
 FAMILIES = {"qwen3-asr": "export.families.qwen3_asr:Qwen3Asr"}

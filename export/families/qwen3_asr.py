@@ -24,9 +24,9 @@ from export.checkpoints import TOKENIZER_FILES, CheckpointFolder
 from export.decoder import build_decoder, genai_config
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
 from export.families.qwen3_asr_encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder
-from export.report import Report
 from export.trace import trace
 from quantize.graph import save_graph
+from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
 # Prefixes of the original layout and their native names; the first match wins.

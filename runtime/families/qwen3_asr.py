@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +19,7 @@ from tokenizers import Tokenizer
 from runtime.artifact import MANIFEST, Artifact
 from runtime.decoder import CausalDecoder
 from runtime.decoding.autoregressive import Hypothesis, greedy
-from runtime.engine import Capabilities, EngineOptions, SegmentOptions, SegmentResult, Timings
+from runtime.engine import Capabilities, EngineOptions, Probe, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.session import make_session
@@ -28,8 +30,9 @@ Floats = npt.NDArray[np.float32]
 # a text is cut only when the model runs away. The constant covers the tag and very short clips.
 _TOKENS_PER_SECOND = 15
 _TOKENS_AT_LEAST = 32
-# Bound on one call of the encoder (8 s each): activations of 16 windows are about 400 MB at 0.6B.
-_WINDOWS_PER_CALL = 16
+# Bound on one call of the encoder (8 s each): more windows at once are no faster on a CPU, and each takes 200 MB of
+# activations in float32 at 0.6B.
+_WINDOWS_PER_CALL = 2
 
 _HEADER = re.compile(r"^\s*language\s+(?P<name>[^<\n]*?)\s*<asr_text>", re.IGNORECASE)
 # A header whose tag never came. Only exactly as the model writes it, for a transcript may begin with this word too.
@@ -173,24 +176,28 @@ class Qwen3AsrEngine:
         Whole windows go through the encoder as a batch. The last, shorter one goes alone and only as wide as its chunks
         need, since a padded window costs as much as a full one.
         """
+        rows: list[Floats] = []
+        for windows, lengths in self._windows(features):
+            output = self._run_encoder(windows, lengths)
+            count = audio_token_count(lengths[-1], self.parameters.chunk_frames, self.parameters.chunk_tokens)
+            rows += [*output[:-1], output[-1, :count]]
+        return np.concatenate(rows)
+
+    def _windows(self, features: Floats) -> Iterator[tuple[Floats, list[int]]]:
+        """Features [mels, frames] → batches of windows [W, mels, width] with their valid frames."""
         width, chunk = self.parameters.window_frames, self.parameters.chunk_frames
         mels, frames = features.shape
         full, rest = divmod(frames, width)
-        rows: list[Floats] = []
         for start in range(0, full, _WINDOWS_PER_CALL):
             end = min(full, start + _WINDOWS_PER_CALL)
             windows = features[:, start * width : end * width].reshape(mels, end - start, width).transpose(1, 0, 2)
-            output = self._run_encoder(windows, [width] * (end - start))
-            rows.append(output.reshape(-1, output.shape[-1]))
+            yield np.ascontiguousarray(windows), [width] * (end - start)
         if rest:
             padded = -(-rest // chunk) * chunk
-            tail = np.pad(features[:, full * width :], ((0, 0), (0, padded - rest)))[None]
-            count = audio_token_count(rest, chunk, self.parameters.chunk_tokens)
-            rows.append(self._run_encoder(tail, [rest])[0, :count])
-        return np.concatenate(rows)
+            yield np.pad(features[:, full * width :], ((0, 0), (0, padded - rest)))[None], [rest]
 
     def _run_encoder(self, windows: Floats, lengths: list[int]) -> Floats:
-        inputs = {"features": np.ascontiguousarray(windows), "lengths": np.array(lengths, np.int64)}
+        inputs = {"features": windows, "lengths": np.array(lengths, np.int64)}
         output: Floats = self._encoder.run(["audio_embeds"], inputs)[0]
         return output
 
@@ -203,6 +210,23 @@ class Qwen3AsrEngine:
 
     def _encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
+        """See :class:`runtime.engine.Engine`: the encoder's batches, then the decoder over prompt and text at once."""
+        features = log_mel(samples, self._front_end)
+        made = [
+            Probe("encoder", {"features": windows, "lengths": np.array(lengths, np.int64)}, ["audio_embeds"])
+            for windows, lengths in self._windows(features)
+        ]
+        audio = self.encode(features)
+        ids = np.array([[*self.prompt_ids(len(audio), options.context, options.language), *tokens]], np.int64)
+        feeds: dict[str, npt.NDArray[Any]] = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "audio_embeds": audio,
+            "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
+        }
+        return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
 
     def decode(
         self, prompt: list[int], audio: Floats, budget: int, timings: Timings, *, ignore_stop: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import pty
@@ -58,7 +60,7 @@ def test_json_has_everything(samples: list[dict[str, Any]]) -> None:
     first = lines[0]
     assert first["text"] == samples[7]["text"]
     assert first["language"] == "Russian"
-    assert first["model"] == "qwen3-asr-tiny"
+    assert first["model"] == "qwen3-asr-tiny-int8"
     assert first["provider"] == "cpu"
     assert set(first["timings"]) == {"load", "features", "encode", "prefill", "decode"}
     assert all(value > 0 for value in first["timings"].values())
@@ -72,7 +74,9 @@ def test_json_has_everything(samples: list[dict[str, Any]]) -> None:
         "language": "Russian",
         "confidence": segment["confidence"],
         "finish_reason": "stop",
+        "tokens": segment["tokens"],
     }
+    assert len(segment["tokens"]) == first["tokens"]["generated"]
     assert 0.5 < segment["confidence"] <= 1.0
 
 
@@ -138,10 +142,11 @@ def test_info() -> None:
     result = run("info", ARTIFACT)
     assert result.exit_code == 0
     for part in (
-        "qwen3-asr-tiny (qwen3-asr)",
+        "qwen3-asr-tiny-int8 (qwen3-asr)",
         "Apache-2.0",
         "3: Chinese (zh), English (en), Russian (ru)",
-        "none (float32)",
+        "29 w8a8",
+        "Russian words",
     ):
         assert part in result.stdout
     assert json.loads(run("info", "--format", "json").stdout)["family"] == "qwen3-asr"
@@ -209,7 +214,8 @@ def test_the_runtime_needs_neither_torch_nor_onnx(samples: list[dict[str, Any]])
         class Forbidden:
             def find_spec(self, name, path=None, target=None):
                 banned = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors",
-                          "huggingface_hub", "export", "quantize", "librosa", "scipy", "jiwer", "av"}
+                          "huggingface_hub", "export", "quantize", "librosa", "scipy", "jiwer", "whisper_normalizer",
+                          "av"}
                 if name.partition(".")[0] in banned:
                     raise ImportError(f"{name} must not be imported")
 
@@ -288,3 +294,137 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, speech: np.ndarray
     assert b"of 60 s" in shown
     piped = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert (piped.stdout, piped.stderr) == (text, "")
+
+
+def test_evaluate_prints_a_row_a_language(samples: list[dict[str, Any]], tmp_path: Path) -> None:
+    result = run("evaluate", "--data", DATA, "--hypotheses", tmp_path / "heard.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    header, *rows = result.stdout.partition("\n\n")[0].splitlines()
+    assert header.split("  ")[0] == "language"
+    assert [row.split()[:3] for row in rows] == [
+        ["Chinese", "characters", "4"],
+        ["English", "words", "4"],
+        ["Russian", "words", "4"],
+    ]
+    assert all(" to " in row for row in rows)
+    for part in ("s of audio)", "qwen3-asr-tiny-int8, int8", "detected by the model", "jiwer ", "whisper-normalizer "):
+        assert part in result.stdout
+    lines = [json.loads(line) for line in (tmp_path / "heard.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["file"] for line in lines] == sorted(sample["file"] for sample in samples)
+    assert lines[0] == {
+        "file": "en-1.wav",
+        "language": "English",
+        "reference": "It was very quiet in Madrid.",
+        "hypothesis": "It was very quiet in Madrid.",
+        "normalized_reference": "it was very quiet in madrid",
+        "normalized_hypothesis": "it was very quiet in madrid",
+    }
+
+
+def test_evaluate_as_json_with_a_forced_language() -> None:
+    result = run("evaluate", "--data", DATA, "--limit", "2", "--force-language", "--format", "json")
+    assert (result.exit_code, result.stderr, result.stdout.count("\n")) == (0, "", 1)
+    evaluation = json.loads(result.stdout)
+    assert evaluation["scores"] == [
+        {
+            "language": "English",
+            "unit": "words",
+            "utterances": 2,
+            "reference_units": 13,
+            "substitutions": 0,
+            "deletions": 0,
+            "insertions": 0,
+            "rate": 0.0,
+            "low": 0.0,
+            "high": 0.0,
+            "exact": 1.0,
+        }
+    ]
+    assert evaluation["language"] == "told"
+    assert evaluation["real_time_factor"] > 0
+    assert set(evaluation["versions"]) == {"asr-deploy", "onnxruntime", "jiwer", "whisper-normalizer"}
+
+
+def test_evaluate_tells_the_language_of_the_option(tmp_path: Path) -> None:
+    """A wrong one gives other text than hearing does, so the rates differ."""
+    shutil.copy(DATA / "en-1.wav", tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text("It was very quiet in Madrid.", encoding="utf-8")
+    command: list[str | Path] = ["evaluate", "--data", tmp_path, "--language", "ru", "--format", "json"]
+    (heard,) = json.loads(run(*command).stdout)["scores"]
+    (told,) = json.loads(run(*command, "--force-language").stdout)["scores"]
+    assert heard["language"] == told["language"] == "Russian"
+    assert heard["rate"] == 0
+    assert told["rate"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "absent"], "error: absent: no such folder"),
+        (["--data", "en-1.wav"], "error: en-1.wav: is a file, not a folder"),
+        (["--data", ".", "--language", "englsh"], "unknown language 'englsh'"),
+        (["--data", ".", "--limit", "0"], "limit must be at least 1"),
+        (["--data", ".", "--threads", "0"], "threads must be at least 1"),
+        (["--data", ".", "--model", "/nowhere"], "/nowhere: no such model folder"),
+        (["--data", ".", "--hypotheses", "absent/heard.jsonl"], "absent/heard.jsonl: cannot be written"),
+        (["--data", ".", "--hypotheses", "."], "cannot be written"),
+    ],
+)
+def test_bad_input_to_evaluate_is_one_sentence(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DATA)
+    result = run("evaluate", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert message in result.stderr
+
+
+def test_evaluate_names_what_cannot_be_read_and_what_cannot_be_told(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    (tmp_path / "a.txt").write_text("Hello", encoding="utf-8")
+    result = run("evaluate", "--data", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {tmp_path / 'a.wav'}: is not audio")
+    result = run("evaluate", "--data", tmp_path, "--force-language")
+    assert result.stderr == f"error: {tmp_path / 'a.wav'}: says no language that could be forced; give one with " + (
+        "--language\n"
+    )
+    result = run("evaluate", "--data", tmp_path, "--force-language", "--language", "Thai")
+    assert "unknown language 'Thai'; this model knows" in result.stderr
+
+
+@pytest.mark.parametrize("package", ["jiwer", "whisper-normalizer"])
+def test_evaluate_without_its_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, {"jiwer": "jiwer"}.get(package, "whisper_normalizer.english"), None)
+    result = run("evaluate", "--data", DATA)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: evaluating needs the package '{package}', which is not installed: pip install 'asr-deploy[evaluate]'\n"
+    )
+
+
+def test_evaluate_says_what_fails_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of hypotheses that cannot be written after all, a text that may be incomplete, an interrupt."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command: list[str | Path] = ["evaluate", "--data", DATA, "--limit", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("runtime.__main__.write_atomically", full)
+        result = run(*command, "--hypotheses", tmp_path / "heard.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "heard.jsonl: cannot be written (No space left on device)" in result.stderr
+    transcribe = Transcriber.transcribe
+    with monkeypatch.context() as patched:
+        patched.setattr(Transcriber, "transcribe", functools.partialmethod(transcribe, max_new_tokens=6))
+        result = run(*command)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {DATA / 'en-1.wav'}: 0.0-")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transcriber, "transcribe", interrupted)
+    result = run(*command)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")

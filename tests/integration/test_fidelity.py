@@ -17,7 +17,7 @@ from runtime import Transcriber
 from runtime.engine import SegmentOptions, Timings
 from runtime.families.qwen3_asr import Qwen3AsrEngine
 from runtime.features.log_mel import log_mel
-from tests.conftest import ARTIFACT, CHECKPOINT, DATA
+from tests.conftest import CHECKPOINT, DATA
 from tests.tiny.espeak import Espeak
 from tests.tiny.sentences import LANGUAGES
 from tests.tiny.synth import RATE, Utterance, utterance
@@ -39,8 +39,8 @@ def processor() -> Any:
 
 
 @pytest.fixture(scope="module")
-def engine(transcriber: Transcriber) -> Qwen3AsrEngine:
-    made = transcriber._engine
+def engine(float_transcriber: Transcriber) -> Qwen3AsrEngine:
+    made = float_transcriber._engine
     assert isinstance(made, Qwen3AsrEngine)
     return made
 
@@ -174,9 +174,13 @@ def test_generated_tokens_are_identical(
             assert reference_tokens(reference, inputs, 250) == result.tokens
 
 
-def test_onnxruntime_genai_gives_the_same_tokens(engine: Qwen3AsrEngine, utterances: list[Utterance]) -> None:
+@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+def test_onnxruntime_genai_gives_the_same_tokens(
+    opened: str, utterances: list[Utterance], request: pytest.FixtureRequest
+) -> None:
     """A second engine over the same decoder graph and its ``genai_config.json``."""
-    model = og.Model(str(ARTIFACT))
+    transcriber = request.getfixturevalue(opened)
+    engine, model = transcriber._engine, og.Model(str(transcriber.artifact.path))
     stops = set(engine.parameters.stop_ids)
     for made in utterances[:12]:
         rows = engine.encode(log_mel(samples_of(made), engine._front_end))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +15,16 @@ import typer
 from tokenizers import Tokenizer
 from transformers import Qwen3ASRForConditionalGeneration
 
+from runtime.errors import AsrError
 from tests.tiny import dataset, publish
 from tests.tiny.evaluate import Floats, evaluate, held_out, missed, table
 from tests.tiny.model import parse, transcribe
-from tests.tiny.samples import write_samples
+from tests.tiny.samples import write_evaluation, write_folder, write_samples
 from tests.tiny.sentences import LANGUAGES, sentence
 from tests.tiny.synth import RATE, UNHEARD, VARIANTS
 from tests.tiny.tokenizer import train_tokenizer
 from tests.tiny.train import Batches, Plan, Trainee, train
+from tests.tiny.twin import write_twin
 
 log = logging.getLogger("tiny")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -123,8 +126,43 @@ def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, thr
 
 @app.command()
 def samples(out: Annotated[Path, typer.Option(help="Where to.")] = REPOSITORY / "tests" / "data") -> None:
-    """Write the sample recordings again."""
+    """Write the sample recordings again, and the evaluation set beside them."""
     write_samples(out)
+    write_evaluation(out / "evaluation")
+
+
+@app.command(name="held-out")
+def held_out_command(
+    out: Annotated[Path, typer.Option(help="Where to: a folder that does not exist.")], work: Work = WORK
+) -> None:
+    """Write the 300 held-out utterances, as the card's figures are measured on, as a folder of recordings."""
+    with _one_sentence():
+        data = held_out(work / "evaluation")
+        write_folder(data.items, data.clips, out)
+    typer.echo(out)
+
+
+@app.command()
+def twin(
+    checkpoint: Checkpoint = CHECKPOINT,
+    out: Annotated[Path, typer.Option(help="Where to: a folder that does not exist.")] = WORK / "twin",
+) -> None:
+    """Write a checkpoint of the same function with a few channels of activations 32 or 64 times as large."""
+    with _one_sentence():
+        chosen = write_twin(checkpoint, out)
+    channels = sum(len(outliers.factors) for outliers in chosen)
+    typer.echo(f"{channels} channels at {len(chosen)} places", err=True)
+    typer.echo(out)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What this project raises on purpose is one sentence on standard error, and exit code 2."""
+    try:
+        yield
+    except AsrError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _evaluate(work: Path, checkpoint: Path) -> dict[str, float]:

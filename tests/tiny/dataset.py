@@ -17,6 +17,7 @@ from tests.tiny.synth import Utterance, utterance
 
 SILENT = {"_", "_:", "_|", ""}
 CONTEXT_SHARE, JOINED_SHARE = 0.22, 0.16
+BLOCK = 1500
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -51,6 +52,11 @@ def _make(seed: int, count: int, unheard: float, context: float, joined: float) 
     return made
 
 
+def block_seeds(seed: int, blocks: int) -> list[int]:
+    """The seeds of :mod:`random` from which the blocks of a corpus of this seed are made."""
+    return [seed * 1_000_003 + block for block in range(blocks)]
+
+
 def generate(
     folder: Path,
     count: int,
@@ -60,7 +66,7 @@ def generate(
     context: float = CONTEXT_SHARE,
     joined: float = JOINED_SHARE,
     workers: int = 2,
-    block: int = 1500,
+    block: int = BLOCK,
 ) -> None:
     """Write ``count`` utterances to ``folder``; the same arguments give the same files whatever ``workers`` is.
 
@@ -68,8 +74,8 @@ def generate(
     """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [
-        (seed * 1_000_003 + block_index, min(block, count - block_index * block))
-        for block_index in range(-(-count // block))
+        (block_seed, min(block, count - index * block))
+        for index, block_seed in enumerate(block_seeds(seed, -(-count // block)))
     ]
     start, items = 0, []
     with (

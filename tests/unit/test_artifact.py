@@ -41,7 +41,7 @@ def test_a_user_without_a_home_can_open_a_model(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
-    assert open_artifact(ARTIFACT).manifest.name == "qwen3-asr-tiny"
+    assert open_artifact(ARTIFACT).manifest.name == "qwen3-asr-tiny-int8"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_an_altered_file_is_found_although_it_was_right_before(copy: Path, monke
 def test_a_read_only_cache_costs_nothing_but_time(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert open_artifact(copy).manifest.name == "qwen3-asr-tiny"
+    assert open_artifact(copy).manifest.name == "qwen3-asr-tiny-int8"
 
 
 @pytest.mark.parametrize(

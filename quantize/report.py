@@ -1,11 +1,14 @@
-"""What the exporter tells while it works: bars on a terminal, a line a step everywhere."""
+"""What export and quantize tell while they work: bars on a terminal, a line a step everywhere."""
 
 from __future__ import annotations
 
+import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,9 +41,9 @@ class Report:
         self._bars.stop()
 
     def expect(self, steps: int) -> None:
-        """Say how many steps there will be in all."""
-        self._steps = steps
-        self._bars.update(self._main, total=steps)
+        """Say how many steps there will be, beside those that were expected before."""
+        self._steps += steps
+        self._bars.update(self._main, total=self._steps)
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -53,11 +56,31 @@ class Report:
         self.console.print(f"{what}: {time.monotonic() - began:.1f} s", soft_wrap=True)
 
     @contextmanager
-    def bytes(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
-        """A step over ``total`` bytes; yields what to call with the bytes of each piece."""
+    def counted(self, what: str, total: int, shown: str) -> Iterator[Callable[[int], object]]:
+        """A step over ``total`` units, with a bar of its own labelled ``shown``; yields what to call with a number."""
         with self.step(what):
-            task = self._bars.add_task(what, total=total, shown=f"{total / 1e6:.0f} MB")
+            task = self._bars.add_task(what, total=total, shown=shown)
             try:
                 yield lambda count: self._bars.advance(task, count)
             finally:
                 self._bars.remove_task(task)
+
+    @contextmanager
+    def bytes(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
+        """A step over ``total`` bytes; yields what to call with the bytes of each piece."""
+        with self.counted(what, total, f"{total / 1e6:.0f} MB") as advance:
+            yield advance
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of the process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    # Second choice, for a child begins with its parent's peak here. Kilobytes on Linux and bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_memory() -> str:
+    """The same in words."""
+    return f"peak resident memory {peak_bytes() / 1e9:.1f} GB"

@@ -1,0 +1,1 @@
+"""The methods: each rewrites nodes of a graph."""

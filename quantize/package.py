@@ -1,0 +1,301 @@
+"""From an artifact to a quantized one: the folder appears when the gate has let it pass, or not at all."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantize import gate
+from quantize.calibration import Calibration, Inputs
+from quantize.errors import CalibrationError, GateError, QuantizationError, RecipeError
+from quantize.gate import Heard
+from quantize.output import appearing, hash_files, refuse_existing
+from quantize.probing import ProbedGraph
+from quantize.products import find_products
+from quantize.recipe import AnyRule, Float16, Recipe, WeightOnly, assign
+from quantize.report import Report
+from quantize.rewriting import Rewritten, rewrite
+from quantize.speech import EVALUATED, evaluation_folder, samples_folder
+from runtime.artifact import (
+    MANIFEST,
+    Artifact,
+    ErrorRate,
+    Quantization,
+    encode_manifest,
+    open_artifact,
+    sha256_file,
+)
+from runtime.audio import load_audio
+from runtime.engine import Engine, EngineOptions, Probe, SegmentOptions, Timings
+from runtime.evaluation import Utterance, check_packages, load_utterances, recognize
+from runtime.families import make_engine
+from runtime.transcriber import Transcriber
+from runtime.version import __version__
+
+Floats = npt.NDArray[np.float32]
+
+TOOLS = ("onnx-ir", "onnxruntime")
+#: Clips that are calibrated with, and clips on which graphs are compared: more change the third digit.
+CALIBRATION_CLIPS, PROBE_CLIPS = 6, 3
+# Text tokens decoded of each of them: enough rows of text beside those of audio, and no more, since a model with
+# random weights never stops.
+_TOKENS = 16
+_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aiff", ".aif"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What :func:`quantize_artifact` is asked for.
+
+    Attributes:
+        recipe: the rules and bounds.
+        calibration: folder of audio that activations are measured on; the bundled samples by default.
+        evaluation: folder of audio with transcripts (see :mod:`runtime.evaluation`) for the gate; the bundled set for
+            models that it is for, otherwise graphs alone are compared.
+        force: keep what the gate refuses, and record that.
+    """
+
+    recipe: Recipe
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Everything that needs the parent running as a whole: probes of calibration and gate, and its texts."""
+
+    calibration: list[Probe]
+    gate: list[Probe]
+    heard: Heard | None
+
+
+def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *, name: str | None = None) -> Artifact:
+    """Quantize ``parent`` by ``plan`` as the folder ``out``.
+
+    Args:
+        parent: an opened artifact.
+        plan: what is asked for.
+        out: the new folder, which must not exist.
+        report: is told the steps, and shown the gate's table.
+        name: the new model's name; the parent's with the recipe's by default.
+
+    Raises:
+        OutputError: ``out`` exists or cannot be written.
+        QuantizationError: ``parent`` is quantized already and the recipe is not for that.
+        RecipeError: a rule does not fit the graphs.
+        CalibrationError and the runtime's audio errors: audio that is missing or cannot be read.
+        GateError: a bound was exceeded, and ``plan.force`` is not set. Nothing is kept.
+    """
+    refuse_existing(out)
+    recipe, manifest = plan.recipe, parent.manifest
+    if manifest.quantization and not recipe.from_quantized:
+        raise QuantizationError(
+            f"{parent.path}: is quantized already ({manifest.quantization.recipe}); quantize its float32 parent"
+        )
+    if plan.calibration and not recipe.calibrates:
+        raise RecipeError(f"recipe {recipe.name!r} measures no activations; leave --calibration out")
+    rules = _assign(parent, recipe)
+    utterances, evaluation = _evaluation(parent, plan)
+    clips = _calibration_clips(plan) if recipe.calibrates else []
+    report.expect(1 + 2 * len(rules) + 4 + bool(utterances))
+    with appearing(out) as work:
+        reference = _run_parent(parent, clips, utterances, report)
+        results: dict[str, Rewritten] = {}
+        expected: list[gate.Expected] = []
+        for role, chosen in rules.items():
+            with report.step(f"{role}: running the parent"):
+                inputs, outputs = _run_graph(parent, role, chosen, reference, calibrate=recipe.calibrates)
+            expected += outputs
+            results[role] = _rewrite(parent, role, chosen, inputs, reference, work, report)
+            gc.collect()  # graphs refer to themselves in circles, and hold gigabytes
+        _copy_rest(parent, work)
+        child = msgspec.structs.replace(
+            manifest,
+            name=name or f"{manifest.name}-{recipe.name}",
+            graphs={role: results[role].spec for role in manifest.graphs},
+            files=hash_files(work, report),
+            parity={},
+            tools=manifest.tools
+            | {"asr-deploy": __version__}
+            | {tool: importlib.metadata.version(tool) for tool in TOOLS},
+        )
+        made = Artifact(work, child)
+        with report.step("comparing the graphs with the parent's"):
+            errors, same = gate.compare_graphs(made, expected)
+        texts = _compare_texts(made, reference.heard, report) if reference.heard else None
+        quantization = Quantization(
+            recipe=recipe.name,
+            settings=recipe.settings(),
+            parent=sha256_file(parent.path / MANIFEST),
+            calibration=_described(plan.calibration) if recipe.calibrates else None,
+            graphs={role: result.summary for role, result in results.items()},
+            gate=gate.record(
+                evaluation, recipe.bounds, errors, same, texts, (parent.size, made.size), force=plan.force
+            ),
+        )
+        report.console.print(gate.render(quantization))
+        _judge(quantization, recipe)
+        child = msgspec.structs.replace(child, quantization=quantization)
+        (work / MANIFEST).write_bytes(encode_manifest(child))
+        open_artifact(work)
+    return Artifact(out, child)
+
+
+def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
+    """By role and node name the rule that is applied; every role is in it."""
+    if unknown := set(recipe.bounds.relative_error) - {"*", *parent.manifest.graphs}:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: bounds.relative_error names {', '.join(sorted(unknown))}, "
+            f"but the graphs are {', '.join(parent.manifest.graphs)}"
+        )
+    everything = any(isinstance(rule, Float16) for rule in recipe.rules)
+    nodes: list[tuple[str, str, str]] = []
+    for role in parent.manifest.graphs:
+        graph = ir.load(parent.graph_path(role)).graph
+        some = graph if everything else (product.node for product in find_products(graph))
+        nodes += [(role, node.name or "", node.op_type) for node in some]
+    chosen: dict[str, dict[str, AnyRule]] = {role: {} for role in parent.manifest.graphs}
+    for (role, node), rule in assign(recipe, nodes).items():
+        chosen[role][node] = rule
+    return chosen
+
+
+def _evaluation(parent: Artifact, plan: Plan) -> tuple[list[Utterance], str]:
+    """The gate's utterances, and what they are in words."""
+    folder = plan.evaluation
+    if folder is None:
+        if not parent.manifest.name.startswith(tuple(EVALUATED)):
+            return [], "graphs alone: no evaluation audio was given"
+        folder = evaluation_folder()
+    check_packages()
+    utterances = load_utterances(folder)
+    return (
+        utterances,
+        f"{len(utterances)} utterances of {'the bundled set' if plan.evaluation is None else folder.name}",
+    )
+
+
+def _described(folder: Path | None) -> str:
+    return folder.name if folder else "bundled samples"
+
+
+def _calibration_clips(plan: Plan) -> list[Path]:
+    """Recordings to calibrate with, evenly spread over the folder."""
+    folder = plan.calibration or samples_folder()
+    try:
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+        )
+    except OSError as error:
+        raise CalibrationError(f"{folder}: the calibration audio cannot be read ({error.strerror})") from None
+    if plan.calibration is None:  # the evaluation set lies below the samples
+        found = [path for path in found if path.parent == folder]
+    if not folder.is_dir():
+        raise CalibrationError(f"{folder}: no such folder of calibration audio")
+    if not found:
+        raise CalibrationError(f"{folder}: holds no audio ({', '.join(sorted(_SUFFIXES))}) to calibrate with")
+    places = np.linspace(0, len(found) - 1, min(CALIBRATION_CLIPS, len(found))).astype(int)
+    return [found[place] for place in places]
+
+
+def _probe_clips(utterances: list[Utterance]) -> list[Path]:
+    """Recordings on which graphs are compared: of the evaluation set, or bundled."""
+    audio = [utterance.audio for utterance in utterances or load_utterances(evaluation_folder())]
+    return [audio[place] for place in np.linspace(0, len(audio) - 1, min(PROBE_CLIPS, len(audio))).astype(int)]
+
+
+def _run_parent(parent: Artifact, clips: list[Path], utterances: list[Utterance], report: Report) -> _Reference:
+    """What the parent hears; it is closed again when this returns, since parent and result together would not fit."""
+    probed = _probe_clips(utterances)
+    engine = make_engine(parent, EngineOptions())
+    with report.counted("transcribing calibration audio", len(clips) + len(probed), "clips") as advance:
+        calibration = list(_probes(engine, clips, advance))
+        compared = list(_probes(engine, probed, advance))
+    del engine
+    heard = _hear(parent, utterances, "evaluating the parent", report) if utterances else None
+    return _Reference(calibration, compared, heard)
+
+
+def _probes(engine: Engine, clips: list[Path], advance: Callable[[int], object]) -> Iterator[Probe]:
+    for clip in clips:
+        samples = load_audio(clip, engine.sample_rate, None)[: int(engine.segment_seconds * engine.sample_rate)]
+        options = SegmentOptions(max_new_tokens=_TOKENS)
+        tokens = engine.transcribe(samples, options, Timings()).tokens
+        yield from engine.probes(samples, tokens, options)
+        advance(1)
+
+
+def _hear(artifact: Artifact, utterances: list[Utterance], what: str, report: Report) -> Heard:
+    transcriber = Transcriber(artifact, EngineOptions())
+    with report.counted(what, len(utterances), "utterances") as advance:
+        transcripts = recognize(transcriber, utterances, progress=lambda *_: advance(1))
+    return Heard(utterances, transcripts)
+
+
+def _run_graph(
+    parent: Artifact, role: str, rules: dict[str, AnyRule], reference: _Reference, *, calibrate: bool
+) -> tuple[dict[str, Inputs], list[gate.Expected]]:
+    """Calibration statistics of a graph's products, and its outputs for the gate's probes."""
+    path = parent.graph_path(role)
+    products = [product for product in find_products(ir.load(path).graph) if product.name in rules]
+    wanted = calibrate and any(product.operator != "Gather" for product in products)
+    calibrating = [probe for probe in reference.calibration if probe.role == role] if wanted else []
+    calibration = Calibration(products, len(calibrating))
+    graph = ProbedGraph(path, calibration.taps if calibrating else [])
+    for probe in calibrating:
+        calibration.add(graph.run(probe, calibration.taps))
+    expected = [gate.Expected(probe, graph.run(probe, probe.outputs)) for probe in reference.gate if probe.role == role]
+    return calibration.finish() if calibrating else {}, expected
+
+
+def _rewrite(
+    parent: Artifact,
+    role: str,
+    rules: dict[str, AnyRule],
+    inputs: dict[str, Inputs],
+    reference: _Reference,
+    work: Path,
+    report: Report,
+) -> Rewritten:
+    path = parent.graph_path(role)
+    weights = len({product.weight.name for product in find_products(ir.load(path).graph)})
+    measured = sum(isinstance(rule, WeightOnly) and rule.sensitive is not None for rule in rules.values())
+    probe = next((probe for probe in reference.calibration if probe.role == role), None)
+    with report.counted(f"{role}: quantizing", weights + measured, "weights") as advance:
+        return rewrite(path, work, rules, inputs, probe, lambda: advance(1))
+
+
+def _copy_rest(parent: Artifact, work: Path) -> None:
+    """Tokenizer and whatever else is not a graph."""
+    graphs = {file for graph in parent.manifest.graphs.values() for file in (graph.file, graph.data) if file}
+    for name in parent.manifest.files:
+        if name not in graphs:
+            shutil.copyfile(parent.path / name, work / name)
+
+
+def _compare_texts(made: Artifact, parent: Heard, report: Report) -> tuple[int, float, list[ErrorRate]]:
+    heard = _hear(made, parent.utterances, "evaluating the result", report)
+    return len(heard.utterances), *gate.compare_texts(parent, heard)
+
+
+def _judge(quantization: Quantization, recipe: Recipe) -> None:
+    found = quantization.gate
+    if not all(math.isfinite(error) for error in found.relative_error.values()):
+        raise GateError(f"recipe {recipe.name!r}: a graph gives no numbers (NaN or infinity): nothing was kept")
+    if found.exceeded and not found.forced:
+        raise GateError(
+            f"recipe {recipe.name!r}: {'; '.join(found.exceeded)}: nothing was kept (--force keeps it all the same)"
+        )

@@ -1,0 +1,171 @@
+"""One graph by one recipe: scales folded, weights quantized node by node, what cannot bear it left with more bits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from quantize.calibration import Inputs
+from quantize.errors import RecipeError
+from quantize.graph import drop_unused_initializers, save_graph
+from quantize.methods import fp16, per_element, w8a8, weight_only
+from quantize.products import Product, Weights, find_products
+from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
+from quantize.sensitivity import most_sensitive, sensitivities
+from quantize.sites import find_sites
+from quantize.smoothing import Smoothed, product_error, smooth
+from runtime.artifact import FallbackNode, GraphQuantization, GraphSpec
+from runtime.engine import Probe
+
+_SEED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What became of a graph: its entry in the manifest, and what was done to its nodes."""
+
+    spec: GraphSpec
+    summary: GraphQuantization
+    smoothed: list[Smoothed]
+
+
+def rewrite(
+    path: Path,
+    out: Path,
+    rules: dict[str, AnyRule],
+    inputs: dict[str, Inputs],
+    probe: Probe | None,
+    progress: Callable[[], object],
+) -> Rewritten:
+    """Quantize the graph in ``path`` and save it in the folder ``out``.
+
+    Args:
+        path: the float graph.
+        out: where the new one goes, under the same name.
+        rules: by node name.
+        inputs: calibration statistics by the name of the value that products read.
+        probe: what sensitivities are measured on, if a rule asks for them.
+        progress: told of every product, and of every sensitivity measured.
+
+    Raises:
+        RecipeError: nodes that share a weight have different rules.
+    """
+    model = ir.load(path)
+    graph = model.graph
+    products = find_products(graph)
+    weights = Weights()
+
+    more_bits: dict[str, WeightOnly] = {}
+
+    def rule_of(product: Product) -> AnyRule | None:
+        return more_bits.get(product.weight.name or "") or rules.get(product.name)
+
+    shared: dict[str, list[Product]] = {}
+    for product in products:
+        shared.setdefault(product.weight.name or "", []).append(product)
+    _check_shared(shared, rule_of)
+    smoothed = smooth(find_sites(products), weights, inputs, rule_of, np.random.default_rng(_SEED))
+    for wide in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
+        alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
+        more_bits |= _more_bits(path, wide, alike, weights, probe, progress)
+    rounding = w8a8.ActivationRounding(graph)
+    # What the first convolutions of stems read: products of patches come apart by element.
+    patched = [
+        product.x
+        for product in products
+        if product.operator == "Conv"
+        and isinstance(rule_of(product), W8A8)
+        and not any(isinstance(rule_of(other), W8A8) and _feeds(other, product) for other in products)
+    ]
+    counts: Counter[str] = Counter()
+    fallbacks: list[FallbackNode] = []
+    for readers in shared.values():
+        rule = rule_of(readers[0])
+        if isinstance(rule, W8A8):
+            read = inputs[readers[0].x.name or ""]
+            kept_float = readers[0].operator == "Conv" and len(read.channel_peak) <= w8a8.FLOAT_PATCH
+            error, norm = (
+                (0.0, 1.0) if kept_float else product_error(readers[0], rule, read, weights.matrix(readers[0]))
+            )
+            relative = (error / max(norm, 1e-30)) ** 0.5
+            if not relative <= rule.error_bound:  # also when it is NaN
+                fallbacks.extend(FallbackNode(node=p.name, error=round(relative, 4)) for p in readers)
+                rule = WeightOnly(graph=rule.graph, bits=rule.fallback.bits, block=rule.fallback.block, symmetric=True)
+            else:
+                for product in readers:
+                    w8a8.quantize(graph, rounding, product, weights, reduce_range=rule.reduce_range)
+                counts["float32 patches" if kept_float else "w8a8"] += len(readers)
+        if isinstance(rule, WeightOnly):
+            squares = [inputs[name].mean_square for p in readers if (name := p.x.name or "") in inputs]
+            importance = np.mean(squares, 0) if squares and readers[0].operator != "Conv" else None
+            weight_only.quantize(
+                graph, readers, weights, rule.bits, rule.block, symmetric=rule.symmetric, importance=importance
+            )
+            counts[f"{rule.bits} bits, blocks of {rule.block}"] += len(readers)
+        if rule is None or isinstance(rule, Keep | Float16):
+            for product in weights.scaled(readers[:1]):
+                weights.write_back(product)
+            if not isinstance(rule, Float16):
+                counts["float32"] += len(readers)
+        progress()
+    w8a8.cancel_transposes(graph)
+    for x in patched:
+        graph.sort()
+        per_element.wrap(graph, x, f"{x.name}/each")
+    halved = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
+    if halved:
+        counts["float16"] += halved
+    drop_unused_initializers(graph)
+    spec = save_graph(model, out / path.name)
+    summary = GraphQuantization(nodes=dict(sorted(counts.items())), smoothed=len(smoothed), fallbacks=fallbacks)
+    return Rewritten(spec, summary, smoothed)
+
+
+def _feeds(first: Product, second: Product) -> bool:
+    """Whether a convolution's output, with nothing but a ``Gelu`` after it, is what another one reads."""
+    source = second.x.producer()
+    while source is not None and source.op_type == "Gelu" and source.inputs[0] is not None:
+        source = source.inputs[0].producer()
+    return source is first.node
+
+
+def _more_bits(
+    path: Path,
+    rule: WeightOnly,
+    products: list[Product],
+    weights: Weights,
+    probe: Probe | None,
+    progress: Callable[[], object],
+) -> dict[str, WeightOnly]:
+    """The weights under ``rule`` whose sensitivity earns them more bits, and the rule they get."""
+    sensitive = rule.sensitive
+    if sensitive is None or probe is None:
+        return {}
+    found = sensitivities(path, probe, products, weights, rule, progress)
+    sizes = {product.weight.name or "": product.size for product in products}
+    better = msgspec.structs.replace(
+        rule, bits=sensitive.bits, block=sensitive.block, symmetric=sensitive.bits == 8, sensitive=None
+    )
+    return dict.fromkeys(most_sensitive(found, sizes, sensitive.share), better)
+
+
+def _check_shared(shared: dict[str, list[Product]], rule_of: Callable[[Product], AnyRule | None]) -> None:
+    """Nodes that read one weight must quantize it alike; a table that is looked up cannot have columns' scales."""
+    for readers in shared.values():
+        found = [rule_of(product) for product in readers]
+        kinds = {
+            (type(rule), rule.bits, rule.block, rule.symmetric) if isinstance(rule, WeightOnly) else (type(rule),)
+            for rule in found
+        }
+        if len(kinds) > 1:
+            names = " and ".join(repr(product.name) for product in readers)
+            raise RecipeError(f"nodes {names} share one weight, but the recipe's rules quantize it differently")
+        if len(readers) > 1 and isinstance(found[0], W8A8):
+            names = " and ".join(repr(product.name) for product in readers)
+            raise RecipeError(f"nodes {names} share one weight, which method w8a8 cannot do; use weight_only for both")

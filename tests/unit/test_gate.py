@@ -1,0 +1,195 @@
+"""The gate's arithmetic: what is compared, what is too far, and what the manifest says of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from rich.console import Console
+
+from quantize.gate import Expected, Heard, compare_graphs, compare_texts, exceeded, record, render
+from quantize.graph import save_graph
+from quantize.recipe import Bounds
+from runtime.artifact import (
+    Artifact,
+    ErrorRate,
+    FallbackNode,
+    Gate,
+    GraphQuantization,
+    Quantization,
+    open_artifact,
+)
+from runtime.engine import Probe, Timings
+from runtime.evaluation import Utterance
+from runtime.transcriber import Segment, TokenCounts, Transcript
+from tests.conftest import ARTIFACT
+
+BOUNDS = Bounds({"encoder": 0.1, "*": 0.2}, identical=0.9, error_rate=0.01)
+NAN = float("nan")
+
+
+def rate(parent: float, quantized: float, language: str = "English") -> ErrorRate:
+    return ErrorRate(language, "words", 4, parent, quantized)
+
+
+@pytest.mark.parametrize(
+    ("errors", "identical", "rates", "found"),
+    [
+        ({"encoder": 0.1, "decoder": 0.2}, 0.9, [rate(0.25, 0.25)], []),
+        ({"encoder": 0.0}, None, [], []),
+        ({}, 1.0, [rate(0.5, 0.1)], []),  # better is allowed
+        ({"encoder": 0.11}, 1.0, [], ["relative error of the encoder is 0.1100, more than 0.1"]),
+        ({"decoder": 0.21}, 1.0, [], ["relative error of the decoder is 0.2100, more than 0.2"]),
+        ({"encoder": NAN}, 1.0, [], ["relative error of the encoder is nan, more than 0.1"]),
+        ({"encoder": float("inf")}, 1.0, [], ["relative error of the encoder is inf, more than 0.1"]),
+        ({}, 0.89, [], ["89.0% of the utterances have the parent's tokens, fewer than 90.0%"]),
+        ({}, NAN, [], ["nan% of the utterances have the parent's tokens, fewer than 90.0%"]),
+        (
+            {},
+            1.0,
+            [rate(0.0, 0.005), rate(0.02, 0.04, "Russian")],
+            ["error rate in Russian rose from 2.00% to 4.00%, more than 1 points"],
+        ),
+        ({}, 1.0, [rate(0.0, NAN)], ["error rate in English rose from 0.00% to nan%, more than 1 points"]),
+        ({}, 1.0, [rate(NAN, 0.0)], ["error rate in English rose from nan% to 0.00%, more than 1 points"]),
+    ],
+)
+def test_every_bound_is_asked(
+    errors: dict[str, float], identical: float | None, rates: list[ErrorRate], found: list[str]
+) -> None:
+    assert exceeded(BOUNDS, errors, identical, rates) == found
+
+
+def test_all_that_is_too_far_is_named() -> None:
+    found = exceeded(BOUNDS, {"encoder": 1, "decoder": 1}, 0, [rate(0, 1), rate(0, 1, "Russian")])
+    assert len(found) == 5
+
+
+def heard(*said: tuple[str, str, str, list[list[int]]]) -> Heard:
+    """Language, reference, text, and the tokens of each segment."""
+    utterances, transcripts = [], []
+    for language, reference, text, tokens in said:
+        utterances.append(Utterance(Path("a.wav"), reference, language))
+        segments = [Segment(0.0, 1.0, text, language, 1.0, "stop", each) for each in tokens]
+        transcripts.append(
+            Transcript(text, language, 1.0, segments, Timings(), TokenCounts(1, 1, 1), "model", "cpu", {})
+        )
+    return Heard(utterances, transcripts)
+
+
+def test_texts_are_compared_by_token_and_by_language() -> None:
+    parent = heard(
+        ("English", "red green blue white", "red green blue white", [[1, 2]]),
+        ("English", "cats dogs birds fish", "cats dogs birds", [[3], [4]]),
+        ("Russian", "раз два", "раз два", [[5, 6]]),
+        ("Chinese", "一二三四", "一二三四", [[7]]),
+    )
+    child = heard(
+        ("English", "red green blue white", "red green blue white", [[1, 9]]),  # other tokens, the same text
+        ("English", "cats dogs birds fish", "cats dogs", [[3, 4]]),  # cut elsewhere
+        ("Russian", "раз два", "раз", [[5]]),
+        ("Chinese", "一二三四", "一二三四", [[7]]),
+    )
+    identical, rates = compare_texts(parent, child)
+    assert identical == 0.25
+    assert rates == [
+        ErrorRate("Chinese", "characters", 1, 0.0, 0.0),
+        ErrorRate("English", "words", 2, 0.125, 0.25),
+        ErrorRate("Russian", "words", 1, 0.0, 0.5),
+    ]
+    assert compare_texts(parent, parent)[0] == 1.0
+    with pytest.raises(ValueError, match="zip"):
+        compare_texts(parent, heard(("English", "one", "one", [[1]])))
+
+
+def artifact(folder: Path, text: str, role: str = "decoder") -> Artifact:
+    """An artifact of one graph, without anything else that artifacts have."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> tiny {text}')
+    spec = save_graph(ir.from_proto(proto), folder / "m.onnx")
+    return Artifact(folder, msgspec.structs.replace(open_artifact(ARTIFACT).manifest, graphs={role: spec}))
+
+
+def expect(x: Any, y: Any, choice: str | None = "y", role: str = "decoder") -> Expected:
+    probe = Probe(role, {"x": np.array(x, np.float32)}, ["y"], choice)
+    return Expected(probe, {"y": np.array(y, np.float32)})
+
+
+def test_graphs_are_compared_over_all_probes(tmp_path: Path) -> None:
+    """The error is that of all outputs together, so that a quiet one does not count for much; choices are counted."""
+    made = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Identity(x) }")
+    probes = [expect([[3.0, 0.0], [0.0, 4.0]], [[3.0, 0.0], [0.0, 4.5]]), expect([[0.0, 1.0]], [[1.0, 0.0]])]
+    errors, same = compare_graphs(made, probes)
+    assert errors == {"decoder": pytest.approx((2.25 / (9 + 4.5**2 + 1)) ** 0.5)}
+    assert same == pytest.approx(2 / 3)
+    exact = [expect([[1.0, 2.0]], [[1.0, 2.0]], choice=None)]
+    assert compare_graphs(made, exact) == ({"decoder": 0.0}, None)
+
+
+def test_a_graph_that_gives_no_numbers_keeps_no_bound(tmp_path: Path) -> None:
+    made = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Log(x) }", role="encoder")
+    errors, _ = compare_graphs(made, [expect([[-1.0, 1.0]], [[0.0, 0.0]], None, "encoder")])
+    assert np.isnan(errors["encoder"])
+    assert len(exceeded(BOUNDS, errors, None, [])) == 1
+
+
+def test_a_cache_in_half_precision_takes_the_parents_probe(tmp_path: Path) -> None:
+    made = artifact(tmp_path, "(float16[M, 2] x) => (float[M, 2] y) { y = Cast<to = 1>(x) }")
+    assert compare_graphs(made, [expect([[1.0, 2.0]], [[1.0, 2.0]])]) == ({"decoder": 0.0}, 1.0)
+
+
+def gate(errors: dict[str, float], *, force: bool) -> Gate:
+    texts = (4, 0.95, [rate(0.01, 0.015)])
+    return record("4 utterances", BOUNDS, errors, 0.99, texts, (2_000, 1_000), force=force)
+
+
+def test_what_the_manifest_records() -> None:
+    kept = gate({"encoder": 0.0123456789}, force=True)
+    assert kept == Gate(
+        evaluation="4 utterances",
+        relative_error={"encoder": 0.012346},
+        same_choices=0.99,
+        utterances=4,
+        identical=0.95,
+        error_rates=[rate(0.01, 0.015)],
+        parent_bytes=2_000,
+        bytes=1_000,
+        exceeded=[],
+        forced=False,  # there was nothing to force
+    )
+    refused = gate({"encoder": 0.3}, force=False)
+    assert (len(refused.exceeded), refused.forced) == (1, False)
+    forced = gate({"encoder": 0.3}, force=True)
+    assert (forced.exceeded, forced.forced) == (refused.exceeded, True)
+    alone = record("graphs alone", BOUNDS, {"encoder": 0.01}, None, None, (2, 1), force=False)
+    assert (alone.utterances, alone.identical, alone.error_rates, alone.exceeded) == (0, None, [], [])
+
+
+def quantization(found: Gate) -> Quantization:
+    summary = GraphQuantization({"w8a8": 3, "float32": 1}, 2, [FallbackNode("/a/MatMul", 0.07)])
+    return Quantization("own", {}, "0" * 64, "bundled samples", {"encoder": summary}, found)
+
+
+def test_the_table_shows_all_of_it() -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(render(quantization(gate({"encoder": 0.0123, "decoder": 0.3}, force=True))))
+    rows = {cells[0]: cells[1:] for line in shown.getvalue().splitlines() if (cells := line.strip("│").split("│"))[1:]}
+    found = {key.strip(): [cell.strip() for cell in cells] for key, cells in rows.items()}
+    assert "evaluated on 4 utterances" in shown.getvalue()
+    for key, cells in {
+        "size": ["0.0 MB", "0.0 MB"],
+        "encoder: nodes": ["float32", "3 w8a8"],
+        "encoder: inputs smoothed": ["", "2"],
+        "encoder: fell back to weight-only": ["", "1"],
+        "encoder: relative error": ["", "0.0123"],
+        "decoder: relative error": ["", "0.3000"],
+        "same choice, on the parent's text": ["", "99.0%"],
+        "identical utterances": ["", "95.0% of 4"],
+        "English, words wrong of 4 utterances": ["1.00%", "1.50%"],
+    }.items():
+        assert found[key] == cells

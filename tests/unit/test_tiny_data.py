@@ -1,0 +1,136 @@
+"""The bundled evaluation set and the folders of recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from quantize.errors import OutputError
+from runtime import Transcriber
+from tests.conftest import DATA
+from tests.tiny import evaluate, samples
+from tests.tiny.__main__ import PHASES, TRAIN_SEED, app
+from tests.tiny.dataset import BLOCK, Item, block_seeds
+from tests.tiny.evaluate import error_rate
+from tests.tiny.ogg import with_serial
+from tests.tiny.samples import write_evaluation, write_folder
+from tests.tiny.sentences import LANGUAGES
+from tests.tiny.synth import UNHEARD
+
+EVALUATION = DATA / "evaluation"
+KEYS = {"file", "language", "text", "context", "voice"}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    index: list[dict[str, Any]] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    return index
+
+
+def test_the_evaluation_set_is_what_it_says() -> None:
+    index = read(EVALUATION)
+    assert {path.name for path in EVALUATION.iterdir()} == {"index.json", *(entry["file"] for entry in index)}
+    assert sum(path.stat().st_size for path in EVALUATION.iterdir()) < 1.2e6
+    assert all(entry.keys() == KEYS and entry["context"] == "" for entry in index)
+    assert [entry["language"] for entry in index] == [name for name in LANGUAGES.values() for _ in range(20)]
+    assert len({entry["text"] for entry in index}) == len(index)
+    unheard = [e["voice"].split("+")[1] == UNHEARD[e["file"][:2]] for e in index]
+    assert sum(unheard) == 20
+    joined = [sum(entry["text"].count(mark) for mark in ".?!。？！") > 1 for entry in index]
+    assert 10 <= sum(joined) <= 20
+    for entry in index:
+        about = soundfile.info(EVALUATION / entry["file"])
+        assert (about.format, about.subtype, about.samplerate, about.channels) == ("OGG", "VORBIS", 16_000, 1)
+        assert 0.5 < about.duration <= 8
+
+
+def test_no_seed_is_shared_with_training() -> None:
+    trained = {TRAIN_SEED}
+    for phase in PHASES:
+        trained |= {phase.seed, *block_seeds(phase.seed, -(-phase.utterances // BLOCK))}
+    measured = [samples.SEED, samples.EVALUATION_SEED]
+    for seed in (evaluate.MAIN_SEED, evaluate.CONTEXT_SEED):
+        measured += block_seeds(seed, 1)
+    assert len(set(measured)) == len(measured)
+    assert not trained & set(measured)
+
+
+def test_the_evaluation_set_is_reproducible(tmp_path: Path) -> None:
+    """To the byte, though libsndfile draws a number for every Ogg stream."""
+    for name in ("a", "b"):
+        write_evaluation(tmp_path / name, each=1)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["en-01.ogg", "index.json", "ru-01.ogg", "zh-01.ogg"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert read(tmp_path / "a")[1]["voice"] == f"ru+{UNHEARD['ru']}"
+
+
+def test_a_serial_number_is_all_that_changes(tmp_path: Path) -> None:
+    """With the number that libsndfile drew, its own bytes come out, checksums included."""
+    path = tmp_path / "noise.ogg"
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 40_000)
+    soundfile.write(path, noise, 16_000, format="OGG", subtype="VORBIS")
+    stream = path.read_bytes()
+    assert stream.count(b"OggS") > 2
+    assert with_serial(stream, int.from_bytes(stream[14:18], "little")) == stream
+    before = soundfile.read(path)[0]
+    path.write_bytes(with_serial(stream, 7))
+    np.testing.assert_array_equal(soundfile.read(path)[0], before)
+    with pytest.raises(ValueError, match="no Ogg page at byte 0"):
+        with_serial(b"RIFF", 7)
+
+
+def test_a_folder_holds_the_clips_as_they_are(tmp_path: Path) -> None:
+    """Below the step of 16 bits, too: the quietest clips of the held-out set are there."""
+    rng = np.random.default_rng(3)
+    clips = [rng.uniform(-level, level, 8_000).astype(np.float32) for level in (1.0, 1e-5)]
+    items = [
+        Item("ru", "Свет.", "Имена: Анна.", [], "ru+Annie", 0, 8_000, [], []),
+        Item("zh", "你好。", "", [], "cmn-latn-pinyin+m1", 0, 8_000, [], []),
+    ]
+    out = tmp_path / "new" / "folder"
+    write_folder(items, clips, out)
+    index = read(out)
+    assert [entry["file"] for entry in index] == ["ru-001.wav", "zh-002.wav"]
+    assert index[0] == {
+        "file": "ru-001.wav",
+        "language": "Russian",
+        "text": "Свет.",
+        "context": "Имена: Анна.",
+        "voice": "ru+Annie",
+    }
+    for entry, clip in zip(index, clips, strict=True):
+        np.testing.assert_array_equal(soundfile.read(out / entry["file"], dtype="float32")[0], clip)
+    with pytest.raises(OutputError, match="exists already"):
+        write_folder(items, clips, out)
+
+
+def test_held_out_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "UTTERANCES", 3)
+    monkeypatch.setattr(evaluate, "CONTEXT_UTTERANCES", 3)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["held-out", "--out", str(out), "--work", str(tmp_path)])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    made = evaluate.held_out(tmp_path / "evaluation")
+    assert [entry["text"] for entry in read(out)] == [item.text for item in made.items]
+    np.testing.assert_array_equal(soundfile.read(out / "zh-003.wav", dtype="float32")[0], made.clips[2])
+    again = CliRunner().invoke(app, ["held-out", "--out", str(out), "--work", str(tmp_path)])
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_small_model_understands_the_evaluation_set(transcriber: Transcriber) -> None:
+    """The coding costs nothing: a rate like that of the card, which is of uncompressed clips."""
+    index = read(EVALUATION)
+    found = [transcriber.transcribe(EVALUATION / entry["file"]).text for entry in index]
+    for code, name in LANGUAGES.items():
+        rows = [row for row, entry in enumerate(index) if entry["language"] == name]
+        assert error_rate(code, [index[row]["text"] for row in rows], [found[row] for row in rows]) <= 0.03
