@@ -33,6 +33,8 @@ install-check:
 	$(PYTHON) -m venv build/plain
 	build/plain/bin/python -m pip install --quiet --constraint constraints.txt .
 	! build/plain/bin/python -m pip list 2>/dev/null | grep -iE '^(torch|transformers|onnx|onnxscript|onnx-ir) '
+	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.speech import evaluation_folder; \
+		assert len(shipped()) == 6 and (evaluation_folder() / 'index.json').is_file()"
 	cd build/plain && test "$$(bin/python -m runtime transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
 
 # The tests and the small checkpoint's training data speak with espeak-ng, a system package.
@@ -50,7 +52,7 @@ random-0.6b random-1.7b: random-%: $(STAMP)
 	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/qwen3-asr-$*-random
 	$(BIN)/python -m export qwen3-asr-$* --checkpoint build/checkpoints/qwen3-asr-$*-random --out build/artifacts/qwen3-asr-$*-random
 
-# Every figure and the picture of docs/quantization.md (about forty minutes).
+# Every figure and the picture of docs/quantization.md (about half an hour, 25 GB of disk).
 benchmark: $(STAMP) espeak
 	$(BIN)/python -m tests.benchmarks
 

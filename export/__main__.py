@@ -13,6 +13,7 @@ import typer
 
 from export.checkpoints import CHECKPOINTS, locate
 from export.errors import CheckpointNotFoundError
+from quantize.output import refuse_existing
 from quantize.recipe import Recipe, load_recipe, shipped
 from quantize.report import Report, peak_memory
 from runtime.errors import AsrError, OptionError
@@ -65,6 +66,8 @@ def main(
         chosen = _recipe(recipe, int8=int8, int4=int4, reduce_range=reduce_range)
         if chosen is None and (calibration or eval or force):
             raise OptionError("--calibration, --eval and --force are for quantization; give a recipe too")
+        target = out or Path("artifacts") / (f"{name}-{chosen.name}" if chosen else name)
+        refuse_existing(target)  # before gigabytes are downloaded
         folder = locate(known, checkpoint, revision)
         # These import torch: seconds that a wrong name need not cost.
         from export.package import export_artifact, export_quantized
@@ -72,10 +75,9 @@ def main(
 
         with Report() as report:
             if chosen is None:
-                artifact = export_artifact(known, folder, out or Path("artifacts") / name, report)
+                artifact = export_artifact(known, folder, target, report)
             else:
                 plan = Plan(chosen, calibration, eval, force)
-                target = out or Path("artifacts") / f"{name}-{chosen.name}"
                 artifact = export_quantized(known, folder, plan, target, report)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)

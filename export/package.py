@@ -6,11 +6,13 @@ import gc
 import importlib.metadata
 from pathlib import Path
 
+import onnxruntime
+
 from export.checkpoints import Checkpoint, CheckpointFolder
 from export.families import load_family
 from quantize.errors import OutputError
 from quantize.output import appearing, hash_files, refuse_existing, scratch
-from quantize.package import Plan, quantize_artifact
+from quantize.package import Plan, find_audio, quantize_artifact
 from quantize.report import Report
 from runtime.artifact import (
     MANIFEST,
@@ -24,7 +26,7 @@ from runtime.artifact import (
 )
 from runtime.version import __version__
 
-TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "onnxruntime-genai")
+TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime-genai")
 
 
 def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path, report: Report) -> Artifact:
@@ -62,7 +64,8 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
             front_end=family.front_end,
             parameters=family.parameters,
             parity=parity,
-            tools={"asr-deploy": __version__} | {name: importlib.metadata.version(name) for name in TOOLS},
+            tools={"asr-deploy": __version__, "onnxruntime": onnxruntime.__version__}
+            | {name: importlib.metadata.version(name) for name in TOOLS},
         )
         (work / MANIFEST).write_bytes(encode_manifest(manifest))
         open_artifact(work)  # what a reader will check must hold before anybody sees the folder
@@ -88,6 +91,7 @@ def export_quantized(
         Whatever :func:`export_artifact` and :func:`quantize.package.quantize_artifact` raise.
     """
     refuse_existing(out)
+    find_audio(plan, checkpoint.name)  # what is wrong with it must not wait for the export
     with scratch(out) as work:
         inner = work / checkpoint.name
         try:

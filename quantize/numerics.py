@@ -1,7 +1,8 @@
 """Quantizers in numpy: how weights and activations are rounded, and the same computation simulated in floats.
 
-The graphs compute with exactly these integers, so what is simulated here is what the kernels give, up to the order of
-their sums (tests hold both together).
+Integer products in the graphs compute with exactly these integers, so what is simulated here is what they give, up to
+the order of their sums; weight-only kernels also round activations inside, which is left out (tests hold both
+together).
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ def scratch(out: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise
+        if error.filename and not Path(error.filename).is_relative_to(work):
+            raise OutputError(f"{error.filename}: {os.strerror(error.errno)}") from error
         raise OutputError(f"{out}: cannot be written ({os.strerror(error.errno)})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

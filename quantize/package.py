@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import onnxruntime
 
 from quantize import gate
 from quantize.calibration import Calibration, Inputs
@@ -37,20 +37,18 @@ from runtime.artifact import (
 )
 from runtime.audio import load_audio
 from runtime.engine import Engine, EngineOptions, Probe, SegmentOptions, Timings
-from runtime.evaluation import Utterance, check_packages, load_utterances, recognize
+from runtime.evaluation import AUDIO_SUFFIXES, Utterance, check_packages, load_utterances, recognize
 from runtime.families import make_engine
 from runtime.transcriber import Transcriber
 from runtime.version import __version__
 
 Floats = npt.NDArray[np.float32]
 
-TOOLS = ("onnx-ir", "onnxruntime")
 #: Clips that are calibrated with, and clips on which graphs are compared: more change the third digit.
 CALIBRATION_CLIPS, PROBE_CLIPS = 6, 3
 # Text tokens decoded of each of them: enough rows of text beside those of audio, and no more, since a model with
 # random weights never stops.
 _TOKENS = 16
-_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aiff", ".aif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ class _Reference:
     heard: Heard | None
 
 
-def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *, name: str | None = None) -> Artifact:
+def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -> Artifact:
     """Quantize ``parent`` by ``plan`` as the folder ``out``.
 
     Args:
@@ -88,7 +86,6 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *
         plan: what is asked for.
         out: the new folder, which must not exist.
         report: is told the steps, and shown the gate's table.
-        name: the new model's name; the parent's with the recipe's by default.
 
     Raises:
         OutputError: ``out`` exists or cannot be written.
@@ -103,12 +100,9 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *
         raise QuantizationError(
             f"{parent.path}: is quantized already ({manifest.quantization.recipe}); quantize its float32 parent"
         )
-    if plan.calibration and not recipe.calibrates:
-        raise RecipeError(f"recipe {recipe.name!r} measures no activations; leave --calibration out")
     rules = _assign(parent, recipe)
-    utterances, evaluation = _evaluation(parent, plan)
-    clips = _calibration_clips(plan) if recipe.calibrates else []
-    report.expect(1 + 2 * len(rules) + 4 + bool(utterances))
+    clips, utterances = find_audio(plan, manifest.name)
+    report.expect(3 + 2 * len(rules) + 2 * bool(utterances))
     with appearing(out) as work:
         reference = _run_parent(parent, clips, utterances, report)
         results: dict[str, Rewritten] = {}
@@ -122,13 +116,12 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *
         _copy_rest(parent, work)
         child = msgspec.structs.replace(
             manifest,
-            name=name or f"{manifest.name}-{recipe.name}",
+            name=f"{manifest.name}-{recipe.name}",
             graphs={role: results[role].spec for role in manifest.graphs},
             files=hash_files(work, report),
             parity={},
             tools=manifest.tools
-            | {"asr-deploy": __version__}
-            | {tool: importlib.metadata.version(tool) for tool in TOOLS},
+            | {"asr-deploy": __version__, "onnx-ir": ir.__version__, "onnxruntime": onnxruntime.__version__},
         )
         made = Artifact(work, child)
         with report.step("comparing the graphs with the parent's"):
@@ -140,8 +133,15 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report, *
             parent=sha256_file(parent.path / MANIFEST),
             calibration=_described(plan.calibration) if recipe.calibrates else None,
             graphs={role: result.summary for role, result in results.items()},
+            before=manifest.quantization,
             gate=gate.record(
-                evaluation, recipe.bounds, errors, same, texts, (parent.size, made.size), force=plan.force
+                _evaluated_on(plan, utterances),
+                recipe.bounds,
+                errors,
+                same,
+                texts,
+                (parent.size, made.size),
+                force=plan.force,
             ),
         )
         report.console.print(gate.render(quantization))
@@ -159,6 +159,8 @@ def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
             f"recipe {recipe.name!r}: bounds.relative_error names {', '.join(sorted(unknown))}, "
             f"but the graphs are {', '.join(parent.manifest.graphs)}"
         )
+    if unbound := [role for role in parent.manifest.graphs if math.isinf(recipe.bounds.relative(role))]:
+        raise RecipeError(f"recipe {recipe.name!r}: bounds.relative_error has none for {', '.join(unbound)}, nor for *")
     everything = any(isinstance(rule, Float16) for rule in recipe.rules)
     nodes: list[tuple[str, str, str]] = []
     for role in parent.manifest.graphs:
@@ -171,19 +173,26 @@ def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
     return chosen
 
 
-def _evaluation(parent: Artifact, plan: Plan) -> tuple[list[Utterance], str]:
-    """The gate's utterances, and what they are in words."""
-    folder = plan.evaluation
-    if folder is None:
-        if not parent.manifest.name.startswith(tuple(EVALUATED)):
-            return [], "graphs alone: no evaluation audio was given"
-        folder = evaluation_folder()
+def find_audio(plan: Plan, model: str) -> tuple[list[Path], list[Utterance]]:
+    """Clips to calibrate with, and the gate's utterances. What is wrong with them is found before the work begins.
+
+    Raises:
+        RecipeError, CalibrationError and the evaluation's errors.
+    """
+    if plan.calibration and not plan.recipe.calibrates:
+        raise RecipeError(f"recipe {plan.recipe.name!r} measures no activations; leave --calibration out")
+    clips = _calibration_clips(plan) if plan.recipe.calibrates else []
+    bundled = any(model == name or model.startswith(f"{name}-") for name in EVALUATED)
+    if plan.evaluation is None and not bundled:
+        return clips, []
     check_packages()
-    utterances = load_utterances(folder)
-    return (
-        utterances,
-        f"{len(utterances)} utterances of {'the bundled set' if plan.evaluation is None else folder.name}",
-    )
+    return clips, load_utterances(plan.evaluation or evaluation_folder())
+
+
+def _evaluated_on(plan: Plan, utterances: list[Utterance]) -> str:
+    if not utterances:
+        return "graphs alone: no evaluation audio was given"
+    return f"{len(utterances)} utterances of {plan.evaluation.name if plan.evaluation else 'the bundled set'}"
 
 
 def _described(folder: Path | None) -> str:
@@ -197,7 +206,9 @@ def _calibration_clips(plan: Plan) -> list[Path]:
         found = sorted(
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+            if path.suffix.lower() in AUDIO_SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         )
     except OSError as error:
         raise CalibrationError(f"{folder}: the calibration audio cannot be read ({error.strerror})") from None
@@ -206,7 +217,7 @@ def _calibration_clips(plan: Plan) -> list[Path]:
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder of calibration audio")
     if not found:
-        raise CalibrationError(f"{folder}: holds no audio ({', '.join(sorted(_SUFFIXES))}) to calibrate with")
+        raise CalibrationError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}) to calibrate with")
     places = np.linspace(0, len(found) - 1, min(CALIBRATION_CLIPS, len(found))).astype(int)
     return [found[place] for place in places]
 

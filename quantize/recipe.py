@@ -77,7 +77,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
 
 
 class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
-    """Weights of ``bits`` in blocks along the inner axis, one scale a block; activations stay floats."""
+    """Weights of ``bits`` in blocks along the inner axis, one scale a block; activations are floats between nodes."""
 
     bits: Bits
     block: Block

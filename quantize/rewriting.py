@@ -19,11 +19,12 @@ from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
 from quantize.sensitivity import most_sensitive, sensitivities
 from quantize.sites import find_sites
-from quantize.smoothing import Smoothed, product_error, smooth
+from quantize.smoothing import product_error, smooth
 from runtime.artifact import FallbackNode, GraphQuantization, GraphSpec
 from runtime.engine import Probe
 
 _SEED = 20
+_HALF = "float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,6 @@ class Rewritten:
 
     spec: GraphSpec
     summary: GraphQuantization
-    smoothed: list[Smoothed]
 
 
 def rewrite(
@@ -74,57 +74,70 @@ def rewrite(
     for wide in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
         alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
         more_bits |= _more_bits(path, wide, alike, weights, probe, progress)
+    stems = _stem_inputs(products, rule_of)
     rounding = w8a8.ActivationRounding(graph)
-    # What the first convolutions of stems read: products of patches come apart by element.
-    patched = [
-        product.x
-        for product in products
-        if product.operator == "Conv"
-        and isinstance(rule_of(product), W8A8)
-        and not any(isinstance(rule_of(other), W8A8) and _feeds(other, product) for other in products)
-    ]
     counts: Counter[str] = Counter()
     fallbacks: list[FallbackNode] = []
     for readers in shared.values():
-        rule = rule_of(readers[0])
-        if isinstance(rule, W8A8):
-            read = inputs[readers[0].x.name or ""]
-            kept_float = readers[0].operator == "Conv" and len(read.channel_peak) <= w8a8.FLOAT_PATCH
-            error, norm = (
-                (0.0, 1.0) if kept_float else product_error(readers[0], rule, read, weights.matrix(readers[0]))
-            )
-            relative = (error / max(norm, 1e-30)) ** 0.5
-            if not relative <= rule.error_bound:  # also when it is NaN
-                fallbacks.extend(FallbackNode(node=p.name, error=round(relative, 4)) for p in readers)
-                rule = WeightOnly(graph=rule.graph, bits=rule.fallback.bits, block=rule.fallback.block, symmetric=True)
-            else:
-                for product in readers:
-                    w8a8.quantize(graph, rounding, product, weights, reduce_range=rule.reduce_range)
-                counts["float32 patches" if kept_float else "w8a8"] += len(readers)
-        if isinstance(rule, WeightOnly):
-            squares = [inputs[name].mean_square for p in readers if (name := p.x.name or "") in inputs]
-            importance = np.mean(squares, 0) if squares and readers[0].operator != "Conv" else None
-            weight_only.quantize(
-                graph, readers, weights, rule.bits, rule.block, symmetric=rule.symmetric, importance=importance
-            )
-            counts[f"{rule.bits} bits, blocks of {rule.block}"] += len(readers)
-        if rule is None or isinstance(rule, Keep | Float16):
-            for product in weights.scaled(readers[:1]):
-                weights.write_back(product)
-            if not isinstance(rule, Float16):
-                counts["float32"] += len(readers)
+        what, fallen = _apply(graph, rounding, readers, rule_of(readers[0]), weights, inputs)
+        counts[what] += 0 if what == _HALF else len(readers)  # these are counted when all nodes are converted
+        fallbacks += fallen
         progress()
     w8a8.cancel_transposes(graph)
-    for x in patched:
+    for x in stems:
         graph.sort()
         per_element.wrap(graph, x, f"{x.name}/each")
     halved = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
-    if halved:
-        counts["float16"] += halved
+    counts[_HALF] += halved
     drop_unused_initializers(graph)
     spec = save_graph(model, out / path.name)
-    summary = GraphQuantization(nodes=dict(sorted(counts.items())), smoothed=len(smoothed), fallbacks=fallbacks)
-    return Rewritten(spec, summary, smoothed)
+    summary = GraphQuantization(
+        nodes={what: count for what, count in sorted(counts.items()) if count},
+        smoothed=len(smoothed),
+        fallbacks=fallbacks,
+    )
+    return Rewritten(spec, summary)
+
+
+def _apply(
+    graph: ir.Graph,
+    rounding: w8a8.ActivationRounding,
+    readers: list[Product],
+    rule: AnyRule | None,
+    weights: Weights,
+    inputs: dict[str, Inputs],
+) -> tuple[str, list[FallbackNode]]:
+    """Quantize the nodes that read one weight; says what became of them, and which fell back from their rule."""
+    fallen: list[FallbackNode] = []
+    if isinstance(rule, W8A8):
+        read = inputs[readers[0].x.name or ""]
+        kept_float = readers[0].operator == "Conv" and len(read.channel_peak) <= w8a8.FLOAT_PATCH
+        error, norm = (0.0, 1.0)
+        if not kept_float:
+            error, norm = product_error(readers[0], rule, read, weights.matrix(readers[0]))
+        relative = (error / max(norm, 1e-30)) ** 0.5
+        if relative <= rule.error_bound:
+            for product in readers:
+                w8a8.quantize(graph, rounding, product, weights, reduce_range=rule.reduce_range)
+            return "float32 patches" if kept_float else "w8a8", []
+        fallen = [FallbackNode(node=product.name, error=round(relative, 4)) for product in readers]  # also if it is NaN
+        rule = WeightOnly(graph=rule.graph, bits=rule.fallback.bits, block=rule.fallback.block, symmetric=True)
+    if isinstance(rule, WeightOnly):
+        squares = [inputs[name].mean_square for product in readers if (name := product.x.name or "") in inputs]
+        importance = np.mean(squares, 0) if squares and readers[0].operator != "Conv" else None
+        weight_only.quantize(
+            graph, readers, weights, rule.bits, rule.block, symmetric=rule.symmetric, importance=importance
+        )
+        return f"{rule.bits} bits, blocks of {rule.block}", fallen
+    for product in weights.scaled(readers[:1]):
+        weights.write_back(product)
+    return _HALF if isinstance(rule, Float16) else "float32", []
+
+
+def _stem_inputs(products: list[Product], rule_of: Callable[[Product], AnyRule | None]) -> list[ir.Value]:
+    """What the first of convolutions in a row read: their products of patches come apart by element."""
+    patched = [p for p in products if p.operator == "Conv" and isinstance(rule_of(p), W8A8)]
+    return [product.x for product in patched if not any(_feeds(other, product) for other in patched)]
 
 
 def _feeds(first: Product, second: Product) -> bool:
@@ -160,7 +173,9 @@ def _check_shared(shared: dict[str, list[Product]], rule_of: Callable[[Product],
     for readers in shared.values():
         found = [rule_of(product) for product in readers]
         kinds = {
-            (type(rule), rule.bits, rule.block, rule.symmetric) if isinstance(rule, WeightOnly) else (type(rule),)
+            (type(rule), rule.bits, rule.block, rule.symmetric)
+            if isinstance(rule, WeightOnly)
+            else (Keep if rule is None else type(rule),)
             for rule in found
         }
         if len(kinds) > 1:

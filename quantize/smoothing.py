@@ -9,6 +9,7 @@ tried with the very quantizer that the products will get.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from quantize.numerics import quantize_blocks, quantize_columns
 from quantize.products import Product, Weights
 from quantize.recipe import W8A8, AnyRule, WeightOnly
 from quantize.sites import Site
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,6 +102,7 @@ def smooth(
         for product in site.products:
             weights.scale_rows(product, scale)
         inputs[site.x.name or ""].divide(scale)
+        log.debug("%s", smoothed)
         done.append(smoothed)
     return done
 

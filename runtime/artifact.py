@@ -123,7 +123,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an artifact was made from its parent: recipe with all its settings, results, and the gate's findings.
 
-    ``parent`` is the sha256 of the parent's manifest.
+    ``parent`` is the sha256 of the parent's manifest, and ``before`` how that one was made, if it was quantized too.
     """
 
     recipe: str
@@ -132,17 +132,23 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str | None
     graphs: dict[str, GraphQuantization]
     gate: Gate
+    before: Quantization | None = None
 
     @property
     def integer_products(self) -> bool:
-        """Whether u8×s8 products run, whose 8-bit weights need VNNI on x86."""
-        return any("w8a8" in graph.nodes for graph in self.graphs.values())
+        """Whether u8×s8 products run."""
+        return any("w8a8" in graph.nodes for graph in self.graphs.values()) or bool(
+            self.before and self.before.integer_products
+        )
 
     @property
-    def reduced_range(self) -> bool:
-        """Whether their weights have 7 bits, which need no VNNI."""
+    def needs_vnni(self) -> bool:
+        """Whether such products have 8-bit weights: those can saturate on x86 without VNNI, 7-bit ones cannot."""
         rules = [rule for rule in self.settings.get("rules", []) if rule.get("method") == "w8a8"]
-        return bool(rules) and all(rule.get("reduce_range") for rule in rules)
+        own = any("w8a8" in graph.nodes for graph in self.graphs.values())
+        return (own and not all(rule.get("reduce_range") for rule in rules)) or bool(
+            self.before and self.before.needs_vnni
+        )
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -333,6 +339,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
+        Path(temporary).chmod(0o644)  # a temporary file is its owner's alone
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def _quantization_lines(quantization: Quantization) -> dict[str, str]:
             parts.append(f"{len(graph.fallbacks)} fell back to weight-only")
         lines[f"{role} nodes"] = ", ".join(parts)
     errors = [f"{role} {error:.4f}" for role, error in gate.relative_error.items()]
-    lines["relative error"] = f"{', '.join(errors)} of the float32 outputs"
+    lines["relative error"] = f"{', '.join(errors)} of the parent's outputs"
     lines["evaluated on"] = gate.evaluation
     if gate.identical is not None:
         lines["identical"] = f"{gate.identical:.1%} of the utterances have the parent's tokens"
@@ -58,7 +58,7 @@ def _quantization_lines(quantization: Quantization) -> dict[str, str]:
         lines[f"{rate.language} {rate.unit}"] = f"{rate.quantized:.2%} wrong, the parent {rate.parent:.2%}"
     if gate.exceeded:
         lines["forced"] = f"kept although {'; '.join(gate.exceeded)}"
-    if quantization.integer_products and not quantization.reduced_range:
+    if quantization.needs_vnni:
         warning = _SATURATES.get(lacks_vnni())
         if warning:
             lines["warning"] = warning

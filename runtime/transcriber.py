@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import onnxruntime
 
 from runtime import audio
 from runtime.artifact import Artifact, open_artifact
+from runtime.cpu import lacks_vnni
 from runtime.decoding.autoregressive import FinishReason
 from runtime.engine import EngineOptions, SegmentOptions, Timings
 from runtime.errors import OptionError
@@ -23,6 +25,8 @@ from runtime.families import make_engine
 from runtime.providers import parse_provider
 from runtime.segmentation import cut_points, join_texts
 from runtime.version import __version__
+
+log = logging.getLogger(__name__)
 
 AudioSource = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any]
 
@@ -78,6 +82,13 @@ class Transcriber:
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         began = time.perf_counter()
         self.artifact = artifact
+        quantization = artifact.manifest.quantization
+        if quantization and quantization.needs_vnni and lacks_vnni():
+            log.warning(
+                "%s: this processor has no VNNI, and the model's 8-bit products can saturate on it; "
+                "quantize with --reduce-range",
+                artifact.path,
+            )
         self._engine = make_engine(artifact, options)
         self._provider = options.provider.name
         self.capabilities = self._engine.capabilities

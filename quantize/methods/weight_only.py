@@ -1,4 +1,4 @@
-"""Weights of 8 or 4 bits in blocks along the inner axis; activations stay floats.
+"""Weights of 8 or 4 bits in blocks along the inner axis; activations are floats between nodes.
 
 ``MatMul`` and ``Gemm`` become ``MatMulNBits``, a ``Gather`` becomes ``GatherBlockQuantized``; a table that is both
 looked up and multiplied with (tied embeddings) is stored once for both. A ``Conv`` keeps its operator: ONNX Runtime has

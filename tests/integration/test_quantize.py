@@ -241,7 +241,7 @@ def test_seven_bits_for_processors_without_vnni(desk: Desk, quantized: Callable[
         assert len(stored) > 4
         assert max(int(np.abs(each).max()) for each in stored) == largest
         assert quantization(folder).integer_products
-        assert quantization(folder).reduced_range == (largest == 63)
+        assert quantization(folder).needs_vnni == (largest == 127)
         said = CliRunner().invoke(runtime.__main__.app, ["info", str(folder)])
         assert ("7-bit weights in integer products" in said.stdout) == (largest == 63)
 

@@ -88,7 +88,7 @@ def test_a_quantized_model_is_described() -> None:
     assert found["quantization"] == "int8"
     assert found["size"] == "7.0 MB"
     assert found["encoder nodes"] == "1 float32 patches, 29 w8a8, 10 inputs smoothed, 1 fell back to weight-only"
-    assert found["relative error"] == "encoder 0.0123, decoder 0.0321 of the float32 outputs"
+    assert found["relative error"] == "encoder 0.0123, decoder 0.0321 of the parent's outputs"
     assert found["evaluated on"] == "6 utterances of the bundled set"
     assert found["identical"] == "87.5% of the utterances have the parent's tokens"
     assert found["English words"] == "2.50% wrong, the parent 1.00%"

@@ -1,0 +1,82 @@
+"""The published figures are those that were measured: page and picture are made from the results alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.artifact import open_artifact
+from runtime.engine import EngineOptions, SegmentOptions
+from runtime.families import make_engine
+from tests.benchmarks import report
+from tests.benchmarks.per_tensor import per_tensor
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    """Written again from ``quantization.json`` it is the same to the letter: no figure was put in by hand."""
+    for name in (report.RESULTS, report.PAGE):
+        shutil.copy(DOCS / name, tmp_path)
+    report.write(tmp_path)
+    assert (tmp_path / report.PAGE).read_text(encoding="utf-8") == (DOCS / report.PAGE).read_text(encoding="utf-8")
+    picture = (tmp_path / report.PICTURE).read_text(encoding="utf-8")
+    results = json.loads((DOCS / report.RESULTS).read_text())["speed"]["results"]
+    for recipe, row in results.items():
+        assert f">{recipe}<" in picture or "encode" not in row
+
+
+def test_the_published_results_reach_what_was_asked_for() -> None:
+    """Bounds on what was measured and stored, not on this machine's speed."""
+    known = {part: value["results"] for part, value in json.loads((DOCS / report.RESULTS).read_text()).items()}
+    floats = known["accuracy"]["small"]["float32"]["rates"]
+    for model, rows in known["accuracy"].items():
+        for recipe, most, least in (("int8", 0.002, 0.98), ("q8", 0.002, 0.98), ("mixed", 0.005, 0), ("int4", 0.01, 0)):
+            assert all(rows[recipe]["rates"][name] - rate <= most for name, rate in floats.items()), (model, recipe)
+            assert rows[recipe]["identical"] >= least, (model, recipe)
+    failed = known["accuracy"]["twin"]["per-tensor"]["rates"]
+    assert all(failed[name] > rate + 0.03 for name, rate in floats.items())
+    speed = known["speed"]
+    assert speed["q8"]["prefill"] / speed["int8"]["prefill"] >= 2.3
+    assert speed["float32"]["encode"] / speed["int8"]["encode"] >= 2
+    assert speed["int8"]["step"] <= speed["q8"]["step"]
+    for recipe, most in (("int8", 860e6), ("int4", 580e6), ("int4-small", 490e6)):
+        assert speed[recipe]["bytes"] <= most
+    assert speed["int4"]["resident_bytes"] <= 1.0e9
+    assert all(row["quantize_seconds"] <= 180 for name, row in speed.items() if name != "float32")
+    assert all(row["quantize_peak_bytes"] <= 8e9 for name, row in speed.items() if name != "float32")
+    assert known["large"]["int4"]["bytes"] <= 1.4e9
+    assert known["large"]["int4"]["resident_bytes"] <= 2.2e9
+
+
+def test_a_page_without_marks_is_not_touched(tmp_path: Path) -> None:
+    shutil.copy(DOCS / report.RESULTS, tmp_path)
+    (tmp_path / report.PAGE).write_text("a page", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no marks"):
+        report.write(tmp_path)
+    assert (tmp_path / report.PAGE).read_text(encoding="utf-8") == "a page"
+
+
+def test_parts_are_stored_beside_one_another(tmp_path: Path) -> None:
+    report.store(tmp_path, "speed", {"int8": {"bytes": 1}})
+    report.store(tmp_path, "large", {"int4": {"bytes": 2}})
+    known = json.loads((tmp_path / report.RESULTS).read_text())
+    assert set(known) == {"speed", "large"}
+    assert known["speed"]["results"] == {"int8": {"bytes": 1}}
+    assert "onnxruntime" in known["speed"]["versions"]
+
+
+@pytest.mark.slow
+def test_one_scale_a_tensor_rounds_all_rows_alike(float_artifact: Path, tmp_path: Path) -> None:
+    """What recipes are compared with is a working model, and worse than int8."""
+    parent = open_artifact(float_artifact)
+    made = per_tensor(parent, tmp_path / "per-tensor")
+    samples = np.random.default_rng(1).standard_normal(32_000).astype(np.float32) * 0.1
+    rows = [make_engine(each, EngineOptions()).probes(samples, [], SegmentOptions())[-1] for each in (parent, made)]
+    exact, found = (probe.feeds["audio_embeds"] for probe in rows)
+    assert 0.002 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.3
