@@ -51,6 +51,9 @@ def transcribe(
         int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the cores this process may use]")] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Segments of a long file that are decoded together: faster, for more memory.")
+    ] = 1,
 ) -> None:
     """Turn audio files into text on standard output.
 
@@ -60,7 +63,8 @@ def transcribe(
         transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
         transcriber.resolve_language(language)
         failed = sum(
-            not _transcribe_one(transcriber, file, files, language, context, format, channel) for file in files
+            not _transcribe_one(transcriber, file, files, language, context, format, channel, max_batch)
+            for file in files
         )
     except AsrError as error:
         _fail(error)
@@ -81,12 +85,15 @@ def _transcribe_one(
     context: str,
     format: OutputFormat,
     channel: int | None,
+    max_batch: int,
 ) -> bool:
     """Print one file's transcript, or on standard error why there is none; False then."""
     try:
         with _progress(file) as progress:
             source = _standard_input() if file == "-" else file
-            transcript = transcriber.transcribe(source, language, context, channel=channel, progress=progress)
+            transcript = transcriber.transcribe(
+                source, language, context, channel=channel, max_batch=max_batch, progress=progress
+            )
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         return False

@@ -60,7 +60,7 @@ class CausalDecoder:
         self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
         self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
         self._capacity = self._rows = 0
-        self._buffers: list[ort.OrtValue] = []
+        self._buffers: list[npt.NDArray[Any]] = []
         self._step: _Binding | None = None
 
     def empty_past(self, rows: int = 1) -> dict[str, npt.NDArray[Any]]:
@@ -78,7 +78,7 @@ class CausalDecoder:
         shape = (rows, self.kv_heads, capacity, self.head_dim)
         self._step = None
         self._buffers = []  # let go of the old ones before the new are made
-        self._buffers = [ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_dtype)) for _ in self._kv_names]
+        self._buffers = [np.zeros(shape, self._kv_dtype) for _ in self._kv_names]
         self._rows, self._capacity = rows, capacity
         self._lengths = np.zeros(rows, np.int64)
         self._tokens = np.zeros((rows, 1), np.int64)
@@ -91,7 +91,7 @@ class CausalDecoder:
             self._logits,
         )
 
-    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats) -> _Binding:
+    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice = slice(None)) -> _Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
         inputs = {"input_ids": ids, "attention_mask": mask, "audio_embeds": audio, "num_logits_to_keep": keep}
         made = _Binding(self._session)
@@ -99,7 +99,9 @@ class CausalDecoder:
             made.bind(name, None, ort.OrtValue.ortvalue_from_numpy(array))
         made.bind(None, "logits", ort.OrtValue.ortvalue_from_numpy(logits))
         for name, buffer in zip(self._kv_names, self._buffers, strict=True):
-            made.bind(name, name.replace("past_key_values", "present"), buffer)
+            # A slice of whole rows is contiguous, so the graph writes into the shared buffer itself.
+            value = ort.OrtValue.ortvalue_from_numpy(buffer[rows])
+            made.bind(name, name.replace("past_key_values", "present"), value)
         return made
 
     def prefill(self, prompts: list[list[int]], audio_embeds: Floats, budget: int, *, all_rows: bool = False) -> Floats:
@@ -133,12 +135,46 @@ class CausalDecoder:
         self._mask[:] = np.arange(self._capacity) < lengths[:, None]
         return logits
 
-    def step(self, tokens: list[int]) -> Floats:
-        """Append one token to every row; returns logits [rows, vocab], valid until the next call."""
-        if self._step is None or int(self._lengths.max()) >= self._capacity:
-            raise ValueError("no room for another position: prefill with a larger budget")
-        self._tokens[:, 0] = tokens
-        self._mask[np.arange(self._rows), self._lengths] = 1
-        self._lengths += 1
+    def open_rows(self, rows: int, positions: int) -> None:
+        """Make room for ``rows`` × ``positions``, all of them idle; earlier contents are forgotten."""
+        self._reserve(rows, positions)
+        self._lengths[:] = 0
+        self._mask[:] = 0
+        self._mask[:, 0] = 1  # an idle row steps too: it must have a position to write to, and it is overwritten later
+
+    def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats:
+        """Start one row while the others wait; returns the logits [vocab] of its first token.
+
+        Raises:
+            ValueError: as many audio rows as placeholders are needed, or the prompt is longer than the row.
+        """
+        if prompt.count(self._audio_id) != len(audio_embeds):
+            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompt's placeholders")
+        if len(prompt) > self._capacity:
+            raise ValueError(f"a prompt of {len(prompt)} does not fit a row of {self._capacity} positions")
+        logits = np.empty((1, 1, self.vocab_size), np.float32)
+        audio = np.ascontiguousarray(audio_embeds, np.float32)
+        ids = np.array([prompt], np.int64)
+        self._binding(ids, np.ones_like(ids), audio, logits, slice(row, row + 1)).run()
+        self._lengths[row] = len(prompt)
+        self._mask[row] = np.arange(self._capacity) < len(prompt)
+        first: Floats = logits[0, 0]
+        return first
+
+    def step_rows(self, tokens: dict[int, int]) -> Floats:
+        """Append a token to each row of ``tokens``; returns logits [rows, vocab], valid until the next call.
+
+        Rows that are not named stay as they are, and their logits are meaningless.
+        """
+        rows = list(tokens)
+        if self._step is None or int(self._lengths[rows].max()) >= self._capacity:
+            raise ValueError("no room for another position: open or prefill with a larger budget")
+        self._tokens[rows, 0] = list(tokens.values())
+        self._mask[rows, self._lengths[rows]] = 1
+        self._lengths[rows] += 1
         self._step.run()
         return self._logits[:, 0]
+
+    def step(self, tokens: list[int]) -> Floats:
+        """Append one token to every row; returns logits [rows, vocab], valid until the next call."""
+        return self.step_rows(dict(enumerate(tokens)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -93,6 +93,11 @@ class Engine(Protocol):
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""
+
+    def transcribe_many(
+        self, segments: Sequence[Floats], options: SegmentOptions, timings: Timings, rows: int
+    ) -> Iterator[tuple[int, SegmentResult]]:
+        """The same of many segments, ``rows`` of them decoded together: (place in ``segments``, result) as they end."""
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
         """The inputs of every graph when ``samples`` are transcribed as ``tokens``, whatever the model would say.

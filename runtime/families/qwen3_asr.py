@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.decoder import CausalDecoder
-from runtime.decoding.autoregressive import Hypothesis, greedy
+from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
 from runtime.engine import Capabilities, EngineOptions, Probe, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
-from runtime.features.log_mel import LogMelConfig, log_mel
+from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.session import make_session
 
 Floats = npt.NDArray[np.float32]
@@ -137,6 +137,52 @@ class Qwen3AsrEngine:
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """See :class:`runtime.engine.Engine`."""
+        ((_, result),) = self.transcribe_many([samples], options, timings, 1)
+        return result
+
+    def transcribe_many(
+        self, segments: Sequence[Floats], options: SegmentOptions, timings: Timings, rows: int
+    ) -> Iterator[tuple[int, SegmentResult]]:
+        """See :class:`runtime.engine.Engine`. A segment is encoded when a row is free for it, and not before."""
+        jobs: dict[int, Job] = {}
+
+        def encoded() -> Iterator[Job]:
+            for place, samples in enumerate(segments):
+                jobs[place] = self._job(samples, options, timings)
+                yield jobs[place]
+
+        # Room for the longest: its audio may take all of a prompt but the text that does not depend on it.
+        longest = max(map(len, segments))
+        most_audio = self.audio_tokens(longest)
+        prompt = len(self.prompt_ids(0, options.context, options.language)) + most_audio
+        room = self.parameters.context_length - prompt
+        self._check_room(prompt, room, options)
+        positions = prompt + min(room, self._budget(longest, options))
+        ended = greedy_rows(
+            self._decoder,
+            encoded(),
+            min(rows, len(segments)),
+            positions,
+            self.parameters.stop_ids,
+            ignore_stop=options.ignore_stop,
+            measure=timings.measure,
+        )
+        for place, hypothesis in ended:
+            yield place, self._result(jobs.pop(place), hypothesis, options)
+
+    def _budget(self, samples: int, options: SegmentOptions) -> int:
+        """Most text tokens of a segment of so many samples."""
+        seconds = samples / self.sample_rate
+        return options.max_new_tokens or _TOKENS_AT_LEAST + math.ceil(seconds * _TOKENS_PER_SECOND)
+
+    def _check_room(self, prompt: int, room: int, options: SegmentOptions) -> None:
+        if room < 1 or (options.max_new_tokens and room < options.max_new_tokens):
+            raise OptionError(
+                f"the prompt takes {prompt} of the {self.parameters.context_length} positions this model was "
+                "exported with; give a shorter context"
+            )
+
+    def _job(self, samples: Floats, options: SegmentOptions, timings: Timings) -> Job:
         with timings.measure("features"):
             features = log_mel(samples, self._front_end)
         with timings.measure("encode"):
@@ -145,15 +191,9 @@ class Qwen3AsrEngine:
         if prompt.count(self.parameters.audio_pad_id) != len(audio):
             raise OptionError("the context contains <|audio_pad|>, which marks where the audio goes; leave it out")
         room = self.parameters.context_length - len(prompt)
-        budget = options.max_new_tokens or _TOKENS_AT_LEAST + math.ceil(
-            len(samples) / self.sample_rate * _TOKENS_PER_SECOND
-        )
-        if room < 1 or (options.max_new_tokens and room < budget):
-            raise OptionError(
-                f"the prompt takes {len(prompt)} of the {self.parameters.context_length} positions this model was "
-                "exported with; give a shorter context"
-            )
-        hypothesis = self.decode(prompt, audio, min(budget, room), timings, ignore_stop=options.ignore_stop)
+        return Job(prompt, audio, min(room, self._budget(len(samples), options)))
+
+    def _result(self, job: Job, hypothesis: Hypothesis, options: SegmentOptions) -> SegmentResult:
         decoded = self._tokenizer.decode(hypothesis.tokens, skip_special_tokens=True)
         if hypothesis.finish_reason != "stop":
             decoded = decoded.rstrip("\ufffd")  # a character that was cut between its bytes
@@ -166,9 +206,14 @@ class Qwen3AsrEngine:
             tokens=hypothesis.tokens,
             confidence=hypothesis.confidence,
             finish_reason=hypothesis.finish_reason,
-            audio_tokens=len(audio),
-            prompt_tokens=len(prompt),
+            audio_tokens=len(job.audio),
+            prompt_tokens=len(job.prompt),
         )
+
+    def audio_tokens(self, samples: int) -> int:
+        """Rows that the encoder gives for so many samples."""
+        frames = frame_count(samples, self._front_end)
+        return audio_token_count(frames, self.parameters.chunk_frames, self.parameters.chunk_tokens)
 
     def encode(self, features: Floats) -> Floats:
         """Features [mels, frames] → audio rows [tokens, hidden].
@@ -227,18 +272,3 @@ class Qwen3AsrEngine:
             "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
         }
         return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
-
-    def decode(
-        self, prompt: list[int], audio: Floats, budget: int, timings: Timings, *, ignore_stop: bool = False
-    ) -> Hypothesis:
-        """Greedy decoding of one prompt with its audio rows."""
-        with timings.measure("prefill"):
-            logits = self._decoder.prefill([prompt], audio, budget)[0, 0]
-        with timings.measure("decode"):
-            return greedy(
-                logits,
-                lambda token: self._decoder.step([token])[0],
-                self.parameters.stop_ids,
-                budget,
-                ignore_stop=ignore_stop,
-            )

@@ -110,6 +110,7 @@ def test_context_decides_the_spelling() -> None:
         (["en-1.wav", "--provider", "directml"], "provider 'directml' is not available"),
         (["en-1.wav", "--channel", "5"], "has no channel 5"),
         (["en-1.wav", "--threads", "0"], "threads must be at least 1"),
+        (["en-1.wav", "--max-batch", "0"], "max_batch must be at least 1"),
         (["en-1.wav", "--format", "xml"], "'xml'"),
         (["en-1.wav", "--context", "word " * 9000], "give a shorter context"),
         (["en-1.wav", "--context", "<|audio_pad|>"], "the context contains <|audio_pad|>"),

@@ -225,3 +225,25 @@ def test_paths_are_only_read(transcriber: Transcriber, tmp_path: Path) -> None:
     path.write_bytes((DATA / "en-1.wav").read_bytes())
     transcriber.transcribe(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+def test_segments_decoded_together_are_what_they_are_alone(
+    opened: str, speech: Floats, request: pytest.FixtureRequest
+) -> None:
+    """Token for token, with fewer rows than segments, as many, and more; the engine is used for others in between."""
+    transcriber: Transcriber = request.getfixturevalue(opened)
+    audio = np.concatenate([speech, np.zeros(RATE, np.float32), speech[::-1]])
+    alone = transcriber.transcribe(audio, sample_rate=RATE)
+    assert len(alone.segments) >= 6
+    for rows in (2, len(alone.segments), 20):
+        told: list[tuple[float, float]] = []
+        together = transcriber.transcribe(
+            audio, sample_rate=RATE, max_batch=rows, progress=lambda *times, told=told: told.append(times)
+        )
+        done = [seconds for seconds, _ in told]
+        assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
+        assert together.text == alone.text
+        assert together.tokens == alone.tokens
+        assert done == sorted(done)
+        assert done[-1] == pytest.approx(alone.duration, abs=1e-3)
