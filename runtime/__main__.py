@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from runtime.artifact import open_artifact, write_atomically
-from runtime.description import describe
+from runtime.description import describe, describe_machine
 from runtime.errors import AsrError, AudioNotFoundError, OptionError
 from runtime.evaluation import check_packages, load_utterances, recognize, summarize
 from runtime.transcriber import Transcriber, Transcript, default_model
@@ -118,6 +118,12 @@ def info(
         typer.echo(msgspec.json.encode(artifact.manifest))
     else:
         typer.echo(describe(artifact.manifest, artifact.size))
+
+
+@app.command()
+def providers() -> None:
+    """List the execution providers that this machine's onnxruntime has, and how to get the others."""
+    typer.echo(describe_machine())
 
 
 @app.command()

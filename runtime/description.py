@@ -1,9 +1,15 @@
-"""What ``info`` says about a model."""
+"""What ``info`` says about a model, and ``providers`` about a machine."""
 
 from __future__ import annotations
 
+import platform
+
+import onnxruntime
+
 from runtime.artifact import Manifest, Quantization
 from runtime.cpu import lacks_vnni
+from runtime.providers import describe_providers
+from runtime.session import usable_cores
 
 _SATURATES = {
     True: "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range for it",
@@ -34,6 +40,25 @@ def describe(manifest: Manifest, size: int) -> str:
     if manifest.quantization:
         lines |= _quantization_lines(manifest.quantization)
     lines["made with"] = ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+
+_VNNI = {
+    False: "8-bit products cannot saturate",
+    True: "without VNNI: 8-bit products can saturate",
+    None: "VNNI unknown",
+}
+
+
+def describe_machine() -> str:
+    """What ``providers`` prints: the processor, then each execution provider, and how to get those that are absent."""
+    lines = {
+        "machine": f"{platform.system()} {platform.machine()}, {usable_cores()} cores for this process",
+        "8 bits": _VNNI[lacks_vnni()],
+        "onnxruntime": onnxruntime.__version__,
+    }
+    lines |= {name: "available" if here else f"not here: {how}" for name, here, how in describe_providers()}
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
 

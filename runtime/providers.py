@@ -43,6 +43,12 @@ def available_providers() -> list[str]:
     return [name for name, (execution_provider, _) in _PROVIDERS.items() if execution_provider in have]
 
 
+def describe_providers() -> list[tuple[str, bool, str]]:
+    """Every provider that can be asked for: its short name, whether it is here, and how to get it where it is not."""
+    have = available_providers()
+    return [(name, name in have, how) for name, (_, how) in _PROVIDERS.items()]
+
+
 def parse_provider(text: str) -> ProviderSpec:
     """Parse ``NAME`` or ``NAME:key=value,…`` and check that the provider is there.
 

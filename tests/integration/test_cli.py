@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 from runtime import Transcriber
 from runtime.__main__ import app
 from runtime.errors import OptionError
+from runtime.providers import available_providers
 from runtime.segmentation import join_texts
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
@@ -137,6 +139,18 @@ def test_a_manifest_of_a_newer_schema(tmp_path: Path) -> None:
         result = run(*command)
         assert result.exit_code == 2
         assert "schema version 7 is newer than 1, the newest this runtime reads; update asr-deploy" in result.stderr
+
+
+def test_providers_says_what_is_here_and_how_to_get_the_rest() -> None:
+    result = run("providers")
+    assert (result.exit_code, result.stderr) == (0, "")
+    said = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith("8 bits"))
+    assert said["cpu"] == "available"
+    assert said["onnxruntime"] == ort.__version__
+    assert said["machine"].endswith("cores for this process")
+    for name, how in (("directml", "pip install onnxruntime-directml"), ("cuda", "pip install onnxruntime-gpu")):
+        assert (said[name] == "available") == (name in available_providers())
+        assert said[name] == "available" or how in said[name]
 
 
 def test_info() -> None:
