@@ -52,7 +52,7 @@ def transcribe(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. [default: the cores this process may use]")] = None,
     max_batch: Annotated[
-        int, typer.Option(help="Segments of a long file that are decoded together: faster, for more memory.")
+        int, typer.Option(min=1, help="Segments of a long file that are decoded together: faster, for more memory.")
     ] = 1,
 ) -> None:
     """Turn audio files into text on standard output.
@@ -122,7 +122,10 @@ def info(
 
 @app.command()
 def providers() -> None:
-    """List the execution providers that this machine's onnxruntime has, and how to get the others."""
+    """List the execution providers that this onnxruntime was built with, and how to get the others.
+
+    Whether one becomes active also depends on its drivers: `transcribe --provider NAME` fails if it does not.
+    """
     typer.echo(describe_machine())
 
 

@@ -76,10 +76,10 @@ class CausalDecoder:
             raise ValueError(f"{positions} positions are more than the {self._context_length} of the graph")
         capacity = min(-(-positions // _GRANULE) * _GRANULE, self._context_length)
         shape = (rows, self.kv_heads, capacity, self.head_dim)
-        self._step = None
-        self._buffers = []  # let go of the old ones before the new are made
+        # Let go of the old ones before the new are made, and know of none if these do not fit into memory.
+        self._step, self._rows, self._capacity = None, 0, 0
+        self._buffers = []
         self._buffers = [np.zeros(shape, self._kv_dtype) for _ in self._kv_names]
-        self._rows, self._capacity = rows, capacity
         self._lengths = np.zeros(rows, np.int64)
         self._tokens = np.zeros((rows, 1), np.int64)
         self._mask = np.zeros((rows, capacity), np.int64)
@@ -90,6 +90,7 @@ class CausalDecoder:
             np.zeros((0, self.hidden_size), np.float32),
             self._logits,
         )
+        self._rows, self._capacity = rows, capacity
 
     def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice = slice(None)) -> _Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
@@ -139,6 +140,7 @@ class CausalDecoder:
         """Make room for ``rows`` × ``positions``, all of them idle; earlier contents are forgotten."""
         self._reserve(rows, positions)
         self._lengths[:] = 0
+        self._tokens[:] = 0
         self._mask[:] = 0
         self._mask[:, 0] = 1  # an idle row steps too: it must have a position to write to, and it is overwritten later
 

@@ -58,7 +58,7 @@ def describe_machine() -> str:
         "8 bits": _VNNI[lacks_vnni()],
         "onnxruntime": onnxruntime.__version__,
     }
-    lines |= {name: "available" if here else f"not here: {how}" for name, here, how in describe_providers()}
+    lines |= {name: "in this onnxruntime" if here else f"not here: {how}" for name, here, how in describe_providers()}
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
 

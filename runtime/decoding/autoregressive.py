@@ -92,6 +92,7 @@ def greedy_rows(
     positions: int,
     stop_ids: Collection[int],
     *,
+    never: Collection[int] = (),
     ignore_stop: bool = False,
     measure: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Iterator[tuple[int, Hypothesis]]:
@@ -103,6 +104,7 @@ def greedy_rows(
         rows: most texts at a time. A step costs two to three times as much for eight rows as for one.
         positions: room of each row, for prompt and text.
         stop_ids: ids that end a text.
+        never: ids that no text may contain, such as placeholders that the decoder would take for something else.
         ignore_stop: decode exactly each job's budget.
         measure: called with ``prefill`` and ``decode`` around what takes time.
 
@@ -110,7 +112,7 @@ def greedy_rows(
         The place of a job in ``jobs`` and its hypothesis, in the order in which texts end.
     """
     decoder.open_rows(rows, positions)
-    waiting = enumerate(jobs)
+    waiting, forbidden = enumerate(jobs), list(never)
     free = list(reversed(range(rows)))
     texts: dict[int, tuple[int, _Text]] = {}
     tokens: dict[int, int] = {}
@@ -119,7 +121,9 @@ def greedy_rows(
             place, job = following
             text = _Text(stop_ids, job.budget, ignore_stop=ignore_stop)
             with measure("prefill"):
-                token = text.take(decoder.prefill_row(free[-1], job.prompt, job.audio))
+                first = decoder.prefill_row(free[-1], job.prompt, job.audio)
+            first[forbidden] = -np.inf
+            token = text.take(first)
             if token is None:
                 yield place, text.hypothesis()
                 continue
@@ -129,6 +133,7 @@ def greedy_rows(
             return
         with measure("decode"):
             logits = decoder.step_rows(tokens)
+            logits[:, forbidden] = -np.inf
             ended = []
             for row in list(tokens):
                 token = texts[row][1].take(logits[row])

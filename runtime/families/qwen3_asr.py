@@ -164,6 +164,7 @@ class Qwen3AsrEngine:
             min(rows, len(segments)),
             positions,
             self.parameters.stop_ids,
+            never=[self.parameters.audio_pad_id],
             ignore_stop=options.ignore_stop,
             measure=timings.measure,
         )

@@ -107,3 +107,18 @@ def test_a_processor_without_vnni_is_warned_of(
 def test_written_files_are_for_everybody_to_read(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.json", json.dumps({}).encode())
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_engine_outlives_buffers_that_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = Transcriber.from_artifact(ARTIFACT)
+    before = transcriber.transcribe(DATA / "en-1.wav").text
+    decoder: Any = transcriber._engine._decoder  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.decoder.np.zeros", _no_memory)
+        with pytest.raises(MemoryError):
+            decoder.open_rows(3, 200)
+    assert transcriber.transcribe(DATA / "en-1.wav").text == before
+
+
+def _no_memory(*_: Any) -> Any:
+    raise MemoryError

@@ -154,3 +154,11 @@ def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
     assert ended == [1, 2, 3, 4, 0]
     assert scripts.opened == (2, 30)
     assert scripts.steps == [2, 2, 2, 2, 1, 1]  # both rows work as long as there is work for two
+
+
+def test_what_no_text_may_contain_is_passed_over() -> None:
+    """The next most probable token comes in its place, at the first position and later."""
+    scripts = Scripts([[5, 1, 5, STOP]])
+    ((_, result),) = greedy_rows(scripts, [Job([0], NO_AUDIO, 10)], 1, 20, {STOP}, never=[5])
+    assert result.tokens == [0, 1, 0]
+    assert scripts.fed[0] == [0, 1, 0]
