@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantize.numerics import ACTIVATION_STEPS, TINY
+from quantize.numerics import round_rows
 from quantize.products import Product
 
 Floats = npt.NDArray[np.float32]
@@ -67,11 +67,7 @@ class Inputs:
 
     def rounded(self, scale: Floats | float = 1.0) -> Floats:
         """The sample's rows divided by ``scale`` [K] and rounded to 8 bits with one scale a row."""
-        rows = self.rows / scale
-        peaks = self.peaks if np.isscalar(scale) else np.abs(rows).max(-1, keepdims=True)
-        peaks = np.maximum(peaks, TINY)
-        rounded: Floats = np.rint(rows / peaks * ACTIVATION_STEPS) * (peaks / ACTIVATION_STEPS)
-        return rounded
+        return round_rows(self.rows / scale, self.peaks if np.isscalar(scale) else None)
 
 
 class Calibration:

@@ -50,10 +50,13 @@ def quantize_columns(weight: Floats, *, reduce_range: bool = False) -> Columns:
     return Columns(np.rint(weight / scales).astype(np.int8), scales)
 
 
-def round_rows(x: Floats) -> Floats:
-    """Activations [..., K] as the graph sees them after quantizing each row to 8 bits."""
-    peak: Floats = np.maximum(np.abs(x).max(-1, keepdims=True), TINY)
-    rounded: Floats = np.rint(x / peak * ACTIVATION_STEPS) * (peak / ACTIVATION_STEPS)
+def round_rows(x: Floats, peaks: Floats | None = None) -> Floats:
+    """Activations [..., K] as the graph sees them after rounding each row to 8 bits.
+
+    ``peaks`` [..., 1] are the magnitudes that span the steps, each row's own by default.
+    """
+    span: Floats = np.maximum(np.abs(x).max(-1, keepdims=True) if peaks is None else peaks, TINY)
+    rounded: Floats = np.rint(x / span * ACTIVATION_STEPS) * (span / ACTIVATION_STEPS)
     return rounded
 
 
@@ -72,11 +75,16 @@ class Blocks:
     block: int
     inner: int
 
+    @property
+    def levels(self) -> npt.NDArray[np.uint8]:
+        """``values`` with one level a byte, [N, blocks, block]."""
+        if self.bits == 8:
+            return self.values
+        return np.stack([self.values & 15, self.values >> 4], -1).reshape(*self.values.shape[:2], self.block)
+
     def dequantized(self) -> Floats:
         """The matrix [K, N] that these blocks stand for."""
-        levels = self.values
-        if self.bits == 4:
-            levels = np.stack([levels & 15, levels >> 4], -1).reshape(*levels.shape[:2], self.block)
+        levels = self.levels
         zero = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None].astype(np.float32)
         floats = (levels.astype(np.float32) - zero) * self.scales[..., None]
         return floats.reshape(len(floats), -1)[:, : self.inner].T

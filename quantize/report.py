@@ -21,8 +21,8 @@ class Report:
     files; a finished step leaves a line with its duration, in a pipe too.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

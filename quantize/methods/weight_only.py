@@ -8,7 +8,6 @@ no convolution over blocks, so its weights are stored small and become floats on
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantize.errors import RecipeError
@@ -126,7 +125,7 @@ def _rank(ids: ir.Value) -> int:
 def _convolve(edit: Editor, product: Product, blocks: Blocks) -> None:
     """``Conv`` over ``(values - zero) · scale``: constants alone, which ONNX Runtime folds at load."""
     height, width = product.kernel
-    floats = edit.node("Cast", [edit.constant("values", _levels(blocks))], to=ir.DataType.FLOAT)
+    floats = edit.node("Cast", [edit.constant("values", blocks.levels)], to=ir.DataType.FLOAT)
     middle = np.float32(2 ** (blocks.bits - 1))
     zeros = np.full_like(blocks.scales, middle) if blocks.zeros is None else blocks.zeros.astype(np.float32)
     shifted = edit.node("Sub", [floats, edit.constant("zeros", zeros[..., None])])
@@ -139,10 +138,3 @@ def _convolve(edit: Editor, product: Product, blocks: Blocks) -> None:
     kernel_shape = np.array([outer, height, width, blocks.inner // (height * width)], np.int64)
     kernel = edit.node("Reshape", [rows, edit.constant("kernel", kernel_shape)])
     product.node.replace_input_with(1, edit.node("Transpose", [kernel], perm=[0, 3, 1, 2]))
-
-
-def _levels(blocks: Blocks) -> npt.NDArray[np.uint8]:
-    """One level a byte: this operator has no packed form."""
-    if blocks.bits == 8:
-        return blocks.values
-    return np.stack([blocks.values & 15, blocks.values >> 4], -1).reshape(*blocks.values.shape[:2], blocks.block)
