@@ -427,7 +427,7 @@ def test_evaluate_says_what_fails_while_it_works(tmp_path: Path, monkeypatch: py
 
     command: list[str | Path] = ["evaluate", "--data", DATA, "--limit", "1"]
     with monkeypatch.context() as patched:
-        patched.setattr("runtime.__main__.write_atomically", full)
+        patched.setattr("runtime.cli.common.write_atomically", full)
         result = run(*command, "--hypotheses", tmp_path / "heard.jsonl")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "heard.jsonl: cannot be written (No space left on device)" in result.stderr

@@ -1,0 +1,103 @@
+"""What the commands share: options, errors as one sentence, progress on a terminal, files written whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.artifact import write_atomically
+from runtime.errors import AsrError, OptionError
+from runtime.transcriber import Transcript
+
+BAD_INPUT = 2
+_INTERRUPTED = 130
+
+
+class OutputFormat(StrEnum):
+    """What is written to standard output."""
+
+    txt = "txt"
+    json = "json"
+
+
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="The model's folder. [default: the small model that comes along]")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="Threads. [default: the cores this process may use]")
+]
+ProviderOption = Annotated[str, typer.Option("--provider", help="Execution provider: NAME or NAME:key=value,...")]
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Our errors become one sentence and exit code 2, an interrupt exit code 130; nothing else is caught."""
+    try:
+        yield
+    except AsrError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def warn(transcript: Transcript, file: str) -> None:
+    """Say when a text may be incomplete: a budget that ran out, a loop that was cut."""
+    reasons = {
+        "length": "its token budget ended before the text did",
+        "repetition": "the model repeated itself; the loop was cut",
+    }
+    for segment in transcript.segments:
+        if segment.finish_reason in reasons:
+            typer.echo(
+                f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s: {reasons[segment.finish_reason]}", err=True
+            )
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file or none.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror}); give another file") from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work that :func:`write` could not put a file there.
+
+    Raises:
+        OptionError: it is a folder, or its folder does not exist.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise OptionError(f"{path}: cannot be written; give a file in a folder that exists")
+
+
+@contextmanager
+def progress_bar(name: str, unit: str = "s") -> Iterator[Callable[[float, float], None] | None]:
+    """A bar over what is done of ``name`` on a terminal; nothing in a pipe, nothing for a single step."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} " + unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(Path(name).name, total=0.0, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total, refresh=True)

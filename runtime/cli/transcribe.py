@@ -1,0 +1,91 @@
+"""``transcribe``: audio files to text on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, BinaryIO
+
+import typer
+
+from runtime.cli.common import (
+    BAD_INPUT,
+    ModelOption,
+    OutputFormat,
+    ProviderOption,
+    ThreadsOption,
+    guarded,
+    progress_bar,
+    warn,
+)
+from runtime.errors import AsrError, AudioNotFoundError
+from runtime.transcriber import Transcriber, Transcript
+from runtime.writers import as_json, as_text
+
+
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="Audio files; - is standard input.", metavar="FILE...")],
+    model: ModelOption = None,
+    language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
+    context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
+    format: Annotated[OutputFormat, typer.Option(help="Text, or one line of JSON a file.")] = OutputFormat.txt,
+    provider: ProviderOption = "cpu",
+    channel: Annotated[
+        int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
+    ] = None,
+    threads: ThreadsOption = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Segments of a long file that are decoded together: faster, for more memory.")
+    ] = 1,
+) -> None:
+    """Turn audio files into text on standard output.
+
+    A file that cannot be transcribed is named on standard error and does not stop the others; the exit code is then 2.
+    """
+    with guarded():
+        transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
+        transcriber.resolve_language(language)
+        failed = sum(
+            not _transcribe_one(transcriber, file, files, language, context, format, channel, max_batch)
+            for file in files
+        )
+    if failed:
+        if len(files) > 1:
+            typer.echo(f"error: {failed} of {len(files)} files failed", err=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+def _transcribe_one(
+    transcriber: Transcriber,
+    file: str,
+    files: list[str],
+    language: str,
+    context: str,
+    format: OutputFormat,
+    channel: int | None,
+    max_batch: int,
+) -> bool:
+    """Print one file's transcript, or on standard error why there is none; False then."""
+    try:
+        with progress_bar(file) as progress:
+            source = _standard_input() if file == "-" else file
+            transcript = transcriber.transcribe(
+                source, language, context, channel=channel, max_batch=max_batch, progress=progress
+            )
+    except AsrError as error:
+        typer.echo(f"error: {error}", err=True)
+        return False
+    typer.echo(_render(transcript, file, format, several=len(files) > 1))
+    warn(transcript, file)
+    return True
+
+
+def _render(transcript: Transcript, file: str, format: OutputFormat, *, several: bool) -> str:
+    if format is OutputFormat.json:
+        return as_json(transcript, file=file)
+    return f"{file}: {as_text(transcript)}" if several else as_text(transcript)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise AudioNotFoundError("standard input: is closed")
+    return sys.stdin.buffer
