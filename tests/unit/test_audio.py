@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import sys
 import threading
+import tracemalloc
 import wave
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
-from runtime.audio import from_array, load_audio
+from runtime.audio import BLOCK_SECONDS, from_array, load_audio, open_array, open_audio
 from runtime.errors import (
     AsrError,
     AudioInvalidError,
@@ -253,3 +256,145 @@ def test_every_truncation_of_a_file_decodes_or_is_one_sentence(tmp_path: Path) -
             messages.append(str(error))
     assert messages
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "m4a"])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_blocks_are_short_and_together_the_whole(tmp_path: Path, suffix: str, rate: int) -> None:
+    """Equal to decoding at once: bit for bit at the file's own rate, else up to the rounding of the resampler."""
+    path = tmp_path / f"long.{suffix}"
+    if suffix == "m4a":
+        write_container(path, "aac", 25.0)
+        rate = 48_000
+    else:
+        stereo = np.random.default_rng(3).uniform(-0.5, 0.5, (25 * rate, 2)).astype(np.float32)
+        soundfile.write(path, stereo, rate)
+    with open_audio(path, RATE) as reader:
+        assert reader.duration == pytest.approx(25.0, abs=0.1)
+        blocks = list(reader.blocks())
+        assert not list(reader.blocks())  # once through
+    assert len(blocks) >= 3
+    assert all(0 < len(block) <= 1.1 * BLOCK_SECONDS * RATE and block.dtype == np.float32 for block in blocks)
+    whole = np.concatenate(blocks)
+    assert abs(len(whole) / RATE - 25.0) < 0.1
+    np.testing.assert_array_equal(load_audio(path, RATE), whole)
+    if suffix != "m4a":
+        mono = soundfile.read(path, dtype="float32")[0].mean(axis=1, dtype=np.float32)
+        if rate == RATE:
+            np.testing.assert_array_equal(whole, mono)
+        else:
+            np.testing.assert_allclose(whole, soxr.resample(mono, rate, RATE, quality="HQ"), atol=1e-5)
+
+
+def test_blocks_of_an_array() -> None:
+    """Long arrays are converted piece by piece too."""
+    array = np.broadcast_to(np.int16(16384), (3600 * RATE, 2))  # an hour, in two bytes
+    with open_array(array, RATE, RATE) as reader:
+        assert reader.duration == 3600
+        first = next(reader.blocks())
+        assert len(first) == BLOCK_SECONDS * RATE
+        assert np.all(first == 0.5)
+
+
+def test_a_file_is_decoded_as_it_is_asked_for(tmp_path: Path) -> None:
+    """What is wrong at the end is found at the end."""
+    path = tmp_path / "cut.flac"
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, RATE * 40).astype(np.float32)
+    soundfile.write(path, noise, RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with open_audio(path, RATE) as reader:
+        blocks = reader.blocks()
+        assert len(next(blocks)) == BLOCK_SECONDS * RATE
+        with pytest.raises(AudioInvalidError, match="truncated"):
+            list(blocks)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+def test_a_reader_that_is_left_early_closes_its_file(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"long.{suffix}"
+    if suffix == "m4a":
+        write_container(path, "aac", 15.0)
+    else:
+        soundfile.write(path, tone(RATE, 15.0), RATE)
+    opened = []
+    original = Path.open
+
+    def watched(self: Path, *args: Any, **options: Any) -> Any:
+        opened.append(original(self, *args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(Path, "open", watched)
+    with open_audio(path, RATE) as reader:
+        next(reader.blocks())
+        assert not opened[0].closed
+    assert opened[0].closed
+    assert not list(reader.blocks())
+    with pytest.raises(OptionError, match="no channel 5"):
+        open_audio(path, RATE, channel=5)
+    assert opened[1].closed
+
+
+def test_long_standard_input_is_kept_in_a_file(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(RATE * 600, np.float32), RATE, subtype="FLOAT")  # 38 MB
+
+    class Pipe(io.RawIOBase):
+        """A stream that cannot seek."""
+
+        def __init__(self) -> None:
+            self.file = (tmp_path / "long.wav").open("rb")
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            return self.file.readinto(buffer)
+
+    pipe = Pipe()
+    tracemalloc.start()
+    with open_audio(pipe, RATE) as reader:  # type: ignore[arg-type]
+        seconds = sum(map(len, reader.blocks())) / RATE
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pipe.file.close()
+    assert seconds == 600
+    assert peak < 24_000_000  # the part that may be kept in memory, and a block; the file has 38 MB
+
+
+def test_a_text_stream_is_one_sentence() -> None:
+    with pytest.raises(AudioInvalidError, match="binary mode"):
+        open_audio(io.StringIO("RIFF"), RATE)  # type: ignore[arg-type]
+
+
+def test_less_than_one_sample_at_the_models_rate() -> None:
+    with pytest.raises(AudioInvalidError, match="shorter than one sample"):
+        from_array(np.ones(1, np.float32), 1_000_000, RATE)
+
+
+def test_a_container_without_a_length(tmp_path: Path) -> None:
+    """A live stream's header does not say how long it is."""
+
+    class Live(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.data += bytes(data)
+            return len(data)
+
+    live = Live()
+    with av.open(live, "w", format="webm") as container:
+        stream: Any = container.add_stream("libopus", rate=48_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(tone(48_000, 3.0)[None], format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        for made in av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000).resample(frame):
+            container.mux(stream.encode(made))
+        container.mux(stream.encode(None))
+    with open_audio(io.BytesIO(bytes(live.data)), RATE) as reader:
+        assert reader.duration is None
+        assert abs(sum(map(len, reader.blocks())) / RATE - 3.0) < 0.1

@@ -1,0 +1,25 @@
+"""Audio of any container, rate and channel count as mono float32 at the model's rate, block by block."""
+
+from __future__ import annotations
+
+from runtime.audio.reader import (
+    BLOCK_SECONDS,
+    AudioReader,
+    Floats,
+    Source,
+    from_array,
+    load_audio,
+    open_array,
+    open_audio,
+)
+
+__all__ = [
+    "BLOCK_SECONDS",
+    "AudioReader",
+    "Floats",
+    "Source",
+    "from_array",
+    "load_audio",
+    "open_array",
+    "open_audio",
+]
