@@ -114,7 +114,7 @@ def decoder_rows(model: Qwen3ASRForConditionalGeneration, tokenizer: Tokenizer) 
     for seconds in DECODER_SECONDS:
         mel, mask = features([speech(seconds)], model.config.audio_config.num_mel_bins)
         embeds = model.get_audio_features(mel, mask).pooler_output
-        prompt = _prompt(tokenizer, len(embeds))
+        prompt = reference_prompt(tokenizer, len(embeds))
         logits, tokens = _reference_logits(model, prompt, embeds)
         rows.append(DecoderRow(prompt, embeds.numpy(), tokens, logits))
     return rows
@@ -153,7 +153,7 @@ def check_decoder(rows: list[DecoderRow], graph: Path, audio_id: int) -> Parity:
     return Parity(worst, DECODER_TOLERANCE, cases)
 
 
-def _prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:
+def reference_prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:
     text = (
         "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|>"
         f"{'<|audio_pad|>' * audio_tokens}<|audio_end|><|im_end|>\n<|im_start|>assistant\n"

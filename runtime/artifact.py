@@ -189,6 +189,11 @@ class Artifact(msgspec.Struct, frozen=True):
                 f"{self.path / MANIFEST}: no graph with the role {role!r} (it has {have}); export the model again"
             ) from None
 
+    def role_size(self, role: str) -> int:
+        """Bytes of the graph with ``role``, weights included."""
+        graph = self.manifest.graphs[role]
+        return sum(self.manifest.files[file].size for file in (graph.file, graph.data) if file)
+
     @property
     def size(self) -> int:
         """Bytes of all files the manifest lists."""

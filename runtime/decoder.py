@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +14,21 @@ import onnxruntime as ort
 
 from runtime.artifact import GraphSpec
 
-# Buffers grow in steps of this many positions, so that segments of like length share them.
-_GRANULE = 128
-
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+
+def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Zeros in pages that the system hands out when they are first written to.
+
+    ``np.zeros`` asks for huge pages, and so a row of which a third is used would take all of its memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    try:
+        return np.frombuffer(mmap.mmap(-1, size, **private), dtype).reshape(shape)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes for keys and values") from error
 
 
 class _Binding:
@@ -40,9 +54,10 @@ class _Binding:
 class CausalDecoder:
     """Prefill and step over rows that share one set of buffers.
 
-    Each layer's keys and values live in one array ``[rows, kv_heads, capacity, head_dim]``, bound both as past and as
-    present: the graph writes new positions in place and nothing is ever copied. The inputs of a step are arrays bound
-    once and changed in place, so a step costs no binding.
+    Each layer's keys and values live in one array ``[rows, kv_heads, positions, head_dim]``, bound both as past and as
+    present: the graph writes new positions in place and nothing is ever copied. A prefill is bound to one row of them,
+    a step to the first so many; rows behind those cost nothing. What a step reads lies in arrays that are bound once
+    and changed in place, so that it costs no binding.
 
     Rows may differ in length: prompts are padded on the right, and row sums of the attention mask say how much of each
     row counts.
@@ -50,7 +65,7 @@ class CausalDecoder:
 
     def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, audio_id: int, context_length: int) -> None:
         """``audio_id`` is the placeholder that audio rows replace; ``context_length`` the graph's positions."""
-        self._session, self._audio_id, self._context_length = session, audio_id, context_length
+        self._session, self._audio_id, self.context_length = session, audio_id, context_length
         past = [tensor for tensor in spec.inputs if tensor.name.startswith("past_key_values.")]
         _, heads, _, size = past[0].shape
         logits = next(tensor for tensor in spec.outputs if tensor.name == "logits")
@@ -59,40 +74,53 @@ class CausalDecoder:
         self._kv_dtype = np.dtype(past[0].dtype)
         self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
         self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
-        self._capacity = self._rows = 0
-        self._buffers: list[npt.NDArray[Any]] = []
-        self._step: _Binding | None = None
+        self._close()
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """(rows, positions of each) of the buffers; (0, 0) before they are made."""
+        return len(self._lengths), self._mask.shape[1]
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position's keys and values in all layers."""
+        return len(self._kv_names) * self.kv_heads * self.head_dim * self._kv_dtype.itemsize
 
     def empty_past(self, rows: int = 1) -> dict[str, npt.NDArray[Any]]:
         """Keys and values [rows, kv_heads, 0, head_dim] by input name: what a run without buffers begins with."""
         shape = (rows, self.kv_heads, 0, self.head_dim)
         return {name: np.zeros(shape, self._kv_dtype) for name in self._kv_names}
 
-    def _reserve(self, rows: int, positions: int) -> None:
-        """Make the buffers hold ``rows`` × ``positions``; keeps them when they do."""
-        if rows == self._rows and positions <= self._capacity:
-            return
-        if positions > self._context_length:
-            raise ValueError(f"{positions} positions are more than the {self._context_length} of the graph")
-        capacity = min(-(-positions // _GRANULE) * _GRANULE, self._context_length)
-        shape = (rows, self.kv_heads, capacity, self.head_dim)
-        # Let go of the old ones before the new are made, and know of none if these do not fit into memory.
-        self._step, self._rows, self._capacity = None, 0, 0
-        self._buffers = []
-        self._buffers = [np.zeros(shape, self._kv_dtype) for _ in self._kv_names]
+    def _close(self) -> None:
+        self._steps: dict[int, _Binding] = {}
+        self._buffers: list[npt.NDArray[Any]] = []
+        self._arrange(0, 0)
+
+    def _arrange(self, rows: int, positions: int) -> None:
         self._lengths = np.zeros(rows, np.int64)
         self._tokens = np.zeros((rows, 1), np.int64)
-        self._mask = np.zeros((rows, capacity), np.int64)
+        self._mask = np.zeros((rows, positions), np.int64)
         self._logits = np.zeros((rows, 1, self.vocab_size), np.float32)
-        self._step = self._binding(
-            self._tokens,
-            self._mask,
-            np.zeros((0, self.hidden_size), np.float32),
-            self._logits,
-        )
-        self._rows, self._capacity = rows, capacity
 
-    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice = slice(None)) -> _Binding:
+    def open_rows(self, rows: int, positions: int) -> None:
+        """Make room for exactly ``rows`` × ``positions``; earlier contents are forgotten.
+
+        The buffers are zeros that the system hands out when they are first written to: positions that no text reaches
+        take no memory.
+
+        Raises:
+            ValueError: more positions than the graph has.
+        """
+        if positions > self.context_length:
+            raise ValueError(f"{positions} positions are more than the {self.context_length} of the graph")
+        if (rows, positions) == self.layout:
+            return
+        self._close()  # let go of the old ones before the new are made, and know of none if these do not fit
+        shape = (rows, self.kv_heads, positions, self.head_dim)
+        self._buffers = [_untouched(shape, self._kv_dtype) for _ in self._kv_names]
+        self._arrange(rows, positions)
+
+    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice) -> _Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
         inputs = {"input_ids": ids, "attention_mask": mask, "audio_embeds": audio, "num_logits_to_keep": keep}
         made = _Binding(self._session)
@@ -105,8 +133,13 @@ class CausalDecoder:
             made.bind(name, name.replace("past_key_values", "present"), value)
         return made
 
+    def _check_audio(self, placeholders: int, audio_embeds: Floats) -> Floats:
+        if placeholders != len(audio_embeds):
+            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompt's {placeholders} placeholders")
+        return np.ascontiguousarray(audio_embeds, np.float32)
+
     def prefill(self, prompts: list[list[int]], audio_embeds: Floats, budget: int, *, all_rows: bool = False) -> Floats:
-        """Start ``len(prompts)`` rows; earlier contents of the buffers are forgotten.
+        """Start ``len(prompts)`` rows at once, with room for ``budget`` more positions each.
 
         Args:
             prompts: token ids of each row; placeholders for audio in order of rows.
@@ -120,29 +153,19 @@ class CausalDecoder:
         Raises:
             ValueError: as many audio rows as placeholders are needed.
         """
-        if sum(prompt.count(self._audio_id) for prompt in prompts) != len(audio_embeds):
-            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompts' placeholders")
+        audio = self._check_audio(sum(prompt.count(self._audio_id) for prompt in prompts), audio_embeds)
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         rows, longest = len(prompts), int(lengths.max())
-        self._reserve(rows, longest + budget)
+        if rows != self.layout[0] or longest + budget > self.layout[1]:
+            self.open_rows(rows, longest + budget)
         ids = np.zeros((rows, longest), np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
         mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
         logits = np.empty((rows, longest if all_rows else 1, self.vocab_size), np.float32)
-        audio = np.ascontiguousarray(audio_embeds, np.float32)
-        self._binding(ids, mask, audio, logits).run()
-        self._lengths[:] = lengths
-        self._mask[:] = np.arange(self._capacity) < lengths[:, None]
+        self._binding(ids, mask, audio, logits, slice(None)).run()
+        self._set_lengths(slice(None), lengths)
         return logits
-
-    def open_rows(self, rows: int, positions: int) -> None:
-        """Make room for ``rows`` × ``positions``, all of them idle; earlier contents are forgotten."""
-        self._reserve(rows, positions)
-        self._lengths[:] = 0
-        self._tokens[:] = 0
-        self._mask[:] = 0
-        self._mask[:, 0] = 1  # an idle row steps too: it must have a position to write to, and it is overwritten later
 
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats:
         """Start one row while the others wait; returns the logits [vocab] of its first token.
@@ -150,33 +173,44 @@ class CausalDecoder:
         Raises:
             ValueError: as many audio rows as placeholders are needed, or the prompt is longer than the row.
         """
-        if prompt.count(self._audio_id) != len(audio_embeds):
-            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompt's placeholders")
-        if len(prompt) > self._capacity:
-            raise ValueError(f"a prompt of {len(prompt)} does not fit a row of {self._capacity} positions")
+        audio = self._check_audio(prompt.count(self._audio_id), audio_embeds)
+        if len(prompt) > self.layout[1]:
+            raise ValueError(f"a prompt of {len(prompt)} does not fit a row of {self.layout[1]} positions")
         logits = np.empty((1, 1, self.vocab_size), np.float32)
-        audio = np.ascontiguousarray(audio_embeds, np.float32)
         ids = np.array([prompt], np.int64)
         self._binding(ids, np.ones_like(ids), audio, logits, slice(row, row + 1)).run()
-        self._lengths[row] = len(prompt)
-        self._mask[row] = np.arange(self._capacity) < len(prompt)
+        self._set_lengths(slice(row, row + 1), np.array([len(prompt)], np.int64))
         first: Floats = logits[0, 0]
         return first
 
-    def step_rows(self, tokens: dict[int, int]) -> Floats:
-        """Append a token to each row of ``tokens``; returns logits [rows, vocab], valid until the next call.
+    def _set_lengths(self, rows: slice, lengths: Ids) -> None:
+        self._lengths[rows] = lengths
+        self._mask[rows] = np.arange(self.layout[1]) < lengths[:, None]
 
-        Rows that are not named stay as they are, and their logits are meaningless.
+    def move_row(self, source: int, target: int) -> None:
+        """Copy what the row ``source`` holds into the row ``target``."""
+        length = self._lengths[source]
+        for buffer in self._buffers:
+            buffer[target, :, :length] = buffer[source, :, :length]
+        self._set_lengths(slice(target, target + 1), self._lengths[source : source + 1])
+
+    def step(self, tokens: Sequence[int]) -> Floats:
+        """Append a token to each of the first ``len(tokens)`` rows; logits [rows, vocab], valid until the next call.
+
+        Raises:
+            ValueError: one of the rows is full.
         """
-        rows = list(tokens)
-        if self._step is None or int(self._lengths[rows].max()) >= self._capacity:
+        count = len(tokens)
+        lengths = self._lengths[:count]
+        if not 0 < count <= self.layout[0] or int(lengths.max()) >= self.layout[1]:
             raise ValueError("no room for another position: open or prefill with a larger budget")
-        self._tokens[rows, 0] = list(tokens.values())
-        self._mask[rows, self._lengths[rows]] = 1
-        self._lengths[rows] += 1
-        self._step.run()
-        return self._logits[:, 0]
-
-    def step(self, tokens: list[int]) -> Floats:
-        """Append one token to every row; returns logits [rows, vocab], valid until the next call."""
-        return self.step_rows(dict(enumerate(tokens)))
+        self._tokens[:count, 0] = tokens
+        self._mask[np.arange(count), lengths] = 1
+        lengths += 1
+        if count not in self._steps:
+            none = np.zeros((0, self.hidden_size), np.float32)
+            self._steps[count] = self._binding(
+                self._tokens[:count], self._mask[:count], none, self._logits[:count], slice(count)
+            )
+        self._steps[count].run()
+        return self._logits[:count, 0]

@@ -1,9 +1,9 @@
-"""What a family gives the transcriber: an engine that turns one segment of audio into text."""
+"""What a family gives the transcriber: an engine that turns segments of audio into text, many at a time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ from runtime.providers import ProviderSpec
 
 Floats = npt.NDArray[np.float32]
 
+# Rows that are decoded together unless asked otherwise: a step of eight costs two to three of one.
+DEFAULT_BATCH = 8
+
 
 class Capabilities(msgspec.Struct, frozen=True):
     """What a family can do. An option that it cannot do raises; it is never ignored."""
@@ -26,19 +29,43 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How sessions are made."""
+    """How sessions are made, and how much is decoded together.
+
+    ``max_batch`` bounds the rows, ``memory`` the bytes that this process may have resident (None: half of what is
+    free), ``segment_seconds`` the longest segment (None: the model's own).
+    """
 
     provider: ProviderSpec = ProviderSpec()
     threads: int | None = None
+    max_batch: int = DEFAULT_BATCH
+    memory: int | None = None
+    segment_seconds: float | None = None
 
 
 class SegmentOptions(msgspec.Struct, frozen=True):
-    """What is asked of one segment: a language by its English name (None detects it), a context, a forced length."""
+    """What is asked of one segment: a language by its English name (None detects it), a context, a forced length.
+
+    A ``repetition_penalty`` above 1 guards against loops.
+    """
 
     language: str | None = None
     context: str = ""
     max_new_tokens: int | None = None
     ignore_stop: bool = False
+    repetition_penalty: float = 1.0
+
+
+class SegmentJob(msgspec.Struct, frozen=True):
+    """A segment to transcribe: whose it is, its mono float32 samples, what is asked, and where its times are kept.
+
+    ``began`` is when its audio was begun (``time.perf_counter``): the time to the first token counts from there.
+    """
+
+    key: Any
+    samples: Floats
+    options: SegmentOptions
+    timings: Timings
+    began: float
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -66,13 +93,25 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct):
-    """Seconds spent in each stage, added up over segments."""
+    """Seconds spent in each stage, added up over segments.
+
+    What was done for several segments at once is shared out among them. ``segment`` is reading, voice activity and
+    cutting. ``first_token`` and ``total`` are times from the beginning to the first token and to the end, by the clock:
+    stages overlap, and segments of other audio may be among them.
+    """
 
     load: float = 0.0
+    segment: float = 0.0
     features: float = 0.0
     encode: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    first_token: float = 0.0
+    total: float = 0.0
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to ``stage``."""
+        setattr(self, stage, getattr(self, stage) + seconds)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -81,7 +120,21 @@ class Timings(msgspec.Struct):
         try:
             yield
         finally:
-            setattr(self, stage, getattr(self, stage) + time.perf_counter() - began)
+            self.add(stage, time.perf_counter() - began)
+
+
+class BatchPlan(msgspec.Struct, frozen=True):
+    """How many rows are decoded together, known before the work begins.
+
+    ``rows`` of ``positions`` take up to ``row_bytes`` each, beside ``fixed_bytes`` of the opened model; ``memory`` is
+    the budget that they fit into. Rows take memory as texts fill them: what is counted is the most.
+    """
+
+    rows: int
+    positions: int
+    row_bytes: int
+    fixed_bytes: int
+    memory: int
 
 
 class Engine(Protocol):
@@ -90,14 +143,28 @@ class Engine(Protocol):
     capabilities: Capabilities
     sample_rate: int
     segment_seconds: float
+    plan: BatchPlan
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""
 
-    def transcribe_many(
-        self, segments: Sequence[Floats], options: SegmentOptions, timings: Timings, rows: int
-    ) -> Iterator[tuple[int, SegmentResult]]:
-        """The same of many segments, ``rows`` of them decoded together: (place in ``segments``, result) as they end."""
+    def check(self, options: SegmentOptions) -> None:
+        """Find out before the work that ``options`` leave no room for audio and text.
+
+        Raises:
+            OptionError: the context is too long for the model, or contains what marks the audio.
+        """
+
+    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
+        """Transcribe many segments, ``plan.rows`` of them decoded together.
+
+        Args:
+            next_job: asked whenever there is room; None when there is none now. It may have one again after results
+                were given; the work is over when nothing is in flight and there is none.
+
+        Yields:
+            A job's key and its result, in the order in which segments end.
+        """
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
         """The inputs of every graph when ``samples`` are transcribed as ``tokens``, whatever the model would say.

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,12 +19,13 @@ from runtime import audio
 from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
 from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import EngineOptions, SegmentOptions, SegmentResult, Timings
-from runtime.errors import OptionError
+from runtime.engine import DEFAULT_BATCH, BatchPlan, EngineOptions, SegmentOptions, Timings
+from runtime.errors import AsrError, OptionError
 from runtime.families import make_engine
+from runtime.joining import join_texts
 from runtime.providers import parse_provider
-from runtime.segmentation import cut_points, join_texts
 from runtime.version import __version__
+from runtime.work import File, Work
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Segment(msgspec.Struct, frozen=True):
     """A piece of the audio that was decoded at once: times in seconds, confidence 0..1.
 
     ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
-    stop id not.
+    stop id not. ``decoded_again`` says why it was decoded a second time, in shorter pieces and with a penalty on
+    repetitions; None when it was not.
     """
 
     start: float
@@ -45,6 +47,7 @@ class Segment(msgspec.Struct, frozen=True):
     confidence: float
     finish_reason: FinishReason
     tokens: list[int]
+    decoded_again: FinishReason | None = None
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -69,6 +72,34 @@ class Transcript(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
+class Request(msgspec.Struct, frozen=True):
+    """An audio to transcribe, and how; see :meth:`Transcriber.transcribe` for what the fields mean."""
+
+    source: AudioSource
+    language: str | None = None
+    context: str = ""
+    sample_rate: int | None = None
+    channel: int | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of the request at ``place``: a transcript, or what was wrong."""
+
+    place: int
+    transcript: Transcript | None = None
+    error: AsrError | None = None
+
+    def result(self) -> Transcript:
+        """The transcript.
+
+        Raises:
+            AsrError: what was wrong.
+        """
+        if self.transcript is None:
+            raise self.error or AssertionError("an outcome without transcript and error")
+        return self.transcript
+
+
 def default_model() -> Path:
     """The folder of the model that comes with the package."""
     package = Path(__file__).resolve().parent
@@ -79,7 +110,8 @@ def default_model() -> Path:
 class Transcriber:
     """An opened model. One call at a time; use one transcriber a thread."""
 
-    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+    def __init__(self, artifact: Artifact, options: EngineOptions, *, vad: bool = True) -> None:
+        """``vad``: look for speech and send nothing else to the model; without it every sample is sent."""
         began = time.perf_counter()
         self.artifact = artifact
         quantization = artifact.manifest.quantization
@@ -91,12 +123,21 @@ class Transcriber:
             )
         self._engine = make_engine(artifact, options)
         self._provider = options.provider.name
+        self._vad = vad
         self.capabilities = self._engine.capabilities
         self.load_seconds = time.perf_counter() - began
 
     @classmethod
     def from_artifact(
-        cls, path: str | os.PathLike[str] | None = None, *, provider: str = "cpu", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        max_batch: int = DEFAULT_BATCH,
+        memory: int | None = None,
+        segment_seconds: float | None = None,
+        vad: bool = True,
     ) -> Transcriber:
         """Open the model in ``path``, or the one that comes with the package.
 
@@ -104,17 +145,31 @@ class Transcriber:
             path: an artifact's folder.
             provider: execution provider, ``NAME`` or ``NAME:key=value,…``.
             threads: threads of a session; by default the cores this process may use.
+            max_batch: most segments that are decoded together. More are faster, and each takes memory for its keys
+                and values. The text is the same in float32; in 8 and 4 bits it can differ where two tokens are
+                nearly as likely.
+            memory: bytes that this process may have resident, which bounds the batch too; by default half of what the
+                system has left.
+            segment_seconds: longest segment, up to what the model is made for.
+            vad: look for speech and send nothing else to the model; without it every sample is sent.
 
         Raises:
-            ArtifactNotFoundError, ArtifactInvalidError, ProviderError: see :mod:`runtime.errors`.
+            ArtifactNotFoundError, ArtifactInvalidError, ProviderError, OptionError: see :mod:`runtime.errors`.
         """
         began = time.perf_counter()
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        spec = parse_provider(provider)
-        made = cls(open_artifact(Path(path) if path is not None else default_model()), EngineOptions(spec, threads))
+        if segment_seconds is not None and not segment_seconds >= 1:
+            raise OptionError(f"segments must have at least 1 s, not {segment_seconds:g}")
+        options = EngineOptions(parse_provider(provider), threads, max_batch, memory, segment_seconds)
+        made = cls(open_artifact(Path(path) if path is not None else default_model()), options, vad=vad)
         made.load_seconds = time.perf_counter() - began
         return made
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How many segments are decoded together, and what memory that can take."""
+        return self._engine.plan
 
     def transcribe(
         self,
@@ -126,7 +181,6 @@ class Transcriber:
         channel: int | None = None,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
-        max_batch: int = 1,
         progress: Callable[[float, float], object] | None = None,
     ) -> Transcript:
         """Transcribe one audio.
@@ -139,73 +193,116 @@ class Transcriber:
             channel: use this channel, counted from 0, instead of the mean.
             max_new_tokens: bound on the tokens of a segment, in place of one from its length.
             ignore_stop: decode exactly ``max_new_tokens`` (to time random weights).
-            max_batch: most segments that are decoded together. More are faster, and each takes memory for its keys
-                and values. The text is the same in float32; in 8 and 4 bits it can differ where two tokens are
-                nearly as likely.
-            progress: called with (seconds done, seconds in all) after every segment.
+            progress: called with (seconds done, seconds in all, as far as is known) after every segment.
 
         Raises:
             OptionError: an unknown language, or an option that this model's family cannot do.
             AudioNotFoundError, AudioInvalidError, AudioUnsupportedError: see :mod:`runtime.audio`.
         """
-        options = SegmentOptions(self.resolve_language(language), context, max_new_tokens, ignore_stop)
-        if context and not self.capabilities.context:
-            raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
-        if ignore_stop and not max_new_tokens:
-            raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
-        if max_batch < 1:
-            raise OptionError(f"max_batch must be at least 1, not {max_batch}")
-        samples = self._load(source, sample_rate, channel)
-        rate = self._engine.sample_rate
-        timings = Timings(load=self.load_seconds)
-        spans = cut_points(samples, rate, self._engine.segment_seconds)
-        pieces = [samples[start:end] for start, end in spans]
-        results: dict[int, SegmentResult] = {}
-        done = 0
-        for place, result in self._engine.transcribe_many(pieces, options, timings, max_batch):
-            results[place] = result
-            done += len(pieces[place])
+        request = Request(source, language, context, sample_rate, channel)
+        work = Work(
+            self._engine,
+            [self._prepared(0, request, max_new_tokens, ignore_stop)],
+            vad=self._vad,
+            told=(lambda file: progress(file.done, file.duration)) if progress else None,
+        )
+        (file,) = work.finished()
+        if file.error:
+            raise file.error
+        return self._transcript(file)
+
+    def transcribe_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_new_tokens: int | None = None,
+        ignore_stop: bool = False,
+        progress: Callable[[float], object] | None = None,
+    ) -> Iterator[Outcome]:
+        """Transcribe many audios, segments of all of them decoded together.
+
+        Args:
+            requests: taken one by one, a little ahead of the decoding, by another thread.
+            max_new_tokens: see :meth:`transcribe`.
+            ignore_stop: see :meth:`transcribe`.
+            progress: called with the seconds of audio that are done, after every segment.
+
+        Yields:
+            Each request's outcome as soon as it is there, so not in order. What is wrong with one stops no other.
+        """
+        done: dict[int, float] = {}
+        total = 0.0
+
+        def told(file: File) -> None:
+            nonlocal total
+            total += file.done - done.get(file.place, 0.0)
+            done[file.place] = file.done
             if progress:
-                progress(done / rate, len(samples) / rate)
-        ordered = [results[place] for place in range(len(spans))]
+                progress(total)
+
+        prepared = (
+            self._prepared(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests)
+        )
+        for file in Work(self._engine, prepared, vad=self._vad, told=told).finished():
+            done.pop(file.place, None)
+            yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self._transcript(file))
+
+    def _prepared(self, place: int, request: Request, max_new_tokens: int | None, ignore_stop: bool) -> File:
+        """A file that can be worked on, or one with what is wrong with the request."""
+        file = File(place, self._engine.sample_rate, Timings(load=self.load_seconds))
+        try:
+            if request.context and not self.capabilities.context:
+                raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
+            if ignore_stop and not max_new_tokens:
+                raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
+            language = self.resolve_language(request.language)
+            file.options = SegmentOptions(language, request.context, max_new_tokens, ignore_stop)
+            self._engine.check(file.options)
+            file.reader = self._reader(request)
+        except AsrError as error:
+            file.error = error
+        return file
+
+    def _reader(self, request: Request) -> audio.AudioReader:
+        source, rate = request.source, self._engine.sample_rate
+        if isinstance(source, np.ndarray):
+            if request.sample_rate is None:
+                raise OptionError("an array of samples needs sample_rate, in Hz")
+            return audio.open_array(source, request.sample_rate, rate, request.channel)
+        if request.sample_rate is not None:
+            raise OptionError("sample_rate is for arrays; a file says its own")
+        return audio.open_audio(source, rate, request.channel)
+
+    def _transcript(self, file: File) -> Transcript:
+        rate, spans = self._engine.sample_rate, file.spans
         segments = [
             Segment(
-                start=round(start / rate, 3),
-                end=round(end / rate, 3),
-                text=result.text,
-                language=result.language,
-                confidence=round(result.confidence, 4),
-                finish_reason=result.finish_reason,
-                tokens=result.tokens,
+                start=round(span.start / rate, 3),
+                end=round((span.start + span.length) / rate, 3),
+                text=span.result.text,
+                language=span.result.language,
+                confidence=round(span.result.confidence, 4),
+                finish_reason=span.result.finish_reason,
+                tokens=span.result.tokens,
+                decoded_again=span.decoded_again,
             )
-            for (start, end), result in zip(spans, ordered, strict=True)
+            for span in spans
         ]
-        spoken = [segment for segment in segments if segment.text]
         return Transcript(
             text=join_texts([segment.text for segment in segments]),
-            language=_main_language(spoken),
-            duration=round(len(samples) / rate, 3),
+            language=_main_language([segment for segment in segments if segment.text]),
+            duration=round(file.duration, 3),
             segments=segments,
-            timings=timings,
+            timings=file.timings,
             tokens=TokenCounts(
-                audio=sum(result.audio_tokens for result in ordered),
-                prompt=sum(result.prompt_tokens for result in ordered),
-                generated=sum(len(result.tokens) for result in ordered),
+                audio=sum(span.result.audio_tokens for span in spans),
+                prompt=sum(span.result.prompt_tokens for span in spans),
+                generated=sum(len(segment.tokens) for segment in segments),
             ),
             model=self.artifact.manifest.name,
             provider=self._provider,
             versions={"asr-deploy": __version__, "onnxruntime": onnxruntime.__version__},
         )
-
-    def _load(self, source: AudioSource, sample_rate: int | None, channel: int | None) -> npt.NDArray[np.float32]:
-        rate = self._engine.sample_rate
-        if isinstance(source, np.ndarray):
-            if sample_rate is None:
-                raise OptionError("an array of samples needs sample_rate, in Hz")
-            return audio.from_array(source, sample_rate, rate, channel)
-        if sample_rate is not None:
-            raise OptionError("sample_rate is for arrays; a file says its own")
-        return audio.load_audio(source, rate, channel)
 
     @property
     def _family(self) -> str:

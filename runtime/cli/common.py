@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from runtime.errors import AsrError, OptionError
 from runtime.transcriber import Transcript
 
 BAD_INPUT = 2
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 class OutputFormat(StrEnum):
@@ -33,6 +34,20 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Threads. [default: the cores this process may use]")
 ]
 ProviderOption = Annotated[str, typer.Option("--provider", help="Execution provider: NAME or NAME:key=value,...")]
+BatchOption = Annotated[int, typer.Option("--max-batch", help="Most segments that are decoded together.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="What this process may have resident, such as 2GB: bounds the batch. [default: half of what is left]",
+    ),
+]
+SegmentOption = Annotated[
+    float | None, typer.Option("--segment-seconds", help="Longest segment. [default: what is fastest, 30 at most]")
+]
+VadOption = Annotated[
+    bool, typer.Option("--vad/--no-vad", help="Look for speech and send nothing else to the model, or send everything.")
+]
 
 
 @contextmanager
@@ -45,7 +60,28 @@ def guarded() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("error: interrupted", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """Bytes of a size such as 512MB, 2 GB, 1.5GiB or a plain number; None of None.
+
+    Raises:
+        OptionError: it is no size, or less than a byte.
+    """
+    if text is None:
+        return None
+    match = _BYTES.fullmatch(text.strip())
+    size = 0
+    if match:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit.upper()) + 1 if unit else 0))
+    if size < 1:
+        raise OptionError(f"{text!r} is no size in bytes; write it like 512MB, 2GB or 1.5GiB")
+    return size
 
 
 def warn(transcript: Transcript, file: str) -> None:
@@ -55,10 +91,12 @@ def warn(transcript: Transcript, file: str) -> None:
         "repetition": "the model repeated itself; the loop was cut",
     }
     for segment in transcript.segments:
+        where = f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s"
+        again = "; decoded again in shorter pieces" if segment.decoded_again else ""
         if segment.finish_reason in reasons:
-            typer.echo(
-                f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s: {reasons[segment.finish_reason]}", err=True
-            )
+            typer.echo(f"{where}: {reasons[segment.finish_reason]}{again}", err=True)
+        elif segment.decoded_again:
+            typer.echo(f"{where}: {reasons[segment.decoded_again]}{again}, which ended well", err=True)
 
 
 def write(path: Path, data: bytes) -> None:

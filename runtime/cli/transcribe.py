@@ -9,14 +9,20 @@ import typer
 
 from runtime.cli.common import (
     BAD_INPUT,
+    BatchOption,
+    MemoryOption,
     ModelOption,
     OutputFormat,
     ProviderOption,
+    SegmentOption,
     ThreadsOption,
+    VadOption,
     guarded,
+    parse_bytes,
     progress_bar,
     warn,
 )
+from runtime.engine import DEFAULT_BATCH
 from runtime.errors import AsrError, AudioNotFoundError
 from runtime.transcriber import Transcriber, Transcript
 from runtime.writers import as_json, as_text
@@ -33,20 +39,28 @@ def transcribe(
         int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
     ] = None,
     threads: ThreadsOption = None,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Segments of a long file that are decoded together: faster, for more memory.")
-    ] = 1,
+    max_batch: BatchOption = DEFAULT_BATCH,
+    memory: MemoryOption = None,
+    segment_seconds: SegmentOption = None,
+    vad: VadOption = True,
 ) -> None:
     """Turn audio files into text on standard output.
 
     A file that cannot be transcribed is named on standard error and does not stop the others; the exit code is then 2.
     """
     with guarded():
-        transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
+        transcriber = Transcriber.from_artifact(
+            model,
+            provider=provider,
+            threads=threads,
+            max_batch=max_batch,
+            memory=parse_bytes(memory),
+            segment_seconds=segment_seconds,
+            vad=vad,
+        )
         transcriber.resolve_language(language)
         failed = sum(
-            not _transcribe_one(transcriber, file, files, language, context, format, channel, max_batch)
-            for file in files
+            not _transcribe_one(transcriber, file, files, language, context, format, channel) for file in files
         )
     if failed:
         if len(files) > 1:
@@ -62,15 +76,12 @@ def _transcribe_one(
     context: str,
     format: OutputFormat,
     channel: int | None,
-    max_batch: int,
 ) -> bool:
     """Print one file's transcript, or on standard error why there is none; False then."""
     try:
         with progress_bar(file) as progress:
             source = _standard_input() if file == "-" else file
-            transcript = transcriber.transcribe(
-                source, language, context, channel=channel, max_batch=max_batch, progress=progress
-            )
+            transcript = transcriber.transcribe(source, language, context, channel=channel, progress=progress)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         return False

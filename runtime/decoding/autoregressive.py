@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Protocol
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -35,123 +35,185 @@ class Hypothesis(msgspec.Struct, frozen=True):
         return float(np.exp(np.mean(self.log_probabilities)))
 
 
+class Job(msgspec.Struct, frozen=True):
+    """A text to decode: prompt ids, its audio rows [N, hidden], and the most tokens it may have.
+
+    ``ignore_stop`` decodes exactly the budget. A ``repetition_penalty`` above 1 makes tokens that the text already has
+    less likely (see :func:`penalize`).
+    """
+
+    prompt: list[int]
+    audio: Floats
+    budget: int
+    ignore_stop: bool = False
+    repetition_penalty: float = 1.0
+
+    @property
+    def positions(self) -> int:
+        """Positions of a row that prompt and text need."""
+        return len(self.prompt) + self.budget
+
+
+class Rows(Protocol):
+    """A decoder whose rows begin and end independently of one another: see :class:`runtime.decoder.CausalDecoder`."""
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """(rows, positions of each) that are open."""
+
+    def open_rows(self, rows: int, positions: int) -> None: ...
+
+    def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats: ...
+
+    def move_row(self, source: int, target: int) -> None: ...
+
+    def step(self, tokens: Sequence[int]) -> Floats: ...
+
+
 class _Text:
     """One text as it grows: the most probable token each time, until a stop id, the budget, or a loop.
 
     Of a loop only the first period is kept.
     """
 
-    def __init__(self, stop_ids: Collection[int], budget: int, *, ignore_stop: bool) -> None:
-        self._stop_ids, self._budget, self._ignore_stop = stop_ids, budget, ignore_stop
+    def __init__(self, key: Any, job: Job, stop_ids: Collection[int]) -> None:
+        self.key, self._job, self._stop_ids = key, job, stop_ids
         self._tokens: list[int] = []
         self._log_probabilities: list[float] = []
         self._reason: FinishReason = "length"
 
-    def take(self, logits: Floats) -> int | None:
-        """Append the most probable token of ``logits`` [vocab] and return it; None when the text ends."""
-        token = int(np.argmax(logits))
-        self._log_probabilities.append(log_probability(logits, token))
-        if token in self._stop_ids and not self._ignore_stop:
+    @property
+    def last(self) -> int:
+        """The token that the next step appends."""
+        return self._tokens[-1]
+
+    def choose(self, logits: Floats, best: int) -> int:
+        """The next token, given ``logits`` [vocab] and the most probable one."""
+        if self._job.repetition_penalty == 1.0 or not self._tokens:
+            return best
+        return int(np.argmax(penalize(logits, self._tokens, self._job.repetition_penalty)))
+
+    def take(self, token: int, log_probability: float) -> bool:
+        """Append ``token``; False when the text has ended."""
+        self._log_probabilities.append(log_probability)
+        if token in self._stop_ids and not self._job.ignore_stop:
             self._reason = "stop"
-            return None
+            return False
         self._tokens.append(token)
-        if not self._ignore_stop and (period := loop_period(self._tokens)):
+        if not self._job.ignore_stop and (period := loop_period(self._tokens)):
             keep = loop_start(self._tokens, period) + period
             del self._tokens[keep:], self._log_probabilities[keep:]
             self._reason = "repetition"
-            return None
-        return token if len(self._tokens) < self._budget else None
+            return False
+        return len(self._tokens) < self._job.budget
 
     def hypothesis(self) -> Hypothesis:
         """What was decoded."""
         return Hypothesis(self._tokens, self._log_probabilities, self._reason)
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A text to decode: prompt ids, its audio rows [N, hidden], and the most tokens it may have."""
-
-    prompt: list[int]
-    audio: Floats
-    budget: int
-
-
-class Rows(Protocol):
-    """A decoder whose rows begin and end independently of one another: see :class:`runtime.decoder.CausalDecoder`."""
-
-    def open_rows(self, rows: int, positions: int) -> None: ...
-
-    def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats: ...
-
-    def step_rows(self, tokens: dict[int, int]) -> Floats: ...
-
-
 def greedy_rows(
     decoder: Rows,
-    jobs: Iterable[Job],
-    rows: int,
-    positions: int,
+    next_job: Callable[[], tuple[Any, Job] | None],
+    layout: Callable[[int], tuple[int, int]],
     stop_ids: Collection[int],
     *,
     never: Collection[int] = (),
-    ignore_stop: bool = False,
-    measure: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
-) -> Iterator[tuple[int, Hypothesis]]:
-    """Decode many texts, ``rows`` at a time; a row whose text has ended begins the next one at once.
+    spent: Callable[[str, Sequence[Any], float], None] = lambda *_: None,
+) -> Iterator[tuple[Any, Hypothesis]]:
+    """Decode many texts together; a row whose text has ended begins the next one at once.
+
+    Rows in use are always the first ones, so that a step costs what these cost: when nothing is left to begin, the last
+    row moves into the place of one that has ended.
 
     Args:
         decoder: its rows are opened here.
-        jobs: taken one by one, when a row is free; so what makes them can be lazy.
-        rows: most texts at a time. A step costs two to three times as much for eight rows as for one.
-        positions: room of each row, for prompt and text.
+        next_job: asked whenever a row is free: a key and a job, or None when there is none now. It may have one again
+            after texts have ended; decoding is over when all rows are free and there is none.
+        layout: positions that a job needs → (rows, positions of each) to decode it with. A job that needs another
+            layout than the open one begins when all rows have ended, and is the first of the new one.
         stop_ids: ids that end a text.
         never: ids that no text may contain, such as placeholders that the decoder would take for something else.
-        ignore_stop: decode exactly each job's budget.
-        measure: called with ``prefill`` and ``decode`` around what takes time.
+        spent: told ``prefill`` or ``decode``, the keys of the texts that it was for, and seconds.
 
     Yields:
-        The place of a job in ``jobs`` and its hypothesis, in the order in which texts end.
+        The key of a job and its hypothesis, in the order in which texts end.
     """
-    decoder.open_rows(rows, positions)
-    waiting, forbidden = enumerate(jobs), list(never)
-    free = list(reversed(range(rows)))
-    texts: dict[int, tuple[int, _Text]] = {}
-    tokens: dict[int, int] = {}
+    forbidden = list(never)
+    texts: list[_Text | None] = []
+    waiting: tuple[Any, Job] | None = None
     while True:
-        while free and (following := next(waiting, None)):
-            place, job = following
-            text = _Text(stop_ids, job.budget, ignore_stop=ignore_stop)
-            with measure("prefill"):
-                first = decoder.prefill_row(free[-1], job.prompt, job.audio)
-            first[forbidden] = -np.inf
-            token = text.take(first)
-            if token is None:
-                yield place, text.hypothesis()
-                continue
-            row = free.pop()
-            texts[row], tokens[row] = (place, text), token
-        if not tokens:
-            return
-        with measure("decode"):
-            logits = decoder.step_rows(tokens)
-            logits[:, forbidden] = -np.inf
-            ended = []
-            for row in list(tokens):
-                token = texts[row][1].take(logits[row])
-                if token is None:
-                    ended.append(row)
-                else:
-                    tokens[row] = token
-        for row in ended:
-            del tokens[row]
-            free.append(row)
-            place, text = texts.pop(row)
-            yield place, text.hypothesis()
+        while None in texts or len(texts) < decoder.layout[0] or not texts:
+            waiting = waiting or next_job()
+            if waiting is None:
+                break
+            wanted = layout(waiting[1].positions)
+            if wanted != decoder.layout:
+                if any(texts):
+                    break
+                decoder.open_rows(*wanted)
+            (key, job), waiting = waiting, None
+            row = texts.index(None) if None in texts else len(texts)
+            text = _Text(key, job, stop_ids)
+            began = time.perf_counter()
+            going = _extend([text], decoder.prefill_row(row, job.prompt, job.audio)[None], forbidden)
+            spent("prefill", [key], time.perf_counter() - began)
+            if not going:
+                yield key, text.hypothesis()
+            elif row < len(texts):
+                texts[row] = text
+            else:
+                texts.append(text)
+        _close_gaps(decoder, texts)
+        if not texts:
+            if waiting is None:
+                return
+            continue
+        active = [text for text in texts if text]
+        began = time.perf_counter()
+        going = _extend(active, decoder.step([text.last for text in active]), forbidden)
+        spent("decode", [text.key for text in active], time.perf_counter() - began)
+        for row, text in enumerate(active):
+            if text not in going:
+                texts[row] = None
+                yield text.key, text.hypothesis()
 
 
-def log_probability(logits: Floats, token: int) -> float:
-    """Natural logarithm of ``token``'s probability under softmax of ``logits`` [vocab]."""
-    peak = logits.max()
-    return float(logits[token] - peak - np.log(np.exp(logits - peak).sum()))
+def _extend(texts: list[_Text], logits: Floats, forbidden: list[int]) -> list[_Text]:
+    """Append a token to each text by its row of ``logits`` [rows, vocab], which change; those that go on."""
+    logits[:, forbidden] = -np.inf
+    best = logits.argmax(axis=1)
+    peaks = logits[np.arange(len(texts)), best]
+    totals = np.log(np.exp(logits - peaks[:, None]).sum(axis=1))
+    going = []
+    for row, text in enumerate(texts):
+        token = text.choose(logits[row], int(best[row]))
+        if text.take(token, float(logits[row, token] - peaks[row] - totals[row])):
+            going.append(text)
+    return going
+
+
+def _close_gaps(decoder: Rows, texts: list[_Text | None]) -> None:
+    """Let the texts be in the first rows: the last ones move into the places of those that have ended."""
+    while texts and texts[-1] is None:
+        texts.pop()
+    while None in texts:
+        gap = texts.index(None)
+        decoder.move_row(len(texts) - 1, gap)
+        texts[gap] = texts.pop()
+        while texts and texts[-1] is None:
+            texts.pop()
+
+
+def penalize(logits: Floats, tokens: Collection[int], penalty: float) -> Floats:
+    """``logits`` [vocab] with those of ``tokens`` made less likely: divided by ``penalty`` where positive, else
+    multiplied (Keskar et al., CTRL, arXiv 1909.05858, section 4.1).
+    """
+    penalized = logits.copy()
+    ids = np.fromiter(set(tokens), np.int64)
+    seen = penalized[ids]
+    penalized[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
+    return penalized
 
 
 def loop_period(tokens: Sequence[int]) -> int:

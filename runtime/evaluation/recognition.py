@@ -12,7 +12,7 @@ from runtime.errors import OptionError
 from runtime.evaluation.dataset import Utterance
 from runtime.evaluation.languages import language_name
 from runtime.evaluation.metrics import PACKAGES, Score, score
-from runtime.transcriber import Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber, Transcript
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -58,12 +58,15 @@ def recognize(
     told = [transcriber.resolve_language(language)] * len(utterances)
     if own_language:
         told = [transcriber.resolve_language(_own_language(utterance)) for utterance in utterances]
-    transcripts = []
-    for utterance, name in zip(utterances, told, strict=True):
-        transcripts.append(transcriber.transcribe(utterance.audio, name, utterance.context))
+    requests = [
+        Request(utterance.audio, name, utterance.context) for utterance, name in zip(utterances, told, strict=True)
+    ]
+    transcripts: dict[int, Transcript] = {}
+    for outcome in transcriber.transcribe_many(requests):
+        transcripts[outcome.place] = outcome.result()
         if progress:
             progress(len(transcripts), len(utterances))
-    return transcripts
+    return [transcripts[place] for place in range(len(utterances))]
 
 
 def _own_language(utterance: Utterance) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -17,9 +20,19 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
+from runtime.batching import plan_rows
 from runtime.decoder import CausalDecoder
 from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
-from runtime.engine import Capabilities, EngineOptions, Probe, SegmentOptions, SegmentResult, Timings
+from runtime.engine import (
+    BatchPlan,
+    Capabilities,
+    EngineOptions,
+    Probe,
+    SegmentJob,
+    SegmentOptions,
+    SegmentResult,
+    Timings,
+)
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.session import make_session
@@ -33,6 +46,10 @@ _TOKENS_AT_LEAST = 32
 # Bound on one call of the encoder (8 s each): more windows at once are no faster on a CPU, and each takes 200 MB of
 # activations in float32 at 0.6B.
 _WINDOWS_PER_CALL = 2
+# Activations of the largest call, per byte of the encoder's weights: measured at 0.6B, float32 and int8.
+_WORK_PER_WEIGHT = 0.55
+# Rows for long contexts grow in steps of this many positions, so that texts of like length share them.
+_GRANULE = 256
 
 _HEADER = re.compile(r"^\s*language\s+(?P<name>[^<\n]*?)\s*<asr_text>", re.IGNORECASE)
 # A header whose tag never came. Only exactly as the model writes it, for a transcript may begin with this word too.
@@ -107,7 +124,12 @@ class Qwen3AsrEngine:
         except msgspec.ValidationError as error:
             raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
         self.sample_rate = self._front_end.sample_rate
-        self.segment_seconds = self.parameters.segment_seconds
+        self.segment_seconds = options.segment_seconds or self.parameters.segment_seconds
+        if self.segment_seconds > self.parameters.segment_seconds:
+            raise OptionError(
+                f"segments of {self.segment_seconds:g} s are too long: this model is made for "
+                f"{self.parameters.segment_seconds:g} s at most"
+            )
         self._tokenizer = Tokenizer.from_file(str(artifact.path / manifest.tokenizer))
         encoder_path, decoder_path = artifact.graph_path("encoder"), artifact.graph_path("decoder")
         self._encoder = make_session(encoder_path, options.provider, threads=options.threads)
@@ -118,9 +140,10 @@ class Qwen3AsrEngine:
             audio_id=self.parameters.audio_pad_id,
             context_length=self.parameters.context_length,
         )
-        self._check(where)
+        self._check_parameters(where)
+        self.plan = self._plan(artifact, options)
 
-    def _check(self, where: object) -> None:
+    def _check_parameters(self, where: object) -> None:
         """A manifest that contradicts its graphs or its tokenizer is found at load, not in the text."""
         decoder, parameters = self._decoder, self.parameters
         for key, graph, said in (
@@ -135,64 +158,90 @@ class Qwen3AsrEngine:
             if graph != said:
                 raise ArtifactInvalidError(f"{where}: parameters.{key} is {said}, but graph or tokenizer have {graph}")
 
+    def _plan(self, artifact: Artifact, options: EngineOptions) -> BatchPlan:
+        """Rows for segments of full length without a context; see :meth:`_layout` for those that need more."""
+        longest = math.ceil(self.segment_seconds * self.sample_rate)
+        prompt = max(len(self.prompt_ids(0, "", language.name)) for language in artifact.manifest.languages)
+        room = self.parameters.context_length - prompt - self.audio_tokens(longest)
+        positions = self.parameters.context_length - room + min(room, self._budget(longest, SegmentOptions()))
+        return plan_rows(
+            options.max_batch,
+            options.memory,
+            positions=positions,
+            position_bytes=self._decoder.position_bytes,
+            work_bytes=int(_WORK_PER_WEIGHT * artifact.role_size("encoder")),
+        )
+
+    def _layout(self, positions: int) -> tuple[int, int]:
+        """Rows and their length for a text that needs so many positions: the plan's, or fewer and longer ones."""
+        if positions <= self.plan.positions:
+            return self.plan.rows, self.plan.positions
+        longer = min(-(-positions // _GRANULE) * _GRANULE, self.parameters.context_length)
+        return max(1, self.plan.rows * self.plan.positions // longer), longer
+
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """See :class:`runtime.engine.Engine`."""
-        ((_, result),) = self.transcribe_many([samples], options, timings, 1)
+        only = iter([SegmentJob(None, samples, options, timings, time.perf_counter())])
+        ((_, result),) = self.run(lambda: next(only, None))
         return result
 
-    def transcribe_many(
-        self, segments: Sequence[Floats], options: SegmentOptions, timings: Timings, rows: int
-    ) -> Iterator[tuple[int, SegmentResult]]:
-        """See :class:`runtime.engine.Engine`. A segment is encoded when a row is free for it, and not before."""
-        jobs: dict[int, Job] = {}
-
-        def encoded() -> Iterator[Job]:
-            for place, samples in enumerate(segments):
-                jobs[place] = self._job(samples, options, timings)
-                yield jobs[place]
-
-        # Room for the longest: its audio may take all of a prompt but the text that does not depend on it.
-        longest = max(map(len, segments))
-        most_audio = self.audio_tokens(longest)
-        prompt = len(self.prompt_ids(0, options.context, options.language)) + most_audio
+    def check(self, options: SegmentOptions) -> None:
+        """See :class:`runtime.engine.Engine`."""
+        ids = self.prompt_ids(0, options.context, options.language)
+        if self.parameters.audio_pad_id in ids:
+            raise OptionError("the context contains <|audio_pad|>, which marks where the audio goes; leave it out")
+        prompt = len(ids) + self.audio_tokens(math.ceil(self.segment_seconds * self.sample_rate))
         room = self.parameters.context_length - prompt
-        self._check_room(prompt, room, options)
-        positions = prompt + min(room, self._budget(longest, options))
-        ended = greedy_rows(
-            self._decoder,
-            encoded(),
-            min(rows, len(segments)),
-            positions,
-            self.parameters.stop_ids,
-            never=[self.parameters.audio_pad_id],
-            ignore_stop=options.ignore_stop,
-            measure=timings.measure,
-        )
-        for place, hypothesis in ended:
-            yield place, self._result(jobs.pop(place), hypothesis, options)
+        if room < (options.max_new_tokens or 1):
+            raise OptionError(
+                f"the prompt takes {prompt} of the {self.parameters.context_length} positions this model was "
+                "exported with; give a shorter context"
+            )
+
+    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
+        """See :class:`runtime.engine.Engine`. As many segments as there are rows are encoded together."""
+        ready: deque[tuple[Any, Job]] = deque()
+
+        def encoded() -> tuple[Any, Job] | None:
+            if not ready:
+                ready.extend(self._encode(list(islice(iter(next_job, None), self.plan.rows))))
+            return ready.popleft() if ready else None
+
+        def spent(stage: str, keys: Sequence[Any], seconds: float) -> None:
+            for segment, _ in keys:
+                segment.timings.add(stage, seconds / len(keys))
+                if stage == "prefill" and not segment.timings.first_token:
+                    segment.timings.first_token = time.perf_counter() - segment.began
+
+        never = [self.parameters.audio_pad_id]
+        for (segment, job), hypothesis in greedy_rows(
+            self._decoder, encoded, self._layout, self.parameters.stop_ids, never=never, spent=spent
+        ):
+            yield segment.key, self._result(job, hypothesis, segment.options)
 
     def _budget(self, samples: int, options: SegmentOptions) -> int:
         """Most text tokens of a segment of so many samples."""
         seconds = samples / self.sample_rate
         return options.max_new_tokens or _TOKENS_AT_LEAST + math.ceil(seconds * _TOKENS_PER_SECOND)
 
-    def _check_room(self, prompt: int, room: int, options: SegmentOptions) -> None:
-        if room < 1 or (options.max_new_tokens and room < options.max_new_tokens):
-            raise OptionError(
-                f"the prompt takes {prompt} of the {self.parameters.context_length} positions this model was "
-                "exported with; give a shorter context"
-            )
-
-    def _job(self, samples: Floats, options: SegmentOptions, timings: Timings) -> Job:
-        with timings.measure("features"):
-            features = log_mel(samples, self._front_end)
-        with timings.measure("encode"):
-            audio = self.encode(features)
-        prompt = self.prompt_ids(len(audio), options.context, options.language)
-        if prompt.count(self.parameters.audio_pad_id) != len(audio):
-            raise OptionError("the context contains <|audio_pad|>, which marks where the audio goes; leave it out")
-        room = self.parameters.context_length - len(prompt)
-        return Job(prompt, audio, min(room, self._budget(len(samples), options)))
+    def _encode(self, segments: list[SegmentJob]) -> Iterator[tuple[tuple[SegmentJob, Job], Job]]:
+        """Jobs of many segments, whose windows go through the encoder together."""
+        features = []
+        for segment in segments:
+            with segment.timings.measure("features"):
+                features.append(log_mel(segment.samples, self._front_end))
+        frames = sum(each.shape[1] for each in features)
+        began = time.perf_counter()
+        encoded = self.encode_many(features)
+        seconds = time.perf_counter() - began
+        for segment, each, audio in zip(segments, features, encoded, strict=True):
+            segment.timings.add("encode", seconds * each.shape[1] / frames)
+            options = segment.options
+            prompt = self.prompt_ids(len(audio), options.context, options.language)
+            room = self.parameters.context_length - len(prompt)
+            budget = min(room, self._budget(len(segment.samples), options))
+            job = Job(prompt, audio, budget, options.ignore_stop, options.repetition_penalty)
+            yield (segment, job), job
 
     def _result(self, job: Job, hypothesis: Hypothesis, options: SegmentOptions) -> SegmentResult:
         decoded = self._tokenizer.decode(hypothesis.tokens, skip_special_tokens=True)
@@ -217,30 +266,42 @@ class Qwen3AsrEngine:
         return audio_token_count(frames, self.parameters.chunk_frames, self.parameters.chunk_tokens)
 
     def encode(self, features: Floats) -> Floats:
-        """Features [mels, frames] → audio rows [tokens, hidden].
+        """Features [mels, frames] → audio rows [tokens, hidden]."""
+        (rows,) = self.encode_many([features])
+        return rows
 
-        Whole windows go through the encoder as a batch. The last, shorter one goes alone and only as wide as its chunks
-        need, since a padded window costs as much as a full one.
+    def encode_many(self, features: Sequence[Floats]) -> list[Floats]:
+        """Features [mels, frames] of each segment → its audio rows [tokens, hidden].
+
+        Windows of all segments go through the encoder side by side. The last, shorter one of a segment is only as wide
+        as its chunks need, and joins others of that width: a padded chunk costs as much as a full one.
         """
-        rows: list[Floats] = []
-        for windows, lengths in self._windows(features):
+        rows: list[list[Floats]] = [[] for _ in features]
+        for owners, windows, lengths in self._windows(features):
             output = self._run_encoder(windows, lengths)
-            count = audio_token_count(lengths[-1], self.parameters.chunk_frames, self.parameters.chunk_tokens)
-            rows += [*output[:-1], output[-1, :count]]
-        return np.concatenate(rows)
+            for owner, row, frames in zip(owners, output, lengths, strict=True):
+                count = audio_token_count(frames, self.parameters.chunk_frames, self.parameters.chunk_tokens)
+                rows[owner].append(row[:count])
+        return [np.concatenate(each) for each in rows]
 
-    def _windows(self, features: Floats) -> Iterator[tuple[Floats, list[int]]]:
-        """Features [mels, frames] → batches of windows [W, mels, width] with their valid frames."""
-        width, chunk = self.parameters.window_frames, self.parameters.chunk_frames
-        mels, frames = features.shape
-        full, rest = divmod(frames, width)
-        for start in range(0, full, _WINDOWS_PER_CALL):
-            end = min(full, start + _WINDOWS_PER_CALL)
-            windows = features[:, start * width : end * width].reshape(mels, end - start, width).transpose(1, 0, 2)
-            yield np.ascontiguousarray(windows), [width] * (end - start)
-        if rest:
-            padded = -(-rest // chunk) * chunk
-            yield np.pad(features[:, full * width :], ((0, 0), (0, padded - rest)))[None], [rest]
+    def _windows(self, features: Sequence[Floats]) -> Iterator[tuple[list[int], Floats, list[int]]]:
+        """Batches of windows of one width: whose each is, features [W, mels, width], valid frames.
+
+        Those of one segment come in their order, for the widest come first.
+        """
+        full, chunk = self.parameters.window_frames, self.parameters.chunk_frames
+        by_width: dict[int, list[tuple[int, Floats]]] = {}
+        for owner, each in enumerate(features):
+            for start in range(0, each.shape[1], full):
+                window = each[:, start : start + full]
+                by_width.setdefault(-(-window.shape[1] // chunk) * chunk, []).append((owner, window))
+        for width in sorted(by_width, reverse=True):
+            same, most = by_width[width], max(1, _WINDOWS_PER_CALL * full // width)
+            for first in range(0, len(same), most):
+                batch = same[first : first + most]
+                lengths = [window.shape[1] for _, window in batch]
+                padded = [np.pad(window, ((0, 0), (0, width - window.shape[1]))) for _, window in batch]
+                yield [owner for owner, _ in batch], np.stack(padded), lengths
 
     def _run_encoder(self, windows: Floats, lengths: list[int]) -> Floats:
         inputs = {"features": windows, "lengths": np.array(lengths, np.int64)}
@@ -262,7 +323,7 @@ class Qwen3AsrEngine:
         features = log_mel(samples, self._front_end)
         made = [
             Probe("encoder", {"features": windows, "lengths": np.array(lengths, np.int64)}, ["audio_embeds"])
-            for windows, lengths in self._windows(features)
+            for _, windows, lengths in self._windows([features])
         ]
         audio = self.encode(features)
         ids = np.array([[*self.prompt_ids(len(audio), options.context, options.language), *tokens]], np.int64)

@@ -14,9 +14,11 @@ import torch
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
 from runtime import Transcriber
-from runtime.engine import SegmentOptions, Timings
+from runtime.engine import EngineOptions, SegmentOptions, Timings
+from runtime.errors import AudioNotFoundError
 from runtime.families.qwen3_asr import Qwen3AsrEngine
 from runtime.features.log_mel import log_mel
+from runtime.transcriber import Request
 from tests.conftest import CHECKPOINT, DATA
 from tests.tiny.espeak import Espeak
 from tests.tiny.sentences import LANGUAGES
@@ -231,15 +233,16 @@ def test_paths_are_only_read(transcriber: Transcriber, tmp_path: Path) -> None:
 def test_segments_decoded_together_are_what_they_are_alone(
     opened: str, speech: Floats, request: pytest.FixtureRequest
 ) -> None:
-    """Token for token, with fewer rows than segments, as many, and more; the engine is used for others in between."""
-    transcriber: Transcriber = request.getfixturevalue(opened)
+    """Token for token, with fewer rows than segments, as many, and more."""
+    artifact = request.getfixturevalue(opened).artifact
     audio = np.concatenate([speech, np.zeros(RATE, np.float32), speech[::-1]])
-    alone = transcriber.transcribe(audio, sample_rate=RATE)
+    alone = Transcriber(artifact, EngineOptions(max_batch=1)).transcribe(audio, sample_rate=RATE)
     assert len(alone.segments) >= 6
     for rows in (2, len(alone.segments), 20):
         told: list[tuple[float, float]] = []
+        transcriber = Transcriber(artifact, EngineOptions(max_batch=rows))
         together = transcriber.transcribe(
-            audio, sample_rate=RATE, max_batch=rows, progress=lambda *times, told=told: told.append(times)
+            audio, sample_rate=RATE, progress=lambda *times, told=told: told.append(times)
         )
         done = [seconds for seconds, _ in told]
         assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
@@ -247,3 +250,39 @@ def test_segments_decoded_together_are_what_they_are_alone(
         assert together.tokens == alone.tokens
         assert done == sorted(done)
         assert done[-1] == pytest.approx(alone.duration, abs=1e-3)
+
+
+@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+def test_files_decoded_together_are_what_they_are_alone(
+    opened: str, samples: list[dict[str, Any]], request: pytest.FixtureRequest
+) -> None:
+    """Each with its own language and context, some for the second time, one of them missing."""
+    artifact = request.getfixturevalue(opened).artifact
+    requests = [
+        Request(DATA / sample["file"], sample["language"] if place % 2 else None, sample["context"])
+        for place, sample in enumerate([*samples, *samples[:3]])
+    ]
+    requests.insert(4, Request(DATA / "none.wav"))
+    single, many = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
+    found = {outcome.place: outcome for outcome in many.transcribe_many(iter(requests))}
+    assert sorted(found) == list(range(len(requests)))
+    for place, made in enumerate(requests):
+        if place == 4:
+            assert isinstance(found[4].error, AudioNotFoundError)
+            continue
+        alone = single.transcribe(made.source, made.language, made.context)
+        together = found[place].result()
+        assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
+        assert (together.text, together.language, together.duration) == (alone.text, alone.language, alone.duration)
+
+
+@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+def test_windows_encoded_together_are_what_they_are_alone(
+    opened: str, speech: Floats, request: pytest.FixtureRequest
+) -> None:
+    """Of many segments, with tails of equal and different widths: to the last bit."""
+    engine = request.getfixturevalue(opened)._engine
+    seconds = (0.6, 2.5, 8.0, 9.2, 2.1, 12.0, 7.95, 3.99, 9.9)
+    features = [log_mel(speech[: int(length * RATE)], engine._front_end) for length in seconds]
+    for together, each in zip(engine.encode_many(features), features, strict=True):
+        assert np.array_equal(together, engine.encode(each))

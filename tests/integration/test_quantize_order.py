@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -114,11 +116,12 @@ def test_an_engine_outlives_buffers_that_did_not_fit(monkeypatch: pytest.MonkeyP
     before = transcriber.transcribe(DATA / "en-1.wav").text
     decoder: Any = transcriber._engine._decoder  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.decoder.np.zeros", _no_memory)
-        with pytest.raises(MemoryError):
+        patch.setattr("runtime.decoder.mmap.mmap", _no_memory)
+        with pytest.raises(MemoryError, match="bytes for keys and values"):
             decoder.open_rows(3, 200)
+        assert decoder.layout == (0, 0)
     assert transcriber.transcribe(DATA / "en-1.wav").text == before
 
 
 def _no_memory(*_: Any) -> Any:
-    raise MemoryError
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows, log_probability, loop_period, loop_start
+from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows, loop_period, loop_start, penalize
 
 VOCAB, STOP = 50, 49
 NO_AUDIO = np.zeros((0, 4), np.float32)
@@ -24,7 +24,8 @@ class Scripts:
         self.fed: list[list[int]] = [[] for _ in scripts]
         self.at: dict[int, int] = {}
         self.steps: list[int] = []
-        self.opened = (0, 0)
+        self.layout = (0, 0)
+        self.layouts: list[tuple[int, int]] = []
 
     def _logits(self, script: int) -> np.ndarray:
         row = np.zeros(VOCAB, np.float32)
@@ -33,20 +34,37 @@ class Scripts:
         return row
 
     def open_rows(self, rows: int, positions: int) -> None:
-        self.opened = (rows, positions)
+        self.layout = (rows, positions)
+        self.layouts.append(self.layout)
+        self.at.clear()
 
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: np.ndarray) -> np.ndarray:
-        assert 0 <= row < self.opened[0]
+        assert 0 <= row < self.layout[0]
         self.at[row] = prompt[0]
         return self._logits(prompt[0])
 
-    def step_rows(self, tokens: dict[int, int]) -> np.ndarray:
+    def move_row(self, source: int, target: int) -> None:
+        self.at[target] = self.at.pop(source)
+
+    def step(self, tokens: Sequence[int]) -> np.ndarray:
         self.steps.append(len(tokens))
-        logits = np.full((self.opened[0], VOCAB), np.nan, np.float32)
-        for row, token in tokens.items():
+        for row, token in enumerate(tokens):
             self.fed[self.at[row]].append(token)
-            logits[row] = self._logits(self.at[row])
-        return logits
+        return np.stack([self._logits(self.at[row]) for row in range(len(tokens))])
+
+
+def decode(
+    decoder: Scripts, jobs: Iterable[Job], rows: int, never: Collection[int] = ()
+) -> Iterator[tuple[int, Hypothesis]]:
+    """All jobs by their places, in rows as long as the first one needs or longer."""
+    waiting = iter(enumerate(jobs))
+    return greedy_rows(
+        decoder,
+        lambda: next(waiting, None),
+        lambda positions: (rows, 100) if positions <= 100 else (1, positions),
+        {STOP},
+        never=never,
+    )
 
 
 def script(tokens: list[int]) -> tuple[Scripts, list[int]]:
@@ -55,10 +73,9 @@ def script(tokens: list[int]) -> tuple[Scripts, list[int]]:
     return made, made.fed[0]
 
 
-def greedy(decoder: Scripts, budget: int, *, ignore_stop: bool = False) -> Hypothesis:
+def greedy(decoder: Scripts, budget: int, *, ignore_stop: bool = False, penalty: float = 1.0) -> Hypothesis:
     """The only text of a decoder."""
-    jobs = [Job([0], NO_AUDIO, budget)]
-    ((place, result),) = greedy_rows(decoder, jobs, 1, budget + 1, {STOP}, ignore_stop=ignore_stop)
+    ((place, result),) = decode(decoder, [Job([0], NO_AUDIO, budget, ignore_stop, penalty)], 1)
     assert place == 0
     return result
 
@@ -117,10 +134,32 @@ def test_a_few_repeats_of_a_phrase_are_no_loop(phrase: list[int], times: int) ->
     assert loop_period([1, 2, *distinct * times]) == 0
 
 
-def test_log_probability_is_a_log_softmax() -> None:
-    logits = np.array([1000.0, 999.0, -5.0], np.float32)
-    assert log_probability(logits, 0) == pytest.approx(-math.log1p(math.exp(-1)), rel=1e-5)
-    assert log_probability(logits, 2) == pytest.approx(-1005.3133, rel=1e-5)
+def test_log_probabilities_are_a_log_softmax() -> None:
+    class Fixed(Scripts):
+        def _logits(self, script: int) -> np.ndarray:
+            return np.array([1000.0, 999.0, -5.0], np.float32)
+
+    ((_, result),) = decode(Fixed([[0]]), [Job([0], NO_AUDIO, 2)], 1)
+    assert result.log_probabilities == pytest.approx([-math.log1p(math.exp(-1))] * 2, rel=1e-5)
+
+
+def test_a_penalty_makes_what_was_said_less_likely() -> None:
+    """Positive logits are divided, negative ones multiplied, and the confidence is that of the model all the same."""
+    logits = np.array([2.0, -2.0, 1.5, 0.0], np.float32)
+    assert penalize(logits, [0, 1, 0], 2.0).tolist() == [1.0, -4.0, 1.5, 0.0]
+    assert logits[0] == 2.0
+
+    class Loop(Scripts):
+        def _logits(self, script: int) -> np.ndarray:
+            row = np.zeros(VOCAB, np.float32)
+            row[[7, 8]] = 5.0, 4.0
+            return row
+
+    assert greedy(Loop([[]]), 60).finish_reason == "repetition"
+    told = greedy(Loop([[]]), 3, penalty=1.5)
+    assert told.tokens[:2] == [7, 8]
+    total = math.log(math.exp(5) + math.exp(4) + VOCAB - 2)
+    assert told.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
 
 
 texts = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size=9)
@@ -131,7 +170,7 @@ def test_rows_change_nothing_but_the_order(scripts: list[list[int]], rows: int, 
     """Every text is what it is alone, whatever else is decoded beside it and however many rows there are."""
     scripts = [[*tokens, STOP] for tokens in scripts]
     jobs = [Job([place], NO_AUDIO, budget) for place in range(len(scripts))]
-    found = dict(greedy_rows(Scripts(scripts), jobs, rows, 100, {STOP}))
+    found = dict(decode(Scripts(scripts), jobs, rows))
     assert sorted(found) == list(range(len(scripts)))
     for place, tokens in enumerate(scripts):
         assert found[place] == greedy(Scripts([tokens]), budget)
@@ -147,18 +186,57 @@ def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
             yield Job([place], NO_AUDIO, 20)
 
     ended = []
-    for place, _ in greedy_rows(scripts, jobs(), 2, 30, {STOP}):
+    for place, _ in decode(scripts, jobs(), 2):
         ended.append(place)
         if len(ended) == 1:
             assert taken == [0, 1]  # the third is made when there is a row for it
     assert ended == [1, 2, 3, 4, 0]
-    assert scripts.opened == (2, 30)
+    assert scripts.layouts == [(2, 100)]
     assert scripts.steps == [2, 2, 2, 2, 1, 1]  # both rows work as long as there is work for two
 
 
 def test_what_no_text_may_contain_is_passed_over() -> None:
     """The next most probable token comes in its place, at the first position and later."""
     scripts = Scripts([[5, 1, 5, STOP]])
-    ((_, result),) = greedy_rows(scripts, [Job([0], NO_AUDIO, 10)], 1, 20, {STOP}, never=[5])
+    ((_, result),) = decode(scripts, [Job([0], NO_AUDIO, 10)], 1, never=[5])
     assert result.tokens == [0, 1, 0]
     assert scripts.fed[0] == [0, 1, 0]
+
+
+def test_a_job_too_long_for_the_rows_gets_rows_of_its_own() -> None:
+    """It waits for the texts before it, and those after it wait for it: each layout is opened once."""
+    scripts = Scripts([[1, STOP], [2, 2, STOP], [3, STOP], [4, STOP]])
+    jobs = [Job([place], NO_AUDIO, 300 if place == 2 else 20) for place in range(4)]
+    found = list(decode(scripts, jobs, 2))
+    assert [place for place, _ in found] == [0, 1, 2, 3]
+    assert [result.tokens for _, result in found] == [[1], [2, 2], [3], [4]]
+    assert scripts.layouts == [(2, 100), (1, 301), (2, 100)]
+
+
+def test_a_job_may_come_after_a_text_has_ended() -> None:
+    """What a result gives rise to is decoded too, though there was nothing more to begin when it was asked for."""
+    scripts = Scripts([[1, STOP], [2, 3, STOP]])
+    waiting: list[tuple[int, Job]] = [(0, Job([0], NO_AUDIO, 20))]
+    found = []
+    ended = greedy_rows(scripts, lambda: waiting.pop() if waiting else None, lambda _: (4, 100), {STOP})
+    for place, result in ended:
+        found.append(result.tokens)
+        if place == 0:
+            waiting.append((1, Job([1], NO_AUDIO, 20)))
+    assert found == [[1], [2, 3]]
+
+
+def test_time_is_told_for_those_it_was_spent_on() -> None:
+    scripts = Scripts([[1, STOP], [2, 2, 2, STOP]])
+    jobs = iter([(name, Job([place], NO_AUDIO, 20)) for place, name in enumerate("ab")])
+    told: list[tuple[str, list[str]]] = []
+    ended = greedy_rows(
+        scripts,
+        lambda: next(jobs, None),
+        lambda _: (2, 100),
+        {STOP},
+        spent=lambda stage, keys, seconds: told.append((stage, list(keys))) if seconds >= 0 else None,
+    )
+    assert [key for key, _ in ended] == ["a", "b"]
+    prefills = [("prefill", ["a"]), ("prefill", ["b"])]
+    assert told == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]

@@ -1,0 +1,38 @@
+"""How many rows fit into a memory budget: decided when a model is opened, before any audio is."""
+
+from __future__ import annotations
+
+from runtime.engine import BatchPlan
+from runtime.errors import OptionError
+from runtime.memory import available_bytes, resident_bytes
+
+
+def plan_rows(max_batch: int, memory: int | None, *, positions: int, position_bytes: int, work_bytes: int) -> BatchPlan:
+    """As many rows as fit, ``max_batch`` at most. Call it when the model is loaded: what is resident then is counted.
+
+    Args:
+        max_batch: most rows.
+        memory: bytes that this process may have resident; None takes half of what the system has left.
+        positions: of a row.
+        position_bytes: keys and values of one position.
+        work_bytes: activations of the largest call of a graph.
+
+    Raises:
+        OptionError: the budget is too small for a single row (without a budget one row is always planned).
+    """
+    if max_batch < 1:
+        raise OptionError(f"max_batch must be at least 1, not {max_batch}")
+    resident = resident_bytes()
+    fixed, row = resident + work_bytes, positions * position_bytes
+    budget = memory if memory is not None else resident + available_bytes() // 2
+    rows = min(max_batch, (budget - fixed) // row)
+    if rows < 1 and memory is not None:
+        raise OptionError(
+            f"a memory budget of {_megabytes(memory)} is too small: the model takes {_megabytes(fixed)}, and each text "
+            f"decoded at a time up to {_megabytes(row)}; give at least {_megabytes(fixed + row)}"
+        )
+    return BatchPlan(rows=max(1, rows), positions=positions, row_bytes=row, fixed_bytes=fixed, memory=budget)
+
+
+def _megabytes(size: int) -> str:
+    return f"{-(-size // 10**6)} MB"

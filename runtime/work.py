@@ -1,0 +1,272 @@
+"""Many audios through one engine: pieces of all of them are decoded together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from runtime.audio import AudioReader
+from runtime.decoding.autoregressive import FinishReason
+from runtime.engine import Engine, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.errors import AsrError
+from runtime.joining import join_texts
+from runtime.prefetch import prefetch
+from runtime.segmentation import Piece, fixed_pieces, speech_pieces, split_piece
+
+Floats = npt.NDArray[np.float32]
+
+# A segment that was cut or looped is decoded again in pieces of about half its length, with this penalty: enough to
+# leave a loop, and as a last resort only, for it also makes rightly repeated words less likely.
+REPETITION_PENALTY = 1.1
+# A little more than half, so that two parts need not be cut at the middle.
+_PART = 0.6
+_SHORTEST_PART = 2.0
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One piece on its way. Its samples are let go when it is done."""
+
+    start: int
+    length: int
+    piece: Piece | None
+    result: SegmentResult | None = None
+    again: FinishReason | None = None
+    parts: list[SegmentResult | None] = field(default_factory=list)
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A finished piece: first sample, samples, what was heard, and why it was decoded a second time, if it was."""
+
+    start: int
+    length: int
+    result: SegmentResult
+    decoded_again: FinishReason | None
+
+
+@dataclass(slots=True, eq=False)
+class File:
+    """An audio on its way through the engine. ``error`` is what was wrong with it, if anything."""
+
+    place: int
+    rate: int
+    timings: Timings
+    began: float = field(default_factory=time.perf_counter)
+    reader: AudioReader | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    error: AsrError | None = None
+    slots: list[_Slot] = field(default_factory=list)
+    samples: int | None = None
+    _left: int = 0
+    _done: int = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds in all; until they are read, what the header says, or what has been seen."""
+        if self.samples is not None:
+            return self.samples / self.rate
+        declared = self.reader.duration if self.reader else None
+        seen = self.slots[-1].start + self.slots[-1].length if self.slots else 0
+        return seen / self.rate if declared is None else declared
+
+    @property
+    def done(self) -> float:
+        """Seconds that are done: finished pieces, and the silence before each."""
+        return self.duration if self.complete else self._done / self.rate
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was read and every piece is finished, or something was wrong."""
+        return self.error is not None or (self.samples is not None and not self._left)
+
+    @property
+    def spans(self) -> list[Span]:
+        """All pieces of a complete file, in order."""
+        return [Span(each.start, each.length, each.result, each.again) for each in self.slots if each.result]
+
+    def add(self, piece: Piece) -> int:
+        """Remember a piece; its number."""
+        self.slots.append(_Slot(piece.start, len(piece.samples), piece))
+        self._left += 1
+        return len(self.slots) - 1
+
+    def finish(self, number: int, result: SegmentResult) -> None:
+        """A piece is done."""
+        slot = self.slots[number]
+        before = self.slots[number - 1] if number else None
+        self._done += slot.start + slot.length - (before.start + before.length if before else 0)
+        self._left -= 1
+        slot.result, slot.piece = result, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A piece of a file's speech."""
+
+    file: File
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A file has no more pieces: its length in samples and the seconds that reading it took, or what was wrong."""
+
+    file: File
+    samples: int = 0
+    seconds: float = 0.0
+    error: AsrError | None = None
+
+
+_Event = _Found | _Ended
+
+
+class Work:
+    """Files to transcribe with one engine, each yielded when it is complete."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        files: Iterable[File],
+        *,
+        vad: bool,
+        told: Callable[[File], object] | None = None,
+        ahead: bool = True,
+    ) -> None:
+        """Args:
+        engine: what transcribes.
+        files: taken one by one, in another thread when reading goes ahead.
+        vad: cut by voice activity, and leave silence out.
+        told: called with a file after each of its pieces.
+        ahead: read and look for speech in a thread beside the engine.
+        """
+        self._engine, self._files, self._vad, self._told, self._ahead = engine, files, vad, told, ahead
+        self._again: deque[SegmentJob] = deque()
+        self._complete: deque[File] = deque()
+
+    def finished(self) -> Generator[File, None, None]:
+        """Every file once it is complete, in the order in which they are."""
+        # Twice the rows: what the engine takes at once, and as much in waiting.
+        events = prefetch(self._read(), 2 * self._engine.plan.rows) if self._ahead else self._read()
+        with closing(events) as self._events:
+            for (file, number, part), result in self._engine.run(self._next_job):
+                self._take(file, number, part, result)
+                yield from self._drain()
+            yield from self._drain()
+
+    def _drain(self) -> Iterator[File]:
+        while self._complete:
+            yield self._complete.popleft()
+
+    def _read(self) -> Generator[_Event, None, None]:
+        """Pieces of all files, one file after the other."""
+        for file in self._files:
+            if file.error or not file.reader:
+                yield _Ended(file, error=file.error)
+                continue
+            count, seconds, began = 0, 0.0, time.perf_counter()
+            try:
+                with file.reader as reader:
+                    seen = _Counted(reader.blocks())
+                    for piece in self._pieces(seen):
+                        seconds += time.perf_counter() - began
+                        yield _Found(file, piece)
+                        began = time.perf_counter()
+                    count = seen.samples
+            except AsrError as error:
+                yield _Ended(file, error=error)
+                continue
+            yield _Ended(file, count, seconds + time.perf_counter() - began)
+
+    def _pieces(self, blocks: Iterable[Floats]) -> Iterator[Piece]:
+        cut = speech_pieces if self._vad else fixed_pieces
+        return cut(blocks, self._engine.sample_rate, self._engine.segment_seconds)
+
+    def _next_job(self) -> SegmentJob | None:
+        if self._again:
+            return self._again.popleft()
+        for event in self._events:
+            file = event.file
+            if isinstance(event, _Ended):
+                file.error, file.samples = event.error, event.samples
+                file.timings.segment = event.seconds
+                self._settled(file)
+            elif not file.error:
+                number = file.add(event.piece)
+                return self._job(file, number, None, event.piece, file.options)
+        return None
+
+    @staticmethod
+    def _job(file: File, number: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
+        return SegmentJob((file, number, part), piece.samples, options, file.timings, file.began)
+
+    def _take(self, file: File, number: int, part: int | None, result: SegmentResult) -> None:
+        """Put a result where it belongs, or have its piece decoded again."""
+        slot = file.slots[number]
+        if part is not None:
+            slot.parts[part] = result
+            heard = [each for each in slot.parts if each]
+            if len(heard) < len(slot.parts):
+                return
+            result = _joined(heard)
+        elif result.finish_reason != "stop" and not file.options.max_new_tokens and slot.piece:
+            longest = max(_SHORTEST_PART, _PART * slot.length / file.rate)
+            pieces = split_piece(slot.piece, file.rate, longest=longest)
+            slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
+            guarded = msgspec.structs.replace(file.options, repetition_penalty=REPETITION_PENALTY)
+            self._again.extend(self._job(file, number, place, piece, guarded) for place, piece in enumerate(pieces))
+            return
+        file.finish(number, result)
+        if not self._settled(file):
+            self._tell(file)
+
+    def _settled(self, file: File) -> bool:
+        """Whether a file is complete; it is remembered then, to be yielded."""
+        if not file.complete:
+            return False
+        file.timings.total = time.perf_counter() - file.began
+        self._complete.append(file)
+        if not file.error:
+            self._tell(file)
+        return True
+
+    def _tell(self, file: File) -> None:
+        if self._told:
+            self._told(file)
+
+
+class _Counted:
+    """Blocks, and the samples that were in them."""
+
+    def __init__(self, blocks: Iterator[Floats]) -> None:
+        self._blocks, self.samples = blocks, 0
+
+    def __iter__(self) -> Iterator[Floats]:
+        for block in self._blocks:
+            self.samples += len(block)
+            yield block
+
+
+_WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
+
+
+def _joined(parts: list[SegmentResult]) -> SegmentResult:
+    """The results of consecutive parts of a segment as one, with the worst of their finish reasons."""
+    counts = [max(1, len(part.tokens)) for part in parts]
+    logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]
+    return SegmentResult(
+        text=join_texts([part.text for part in parts]),
+        language=next((part.language for part in parts if part.language), None),
+        tokens=[token for part in parts for token in part.tokens],
+        confidence=math.exp(sum(logs) / sum(counts)),
+        finish_reason=max((part.finish_reason for part in parts), key=_WORST.__getitem__),
+        audio_tokens=sum(part.audio_tokens for part in parts),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+    )
