@@ -126,8 +126,8 @@ def line_chart(
         raise ValueError(f"{title!r} has a negative value")
     ticks = round_ticks(max([y for line in kept for _, y in line.points] + ([reference[1]] if reference else [])))
     legend, top = _legend([line.name for line in kept], markers=True)
-    top += 14  # room for the labels of the highest points
-    left, right, bottom = 16 + max(_text_width(number(tick)) for tick in ticks), _WIDTH - 24, top + 240
+    top += 20  # room for the labels of the highest points
+    left, right, bottom = 16 + max(_text_width(f"{tick:,g}") for tick in ticks), _WIDTH - 24, top + 240
     project = math.log if log_x else float
     low, span = project(places[0]), project(places[-1]) - project(places[0])
 
@@ -142,12 +142,12 @@ def line_chart(
         parts.append(
             f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
         )
-        parts.append(_text(left - 6, down(tick), number(tick), "end", "axis"))
+        parts.append(_text(left - 6, down(tick), f"{tick:,g}", "end", "axis"))
     free = -math.inf
     for x in places:
-        half = _text_width(number(x), 12) / 2
+        half = _text_width(f"{x:,g}", 12) / 2
         if across(x) - half > free:  # neighbours on the axis may be too near for all their labels
-            parts.append(_text(across(x), bottom + 16, number(x), "middle", "axis"))
+            parts.append(_text(across(x), bottom + 16, f"{x:,g}", "middle", "axis"))
             free = across(x) + half + 4
     parts.append(_text((left + right) / 2, bottom + 36, x_unit, "middle", "axis"))
     if reference:
@@ -164,18 +164,16 @@ def line_chart(
         parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(place)}"/>')
         taken += [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
         parts += [
-            _marker(place, x, y, f"{line.name}, {number(at)}: {number(value)} {y_unit}")
+            _marker(place, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")
             for (x, y), (at, value) in zip(points, line.points, strict=True)
         ]
     for line in kept:
         parts += [
             label
             for x, y in line.points
-            if (label := _free_label(number(y), across(x), down(y), taken, (left, top - 14, right + 20, bottom)))
+            if (label := _free_label(number(y), across(x), down(y), taken, (left, top - 22, right + 20, bottom)))
         ]
-    shown = "; ".join(
-        f"{line.name}: " + ", ".join(f"{number(y)} at {number(x)}" for x, y in line.points) for line in kept
-    )
+    shown = "; ".join(f"{line.name}: " + ", ".join(f"{number(y)} at {x:,g}" for x, y in line.points) for line in kept)
     return _figure(title, y_unit, note, shown, bottom + 46, parts)
 
 
@@ -245,7 +243,7 @@ def _ticks_below(ticks: Sequence[float], left: float, scale: float, top: float, 
     for tick in ticks:
         x = left + tick * scale
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(_text(x, bottom + 14, number(tick), "middle", "axis"))
+        parts.append(_text(x, bottom + 14, f"{tick:,g}", "middle", "axis"))
     parts.append(_text(left + ticks[-1] * scale / 2, bottom + 32, unit, "middle", "axis"))
     return "\n".join(parts)
 

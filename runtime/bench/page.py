@@ -53,6 +53,7 @@ th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 600; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--rule); white-space: normal; line-height: 1.3; }
 th.text, td.text { text-align: left; }
+th.prose { text-align: left; }
 td.prose { text-align: left; white-space: normal; min-width: 16em; }
 td small { display: block; color: var(--quiet); font-size: .75rem; }
 figure { margin: 20px 0; }
