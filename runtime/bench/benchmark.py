@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -9,18 +10,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from runtime.artifact import Artifact, open_artifact
-from runtime.bench.child import ColdJob, Job, LimitsJob, MeasureJob, Setup
+from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJob
 from runtime.bench.clips import cut, load_recordings, sample_recordings, write_clip
-from runtime.bench.limits import shares
+from runtime.bench.limits import best_rates, shares
 from runtime.bench.machine import describe
-from runtime.bench.results import ColdStart, Configuration, Failure, Limits, Model, Report, Settings, Spread
-from runtime.errors import AsrError, OptionError
+from runtime.bench.results import (
+    ColdStart,
+    Configuration,
+    Failure,
+    Limits,
+    Model,
+    Rates,
+    Report,
+    Settings,
+    Spread,
+    Work,
+)
+from runtime.errors import MeasurementError, OptionError
 from runtime.providers import parse_provider
 from runtime.session import usable_cores
 
@@ -32,10 +44,6 @@ _COLD_TOKENS = 8
 _PROBE_SECONDS = 8.0
 
 Progress = Callable[[int, int, str], object]
-
-
-class MeasurementError(AsrError, RuntimeError):
-    """A process that was to measure something ended without a result."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +108,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
     rate = int(artifact.manifest.front_end["sample_rate"])
     files = plan.audio or sample_recordings()
     samples = load_recordings(files, rate, max(*plan.seconds, _COLD_SECONDS, _PROBE_SECONDS))
+    threads = plan.setup.threads or usable_cores()
     todo = [(seconds, batch) for seconds in plan.seconds for batch in plan.batch]
 
     def say(done: int, what: str) -> None:
@@ -115,9 +124,10 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         del samples
         say(0, "cold start")
         cold = _cold_start(plan, clips[_COLD_SECONDS])
-        say(1, "limits of the machine")
-        limits = _limits(plan, artifact, clips[_PROBE_SECONDS])
+        say(1, "the model's work")
+        work = _work(plan, artifact, clips[_PROBE_SECONDS])
         found: list[Configuration] = []
+        rates: list[Rates] = []
         failures: list[Failure] = []
         for place, (seconds, batch) in enumerate(todo):
             say(place + 2, f"{seconds:g} s, batch {batch}")
@@ -131,19 +141,20 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
                 clips=plan.clips,
             )
             try:
-                measured = msgspec.json.decode(_child(job), type=Configuration)
+                found.append(msgspec.json.decode(_child(job), type=Configuration))
             except MeasurementError as error:
                 failures.append(Failure(seconds, batch, str(error)))
-                continue
-            if limits:
-                measured = msgspec.structs.replace(measured, limits=shares(limits, measured))
-            found.append(measured)
+            # Again and again, for a machine that others use too shows what it can do only now and then.
+            rates.append(msgspec.json.decode(_child(RatesJob(threads)), type=Rates))
+    limits = Limits(best_rates(rates), work) if work else None
+    if limits:
+        found = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in found]
     return Report(
         machine=describe(),
         model=_model(artifact),
         settings=Settings(
             provider=plan.setup.provider,
-            threads=plan.setup.threads or usable_cores(),
+            threads=threads,
             runs=plan.runs,
             new_tokens=str(plan.new_tokens) if plan.new_tokens else None,
             segment_seconds=plan.setup.segment_seconds,
@@ -167,11 +178,11 @@ def _model(artifact: Artifact) -> Model:
     )
 
 
-def _limits(plan: Plan, artifact: Artifact, clip: str) -> Limits | None:
-    """Measured for a model of an encoder and a decoder; there is no counting others yet."""
+def _work(plan: Plan, artifact: Artifact, clip: str) -> Work | None:
+    """Counted for a model of an encoder and a decoder; there is no counting others yet."""
     if not {"encoder", "decoder"} <= set(artifact.manifest.graphs):
         return None
-    return msgspec.json.decode(_child(LimitsJob(plan.setup, clip)), type=Limits)
+    return msgspec.json.decode(_child(WorkJob(plan.setup.model, clip)), type=Work)
 
 
 def _cold_start(plan: Plan, clip: str) -> ColdStart:
@@ -180,19 +191,20 @@ def _cold_start(plan: Plan, clip: str) -> ColdStart:
     job = msgspec.json.encode(ColdJob(plan.setup, clip, tokens))
     taken = []
     for _ in range(plan.runs + 1):
-        with tempfile.TemporaryFile() as errors:
+        with tempfile.TemporaryFile() as complaints:
             began = time.perf_counter()
-            with _start(errors.fileno()) as process:
+            with _process(complaints.fileno()) as process:
                 assert process.stdin is not None
                 assert process.stdout is not None
-                process.stdin.write(job)
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it ended early; why is in its complaints
+                    process.stdin.write(job)
+                    process.stdin.close()
                 text = process.stdout.readline()
                 taken.append(time.perf_counter() - began)
                 process.stdout.read()
             if process.returncode or not text:
-                errors.seek(0)
-                raise _failed(process.returncode, errors.read())
+                complaints.seek(0)
+                raise _failed(process.returncode, complaints.read())
     return ColdStart(Spread.of(taken[1:]), _COLD_SECONDS, tokens, plan.runs)
 
 
@@ -202,28 +214,30 @@ def _child(job: Job) -> bytes:
     Raises:
         MeasurementError: it ended without one.
     """
-    with _start(subprocess.PIPE) as process:
-        try:
-            said, complaints = process.communicate(msgspec.json.encode(job))
-        except BaseException:
-            process.kill()
-            raise
+    with _process(subprocess.PIPE) as process:
+        said, complaints = process.communicate(msgspec.json.encode(job))
     if process.returncode:
         raise _failed(process.returncode, complaints)
     return said
 
 
-def _start(errors: int) -> subprocess.Popen[bytes]:
-    """Start a process with the package that is running here, wherever the current folder is."""
+@contextlib.contextmanager
+def _process(errors: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with the package that is running here, wherever the current folder is; it ends with the block."""
     package = Path(__file__).resolve().parents[2]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "runtime.bench.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         env=os.environ | {"PYTHONPATH": path},
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _failed(code: int, complaints: bytes) -> MeasurementError:

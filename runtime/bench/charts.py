@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -45,7 +45,14 @@ def round_ticks(highest: float, about: int = 5) -> list[float]:
 
 
 def bar_chart(
-    title: str, categories: Sequence[str], series: Sequence[Series], *, unit: str, stacked: bool = False, note: str = ""
+    title: str,
+    categories: Sequence[str],
+    series: Sequence[Series],
+    *,
+    unit: str,
+    stacked: bool = False,
+    highest: float = 0.0,
+    note: str = "",
 ) -> Html:
     """Horizontal bars: a group for each category, side by side or stacked, with the sum at the end.
 
@@ -55,6 +62,7 @@ def bar_chart(
         series: the bars; of each, as many values as there are categories, none of them negative.
         unit: of the values.
         stacked: parts of a whole instead of things to compare.
+        highest: what the axis reaches at least, so that several charts have the same.
         note: a sentence for the caption.
 
     Raises:
@@ -67,14 +75,14 @@ def bar_chart(
         raise ValueError(f"{title!r} has a negative value")
     columns = list(zip(*(one.values for one in kept), strict=True)) if kept else []
     sums = [sum(value or 0.0 for value in column) for column in columns]
-    highest = max(sums if stacked else [value or 0.0 for column in columns for value in column], default=0.0)
-    ticks = round_ticks(highest)
+    drawn = sums if stacked else [value or 0.0 for column in columns for value in column]
+    ticks = round_ticks(max([highest, *drawn]))
     left = min(220.0, max([40.0, *(_text_width(name) for name in categories)]) + 10)
     right = _WIDTH - 64
     scale = (right - left) / ticks[-1]
     bar = 24.0 if stacked else 18.0
     group = bar * (1 if stacked else max(1, len(kept))) + 14
-    legend, top = _legend([one.name for one in kept], markers=False)
+    legend, top = _legend(dict(enumerate(one.name for one in kept)), markers=False)
     bottom = top + group * len(categories)
     parts = [legend, _ticks_below(ticks, left, scale, top, bottom, unit)]
     for row, name in enumerate(categories):
@@ -108,7 +116,7 @@ def line_chart(
 
     Args:
         title: what is shown.
-        lines: at least one point in all.
+        lines: at least one point in all; one without points keeps its colour for the other charts of a page.
         x_unit: what x is, with its unit.
         y_unit: the same of y.
         log_x: a logarithmic x axis, for lengths from seconds to hours; x must be positive.
@@ -125,7 +133,7 @@ def line_chart(
     if any(y < 0 for line in kept for _, y in line.points):
         raise ValueError(f"{title!r} has a negative value")
     ticks = round_ticks(max([y for line in kept for _, y in line.points] + ([reference[1]] if reference else [])))
-    legend, top = _legend([line.name for line in kept], markers=True)
+    legend, top = _legend({place: line.name for place, line in enumerate(kept) if line.points}, markers=True)
     top += 20  # room for the labels of the highest points
     left, right, bottom = 16 + max(_text_width(f"{tick:,g}") for tick in ticks), _WIDTH - 24, top + 240
     project = math.log if log_x else float
@@ -248,12 +256,15 @@ def _ticks_below(ticks: Sequence[float], left: float, scale: float, top: float, 
     return "\n".join(parts)
 
 
-def _legend(names: Sequence[str], *, markers: bool) -> tuple[str, float]:
-    """The names with their colours in as many lines as they need, and where the drawing begins; none for one name."""
+def _legend(names: Mapping[int, str], *, markers: bool) -> tuple[str, float]:
+    """Names by place, with their colours, in as many lines as they need, and where the drawing begins.
+
+    There is none for a single name.
+    """
     if len(names) < 2:
         return "", 10.0
     parts, x, y = [], 4.0, 14.0
-    for place, name in enumerate(names):
+    for place, name in names.items():
         shown = _fit(name, 240)
         width = _text_width(shown) + 38
         if x + width > _WIDTH and x > 4:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.bench.limits import measure_limits
+from runtime.bench.limits import measure_rates, measure_work
 from runtime.bench.results import Configuration, Spread, Tokens
 from runtime.errors import AsrError
 from runtime.memory import peak_resident_bytes
@@ -55,14 +55,20 @@ class ColdJob(msgspec.Struct, frozen=True, tag="cold"):
     new_tokens: int | None = None
 
 
-class LimitsJob(msgspec.Struct, frozen=True, tag="limits"):
-    """Measure what the machine can do, and count what the model asks of it, over a clip of one segment."""
+class WorkJob(msgspec.Struct, frozen=True, tag="work"):
+    """Count what the model asks of a machine, over a clip of one segment."""
 
-    setup: Setup
+    model: str
     clip: str
 
 
-Job = MeasureJob | ColdJob | LimitsJob
+class RatesJob(msgspec.Struct, frozen=True, tag="rates"):
+    """Measure what the machine can do."""
+
+    threads: int
+
+
+Job = MeasureJob | ColdJob | WorkJob | RatesJob
 
 
 def main() -> int:
@@ -86,8 +92,10 @@ def _do(job: Job) -> bytes:
             importlib.import_module("runtime.__main__")  # a command starts with it, so it belongs to a cold start
             (transcript,) = _transcribe(_open(job.setup), job.clip, 1, 1, job.new_tokens)
             return transcript.text.encode()
-        case LimitsJob():
-            return msgspec.json.encode(measure_limits(job.setup.model, job.clip, job.setup.provider, job.setup.threads))
+        case WorkJob():
+            return msgspec.json.encode(measure_work(job.model, job.clip))
+        case RatesJob():
+            return msgspec.json.encode(measure_rates(job.threads))
 
 
 def measure(job: MeasureJob) -> Configuration:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ import onnxruntime as ort
 
 from runtime.artifact import Artifact, GraphSpec, open_artifact
 from runtime.audio import load_audio
-from runtime.bench.results import Configuration, Limits, Shares
+from runtime.bench.results import Configuration, Limits, Rates, Shares, Work
 from runtime.engine import EngineOptions, SegmentOptions
 from runtime.families import make_engine
-from runtime.providers import parse_provider
 from runtime.session import usable_cores
 
 # Much more than a last-level cache holds.
@@ -42,21 +41,35 @@ _PAST = "past_key_values."
 _FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6
 
 
-def measure_limits(model: str, clip: str, provider: str, threads: int | None) -> Limits:
-    """Measure the machine with ``threads`` threads, and count the model's work on ``clip``, one segment of speech."""
+def measure_rates(threads: int) -> Rates:
+    """What this machine does with ``threads`` threads now; others on it can only make it look slower than it is."""
+    return Rates(
+        memory_bytes=memory_bandwidth(threads),
+        float_operations=product_rate(threads, integer=False),
+        integer_operations=product_rate(threads, integer=True),
+    )
+
+
+def best_rates(rates: Sequence[Rates]) -> Rates:
+    """The best of each."""
+    return Rates(
+        memory_bytes=max(each.memory_bytes for each in rates),
+        float_operations=max(each.float_operations for each in rates),
+        integer_operations=max(each.integer_operations for each in rates),
+    )
+
+
+def measure_work(model: str, clip: str) -> Work:
+    """Count the work of a model of an encoder and a decoder on ``clip``, one segment of speech."""
     artifact = open_artifact(model)
-    count = threads or usable_cores()
-    rows, operations = count_operations(artifact, clip, provider, threads)
-    decoder = artifact.manifest.graphs.get("decoder")
-    return Limits(
-        memory_bytes_per_second=memory_bandwidth(count),
-        float_operations_per_second=product_rate(count, integer=False),
-        integer_operations_per_second=product_rate(count, integer=True),
+    rows, operations = _count_operations(artifact, clip)
+    decoder = artifact.manifest.graphs["decoder"]
+    return Work(
         integer_products=artifact.manifest.quantization is not None,
-        encoder_operations=operations.get("encoder", 0.0) / rows["encoder"],
-        decoder_operations=operations.get("decoder", 0.0) / rows["decoder"],
-        weight_bytes=_stored_bytes(artifact, decoder) if decoder else 0,
-        cache_bytes=_cache_bytes(decoder) if decoder else 0,
+        encoder_operations=operations["encoder"] / rows["encoder"],
+        decoder_operations=operations["decoder"] / rows["decoder"],
+        weight_bytes=_stored_bytes(artifact, decoder),
+        cache_bytes=_cache_bytes(decoder),
     )
 
 
@@ -88,22 +101,23 @@ def _best(call: Callable[[], object]) -> float:
     return min(taken)
 
 
-def count_operations(
-    artifact: Artifact, clip: str, provider: str, threads: int | None
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Rows of audio (``encoder``) and prompt positions (``decoder``) of a clip, and each graph's operations on it."""
-    engine = make_engine(artifact, EngineOptions(parse_provider(provider), threads))
+def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], dict[str, float]]:
+    """Rows of audio (``encoder``) and prompt positions (``decoder``) of a clip, and each graph's operations on it.
+
+    Counted on the CPU whatever provider is measured: the work is the model's.
+    """
+    engine = make_engine(artifact, EngineOptions())
     samples = load_audio(clip, engine.sample_rate)[: int(engine.segment_seconds * engine.sample_rate)]
     probes = engine.probes(samples, [], SegmentOptions())
     del engine
-    rows = {"encoder": 1, "decoder": 1}
+    rows: dict[str, int] = {}
     operations: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for place, probe in enumerate(probes):
             options = ort.SessionOptions()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / str(place))
-            options.intra_op_num_threads = threads or usable_cores()
+            options.intra_op_num_threads = usable_cores()
             session = ort.InferenceSession(artifact.graph_path(probe.role), options, ["CPUExecutionProvider"])
             session.run(probe.outputs, probe.feeds)
             counted = _operations(Path(session.end_profiling()))
@@ -162,20 +176,19 @@ def shares(limits: Limits, found: Configuration) -> Shares:
     against the faster of both rates. A step cannot take less than reading all weights, and the keys and values of
     the rows in flight, nor less than its operations.
     """
-    rate = limits.float_operations_per_second
-    if limits.integer_products:
-        rate = max(rate, limits.integer_operations_per_second)
-    tokens, texts = found.tokens, found.clips * found.segments
+    rates, work = limits.rates, limits.work
+    rate = max(rates.float_operations, rates.integer_operations) if work.integer_products else rates.float_operations
+    tokens = found.tokens
     step = None
-    if found.step and limits.weight_bytes:
-        rows = tokens.stepped / tokens.steps
+    if found.step:
+        texts, rows = found.clips * found.segments, tokens.stepped / tokens.steps
         positions = (tokens.prompt + tokens.generated / 2) / texts
-        read = limits.weight_bytes + rows * positions * limits.cache_bytes
-        least = max(read / limits.memory_bytes_per_second, rows * limits.decoder_operations / rate)
+        read = work.weight_bytes + rows * positions * work.cache_bytes
+        least = max(read / rates.memory_bytes, rows * work.decoder_operations / rate)
         step = least / found.step.median
     return Shares(
-        encode=_share(tokens.audio * limits.encoder_operations / rate, found.stages["encode"].median),
-        prefill=_share(tokens.prompt * limits.decoder_operations / rate, found.stages["prefill"].median),
+        encode=_share(tokens.audio * work.encoder_operations / rate, found.stages["encode"].median),
+        prefill=_share(tokens.prompt * work.decoder_operations / rate, found.stages["prefill"].median),
         step=step,
     )
 

@@ -29,7 +29,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 800px; margin: 0 auto; padding: 40px 20px 64px; }
+main { max-width: 1000px; margin: 0 auto; padding: 40px 20px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 48px 0 8px; padding-top: 16px; border-top: 1px solid var(--rule); }
 p { margin: 8px 0; max-width: 68ch; overflow-wrap: anywhere; }
@@ -56,7 +56,7 @@ th.text, td.text { text-align: left; }
 th.prose { text-align: left; }
 td.prose { text-align: left; white-space: normal; min-width: 16em; }
 td small { display: block; color: var(--quiet); font-size: .75rem; }
-figure { margin: 20px 0; }
+figure { margin: 20px 0; max-width: 760px; }
 figcaption { font-size: .9375rem; margin-bottom: 4px; }
 figcaption strong { color: var(--ink); }
 svg { display: block; width: 100%; min-width: 520px; height: auto; font-size: 13px; fill: var(--ink); }

@@ -1,4 +1,4 @@
-"""A benchmark as a table on a terminal and as a page."""
+"""A benchmark as a page."""
 
 from __future__ import annotations
 
@@ -19,47 +19,9 @@ from runtime.bench.page import (
     tiles,
 )
 from runtime.bench.results import Configuration, Report, Spread
+from runtime.bench.table import STAGES, median, stages_of, value_range
 
-_SAYS = {
-    "segment": "voice activity",
-    "features": "features",
-    "encode": "encoder",
-    "prefill": "prefill",
-    "decode": "steps",
-    "other": "other",
-}
-
-
-def as_table(report: Report) -> str:
-    """The model, the machine, and a row for each configuration, in columns."""
-    facts = _facts(report)
-    width = max(map(len, facts))
-    lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
-    stages = _stages(report)
-    header = ["clip", "batch", "clips", *(_SAYS.get(stage, stage) for stage in stages)]
-    header += ["per token", "first token", "total", "RTF", "audio s/s", "memory"]
-    rows = [header]
-    for found in report.configurations:
-        timed = [seconds(found.stages[stage].median) for stage in stages]
-        rows.append(
-            [
-                f"{found.seconds:g} s",
-                str(found.batch),
-                str(found.clips),
-                *timed,
-                _median(found.per_token),
-                _median(found.first_token),
-                seconds(found.total.median),
-                number(found.rtf.median),
-                number(found.audio_seconds_per_second.median),
-                size(found.peak_bytes),
-            ]
-        )
-    if len(rows) > 1:
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["", *("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows)]
-    lines += [f"failed: {each.seconds:g} s, batch {each.batch}: {each.reason}" for each in report.failures]
-    return "\n".join(lines)
+_CLIP = "seconds of audio in a clip"
 
 
 def as_page(report: Report) -> Html:
@@ -81,27 +43,6 @@ def as_page(report: Report) -> Html:
     return page(f"Benchmark of {model.name}", lead, *parts)
 
 
-def _facts(report: Report) -> dict[str, str]:
-    model, machine, settings, cold = report.model, report.machine, report.settings, report.cold_start
-    facts = {
-        "model": f"{model.name} ({model.recipe}), {size(model.bytes)}",
-        "machine": f"{machine.processor}, {settings.threads} threads, {settings.provider}",
-        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
-        "cold start": _spread(cold.total),
-    }
-    if report.load:
-        facts["load"] = _spread(report.load)
-    if limits := report.limits:
-        facts["machine's limits"] = (
-            f"memory read {number(limits.memory_bytes_per_second / 1e9)} GB/s, products "
-            f"{number(limits.float_operations_per_second / 1e9)} Gop/s in float32, "
-            f"{number(limits.integer_operations_per_second / 1e9)} in 8 bits"
-        )
-    forced = f"{settings.new_tokens} tokens forced" if settings.new_tokens else "as long as the text"
-    facts["measured"] = f"medians of {settings.runs} runs, {forced}"
-    return facts
-
-
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     shown = []
     if found := report.configurations:
@@ -110,10 +51,10 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         shown.append(("audio a second", f"{number(fastest.audio_seconds_per_second.median)} s", _name(fastest)))
         if first := [each for each in found if each.first_token]:
             quickest = min(first, key=lambda each: each.first_token.median if each.first_token else 0.0)
-            shown.append(("first token, best", _median(quickest.first_token), _name(quickest)))
+            shown.append(("first token, best", median(quickest.first_token), _name(quickest)))
         if stepped := [each for each in found if each.per_token]:
             quickest = min(stepped, key=lambda each: each.per_token.median if each.per_token else 0.0)
-            shown.append(("per token, best", _median(quickest.per_token), _name(quickest)))
+            shown.append(("per token, best", median(quickest.per_token), _name(quickest)))
     shown.append(("cold start", seconds(report.cold_start.total.median), "process start to first text"))
     if report.load:
         shown.append(("load", seconds(report.load.median), "opening the model"))
@@ -124,18 +65,23 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _time(report: Report) -> Html:
-    stages = _stages(report)
+    stages = stages_of(report)
     charts = []
+    highest = max(1e3 * sum(s.median for s in each.stages.values()) / _audio(each) for each in report.configurations)
     for batch, found in _by_batch(report).items():
         lengths = [f"{each.seconds:g} s" for each in found]
         series = [
             Series(
-                _SAYS.get(stage, stage),
-                [1e3 * each.stages[stage].median / (each.seconds * each.clips) for each in found],
+                STAGES.get(stage, stage),
+                [1e3 * each.stages[stage].median / _audio(each) for each in found],
             )
             for stage in stages
         ]
-        charts.append(bar_chart(f"Stages, batch {batch}", lengths, series, unit="ms per second of audio", stacked=True))
+        charts.append(
+            bar_chart(
+                f"Stages, batch {batch}", lengths, series, unit="ms per second of audio", stacked=True, highest=highest
+            )
+        )
     return section(
         "Where the time goes",
         *charts,
@@ -144,22 +90,31 @@ def _time(report: Report) -> Html:
 
 
 def _speed(report: Report) -> Html:
-    rtf = _lines(report, lambda each: each.rtf.median)
     charts = [
-        line_chart(
+        _chart(
             "Real-time factor",
-            rtf,
-            x_unit="seconds of audio in a clip",
-            y_unit="seconds of work per second of audio",
-            log_x=True,
+            "seconds of work per second of audio",
+            _CLIP,
+            _lines(report, lambda each: each.rtf.median),
         )
     ]
     first = _lines(report, lambda each: each.first_token.median if each.first_token else None)
     if any(line.points for line in first):
-        charts.append(
-            line_chart("Time to first token", first, x_unit="seconds of audio in a clip", y_unit="seconds", log_x=True)
-        )
+        charts.append(_chart("Time to first token", "seconds", _CLIP, first))
     return section("Speed by length", *charts, lead="Lower is better.")
+
+
+def _chart(
+    title: str, unit: str, x_unit: str, lines: list[Line], *, reference: tuple[str, float] | None = None
+) -> Html:
+    """Lines over x; bars where only one x has values."""
+    places = {x for line in lines for x, _ in line.points}
+    if len(places) > 1:
+        return line_chart(title, lines, x_unit=x_unit, y_unit=unit, log_x=True, reference=reference)
+    shown = [line for line in lines if line.points]
+    values: list[float | None] = [line.points[0][1] for line in shown]
+    note = f"{x_unit}: {places.pop():g}" + (f"; {reference[0]}: {number(reference[1])}" if reference else "")
+    return bar_chart(title, [line.name for line in shown], [Series(title, values)], unit=unit, note=note)
 
 
 def _steps(report: Report) -> Html:
@@ -176,25 +131,14 @@ def _steps(report: Report) -> Html:
     charts = []
     if steps := lines(lambda each: each.step.median * 1e3 if each.step else None):
         least = None
-        if limits := report.limits:
-            least = ("reading the weights", 1e3 * limits.weight_bytes / limits.memory_bytes_per_second)
-        charts.append(
-            line_chart(
-                "Time of a step",
-                steps,
-                x_unit="batch (rows)",
-                y_unit="milliseconds",
-                reference=least,
-                note="One step gives every row in flight a token.",
-            )
-        )
+        if report.limits:
+            rates, work = report.limits.rates, report.limits.work
+            least = ("reading the weights", 1e3 * work.weight_bytes / rates.memory_bytes)
+        charts.append(_chart("Time of a step", "milliseconds", "batch (rows)", steps, reference=least))
     speed = lines(lambda each: each.audio_seconds_per_second.median)
-    charts.append(
-        line_chart(
-            "Throughput", speed, x_unit="batch (rows)", y_unit="seconds of audio a second", note="Higher is better."
-        )
-    )
-    return section("Batches", *charts)
+    charts.append(_chart("Throughput", "seconds of audio a second", "batch (rows)", speed))
+    lead = "A step gives every row in flight a token: lower is better, and more rows should cost little more than one."
+    return section("Batches", *charts, lead=lead)
 
 
 def _memory(report: Report) -> Html:
@@ -211,9 +155,14 @@ def _memory(report: Report) -> Html:
 
 def _limits(report: Report) -> list[Html]:
     """How near the stages are to the machine's limits; nothing where these were not measured."""
-    if not (limits := report.limits):
+    if not report.limits:
         return []
+    rates, work = report.limits.rates, report.limits.work
     rows, charts = [], []
+    every = [each.limits for each in report.configurations if each.limits]
+    highest = max(
+        (_percent(value) or 0.0 for each in every for value in (each.encode, each.prefill, each.step)), default=0.0
+    )
     for batch, found in _by_batch(report).items():
         known = [(each, each.limits) for each in found if each.limits]
         series = [
@@ -222,27 +171,33 @@ def _limits(report: Report) -> list[Html]:
             Series("step", [_percent(share.step) for _, share in known]),
         ]
         charts.append(
-            bar_chart(f"Batch {batch}", [f"{each.seconds:g} s" for each, _ in known], series, unit="% of the limit")
+            bar_chart(
+                f"Batch {batch}",
+                [f"{each.seconds:g} s" for each, _ in known],
+                series,
+                unit="% of the limit",
+                highest=highest,
+            )
         )
         rows += [
             [_name(each), *(f"{number(_percent(value))} %" for value in (share.encode, share.prefill, share.step))]
             for each, share in known
         ]
     lead = (
-        f"Measured here: memory is read at {number(limits.memory_bytes_per_second / 1e9)} GB/s; matrix products run at "
-        f"{number(limits.float_operations_per_second / 1e9)} billion operations a second in float32 and "
-        f"{number(limits.integer_operations_per_second / 1e9)} in 8 bits. A step must read "
-        f"{size(limits.weight_bytes)} of weights, and {number(limits.cache_bytes / 1e3)} kB of keys and values for "
+        f"Measured here: memory is read at {number(rates.memory_bytes / 1e9)} GB/s; matrix products run at "
+        f"{number(rates.float_operations / 1e9)} billion operations a second in float32 and "
+        f"{number(rates.integer_operations / 1e9)} in 8 bits. A step must read "
+        f"{size(work.weight_bytes)} of weights, and {number(work.cache_bytes / 1e3)} kB of keys and values for "
         f"every position of every row. A row of audio takes the encoder "
-        f"{number(limits.encoder_operations / 1e6)} million operations, a prompt position the decoder "
-        f"{number(limits.decoder_operations / 1e6)} million (attention over the prompt not counted)."
+        f"{number(work.encoder_operations / 1e6)} million operations, a prompt position the decoder "
+        f"{number(work.decoder_operations / 1e6)} million (attention over the prompt not counted)."
     )
     shown = table("Least possible time over measured time", ["configuration", "encoder", "prefill", "step"], rows)
     return [section("How near to the machine's limits", *charts, shown, lead=lead)]
 
 
 def _tables(report: Report) -> Html:
-    stages = _stages(report)
+    stages = stages_of(report)
     found = report.configurations
     times: list[list[str | Cell]] = [
         [
@@ -258,10 +213,10 @@ def _tables(report: Report) -> Html:
     speeds: list[list[str | Cell]] = [
         [
             _name(each),
-            Cell(number(each.rtf.median), _range(each.rtf, number)),
+            Cell(number(each.rtf.median), value_range(each.rtf, number)),
             Cell(
                 number(each.audio_seconds_per_second.median),
-                _range(each.audio_seconds_per_second, number),
+                value_range(each.audio_seconds_per_second, number),
             ),
             size(each.peak_bytes),
             seconds(each.load),
@@ -285,7 +240,7 @@ def _tables(report: Report) -> Html:
     ]
     if report.load:
         start.append(["load", _cell(report.load), "one for each configuration"])
-    names = [_SAYS.get(stage, stage) for stage in stages]
+    names = [STAGES.get(stage, stage) for stage in stages]
     return section(
         "All figures",
         table("Starting", ["", "time", "measured"], start, text_columns=(0, 2)),
@@ -332,10 +287,6 @@ def _method(report: Report) -> Html:
     )
 
 
-def _stages(report: Report) -> list[str]:
-    return list(report.configurations[0].stages) if report.configurations else []
-
-
 def _by_batch(report: Report) -> dict[int, list[Configuration]]:
     found: dict[int, list[Configuration]] = {}
     for each in report.configurations:
@@ -351,24 +302,17 @@ def _lines(report: Report, value: Callable[[Configuration], float | None]) -> li
     ]
 
 
+def _audio(found: Configuration) -> float:
+    """Seconds of audio of a run."""
+    return found.seconds * found.clips
+
+
 def _name(found: Configuration) -> str:
     return f"{found.seconds:g} s, batch {found.batch}"
 
 
-def _median(spread: Spread | None) -> str:
-    return seconds(spread.median if spread else None)
-
-
-def _range(spread: Spread, shown: Callable[[float], str]) -> str:
-    return f"{shown(spread.low)} to {shown(spread.high)}"
-
-
-def _spread(spread: Spread) -> str:
-    return f"{seconds(spread.median)} ({_range(spread, seconds)})"
-
-
 def _cell(spread: Spread | None) -> Cell:
-    return Cell(seconds(spread.median), _range(spread, seconds)) if spread else Cell("–")
+    return Cell(seconds(spread.median), value_range(spread, seconds)) if spread else Cell("–")
 
 
 def _percent(share: float | None) -> float | None:

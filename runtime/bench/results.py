@@ -93,22 +93,34 @@ class ColdStart(msgspec.Struct, frozen=True):
     runs: int
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What this machine can do at most, as measured, and what the model asks of it.
+class Rates(msgspec.Struct, frozen=True):
+    """What a machine can do in a second: bytes read from memory, operations of float32 and of 8-bit products."""
 
-    Operations are multiplications and additions of matrix products. ``encoder_operations`` are those of one row of
-    audio, ``decoder_operations`` those of one prompt position. A step reads ``weight_bytes`` once, and
-    ``cache_bytes`` for every position of every row.
+    memory_bytes: float
+    float_operations: float
+    integer_operations: float
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a model asks of a machine.
+
+    Operations are multiplications and additions of matrix products: ``encoder_operations`` for a row of audio,
+    ``decoder_operations`` for a prompt position. A step reads ``weight_bytes`` once, and ``cache_bytes`` for every
+    position of every row. ``integer_products``: weights or activations are quantized.
     """
 
-    memory_bytes_per_second: float
-    float_operations_per_second: float
-    integer_operations_per_second: float
     integer_products: bool
     encoder_operations: float
     decoder_operations: float
     weight_bytes: int
     cache_bytes: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The best rates that were seen in the course of a benchmark, and the model's work."""
+
+    rates: Rates
+    work: Work
 
 
 class Model(msgspec.Struct, frozen=True):

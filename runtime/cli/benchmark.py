@@ -13,7 +13,8 @@ import typer
 
 from runtime.bench.benchmark import NewTokens, Plan, Progress, parse_counts, parse_numbers, run_benchmark
 from runtime.bench.child import Setup
-from runtime.bench.report import as_page, as_table
+from runtime.bench.report import as_page
+from runtime.bench.table import as_table
 from runtime.cli.common import (
     BAD_INPUT,
     ModelOption,
