@@ -124,10 +124,10 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         del samples
         say(0, "cold start")
         cold = _cold_start(plan, clips[_COLD_SECONDS])
-        say(1, "the model's work")
+        say(1, "the model's work, and the machine's limits")
         work = _work(plan, artifact, clips[_PROBE_SECONDS])
+        rates = [_rates(threads)]
         found: list[Configuration] = []
-        rates: list[Rates] = []
         failures: list[Failure] = []
         for place, (seconds, batch) in enumerate(todo):
             say(place + 2, f"{seconds:g} s, batch {batch}")
@@ -144,8 +144,10 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
                 found.append(msgspec.json.decode(_child(job), type=Configuration))
             except MeasurementError as error:
                 failures.append(Failure(seconds, batch, str(error)))
-            # Again and again, for a machine that others use too shows what it can do only now and then.
-            rates.append(msgspec.json.decode(_child(RatesJob(threads)), type=Rates))
+            # Again and again, for a machine that others use too shows what it can do only now and then. Once is
+            # enough to go on with.
+            with contextlib.suppress(MeasurementError):
+                rates.append(_rates(threads))
     limits = Limits(best_rates(rates), work) if work else None
     if limits:
         found = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in found]
@@ -183,6 +185,10 @@ def _work(plan: Plan, artifact: Artifact, clip: str) -> Work | None:
     if not {"encoder", "decoder"} <= set(artifact.manifest.graphs):
         return None
     return msgspec.json.decode(_child(WorkJob(plan.setup.model, clip)), type=Work)
+
+
+def _rates(threads: int) -> Rates:
+    return msgspec.json.decode(_child(RatesJob(threads)), type=Rates)
 
 
 def _cold_start(plan: Plan, clip: str) -> ColdStart:

@@ -168,8 +168,9 @@ def line_chart(
     taken: list[_Box] = []
     for place, line in enumerate(kept):
         points = [(across(x), down(y)) for x, y in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(place)}"/>')
+        if len(points) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(place)}"/>')
         taken += [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
         parts += [
             _marker(place, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")

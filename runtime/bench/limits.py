@@ -26,7 +26,7 @@ from runtime.families import make_engine
 from runtime.session import usable_cores
 
 # Much more than a last-level cache holds.
-_READ_BYTES = 1 << 30
+_READ_BYTES = 1 << 29
 # [M, K] × [K, N] as large as a prefill's: a limit that real products could reach.
 _PRODUCT = (512, 1024, 4096)
 _ROUNDS = 7
@@ -74,7 +74,7 @@ def measure_work(model: str, clip: str) -> Work:
 
 
 def memory_bandwidth(threads: int) -> float:
-    """Bytes a second that ``threads`` threads read, each looking for the largest number of its part of 1 GiB."""
+    """Bytes a second that ``threads`` threads read, each looking for the largest number of its part of 512 MiB."""
     parts = [np.ones(_READ_BYTES // 4 // threads, np.int32) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter's lock while it reduces
         return _READ_BYTES / _best(lambda: list(pool.map(np.max, parts)))
