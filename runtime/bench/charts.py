@@ -88,7 +88,7 @@ def bar_chart(
     for row, name in enumerate(categories):
         y = top + group * row + 7
         middle = y + (group - 14) / 2
-        parts.append(_text(left - 10, middle, _fit(name, left - 14), "end"))
+        parts.append(_text(left - 10, middle, _fit(name, left - 9), "end"))
         if stacked:
             parts.append(_stack(kept, row, left, y, scale, bar, unit))
             total = number(sums[row]) if any(one.values[row] is not None for one in kept) else "–"

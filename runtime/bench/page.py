@@ -35,7 +35,7 @@ h2 { font-size: 1.2rem; line-height: 1.3; margin: 48px 0 8px; padding-top: 16px;
 p { margin: 8px 0; max-width: 68ch; overflow-wrap: anywhere; }
 .lead, .note, caption, figcaption, footer, dt { color: var(--quiet); }
 .note, footer { font-size: .875rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 24px 0;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 12px; margin: 24px 0;
   padding: 0; list-style: none; }
 .tiles li { padding: 14px 16px; background: var(--band); border-radius: 8px; }
 .tiles span { display: block; font-size: .8125rem; color: var(--quiet); line-height: 1.35; }
@@ -65,7 +65,8 @@ svg .axis { fill: var(--quiet); font-size: 12px; }
 svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
 svg .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
 @media (max-width: 480px) { main { padding: 24px 14px 48px; }
-  dl { grid-template-columns: 1fr; } dt { margin-top: 6px; } }
+  dl { grid-template-columns: 1fr; } dt { margin-top: 6px; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); } }
 @media print { .wide { overflow: visible; } svg { min-width: 0; } }
 """
 

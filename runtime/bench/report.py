@@ -19,7 +19,7 @@ from runtime.bench.page import (
     tiles,
 )
 from runtime.bench.results import Configuration, Report, Spread
-from runtime.bench.table import STAGES, median, stages_of, value_range
+from runtime.bench.table import STAGES, median, runs_of, stages_of, value_range
 
 _CLIP = "seconds of audio in a clip"
 
@@ -29,7 +29,7 @@ def as_page(report: Report) -> Html:
     model, machine, settings = report.model, report.machine, report.settings
     lead = (
         f"{model.name} ({model.recipe}) on {machine.processor}, {settings.threads} threads, provider "
-        f"{settings.provider}. Medians of {settings.runs} runs after a warm-up; each configuration in a process of its "
+        f"{settings.provider}. {runs_of(report).capitalize()} after a warm-up; each configuration in a process of its "
         "own."
     )
     parts: list[Html] = [tiles(_tiles(report))]

@@ -55,6 +55,12 @@ def stages_of(report: Report) -> list[str]:
     return list(report.configurations[0].stages) if report.configurations else []
 
 
+def runs_of(report: Report) -> str:
+    """How often each configuration was run."""
+    runs = report.settings.runs
+    return f"medians of {runs} runs" if runs > 1 else "a single run"
+
+
 def median(spread: Spread | None) -> str:
     """A duration's median."""
     return seconds(spread.median if spread else None)
@@ -84,7 +90,7 @@ def _facts(report: Report) -> dict[str, str]:
             f"Gop/s in float32, {number(rates.integer_operations / 1e9)} in 8 bits"
         )
     forced = f"{settings.new_tokens} tokens forced" if settings.new_tokens else "as long as the text"
-    facts["measured"] = f"medians of {settings.runs} runs, {forced}"
+    facts["measured"] = f"{runs_of(report)}, {forced}"
     return facts
 
 

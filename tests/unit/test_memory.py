@@ -70,6 +70,26 @@ def test_instructions_that_matter() -> None:
     assert machine.instructions(frozenset()) == []
 
 
+def test_a_mac_is_asked_with_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a Mac would answer; everything it does not know is empty, with exit code 1."""
+    answers = {
+        "machdep.cpu.brand_string": "Apple M4",
+        "hw.optional.arm.FEAT_I8MM": "1",
+        "hw.optional.arm.FEAT_SME": "0",
+    }
+
+    def sysctl(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == ["/usr/sbin/sysctl", "-n"]
+        return subprocess.CompletedProcess(command, 0, answers.get(command[2], "") + "\n", "")
+
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("subprocess.run", sysctl)
+    monkeypatch.setattr(machine, "processor_flags", lambda: None)
+    assert machine.processor_name(tmp_path / "absent") == "Apple M4"
+    assert machine.instructions() == ["NEON", "I8MM"]
+
+
 def test_memory_is_cut_to_the_limit(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     installed = machine.memory_bytes(limit)

@@ -151,6 +151,11 @@ def test_stacked_bars_follow_one_another() -> None:
     assert ">3.00<" in chart  # the sum stands at the end
 
 
+def test_short_names_are_not_cut() -> None:
+    for name in ("x", "batch 8", "600 s", "провайдер", "速度"):
+        assert f">{name}</text>" in bar_chart("t", [name], [Series("a", [1.0])], unit="s")
+
+
 def test_lines_go_where_their_points_are() -> None:
     chart = line_chart("t", [Line("a", [(1, 0.0), (10, 5.0), (100, 10.0)])], x_unit="x", y_unit="y", log_x=True)
     path = re.search(r'<polyline [^>]*points="([^"]*)"', chart)
