@@ -106,7 +106,8 @@ def measure(job: MeasureJob) -> Configuration:
     segments = max(1, len(first.segments))
     budget = -(-job.new_tokens // segments) if job.new_tokens else None
     clips = job.clips or -(-job.batch // segments)
-    _transcribe(transcriber, job.clip, clips, job.batch, budget)
+    if budget or clips > 1:  # otherwise that was the warm-up
+        _transcribe(transcriber, job.clip, clips, job.batch, budget)
     runs = [_run(transcriber, job, clips, budget) for _ in range(job.runs)]
     names = list(runs[0].stages)
     audio_seconds = job.seconds * clips

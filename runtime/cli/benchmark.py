@@ -6,15 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from runtime.bench.benchmark import NewTokens, Plan, Progress, parse_counts, parse_numbers, run_benchmark
-from runtime.bench.child import Setup
-from runtime.bench.report import as_page
-from runtime.bench.table import as_table
 from runtime.cli.common import (
     BAD_INPUT,
     ModelOption,
@@ -26,6 +22,9 @@ from runtime.cli.common import (
 )
 from runtime.errors import OptionError
 from runtime.transcriber import default_model
+
+if TYPE_CHECKING:
+    from runtime.bench.benchmark import Progress
 
 
 def benchmark(
@@ -55,6 +54,12 @@ def benchmark(
 
     Every configuration runs in a process of its own. With the default lengths it takes minutes to an hour.
     """
+    # Here, so that other commands start without it.
+    from runtime.bench.benchmark import NewTokens, Plan, parse_counts, parse_numbers, run_benchmark
+    from runtime.bench.child import Setup
+    from runtime.bench.report import as_page
+    from runtime.bench.table import as_table
+
     with guarded():
         plan = Plan(
             setup=Setup(str(model if model is not None else default_model()), provider, threads, segment_seconds),
