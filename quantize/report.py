@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from runtime.memory import peak_resident_bytes
 
 
 class Report:
@@ -72,15 +71,6 @@ class Report:
             yield advance
 
 
-def peak_bytes() -> int:
-    """Peak resident memory of the process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
-        return int(found[1]) * 1024
-    # Second choice, for a child begins with its parent's peak here. Kilobytes on Linux and bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def peak_memory() -> str:
-    """The same in words."""
-    return f"peak resident memory {peak_bytes() / 1e9:.1f} GB"
+    """Peak resident memory of this process so far, in words."""
+    return f"peak resident memory {peak_resident_bytes() / 1e9:.1f} GB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runtime.cli import evaluate, info, providers, transcribe
+from runtime.cli import benchmark, evaluate, info, providers, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -17,6 +17,7 @@ app.command()(transcribe.transcribe)
 app.command()(info.info)
 app.command()(providers.providers)
 app.command()(evaluate.evaluate)
+app.command()(benchmark.benchmark)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,15 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 
 
+def processor_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str] | None:
+    """Names of the first processor's features as Linux lists them; None where the system has no such file."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return frozenset(found[1].split()) if found else None
+
+
 def lacks_vnni(machine: str | None = None, cpuinfo: Path = _CPUINFO) -> bool | None:
     """Whether this is an x86 processor without VNNI, on which u8×s8 products with 8-bit weights can saturate.
 
@@ -21,11 +30,5 @@ def lacks_vnni(machine: str | None = None, cpuinfo: Path = _CPUINFO) -> bool | N
     """
     if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i686", "i386"):
         return False
-    try:
-        text = cpuinfo.read_text()
-    except OSError:
-        return None
-    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    if not flags:
-        return None
-    return not {"avx512_vnni", "avx_vnni"} & set(flags[1].split())
+    flags = processor_flags(cpuinfo)
+    return None if flags is None else not {"avx512_vnni", "avx_vnni"} & flags

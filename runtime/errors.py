@@ -48,3 +48,7 @@ class OptionError(AsrError, ValueError):
 
 class ProviderError(AsrError, RuntimeError):
     """An execution provider is unknown, not available, or did not become active."""
+
+
+class MeasurementError(AsrError, RuntimeError):
+    """A process that was to measure something ended without a result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -115,10 +116,12 @@ def check_writable(path: Path) -> None:
     """Find out before the work that :func:`write` could not put a file there.
 
     Raises:
-        OptionError: it is a folder, or its folder does not exist.
+        OptionError: it is a folder, or its folder does not exist or is not ours to write to.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise OptionError(f"{path}: cannot be written; give a file in a folder that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{path}: cannot be written; this user may not write to its folder")
 
 
 @contextmanager

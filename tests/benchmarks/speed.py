@@ -142,11 +142,11 @@ def _windows(front_end: dict[str, Any], width: int) -> tuple[npt.NDArray[np.floa
 
 _PEAK = """
 import sys
-from quantize.report import peak_bytes
 from runtime import Transcriber
+from runtime.memory import peak_resident_bytes
 transcriber = Transcriber.from_artifact(sys.argv[1])
 transcriber.transcribe(sys.argv[2], max_new_tokens=int(sys.argv[3]), ignore_stop=True)
-print(peak_bytes())
+print(peak_resident_bytes())
 """
 
 

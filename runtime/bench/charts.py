@@ -1,0 +1,335 @@
+"""Bar and line charts as SVG inside a page: drawn here, labelled directly, readable in light and dark.
+
+Colours are those of Okabe and Ito, which the colour-blind can tell apart, as variables of the page's style; lines
+differ by their markers too.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from runtime.bench.page import Html, escape, number
+
+_WIDTH = 640.0
+_COLOURS = 7
+_FONT = 13.0
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Bars of one colour: a value for each category, None where there is none."""
+
+    name: str
+    values: list[float | None]
+
+
+class Line(msgspec.Struct, frozen=True):
+    """Points (x, y) in ascending order of x."""
+
+    name: str
+    points: list[tuple[float, float]]
+
+
+def round_ticks(highest: float, about: int = 5) -> list[float]:
+    """Ticks from 0 in steps of 1, 2 or 5 times a power of ten; the last is at or above ``highest``."""
+    if not math.isfinite(highest) or highest <= 0:
+        return [0.0, 1.0]
+    raw = highest / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    count = math.ceil(highest / step - 1e-9)
+    return [float(f"{step * place:.6g}") for place in range(count + 1)]
+
+
+def bar_chart(
+    title: str,
+    categories: Sequence[str],
+    series: Sequence[Series],
+    *,
+    unit: str,
+    stacked: bool = False,
+    highest: float = 0.0,
+    note: str = "",
+) -> Html:
+    """Horizontal bars: a group for each category, side by side or stacked, with the sum at the end.
+
+    Args:
+        title: what is compared.
+        categories: the groups' names, top to bottom.
+        series: the bars; of each, as many values as there are categories, none of them negative.
+        unit: of the values.
+        stacked: parts of a whole instead of things to compare.
+        highest: what the axis reaches at least, so that several charts have the same.
+        note: a sentence for the caption.
+
+    Raises:
+        ValueError: values that do not fit the categories, or negative ones.
+    """
+    if any(len(one.values) != len(categories) for one in series):
+        raise ValueError(f"the series of {title!r} do not have {len(categories)} values each")
+    kept = [Series(one.name, [_finite(value) for value in one.values]) for one in series]
+    if any(value is not None and value < 0 for one in kept for value in one.values):
+        raise ValueError(f"{title!r} has a negative value")
+    columns = list(zip(*(one.values for one in kept), strict=True)) if kept else []
+    sums = [sum(value or 0.0 for value in column) for column in columns]
+    drawn = sums if stacked else [value or 0.0 for column in columns for value in column]
+    ticks = round_ticks(max([highest, *drawn]))
+    left = min(220.0, max([40.0, *(_text_width(name) for name in categories)]) + 10)
+    right = _WIDTH - 64
+    scale = (right - left) / ticks[-1]
+    bar = 24.0 if stacked else 18.0
+    group = bar * (1 if stacked else max(1, len(kept))) + 14
+    legend, top = _legend(dict(enumerate(one.name for one in kept)), markers=False)
+    bottom = top + group * len(categories)
+    parts = [legend, _ticks_below(ticks, left, scale, top, bottom, unit)]
+    for row, name in enumerate(categories):
+        y = top + group * row + 7
+        middle = y + (group - 14) / 2
+        parts.append(_text(left - 10, middle, _fit(name, left - 9), "end"))
+        if stacked:
+            parts.append(_stack(kept, row, left, y, scale, bar, unit))
+            total = number(sums[row]) if any(one.values[row] is not None for one in kept) else "–"
+            parts.append(_text(left + sums[row] * scale + 6, middle, total, css="halo"))
+        else:
+            parts.append(_bars(kept, row, left, y, scale, bar, unit))
+    shown = "; ".join(
+        f"{name}: " + ", ".join(f"{one.name} {number(one.values[row])}" for one in kept)
+        for row, name in enumerate(categories)
+    )
+    return _figure(title, unit, note, shown, bottom + 42, parts)
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_unit: str,
+    y_unit: str,
+    log_x: bool = False,
+    reference: tuple[str, float] | None = None,
+    note: str = "",
+) -> Html:
+    """Lines over a common x axis whose ticks are the measured places; y begins at 0.
+
+    Args:
+        title: what is shown.
+        lines: at least one point in all; one without points keeps its colour for the other charts of a page.
+        x_unit: what x is, with its unit.
+        y_unit: the same of y.
+        log_x: a logarithmic x axis, for lengths from seconds to hours; x must be positive.
+        reference: a level to compare with, and its name.
+        note: a sentence for the caption.
+
+    Raises:
+        ValueError: no point at all, or one that cannot be on a logarithmic axis.
+    """
+    kept = [Line(line.name, [p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
+    places = sorted({x for line in kept for x, _ in line.points})
+    if not places or (log_x and places[0] <= 0):
+        raise ValueError(f"{title!r} has no points that can be drawn")
+    if any(y < 0 for line in kept for _, y in line.points):
+        raise ValueError(f"{title!r} has a negative value")
+    ticks = round_ticks(max([y for line in kept for _, y in line.points] + ([reference[1]] if reference else [])))
+    legend, top = _legend({place: line.name for place, line in enumerate(kept) if line.points}, markers=True)
+    top += 20  # room for the labels of the highest points
+    left, right, bottom = 16 + max(_text_width(f"{tick:,g}") for tick in ticks), _WIDTH - 24, top + 240
+    project = math.log if log_x else float
+    low, span = project(places[0]), project(places[-1]) - project(places[0])
+
+    def across(x: float) -> float:
+        return left + 24 + (right - left - 48) * ((project(x) - low) / span if span else 0.5)
+
+    def down(y: float) -> float:
+        return bottom - (bottom - top) * y / ticks[-1]
+
+    parts = [legend]
+    for tick in ticks:
+        parts.append(
+            f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
+        )
+        parts.append(_text(left - 6, down(tick), f"{tick:,g}", "end", "axis"))
+    free = -math.inf
+    for x in places:
+        half = _text_width(f"{x:,g}", 12) / 2
+        if across(x) - half > free:  # neighbours on the axis may be too near for all their labels
+            parts.append(_text(across(x), bottom + 16, f"{x:,g}", "middle", "axis"))
+            free = across(x) + half + 4
+    parts.append(_text((left + right) / 2, bottom + 36, x_unit, "middle", "axis"))
+    if reference:
+        y = down(reference[1])
+        parts.append(
+            f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--quiet)" '
+            'stroke-dasharray="5 4"/>'
+        )
+        parts.append(_text(right, y - 9, f"{reference[0]} {number(reference[1])}", "end", "axis halo"))
+    taken: list[_Box] = []
+    for place, line in enumerate(kept):
+        points = [(across(x), down(y)) for x, y in line.points]
+        if len(points) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(place)}"/>')
+        taken += [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+        parts += [
+            _marker(place, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")
+            for (x, y), (at, value) in zip(points, line.points, strict=True)
+        ]
+    for line in kept:
+        parts += [
+            label
+            for x, y in line.points
+            if (label := _free_label(number(y), across(x), down(y), taken, (left, top - 22, right + 20, bottom)))
+        ]
+    shown = "; ".join(f"{line.name}: " + ", ".join(f"{number(y)} at {x:,g}" for x, y in line.points) for line in kept)
+    return _figure(title, y_unit, note, shown, bottom + 46, parts)
+
+
+class _Box(msgspec.Struct, frozen=True):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+
+def _free_label(text: str, x: float, y: float, taken: list[_Box], room: tuple[float, ...]) -> str:
+    """A point's value above it, else below it, where nothing is yet; else no label (the table has the value)."""
+    half = _text_width(text, 12) / 2
+    for middle in (y - 14, y + 15):
+        box = _Box(x - half, middle - 7, x + half, middle + 7)
+        inside = room[0] <= box.left and box.right <= room[2] and room[1] <= box.top and box.bottom <= room[3]
+        if inside and not any(box.meets(other) for other in taken):
+            taken.append(box)
+            return _text(x, middle, text, "middle", "halo", 12)
+    return ""
+
+
+def _figure(title: str, unit: str, note: str, shown: str, height: float, parts: Sequence[str]) -> Html:
+    said = f"<strong>{escape(title)}</strong>, {escape(unit)}{f'. {escape(note)}' if note else ''}"
+    return Html(
+        f'<figure><figcaption>{said}</figcaption><div class="wide" tabindex="0" role="group" '
+        f'aria-label="{escape(title)}">\n<svg role="img" viewBox="0 0 {_WIDTH:.0f} {height:.0f}">'
+        f"<title>{escape(title)}, {escape(unit)}</title><desc>{escape(shown)}</desc>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</svg></div></figure>"
+    )
+
+
+def _stack(series: Sequence[Series], row: int, left: float, y: float, scale: float, height: float, unit: str) -> str:
+    parts, x = [], left
+    for place, one in enumerate(series):
+        value = one.values[row]
+        if not value:
+            continue
+        width = value * scale
+        parts.append(_rect(place, x, y, width, height, f"{one.name}: {number(value)} {unit}"))
+        if _text_width(number(value), 12) + 8 <= width:
+            parts.append(
+                _text(x + width / 2, y + height / 2, number(value), "middle", size=12, fill=_text_colour(place))
+            )
+        x += width
+    return "\n".join(parts)
+
+
+def _bars(series: Sequence[Series], row: int, left: float, y: float, scale: float, height: float, unit: str) -> str:
+    parts = []
+    for place, one in enumerate(series):
+        value, top = one.values[row], y + place * height
+        if value is not None:
+            parts.append(_rect(place, left, top + 1, value * scale, height - 2, f"{one.name}: {number(value)} {unit}"))
+        parts.append(_text(left + (value or 0.0) * scale + 6, top + height / 2, number(value), size=12, css="halo"))
+    return "\n".join(parts)
+
+
+def _ticks_below(ticks: Sequence[float], left: float, scale: float, top: float, bottom: float, unit: str) -> str:
+    parts = []
+    for tick in ticks:
+        x = left + tick * scale
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        parts.append(_text(x, bottom + 14, f"{tick:,g}", "middle", "axis"))
+    parts.append(_text(left + ticks[-1] * scale / 2, bottom + 32, unit, "middle", "axis"))
+    return "\n".join(parts)
+
+
+def _legend(names: Mapping[int, str], *, markers: bool) -> tuple[str, float]:
+    """Names by place, with their colours, in as many lines as they need, and where the drawing begins.
+
+    There is none for a single name.
+    """
+    if len(names) < 2:
+        return "", 10.0
+    parts, x, y = [], 4.0, 14.0
+    for place, name in names.items():
+        shown = _fit(name, 240)
+        width = _text_width(shown) + 38
+        if x + width > _WIDTH and x > 4:
+            x, y = 4.0, y + 22
+        parts.append(_marker(place, x + 6, y, name) if markers else _rect(place, x, y - 6, 12, 12, name))
+        parts.append(_text(x + 19, y, shown))
+        x += width
+    return "\n".join(parts), y + 18
+
+
+def _marker(place: int, x: float, y: float, title: str) -> str:
+    """A circle, square, diamond or triangle."""
+    colour = f'fill="{_colour(place)}"'
+    said = f"<title>{escape(title)}</title>"
+    match place % 4:
+        case 0:
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {colour}>{said}</circle>'
+        case 1:
+            return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {colour}>{said}</rect>'
+        case 2:
+            points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
+        case _:
+            points = f"{x:.1f},{y - 5.5:.1f} {x + 5.5:.1f},{y + 4.5:.1f} {x - 5.5:.1f},{y + 4.5:.1f}"
+    return f'<polygon points="{points}" {colour}>{said}</polygon>'
+
+
+def _rect(place: int, x: float, y: float, width: float, height: float, title: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{_colour(place)}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def _text(
+    x: float, y: float, text: str, anchor: str = "start", css: str = "", size: float = _FONT, fill: str = ""
+) -> str:
+    """Text whose middle is at ``y``: a third of its size above the base line."""
+    attributes = f' class="{css}"' if css else ""
+    attributes += f' font-size="{size:g}"' if size != _FONT else ""
+    attributes += f' style="fill:{fill}"' if fill else ""
+    return f'<text x="{x:.1f}" y="{y + size * 0.35:.1f}" text-anchor="{anchor}"{attributes}>{escape(text)}</text>'
+
+
+def _colour(place: int) -> str:
+    return f"var(--s{place % _COLOURS + 1})"
+
+
+def _text_colour(place: int) -> str:
+    return f"var(--t{place % _COLOURS + 1})"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _text_width(text: str, size: float = _FONT) -> float:
+    """About as wide as ``text`` is in a sans-serif font: an em for a wide character, 0.56 for others."""
+    return size * sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.56 for char in text)
+
+
+def _fit(text: str, width: float) -> str:
+    """``text``, cut with an ellipsis where it is wider than ``width``."""
+    if _text_width(text) <= width:
+        return text
+    while text and _text_width(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

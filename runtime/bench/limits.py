@@ -1,0 +1,233 @@
+"""How fast this machine can read memory and multiply matrices, and what a model asks of it.
+
+The products are timed through ONNX Runtime itself, with the kernels that a model would use; what a model asks is
+counted from ONNX Runtime's profile of one pass over real features, so it holds for whatever graphs a family has.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+
+from runtime.artifact import Artifact, GraphSpec, open_artifact
+from runtime.audio import load_audio
+from runtime.bench.results import Configuration, Limits, Rates, Shares, Work
+from runtime.engine import EngineOptions, SegmentOptions
+from runtime.families import make_engine
+from runtime.session import usable_cores
+
+# Much more than a last-level cache holds.
+_READ_BYTES = 1 << 29
+# [M, K] × [K, N] as large as a prefill's: a limit that real products could reach.
+_PRODUCT = (512, 1024, 4096)
+_ROUNDS = 7
+# Products by matrices, by what ONNX Runtime calls them once it has optimized a graph.
+_PRODUCTS = frozenset(
+    {"MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+)
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger"})
+_PAST = "past_key_values."
+
+# Element types of onnx.TensorProto.
+_FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6
+
+
+def measure_rates(threads: int) -> Rates:
+    """What this machine does with ``threads`` threads now; others on it can only make it look slower than it is."""
+    return Rates(
+        memory_bytes=memory_bandwidth(threads),
+        float_operations=product_rate(threads, integer=False),
+        integer_operations=product_rate(threads, integer=True),
+    )
+
+
+def best_rates(rates: Sequence[Rates]) -> Rates:
+    """The best of each."""
+    return Rates(
+        memory_bytes=max(each.memory_bytes for each in rates),
+        float_operations=max(each.float_operations for each in rates),
+        integer_operations=max(each.integer_operations for each in rates),
+    )
+
+
+def measure_work(model: str, clip: str) -> Work:
+    """Count the work of a model of an encoder and a decoder on ``clip``, one segment of speech."""
+    artifact = open_artifact(model)
+    rows, operations = _count_operations(artifact, clip)
+    decoder = artifact.manifest.graphs["decoder"]
+    return Work(
+        integer_products=artifact.manifest.quantization is not None,
+        encoder_operations=operations["encoder"] / rows["encoder"],
+        decoder_operations=operations["decoder"] / rows["decoder"],
+        weight_bytes=_stored_bytes(artifact, decoder),
+        cache_bytes=_cache_bytes(decoder),
+    )
+
+
+def memory_bandwidth(threads: int) -> float:
+    """Bytes a second that ``threads`` threads read, each looking for the largest number of its part of 512 MiB."""
+    parts = [np.ones(_READ_BYTES // 4 // threads, np.int32) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter's lock while it reduces
+        return _READ_BYTES / _best(lambda: list(pool.map(np.max, parts)))
+
+
+def product_rate(threads: int, *, integer: bool) -> float:
+    """Operations a second of a float32 product, or one of uint8 by int8: the best round."""
+    m, k, n = _PRODUCT
+    rng = np.random.default_rng(0)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    weights = rng.integers(-127, 127, (k, n), np.int8) if integer else rng.standard_normal((k, n), np.float32)
+    left = rng.integers(0, 255, (m, k), np.uint8) if integer else rng.standard_normal((m, k), np.float32)
+    session = ort.InferenceSession(_product_model(weights, integer=integer), options, ["CPUExecutionProvider"])
+    return 2.0 * m * k * n / _best(lambda: session.run(None, {"a": left}))
+
+
+def _best(call: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], dict[str, float]]:
+    """Rows of audio (``encoder``) and prompt positions (``decoder``) of a clip, and each graph's operations on it.
+
+    Counted on the CPU whatever provider is measured: the work is the model's.
+    """
+    engine = make_engine(artifact, EngineOptions())
+    samples = load_audio(clip, engine.sample_rate)[: int(engine.segment_seconds * engine.sample_rate)]
+    probes = engine.probes(samples, [], SegmentOptions())
+    del engine
+    rows: dict[str, int] = {}
+    operations: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for place, probe in enumerate(probes):
+            options = ort.SessionOptions()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / str(place))
+            options.intra_op_num_threads = usable_cores()
+            session = ort.InferenceSession(artifact.graph_path(probe.role), options, ["CPUExecutionProvider"])
+            session.run(probe.outputs, probe.feeds)
+            counted = _operations(Path(session.end_profiling()))
+            operations[probe.role] = operations.get(probe.role, 0.0) + counted
+            if probe.role == "decoder":
+                rows = {"encoder": len(probe.feeds["audio_embeds"]), "decoder": probe.feeds["input_ids"].shape[1]}
+    return rows, operations
+
+
+class _Arguments(msgspec.Struct):
+    op_name: str = ""
+    input_type_shape: list[dict[str, list[int]]] = []
+    output_type_shape: list[dict[str, list[int]]] = []
+
+
+class _Event(msgspec.Struct):
+    name: str = ""
+    cat: str = ""
+    args: _Arguments = msgspec.field(default_factory=_Arguments)
+
+
+def _operations(profile: Path) -> float:
+    """Multiplications and additions of a profile's matrix products and convolutions."""
+    total = 0.0
+    for event in msgspec.json.decode(profile.read_bytes(), type=list[_Event]):
+        if event.cat != "Node" or not event.name.endswith("_kernel_time"):
+            continue
+        kind = event.args.op_name
+        inputs = [shape for each in event.args.input_type_shape for shape in each.values()]
+        outputs = [shape for each in event.args.output_type_shape for shape in each.values()]
+        if kind in _PRODUCTS:
+            total += 2.0 * inputs[0][-1] * math.prod(outputs[0])
+        elif kind in _CONVOLUTIONS:
+            total += 2.0 * math.prod(inputs[1][1:]) * math.prod(outputs[0])
+    return total
+
+
+def _stored_bytes(artifact: Artifact, graph: GraphSpec) -> int:
+    """Bytes of a graph's files: of weights, but for the thousandth part that is the graph itself."""
+    return sum(artifact.manifest.files[name].size for name in (graph.file, graph.data) if name)
+
+
+def _cache_bytes(decoder: GraphSpec) -> int:
+    """Bytes of keys and values for one position of one row."""
+    return sum(
+        math.prod(size for size in tensor.shape if isinstance(size, int)) * np.dtype(tensor.dtype).itemsize
+        for tensor in decoder.inputs
+        if tensor.name.startswith(_PAST)
+    )
+
+
+def shares(limits: Limits, found: Configuration) -> Shares:
+    """How near a configuration's stages are to what the machine could do.
+
+    Encoder and prefill cannot take less than their operations over the machine's rate; a quantized model is held
+    against the faster of both rates. A step cannot take less than reading all weights, and the keys and values of
+    the rows in flight, nor less than its operations.
+    """
+    rates, work = limits.rates, limits.work
+    rate = max(rates.float_operations, rates.integer_operations) if work.integer_products else rates.float_operations
+    tokens = found.tokens
+    step = None
+    if found.step:
+        texts, rows = found.clips * found.segments, tokens.stepped / tokens.steps
+        positions = (tokens.prompt + tokens.generated / 2) / texts
+        read = work.weight_bytes + rows * positions * work.cache_bytes
+        least = max(read / rates.memory_bytes, rows * work.decoder_operations / rate)
+        step = least / found.step.median
+    return Shares(
+        encode=_share(tokens.audio * work.encoder_operations / rate, found.stages["encode"].median),
+        prefill=_share(tokens.prompt * work.decoder_operations / rate, found.stages["prefill"].median),
+        step=step,
+    )
+
+
+def _share(least: float, taken: float) -> float | None:
+    return least / taken if least > 0 and taken > 0 else None
+
+
+def _product_model(weights: np.ndarray[Any, Any], *, integer: bool) -> bytes:
+    """An ONNX model of one product, ``a`` [M, K] by ``weights`` [K, N], in protobuf's wire format.
+
+    The runtime has no onnx package; field numbers are those of onnx.proto.
+    """
+    left, out = (_UINT8, _INT32) if integer else (_FLOAT, _FLOAT)
+    tensor = b"".join(_varint(1, size) for size in weights.shape)
+    tensor += _varint(2, _INT8 if integer else _FLOAT) + _bytes(8, b"b") + _bytes(9, weights.tobytes())
+    node = _bytes(1, b"a") + _bytes(1, b"b") + _bytes(2, b"c") + _bytes(4, b"MatMulInteger" if integer else b"MatMul")
+    graph = _bytes(1, node) + _bytes(2, b"product") + _bytes(5, tensor)
+    graph += _bytes(11, _value(b"a", left)) + _bytes(12, _value(b"c", out))
+    return _varint(1, 8) + _bytes(7, graph) + _bytes(8, _varint(2, 17))
+
+
+def _value(name: bytes, kind: int) -> bytes:
+    """A ValueInfoProto of a matrix of any size."""
+    matrix = _bytes(1, _bytes(2, b"rows")) + _bytes(1, _bytes(2, b"columns" + name))
+    return _bytes(1, name) + _bytes(2, _bytes(1, _varint(1, kind) + _bytes(2, matrix)))
+
+
+def _varint(field: int, value: int) -> bytes:
+    return _number(field << 3) + _number(value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return _number(field << 3 | 2) + _number(len(value)) + value
+
+
+def _number(value: int) -> bytes:
+    coded = bytearray()
+    while value > 0x7F:
+        coded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*coded, value])

@@ -1,0 +1,319 @@
+"""A benchmark as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.bench.charts import Line, Series, bar_chart, line_chart
+from runtime.bench.page import (
+    Cell,
+    Html,
+    machine_box,
+    number,
+    page,
+    paragraph,
+    seconds,
+    section,
+    size,
+    table,
+    tiles,
+)
+from runtime.bench.results import Configuration, Report, Spread
+from runtime.bench.table import STAGES, median, runs_of, stages_of, value_range
+
+_CLIP = "seconds of audio in a clip"
+
+
+def as_page(report: Report) -> Html:
+    """The report as one self-contained page."""
+    model, machine, settings = report.model, report.machine, report.settings
+    lead = (
+        f"{model.name} ({model.recipe}) on {machine.processor}, {settings.threads} threads, provider "
+        f"{settings.provider}. {runs_of(report).capitalize()} after a warm-up; each configuration in a process of its "
+        "own."
+    )
+    parts: list[Html] = [tiles(_tiles(report))]
+    if report.configurations:
+        parts += [_time(report), _speed(report), _steps(report), _memory(report), *_limits(report), _tables(report)]
+    if report.failures:
+        rows = [[f"{each.seconds:g} s", str(each.batch), each.reason] for each in report.failures]
+        failed = table("Configurations that could not be measured", ["clip", "batch", "why"], rows, prose_columns=(2,))
+        parts.append(section("Failed", failed))
+    parts += [_method(report), machine_box(machine)]
+    return page(f"Benchmark of {model.name}", lead, *parts)
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    shown = []
+    if found := report.configurations:
+        fastest = min(found, key=lambda each: each.rtf.median)
+        shown.append(("real-time factor, best", number(fastest.rtf.median), _name(fastest)))
+        shown.append(("audio a second", f"{number(fastest.audio_seconds_per_second.median)} s", _name(fastest)))
+        if first := [each for each in found if each.first_token]:
+            quickest = min(first, key=lambda each: each.first_token.median if each.first_token else 0.0)
+            shown.append(("first token, best", median(quickest.first_token), _name(quickest)))
+        if stepped := [each for each in found if each.per_token]:
+            quickest = min(stepped, key=lambda each: each.per_token.median if each.per_token else 0.0)
+            shown.append(("per token, best", median(quickest.per_token), _name(quickest)))
+    shown.append(("cold start", seconds(report.cold_start.total.median), "process start to first text"))
+    if report.load:
+        shown.append(("load", seconds(report.load.median), "opening the model"))
+    if found:
+        largest = max(found, key=lambda each: each.peak_bytes)
+        shown.append(("peak memory, most", size(largest.peak_bytes), _name(largest)))
+    return [*shown, ("model", size(report.model.bytes), report.model.recipe)]
+
+
+def _time(report: Report) -> Html:
+    stages = stages_of(report)
+    charts = []
+    highest = max(1e3 * sum(s.median for s in each.stages.values()) / _audio(each) for each in report.configurations)
+    for batch, found in _by_batch(report).items():
+        lengths = [f"{each.seconds:g} s" for each in found]
+        series = [
+            Series(
+                STAGES.get(stage, stage),
+                [1e3 * each.stages[stage].median / _audio(each) for each in found],
+            )
+            for stage in stages
+        ]
+        charts.append(
+            bar_chart(
+                f"Stages, batch {batch}", lengths, series, unit="ms per second of audio", stacked=True, highest=highest
+            )
+        )
+    return section(
+        "Where the time goes",
+        *charts,
+        lead="By length of the clip, as milliseconds of work for each second of audio, so that lengths compare.",
+    )
+
+
+def _speed(report: Report) -> Html:
+    charts = [
+        _chart(
+            "Real-time factor",
+            "seconds of work per second of audio",
+            _CLIP,
+            _lines(report, lambda each: each.rtf.median),
+        )
+    ]
+    first = _lines(report, lambda each: each.first_token.median if each.first_token else None)
+    if any(line.points for line in first):
+        charts.append(_chart("Time to first token", "seconds", _CLIP, first))
+    return section("Speed by length", *charts, lead="Lower is better.")
+
+
+def _chart(
+    title: str, unit: str, x_unit: str, lines: list[Line], *, reference: tuple[str, float] | None = None
+) -> Html:
+    """Lines over x; bars where only one x has values."""
+    places = {x for line in lines for x, _ in line.points}
+    if len(places) > 1:
+        return line_chart(title, lines, x_unit=x_unit, y_unit=unit, log_x=True, reference=reference)
+    shown = [line for line in lines if line.points]
+    values: list[float | None] = [line.points[0][1] for line in shown]
+    note = f"{x_unit}: {places.pop():g}" + (f"; {reference[0]}: {number(reference[1])}" if reference else "")
+    return bar_chart(title, [line.name for line in shown], [Series(title, values)], unit=unit, note=note)
+
+
+def _steps(report: Report) -> Html:
+    lengths = sorted({each.seconds for each in report.configurations})
+
+    def lines(value: Callable[[Configuration], float | None]) -> list[Line]:
+        made = []
+        for length in lengths:
+            found = [each for each in report.configurations if each.seconds == length]
+            points = [(float(each.batch), y) for each in found if (y := value(each)) is not None]
+            made.append(Line(f"{length:g} s", points))
+        return [line for line in made if line.points]
+
+    charts = []
+    if steps := lines(lambda each: each.step.median * 1e3 if each.step else None):
+        least = None
+        if report.limits:
+            rates, work = report.limits.rates, report.limits.work
+            least = ("reading the weights", 1e3 * work.weight_bytes / rates.memory_bytes)
+        charts.append(_chart("Time of a step", "milliseconds", "batch (rows)", steps, reference=least))
+    speed = lines(lambda each: each.audio_seconds_per_second.median)
+    charts.append(_chart("Throughput", "seconds of audio a second", "batch (rows)", speed))
+    lead = "A step gives every row in flight a token: lower is better, and more rows should cost little more than one."
+    return section("Batches", *charts, lead=lead)
+
+
+def _memory(report: Report) -> Html:
+    lengths = sorted({each.seconds for each in report.configurations})
+    series = []
+    for batch, found in _by_batch(report).items():
+        peaks = {each.seconds: each.peak_bytes / 1e9 for each in found}
+        series.append(Series(f"batch {batch}", [peaks.get(length) for length in lengths]))
+    return section(
+        "Memory",
+        bar_chart("Peak resident memory", [f"{length:g} s" for length in lengths], series, unit="GB"),
+    )
+
+
+def _limits(report: Report) -> list[Html]:
+    """How near the stages are to the machine's limits; nothing where these were not measured."""
+    if not report.limits:
+        return []
+    rates, work = report.limits.rates, report.limits.work
+    rows, charts = [], []
+    every = [each.limits for each in report.configurations if each.limits]
+    highest = max(
+        (_percent(value) or 0.0 for each in every for value in (each.encode, each.prefill, each.step)), default=0.0
+    )
+    for batch, found in _by_batch(report).items():
+        known = [(each, each.limits) for each in found if each.limits]
+        series = [
+            Series("encoder", [_percent(share.encode) for _, share in known]),
+            Series("prefill", [_percent(share.prefill) for _, share in known]),
+            Series("step", [_percent(share.step) for _, share in known]),
+        ]
+        charts.append(
+            bar_chart(
+                f"Batch {batch}",
+                [f"{each.seconds:g} s" for each, _ in known],
+                series,
+                unit="% of the limit",
+                highest=highest,
+            )
+        )
+        rows += [
+            [_name(each), *(f"{number(_percent(value))} %" for value in (share.encode, share.prefill, share.step))]
+            for each, share in known
+        ]
+    lead = (
+        f"Measured here: memory is read at {number(rates.memory_bytes / 1e9)} GB/s; matrix products run at "
+        f"{number(rates.float_operations / 1e9)} billion operations a second in float32 and "
+        f"{number(rates.integer_operations / 1e9)} in 8 bits. A step must read "
+        f"{size(work.weight_bytes)} of weights, and {number(work.cache_bytes / 1e3)} kB of keys and values for "
+        f"every position of every row. A row of audio takes the encoder "
+        f"{number(work.encoder_operations / 1e6)} million operations, a prompt position the decoder "
+        f"{number(work.decoder_operations / 1e6)} million (attention over the prompt not counted)."
+    )
+    shown = table("Least possible time over measured time", ["configuration", "encoder", "prefill", "step"], rows)
+    return [section("How near to the machine's limits", *charts, shown, lead=lead)]
+
+
+def _tables(report: Report) -> Html:
+    stages = stages_of(report)
+    found = report.configurations
+    times: list[list[str | Cell]] = [
+        [
+            _name(each),
+            *(_cell(each.stages[stage]) for stage in stages),
+            _cell(each.total),
+            _cell(each.first_token),
+            _cell(each.per_token),
+            _cell(each.step),
+        ]
+        for each in found
+    ]
+    speeds: list[list[str | Cell]] = [
+        [
+            _name(each),
+            Cell(number(each.rtf.median), value_range(each.rtf, number)),
+            Cell(
+                number(each.audio_seconds_per_second.median),
+                value_range(each.audio_seconds_per_second, number),
+            ),
+            size(each.peak_bytes),
+            seconds(each.load),
+        ]
+        for each in found
+    ]
+    tokens: list[list[str | Cell]] = [
+        [
+            _name(each),
+            str(each.clips),
+            str(each.segments),
+            *(str(count) for count in (each.tokens.audio, each.tokens.prompt, each.tokens.generated)),
+            str(each.tokens.steps),
+            str(each.runs),
+        ]
+        for each in found
+    ]
+    cold = report.cold_start
+    start: list[list[str | Cell]] = [
+        ["cold start", _cell(cold.total), f"{cold.clip_seconds:g} s clip, {cold.runs} runs"]
+    ]
+    if report.load:
+        start.append(["load", _cell(report.load), "one for each configuration"])
+    names = [STAGES.get(stage, stage) for stage in stages]
+    return section(
+        "All figures",
+        table("Starting", ["", "time", "measured"], start, text_columns=(0, 2)),
+        table(
+            "Time, of all clips of a run together",
+            ["configuration", *names, "total", "first token", "per token", "step"],
+            times,
+        ),
+        table(
+            "Speed and memory",
+            ["configuration", "real-time factor", "audio seconds a second", "peak memory", "load"],
+            speeds,
+        ),
+        table(
+            "What a run holds",
+            ["configuration", "clips", "segments a clip", "audio rows", "prompt", "generated", "steps", "runs"],
+            tokens,
+        ),
+        lead="Medians; below each its smallest and largest value.",
+    )
+
+
+def _method(report: Report) -> Html:
+    settings = report.settings
+    forced = (
+        f"{settings.new_tokens} tokens were forced for each clip, shared by its segments and rounded up to the same "
+        "number for each; the text means nothing"
+        if settings.new_tokens
+        else "Texts were as long as the model made them"
+    )
+    return section(
+        "How it was measured",
+        paragraph(
+            f"Clips were cut from {', '.join(settings.audio)}, repeated where those are shorter. A configuration is a "
+            "clip's length and a batch size: as many copies of the clip as give each row of the batch a segment are "
+            f"transcribed together (“clips”), each from a file. {forced}."
+        ),
+        paragraph(
+            "Per token is the time of the decoder's steps over the tokens that they gave; the first token of a text "
+            "comes from its prefill. Other is what of the total is none of the stages: reading the file, finding "
+            "segments, the tokenizer. Cold start is measured from before the process is made until its text can be "
+            "read, with the file cache warm."
+        ),
+    )
+
+
+def _by_batch(report: Report) -> dict[int, list[Configuration]]:
+    found: dict[int, list[Configuration]] = {}
+    for each in report.configurations:
+        found.setdefault(each.batch, []).append(each)
+    return dict(sorted(found.items()))
+
+
+def _lines(report: Report, value: Callable[[Configuration], float | None]) -> list[Line]:
+    """A line over lengths for each batch size."""
+    return [
+        Line(f"batch {batch}", [(each.seconds, y) for each in found if (y := value(each)) is not None])
+        for batch, found in _by_batch(report).items()
+    ]
+
+
+def _audio(found: Configuration) -> float:
+    """Seconds of audio of a run."""
+    return found.seconds * found.clips
+
+
+def _name(found: Configuration) -> str:
+    return f"{found.seconds:g} s, batch {found.batch}"
+
+
+def _cell(spread: Spread | None) -> Cell:
+    return Cell(seconds(spread.median), value_range(spread, seconds)) if spread else Cell("–")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -1,0 +1,98 @@
+"""A benchmark as a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.bench.page import number, seconds, size
+from runtime.bench.results import Report, Spread
+
+#: What the stages are called where people read.
+STAGES = {
+    "segment": "voice activity",
+    "features": "features",
+    "encode": "encoder",
+    "prefill": "prefill",
+    "decode": "steps",
+    "other": "other",
+}
+
+
+def as_table(report: Report) -> str:
+    """The model, the machine, and a row for each configuration, in columns."""
+    facts = _facts(report)
+    width = max(map(len, facts))
+    lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
+    stages = stages_of(report)
+    header = ["clip", "batch", "clips", *(STAGES.get(stage, stage) for stage in stages)]
+    header += ["per token", "first token", "total", "RTF", "audio s/s", "memory"]
+    rows = [header]
+    for found in report.configurations:
+        timed = [seconds(found.stages[stage].median) for stage in stages]
+        rows.append(
+            [
+                f"{found.seconds:g} s",
+                str(found.batch),
+                str(found.clips),
+                *timed,
+                median(found.per_token),
+                median(found.first_token),
+                seconds(found.total.median),
+                number(found.rtf.median),
+                number(found.audio_seconds_per_second.median),
+                size(found.peak_bytes),
+            ]
+        )
+    if len(rows) > 1:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["", *("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows)]
+    lines += [f"failed: {each.seconds:g} s, batch {each.batch}: {each.reason}" for each in report.failures]
+    return "\n".join(lines)
+
+
+def stages_of(report: Report) -> list[str]:
+    """The stages that were timed, in order."""
+    return list(report.configurations[0].stages) if report.configurations else []
+
+
+def runs_of(report: Report) -> str:
+    """How often each configuration was run."""
+    runs = report.settings.runs
+    return f"medians of {runs} runs" if runs > 1 else "a single run"
+
+
+def median(spread: Spread | None) -> str:
+    """A duration's median."""
+    return seconds(spread.median if spread else None)
+
+
+def value_range(spread: Spread, shown: Callable[[float], str]) -> str:
+    """Smallest to largest, the unit once where it is the same."""
+    low, high = shown(spread.low), shown(spread.high)
+    value, _, unit = low.partition(" ")
+    return f"{value}–{high}" if unit == high.partition(" ")[2] else f"{low} – {high}"
+
+
+def _facts(report: Report) -> dict[str, str]:
+    model, machine, settings = report.model, report.machine, report.settings
+    facts = {
+        "model": f"{model.name} ({model.recipe}), {size(model.bytes)}",
+        "machine": f"{machine.processor}, {settings.threads} threads, {settings.provider}",
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+        "cold start": _spread(report.cold_start.total),
+    }
+    if report.load:
+        facts["load"] = _spread(report.load)
+    if report.limits:
+        rates = report.limits.rates
+        facts["machine's limits"] = (
+            f"memory read {number(rates.memory_bytes / 1e9)} GB/s, products {number(rates.float_operations / 1e9)} "
+            f"Gop/s in float32, {number(rates.integer_operations / 1e9)} in 8 bits"
+        )
+    forced = f"{settings.new_tokens} tokens forced" if settings.new_tokens else "as long as the text"
+    facts["measured"] = f"{runs_of(report)}, {forced}"
+    return facts
+
+
+def _spread(spread: Spread) -> str:
+    return f"{median(spread)} ({value_range(spread, seconds)})"
