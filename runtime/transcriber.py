@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
 from runtime.decoding.autoregressive import FinishReason
 from runtime.engine import EngineOptions, SegmentOptions, SegmentResult, Timings
-from runtime.errors import OptionError
+from runtime.errors import AsrError, OptionError
 from runtime.families import make_engine
 from runtime.providers import parse_provider
 from runtime.segmentation import cut_points, join_texts
@@ -69,6 +69,24 @@ class Transcript(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
+class Request(msgspec.Struct, frozen=True):
+    """One audio of many, and what is asked of it; see :meth:`Transcriber.transcribe`."""
+
+    source: AudioSource
+    language: str | None = None
+    context: str = ""
+    sample_rate: int | None = None
+    channel: int | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of the request at ``place`` in the iterable: a transcript, or the error why there is none."""
+
+    place: int
+    transcript: Transcript | None
+    error: AsrError | None
+
+
 def default_model() -> Path:
     """The folder of the model that comes with the package."""
     package = Path(__file__).resolve().parent
@@ -78,6 +96,9 @@ def default_model() -> Path:
 
 class Transcriber:
     """An opened model. One call at a time; use one transcriber a thread."""
+
+    _max_batch = 1
+    _segment_seconds: float | None = None
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         began = time.perf_counter()
@@ -96,7 +117,15 @@ class Transcriber:
 
     @classmethod
     def from_artifact(
-        cls, path: str | os.PathLike[str] | None = None, *, provider: str = "cpu", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        max_batch: int = 8,
+        memory: int | None = None,
+        segment_seconds: float | None = None,
+        vad: bool = True,
     ) -> Transcriber:
         """Open the model in ``path``, or the one that comes with the package.
 
@@ -111,10 +140,39 @@ class Transcriber:
         began = time.perf_counter()
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
+        if memory is not None or not vad:
+            raise OptionError("a memory budget and leaving out voice activity detection are not supported yet")
         spec = parse_provider(provider)
         made = cls(open_artifact(Path(path) if path is not None else default_model()), EngineOptions(spec, threads))
         made.load_seconds = time.perf_counter() - began
+        made._max_batch, made._segment_seconds = max_batch, segment_seconds
         return made
+
+    def transcribe_many(
+        self, requests: Iterable[Request], *, progress: Callable[[float], object] | None = None
+    ) -> Iterator[Outcome]:
+        """Transcribe many audios; each outcome comes as soon as it is there, a bad audio stops nothing.
+
+        Args:
+            requests: taken one by one as there is room.
+            progress: called with the seconds of audio that were finished.
+        """
+        for place, request in enumerate(requests):
+            try:
+                transcript = self.transcribe(
+                    request.source,
+                    request.language,
+                    request.context,
+                    sample_rate=request.sample_rate,
+                    channel=request.channel,
+                    max_batch=self._max_batch,
+                )
+            except AsrError as error:
+                yield Outcome(place, None, error)
+                continue
+            if progress:
+                progress(transcript.duration)
+            yield Outcome(place, transcript, None)
 
     def transcribe(
         self,
@@ -158,7 +216,7 @@ class Transcriber:
         samples = self._load(source, sample_rate, channel)
         rate = self._engine.sample_rate
         timings = Timings(load=self.load_seconds)
-        spans = cut_points(samples, rate, self._engine.segment_seconds)
+        spans = cut_points(samples, rate, min(self._segment_seconds or np.inf, self._engine.segment_seconds))
         pieces = [samples[start:end] for start, end in spans]
         results: dict[int, SegmentResult] = {}
         done = 0
