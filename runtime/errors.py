@@ -48,3 +48,11 @@ class OptionError(AsrError, ValueError):
 
 class ProviderError(AsrError, RuntimeError):
     """An execution provider is unknown, not available, or did not become active."""
+
+
+class OutputError(AsrError, OSError):
+    """Results cannot be written, or what lies there was not made by this batch."""
+
+
+class WorkerError(AsrError, RuntimeError):
+    """A worker process cannot be started, or died."""

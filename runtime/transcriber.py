@@ -133,6 +133,10 @@ class Transcriber:
             path: an artifact's folder.
             provider: execution provider, ``NAME`` or ``NAME:key=value,…``.
             threads: threads of a session; by default the cores this process may use.
+            max_batch: most segments that :meth:`transcribe_many` decodes together.
+            memory: bound in bytes on what decoding together takes.
+            segment_seconds: longest piece of audio that is decoded at once.
+            vad: leave silence out.
 
         Raises:
             ArtifactNotFoundError, ArtifactInvalidError, ProviderError: see :mod:`runtime.errors`.

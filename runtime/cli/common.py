@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from runtime.errors import AsrError, OptionError
 from runtime.transcriber import Transcript
 
 BAD_INPUT = 2
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 class OutputFormat(StrEnum):
@@ -45,7 +46,28 @@ def guarded() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("error: interrupted", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """Bytes of a size such as 512MB, 2 GB, 1.5GiB or a plain number; None of None.
+
+    Raises:
+        OptionError: it is no size, or less than a byte.
+    """
+    if text is None:
+        return None
+    match = _BYTES.fullmatch(text.strip())
+    size = 0
+    if match:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit.upper()) + 1 if unit else 0))
+    if size < 1:
+        raise OptionError(f"{text!r} is no size in bytes; write it like 512MB, 2GB or 1.5GiB")
+    return size
 
 
 def warn(transcript: Transcript, file: str) -> None:
