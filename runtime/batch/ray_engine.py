@@ -11,8 +11,9 @@ import importlib
 import logging
 import math
 import os
+import re
+import socket
 import sys
-import traceback
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _FILES_A_ROW = 8
 _BLOCKS_A_WORKER = 4
 # Texts are small; Ray's own default would set aside a third of the machine's memory.
 _OBJECT_STORE_BYTES = 128 * 2**20
+_REACH_SECONDS = 10.0
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -68,7 +70,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A result on its way back; ``fatal`` ends the whole batch: no model, or a fault of ours."""
+    """A result on its way back; ``fatal`` ends the whole batch: there is no model, or it knows a language not."""
 
     place: int
     transcript: Transcript | None = None
@@ -76,10 +78,40 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
     fatal: bool = False
 
 
+class Ledger:
+    """An actor of its own that outlives workers: which blocks and files were begun and never ended.
+
+    Ray runs a block again as often as its worker dies. A file that kills every worker (one too long for the memory,
+    say) would keep the batch busy for ever, so a block that was begun before is done file by file, and the file that
+    was begun alone and not ended is not begun again.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: set[tuple[int, ...]] = set()
+        self._alone: set[int] = set()
+
+    def begin_block(self, places: list[int]) -> tuple[bool, list[int]]:
+        """Whether the block was begun before, and which of its files killed the worker."""
+        block = tuple(places)
+        again = block in self._blocks
+        self._blocks.add(block)
+        return again, [place for place in places if place in self._alone]
+
+    def end_block(self, places: list[int]) -> None:
+        self._blocks.discard(tuple(places))
+
+    def begin(self, place: int) -> None:
+        self._alone.add(place)
+
+    def end(self, place: int) -> None:
+        self._alone.discard(place)
+
+
 class Worker:
     """What Ray Data runs in each worker process: the model is opened once, then come blocks of tasks."""
 
-    def __init__(self, options: WorkerOptions, threads: int, asked: list[tuple[str, str]]) -> None:
+    def __init__(self, options: WorkerOptions, threads: int, asked: list[tuple[str, str]], ledger: Any) -> None:
+        self._ledger = ledger
         self._failure: str | None = None
         # An error here would end the actor, and reach the driver as a page of traceback.
         try:
@@ -99,15 +131,35 @@ class Worker:
         if self._failure is not None:
             yield _Answer(-1, error=self._failure, fatal=True)
             return
+        places = [task.place for task in tasks]
+        again, deadly = self._ask("begin_block", places)
+        for task in tasks:
+            if task.place in deadly:
+                yield _Answer(
+                    task.place, error=f"{os.fsdecode(task.audio)}: the worker process died of it (out of memory?)"
+                )
+        left = [task for task in tasks if task.place not in deadly]
+        if again:
+            for task in left:
+                self._ask("begin", task.place)
+                yield from self._transcribe([task])
+                self._ask("end", task.place)
+        else:
+            yield from self._transcribe(left)
+        self._ask("end_block", places)
+
+    def _transcribe(self, tasks: list[_Task]) -> Iterator[_Answer]:
         requests = (
             Request(Path(os.fsdecode(task.audio)), task.language, task.context, channel=task.channel) for task in tasks
         )
-        try:
-            for outcome in self._transcriber.transcribe_many(requests):
-                error = str(outcome.error) if outcome.error else None
-                yield _Answer(tasks[outcome.place].place, outcome.transcript, error)
-        except Exception:  # noqa: BLE001 - the driver raises it: Ray would take it for a lost block
-            yield _Answer(-1, error=f"a worker failed\n{traceback.format_exc()}", fatal=True)
+        for outcome in self._transcriber.transcribe_many(requests):
+            error = str(outcome.error) if outcome.error else None
+            yield _Answer(tasks[outcome.place].place, outcome.transcript, error)
+
+    def _ask(self, method: str, argument: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._ledger, method).remote(argument))
 
 
 def ray_engine(options: WorkerOptions, workers: int | None, language: str | None, context: str) -> Engine:
@@ -117,8 +169,8 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
     model are read by the workers: on a cluster they lie where all its machines see them. The memory of ``options`` is
     each worker's.
 
-    When a worker dies, Ray starts another and its files are done again; files that were with a worker which died
-    twice are then done one by one, so that only the one that kills workers fails.
+    When a worker dies, Ray starts another, and its files are done again one by one: only the one that killed it fails
+    (see :class:`Ledger`).
 
     Raises:
         PackageMissingError: Ray Data is not installed.
@@ -149,10 +201,13 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
             count = workers or len(machines)
             share = cores_each(machines, count)
             size = block_size(len(tasks), count, options.max_batch)
+            ledger = ray.remote(num_cpus=0)(Ledger).remote()
+            # Answers of a block that is done again take the places of those that came before, in order; where the
+            # order differs some are lost. Such files are done once more.
             for files in (size, 1):
-                for answer in _stream(ray, list(tasks.values()), files, count, share, (options, asked)):
-                    task = tasks.pop(answer.place, None)
-                    if task is None:  # a block that was done again repeats what had come already
+                arguments = {"options": options, "threads": max(1, int(share)), "asked": asked, "ledger": ledger}
+                for answer in _stream(ray, list(tasks.values()), files, count, share, arguments):
+                    if tasks.pop(answer.place, None) is None:
                         continue
                     if answer.transcript is not None:
                         heard(answer.transcript.duration)
@@ -160,7 +215,7 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
                 if not tasks:
                     return
         for place in tasks:
-            yield Result(place, None, f"{jobs[place].audio}: each worker process that took it died (out of memory?)")
+            yield Result(place, None, f"{jobs[place].audio}: was lost with a worker process; run the command again")
 
     return run
 
@@ -181,14 +236,16 @@ def cores_each(machines: Sequence[float], workers: int) -> float:
 def _cluster(ray: Any) -> Iterator[list[float]]:
     """Connect to Ray; the cores of each of its machines. A cluster that was started here ends with the block."""
     address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_reachable(address)
     own = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(own if address == "local" else {}),
-        )
+        with _silence():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(own if address == "local" else {}),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         where = "Ray cannot be started here" if address == "local" else f"RAY_ADDRESS={address}: cannot be used"
@@ -202,23 +259,48 @@ def _cluster(ray: Any) -> Iterator[list[float]]:
         ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+    """Ask a cluster's door whether it opens: Ray itself knocks for minutes."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not match:  # "auto" or "local": Ray answers at once
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=_REACH_SECONDS).close()
+    except OSError as error:
+        raise WorkerError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error})") from None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep off standard error what C++ writes there: how it logs. What goes wrong is raised as well."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _stream(
     ray: Any,
     tasks: list[_Task],
     files: int,
     workers: int,
     share: float,
-    options: tuple[WorkerOptions, list[tuple[str, str]]],
+    arguments: dict[str, Any],
 ) -> Iterator[_Answer]:
-    """Answers as they come. Those of a block whose worker died twice do not come.
+    """Answers as they come.
 
     Args:
         ray: the module, connected.
         tasks: what is to be done.
         files: tasks in a block.
         workers: processes.
-        share: cores of each.
-        options: how a worker opens the model, and the languages it checks.
+        share: cores that are set aside for each.
+        arguments: of :class:`Worker`.
 
     Raises:
         WorkerError: no worker can be started, or one says that nothing will come of it.
@@ -229,7 +311,6 @@ def _stream(
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # every answer is a block of its own: it leaves the worker at once
     context.target_min_block_size = 1
-    context.max_errored_blocks = -1
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     blocks = math.ceil(len(tasks) / files)
@@ -240,10 +321,8 @@ def _stream(
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=data.ActorPoolStrategy(size=min(workers, blocks)),
-        fn_constructor_kwargs={"options": options[0], "threads": max(1, int(share)), "asked": options[1]},
-        num_cpus=min(share, float(options[0].threads or share)),
-        max_restarts=-1,
-        max_task_retries=1,
+        fn_constructor_kwargs=arguments,
+        num_cpus=share,
     )
     try:
         for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -252,7 +331,7 @@ def _stream(
                 if answer.fatal:
                     raise WorkerError(answer.error)
                 yield answer
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise WorkerError(
             f"the workers cannot go on ({reason}); what is finished is kept, run the command again"
