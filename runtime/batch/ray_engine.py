@@ -70,7 +70,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A result on its way back; ``fatal`` ends the whole batch: there is no model, or it knows a language not."""
+    """A result on its way back; ``fatal`` ends the whole batch: no model, or a language that it does not know."""
 
     place: int
     transcript: Transcript | None = None
@@ -207,7 +207,7 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
             for files in (size, 1):
                 arguments = {"options": options, "threads": max(1, int(share)), "asked": asked, "ledger": ledger}
                 for answer in _stream(ray, list(tasks.values()), files, count, share, arguments):
-                    if tasks.pop(answer.place, None) is None:
+                    if tasks.pop(answer.place, None) is None:  # it came before its worker died
                         continue
                     if answer.transcript is not None:
                         heard(answer.transcript.duration)
@@ -248,12 +248,16 @@ def _cluster(ray: Any) -> Iterator[list[float]]:
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
-        where = "Ray cannot be started here" if address == "local" else f"RAY_ADDRESS={address}: cannot be used"
-        raise WorkerError(f"{where} ({reason})") from None
+        if address == "local":
+            raise WorkerError(f"Ray cannot be started here ({reason})") from None
+        raise WorkerError(
+            f"RAY_ADDRESS={address}: cannot be used ({reason}); it must run the same Ray, and where it wants a token, "
+            "set RAY_AUTH_MODE=token"
+        ) from None
     try:
         cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         if not any(cores):
-            raise WorkerError(f"RAY_ADDRESS={address}: no machine of this cluster has cores for work")
+            raise WorkerError(f"RAY_ADDRESS={address}: no machine of this cluster has cores; add one")
         yield [count for count in cores if count]
     finally:
         ray.shutdown()

@@ -287,10 +287,13 @@ def test_ray_is_interrupted_refuses_and_goes_on(whole: dict[str, dict[str, Any]]
     assert errors.splitlines()[-1].startswith("error: interrupted; ")
     before = count(out)
     assert 2 <= before < len(whole)
-    with process(*INPUTS, "--out", out, "--engine", "ray", "--language", "xx", "--restart") as running:
-        output, errors = running.communicate()
-    assert (running.returncode, output, errors.count("\n")) == (2, "", 1)
-    assert "unknown language 'xx'" in errors
+    result = run(*INPUTS, "--out", out, "--engine", "ray", "--workers", "2")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"{len(whole) - before} transcribed, {before} done before; " in result.stderr
+    assert results(out) == whole
+    result = run(*INPUTS, "--out", out, "--engine", "ray", "--language", "xx", "--restart")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "unknown language 'xx'" in result.stderr
 
 
 def test_a_ray_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
