@@ -1,10 +1,10 @@
-"""``python -m runtime``: transcribe files, say what a model is, measure how well and how fast it works."""
+"""``python -m runtime``: transcribe files, one or thousands, say what a model is, measure how well it works."""
 
 from __future__ import annotations
 
 import typer
 
-from runtime.cli import benchmark, evaluate, info, providers, transcribe
+from runtime.cli import batch, benchmark, evaluate, info, providers, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Speech recognition with ONNX Runtime.",
 )
 app.command()(transcribe.transcribe)
+app.command()(batch.batch)
 app.command()(info.info)
 app.command()(providers.providers)
 app.command()(evaluate.evaluate)

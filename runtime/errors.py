@@ -52,3 +52,11 @@ class ProviderError(AsrError, RuntimeError):
 
 class MeasurementError(AsrError, RuntimeError):
     """A process that was to measure something ended without a result."""
+
+
+class OutputError(AsrError, OSError):
+    """Results cannot be written, or what lies there was not made by this batch."""
+
+
+class WorkerError(AsrError, RuntimeError):
+    """A worker process cannot be started, or died."""

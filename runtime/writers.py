@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from runtime.evaluation import Evaluation, Score, Utterance, metric_language, normalize
-from runtime.transcriber import Transcript
+from runtime.transcriber import Segment, Transcript
 
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
@@ -27,6 +27,58 @@ def _printable(value: Any) -> Any:
 def as_text(transcript: Transcript) -> str:
     """The text alone."""
     return transcript.text
+
+
+def as_srt(transcript: Transcript) -> str:
+    """SubRip subtitles, a cue a segment with text."""
+    return "\n".join(
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+        for number, (start, end, text) in enumerate(_cues(transcript), 1)
+    )
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """WebVTT subtitles, a cue a segment with text; what would be markup there is escaped."""
+    cues = (
+        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n"
+        + text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        + "\n"
+        for start, end, text in _cues(transcript)
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def as_tsv(transcript: Transcript) -> str:
+    """A table with a row a segment with text: start and end in milliseconds, text."""
+    rows = (f"{start}\t{end}\t{text}\n" for start, end, text in _cues(transcript))
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def _cues(transcript: Transcript) -> Iterator[tuple[int, int, str]]:
+    """(start, end, text) of segments in which somebody speaks; milliseconds, and text on one line without tabs."""
+    for segment in transcript.segments:
+        if text := " ".join(segment.text.split()):
+            yield *_milliseconds(segment), text
+
+
+def _milliseconds(segment: Segment) -> tuple[int, int]:
+    start = round(segment.start * 1000)
+    return start, max(round(segment.end * 1000), start + 1)  # players drop a cue without a duration
+
+
+def _clock(milliseconds: int, separator: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{separator}{rest:03}"
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "json": lambda transcript: as_json(transcript) + "\n",
+    "txt": lambda transcript: as_text(transcript) + "\n",
+    "srt": as_srt,
+    "vtt": as_vtt,
+    "tsv": as_tsv,
+}
+"""Whole files by format."""
 
 
 def evaluation_as_json(evaluation: Evaluation) -> str:

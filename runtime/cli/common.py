@@ -64,7 +64,7 @@ def guarded() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE)
 
 
 def parse_bytes(text: str | None) -> int | None:

@@ -1,0 +1,28 @@
+"""Many files: what to work on, an engine here or on Ray, results that survive a kill.
+
+jobs = find_jobs(["recordings/"])
+output = open_output(Path("out.jsonl"), None, made_by)
+transcribe_jobs(output.pending(jobs), local_engine(transcriber, None, ""), output, summary, ...)
+"""
+
+from __future__ import annotations
+
+from runtime.batch.inputs import Job, find_jobs
+from runtime.batch.journal import MadeBy
+from runtime.batch.output import Output, open_output
+from runtime.batch.run import Engine, Result, Summary, check_languages, languages_asked, local_engine, transcribe_jobs
+
+__all__ = [
+    "Engine",
+    "Job",
+    "MadeBy",
+    "Output",
+    "Result",
+    "Summary",
+    "check_languages",
+    "find_jobs",
+    "languages_asked",
+    "local_engine",
+    "open_output",
+    "transcribe_jobs",
+]

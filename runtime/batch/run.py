@@ -1,0 +1,124 @@
+"""The loop of a batch: jobs through an engine into an output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+
+import msgspec
+
+from runtime.batch.inputs import Job
+from runtime.batch.output import Output
+from runtime.errors import OptionError
+from runtime.transcriber import Request, Transcriber, Transcript
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of the job at ``place``: a transcript, or why there is none."""
+
+    place: int
+    transcript: Transcript | None
+    error: str | None = None
+
+
+Seconds = Callable[[float], object]
+Engine = Callable[[Sequence[Job], Seconds], Generator[Result, None, None]]
+"""Gives the results of jobs as they finish, in any order; calls back with seconds of audio that were transcribed."""
+
+
+class Summary(msgspec.Struct):
+    """How far a batch is. ``audio_seconds`` counts what is decoded, and what is being decoded as segments end."""
+
+    files: int
+    skipped: int
+    done: int = 0
+    audio_seconds: float = 0.0
+    failures: list[tuple[Job, str]] = []
+
+    @property
+    def finished(self) -> int:
+        """Files with a result, of this run and earlier ones, and files that failed."""
+        return self.skipped + self.done + len(self.failures)
+
+
+def transcribe_jobs(
+    jobs: Sequence[Job],
+    engine: Engine,
+    output: Output,
+    summary: Summary,
+    *,
+    on_change: Callable[[], object],
+    on_transcript: Callable[[Job, Transcript], object],
+) -> None:
+    """Run every job and keep its result as soon as it is there.
+
+    Args:
+        jobs: what is to be done.
+        engine: gives the results.
+        output: keeps them.
+        summary: is brought up to date on the way, so that it holds after an interrupt too.
+        on_change: called when the summary changed.
+        on_transcript: called with every transcript that was kept.
+
+    Raises:
+        AsrError: from the engine or the output as a whole; a job's own error is kept and stops nothing.
+    """
+
+    def heard(seconds: float) -> None:
+        summary.audio_seconds += seconds
+        on_change()
+
+    with closing(engine(jobs, heard)) as results:
+        for result in results:
+            job = jobs[result.place]
+            if result.transcript is None:
+                message = result.error or f"{job.audio}: failed"
+                output.fail(job, message)
+                summary.failures.append((job, message))
+            else:
+                output.add(job, result.transcript)
+                summary.done += 1
+                on_transcript(job, result.transcript)
+            on_change()
+
+
+def requests(jobs: Sequence[Job], language: str | None, context: str) -> Iterator[Request]:
+    """Jobs as the transcriber takes them; what a job does not say is that of the whole batch."""
+    for job in jobs:
+        yield Request(
+            job.audio,
+            language if job.language is None else job.language,
+            context if job.context is None else job.context,
+            channel=job.channel,
+        )
+
+
+def check_languages(transcriber: Transcriber, asked: Sequence[tuple[str, str]]) -> None:
+    """Find out before the work that the model knows the languages: (where it was asked for, language).
+
+    Raises:
+        OptionError: it does not; the message says where that was asked for.
+    """
+    for where, language in asked:
+        try:
+            transcriber.resolve_language(language)
+        except OptionError as error:
+            raise OptionError(f"{where}: {error}" if where else str(error)) from None
+
+
+def languages_asked(jobs: Sequence[Job], language: str | None) -> list[tuple[str, str]]:
+    """Every language once, with the input that names it first; ``language`` is that of the whole batch."""
+    asked = {job.language: job.where for job in reversed(jobs) if job.language is not None}
+    if language is not None:
+        asked[language] = ""
+    return [(where, name) for name, where in asked.items()]
+
+
+def local_engine(transcriber: Transcriber, language: str | None, context: str) -> Engine:
+    """An engine in this process."""
+
+    def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
+        for outcome in transcriber.transcribe_many(requests(jobs, language, context), progress=heard):
+            yield Result(outcome.place, outcome.transcript, str(outcome.error) if outcome.error else None)
+
+    return run

@@ -1,0 +1,286 @@
+"""Results that survive: torn lines, kills between any two steps, other people's files, a second writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from runtime import Transcript
+from runtime.batch import Job, MadeBy, open_output
+from runtime.batch.output import ERRORS, JOURNAL
+from runtime.engine import Timings
+from runtime.errors import OptionError, OutputError
+from runtime.transcriber import TokenCounts
+
+MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
+PLACES = ["out.jsonl", "out"]
+
+
+def job(name: str) -> Job:
+    return Job(name, Path("/audio", name))
+
+
+def jobs(*names: str) -> list[Job]:
+    return [job(name) for name in names]
+
+
+def transcript(text: str) -> Transcript:
+    return Transcript(text, "English", 1.0, [], Timings(), TokenCounts(0, 0, 0), "tiny", "cpu", {})
+
+
+def finish(out: Path, todo: Sequence[Job], *, made_by: MadeBy = MADE_BY, **options: Any) -> list[str]:
+    """Run what is pending; the ids of it."""
+    with closing(open_output(out, options.pop("format", None), made_by, **options)) as output:
+        left = output.pending(todo)
+        for each in left:
+            output.add(each, transcript(f"text of {each.id}"))
+    return [each.id for each in left]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_finished_job_is_not_done_again(place: str, tmp_path: Path) -> None:
+    out = tmp_path / place
+    assert finish(out, jobs("a.wav", "sub/b.wav")) == ["a.wav", "sub/b.wav"]
+    assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == ["c.wav"]
+    assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == []
+
+
+def test_a_line_says_what_it_is_of(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    finish(out, [Job("a", Path("/audio/x/../a.wav"), language="ru", channel=1)])
+    (line,) = lines(out)
+    assert (line["id"], line["audio"], line["text"]) == ("a", "/audio/a.wav", "text of a")
+    assert line["batch"] == msgspec.to_builtins(msgspec.structs.replace(MADE_BY, language="ru", channel=1))
+
+
+def test_a_line_torn_anywhere_is_cut_away_and_done_again(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    todo = jobs("a.wav", "b.wav", "c.wav")
+    finish(out, todo)
+    whole = out.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole)):
+        out.write_bytes(whole[:end])
+        assert finish(out, todo) == ["c.wav"], end
+        assert out.read_bytes() == whole
+    first = whole.index(b"\n")
+    for end in (1, 6, 7, 60, first):  # the only line there is
+        out.write_bytes(whole[:end])
+        assert finish(out, todo) == ["a.wav", "b.wav", "c.wav"]
+        assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"audio": "a.wav"}\n',  # a manifest, given to --out by mistake
+        b'{"id":"a","audio":"a.wav"}',
+        b"notes without an end",
+        b"notes\n",
+        b"\n",
+        b'{"id":"a\n{"id":"b',  # torn, but not at the end
+    ],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_a_batch_did_not_write_is_left_alone(content: bytes, restart: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(content)
+    with pytest.raises(OutputError, match="line 1 was not written by batch; give another --out"):
+        open_output(out, None, MADE_BY, restart=restart)
+    assert out.read_bytes() == content
+
+
+def test_a_journal_that_points_outside_removes_nothing(tmp_path: Path) -> None:
+    finish(tmp_path / "out", jobs("a.wav"))
+    journal = tmp_path / "out" / JOURNAL
+    (tmp_path / "precious").write_text("mine")
+    journal.write_bytes(journal.read_bytes().replace(b'"file":"a.wav.json"', b'"file":"../precious"'))
+    with pytest.raises(OutputError, match="was not written by batch"):
+        finish(tmp_path / "out", jobs("a.wav"), restart=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other"}, "(model tiny there, other now)"),
+        ({"manifest_sha256": "cd" * 32}, "(the model's manifest abababababababababababa… there, cdcd"),
+        ({"provider": "openvino"}, "provider cpu there, openvino now"),
+        ({"segment_seconds": 10.0, "vad": False}, "(segment seconds None there, 10.0 now, voice activity True there"),
+        ({"language": "English"}, "its 'a.wav' was made otherwise (language None there, English now)"),
+        ({"context": "Kris"}, "its 'a.wav' was made otherwise (context '' there, Kris now)"),
+    ],
+)
+def test_other_settings_are_refused_and_restart_begins_anew(
+    change: dict[str, Any], message: str, place: str, tmp_path: Path
+) -> None:
+    out = tmp_path / place
+    finish(out, jobs("a.wav", "b.wav"))
+    other = msgspec.structs.replace(MADE_BY, **change)
+    with pytest.raises(OutputError) as caught:
+        finish(out, jobs("a.wav"), made_by=other)
+    assert message in str(caught.value)
+    assert str(caught.value).endswith("give another --out, or --restart to throw away what is there")
+    assert finish(out, jobs("a.wav"), made_by=other, restart=True) == ["a.wav"]
+    assert finish(out, jobs("a.wav"), made_by=other) == []
+    if place == "out":
+        assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "a.wav.json"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_same_name_of_other_audio_is_refused(place: str, tmp_path: Path) -> None:
+    finish(tmp_path / place, jobs("a.wav"))
+    with pytest.raises(OutputError, match=r"its 'a.wav' is of /audio/a.wav, not of /other/a.wav"):
+        finish(tmp_path / place, [Job("a.wav", Path("/other/a.wav"))])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_failure_is_recorded_once_and_tried_again(place: str, tmp_path: Path) -> None:
+    out = tmp_path / place
+    todo = jobs("bad.wav", "good.wav", "worse.wav")
+    for _ in range(2):
+        with closing(open_output(out, None, MADE_BY)) as output:
+            left = output.pending(todo)
+            for each in left:
+                if each.id == "good.wav":
+                    output.add(each, transcript("good"))
+                else:
+                    output.fail(each, f"{each.audio}: is empty")
+            errors_path = output.errors_path
+        failed = [line for line in lines(errors_path) if "error" in line]
+        assert [(line["id"], line["audio"], line["error"]) for line in failed] == [
+            ("bad.wav", "/audio/bad.wav", "/audio/bad.wav: is empty"),
+            ("worse.wav", "/audio/worse.wav", "/audio/worse.wav: is empty"),
+        ]
+    assert [each.id for each in left] == ["bad.wav", "worse.wav"]
+    assert finish(out, todo) == ["bad.wav", "worse.wav"]
+    if place == "out":
+        assert not (out / ERRORS).exists()
+    else:
+        assert sorted(line["id"] for line in lines(out)) == ["bad.wav", "good.wav", "worse.wav"]
+        assert not any("error" in line for line in lines(out))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_second_writer_is_refused(place: str, tmp_path: Path) -> None:
+    out = tmp_path / place
+    finish(out, jobs("a.wav"))
+    with closing(open_output(out, None, MADE_BY)) as output:
+        with pytest.raises(OutputError, match="another batch is writing to it"):
+            open_output(out, None, MADE_BY)
+        output.fail(job("b.wav"), "broken")
+        output.pending(jobs("a.wav", "b.wav"))  # which replaces the file of lines
+        with pytest.raises(OutputError, match="another batch is writing to it"):
+            open_output(out, None, MADE_BY)
+    assert finish(out, jobs("a.wav")) == []
+
+
+def test_every_format_is_a_file_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    todo = jobs("sub/a.wav")
+    for format in ("json", "txt", "srt", "vtt", "tsv"):
+        assert finish(out, todo, format=format) == ["sub/a.wav"]
+        assert finish(out, todo, format=format) == []
+    assert (out / "sub/a.wav.txt").read_text() == "text of sub/a.wav\n"
+    result = msgspec.json.decode((out / "sub/a.wav.json").read_bytes())
+    assert (result["id"], result["audio"], result["text"]) == ("sub/a.wav", "/audio/sub/a.wav", "text of sub/a.wav")
+    assert sorted(path.name for path in (out / "sub").iterdir()) == [
+        f"a.wav.{format}" for format in ("json", "srt", "tsv", "txt", "vtt")
+    ]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_kill_between_the_steps_of_writing_a_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the journal's entry, and between it and the renaming: the file is done again, and nothing else is lost."""
+    out = tmp_path / "out"
+    finish(out, jobs("a.wav"))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        output = open_output(out, None, MADE_BY)
+        patch.setattr(os, step, kill)
+        with pytest.raises(Killed):
+            output.add(job("b.wav"), transcript("lost"))
+    output.close()
+    assert not (out / "b.wav.json").exists()
+    assert finish(out, jobs("a.wav", "b.wav")) == ["b.wav"]
+    assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "a.wav.json", "b.wav.json"]
+
+
+def test_a_file_removed_by_hand_is_done_again(tmp_path: Path) -> None:
+    finish(tmp_path / "out", jobs("a.wav", "b.wav"))
+    (tmp_path / "out" / "a.wav.json").unlink()
+    assert finish(tmp_path / "out", jobs("a.wav", "b.wav")) == ["a.wav"]
+
+
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.wav.txt").write_text("by hand")
+    with pytest.raises(OutputError, match=r"a.wav.txt: exists, and this batch did not write it; move it away"):
+        finish(tmp_path, jobs("a.wav"), format="txt")
+    assert finish(tmp_path, jobs("b.wav"), format="txt", restart=True) == ["b.wav"]
+    assert (tmp_path / "a.wav.txt").read_text() == "by hand"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / place
+    write = os.write
+
+    def full(file: int, data: Any) -> int:
+        if len(data) < 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[:20])
+
+    with closing(open_output(out, None, MADE_BY)) as output:
+        output.add(job("a.wav"), transcript("kept"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
+                output.add(job("b.wav"), transcript("lost"))
+    assert finish(out, jobs("a.wav", "b.wav")) == ["b.wav"]
+
+
+@pytest.mark.parametrize(
+    ("out", "format", "message"),
+    [
+        ("out.jsonl", "srt", "holds lines of JSON; for srt give a folder"),
+        ("absent/out.jsonl", None, "give a file in a folder that exists"),
+        ("folder.jsonl", None, "give a file in a folder that exists"),
+        ("out.json", None, "is no place for many results"),
+        ("out.txt", "txt", "is no place for many results"),
+        ("file", None, "is no place for many results"),
+    ],
+)
+def test_places_that_do_not_fit(out: str, format: str | None, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OptionError, match=message):
+        open_output(tmp_path / out, format, MADE_BY)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"file/out: cannot be written \(Not a directory\)"):
+        open_output(tmp_path / "file" / "out", None, MADE_BY)
+    finish(tmp_path / "out", [Job("a.wav.json/b", Path("/audio/b"))])
+    with pytest.raises(OutputError, match="exists, and this batch did not write it"):
+        finish(tmp_path / "out", jobs("a.wav"))

@@ -1,0 +1,76 @@
+"""Subtitles and tables, against files written by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import msgspec
+import pytest
+
+from runtime import Segment, Transcript
+from runtime.engine import Timings
+from runtime.transcriber import TokenCounts
+from runtime.writers import FORMATS, as_srt, as_tsv, as_vtt
+
+
+def segment(start: float, end: float, text: str) -> Segment:
+    return msgspec.convert(
+        {
+            "start": start,
+            "end": end,
+            "text": text,
+            "language": "English",
+            "confidence": 1.0,
+            "finish_reason": "stop",
+            "tokens": [],
+        },
+        Segment,
+    )
+
+
+def transcript(*segments: Segment) -> Transcript:
+    text = " ".join(each.text for each in segments)
+    return Transcript(text, "English", 1.0, list(segments), Timings(), TokenCounts(0, 0, 0), "m", "cpu", {})
+
+
+SPOKEN = transcript(
+    segment(0.0, 2.0674, "Tom & Jerry <b>"),
+    segment(2.067, 3599.9996, ""),
+    segment(3599.9996, 3661.5, "two\n\nlines\tand --> an arrow"),
+    segment(90000.0, 90000.0, "short"),
+)
+
+
+def test_srt() -> None:
+    assert as_srt(SPOKEN) == (
+        "1\n00:00:00,000 --> 00:00:02,067\nTom & Jerry <b>\n\n"
+        "2\n01:00:00,000 --> 01:01:01,500\ntwo lines and --> an arrow\n\n"
+        "3\n25:00:00,000 --> 25:00:00,001\nshort\n"
+    )
+
+
+def test_vtt() -> None:
+    assert as_vtt(SPOKEN) == (
+        "WEBVTT\n\n"
+        "00:00:00.000 --> 00:00:02.067\nTom &amp; Jerry &lt;b&gt;\n\n"
+        "01:00:00.000 --> 01:01:01.500\ntwo lines and --&gt; an arrow\n\n"
+        "25:00:00.000 --> 25:00:00.001\nshort\n"
+    )
+
+
+def test_tsv() -> None:
+    rows = list(csv.reader(io.StringIO(as_tsv(SPOKEN)), delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert rows == [
+        ["start", "end", "text"],
+        ["0", "2067", "Tom & Jerry <b>"],
+        ["3600000", "3661500", "two lines and --> an arrow"],
+        ["90000000", "90000001", "short"],
+    ]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_silence_is_a_valid_file(format: str) -> None:
+    expected = {"srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "txt": "\n"}
+    text = FORMATS[format](transcript(segment(0.0, 1.0, "")))
+    assert text == expected[format] if format in expected else msgspec.json.decode(text)["text"] == ""
