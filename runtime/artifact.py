@@ -82,7 +82,7 @@ class FallbackNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphQuantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was done to one graph: weight-carrying nodes by method, smoothed inputs, nodes that fell back."""
+    """What was done to one graph: nodes by what they became, smoothed inputs, nodes that fell back."""
 
     nodes: dict[str, int]
     smoothed: int
