@@ -155,10 +155,8 @@ def _rewrite(graph: ir.Graph, common: Editor, node: ir.Node, begins: ir.Value, c
     made = ir.Node("", "If", [begins], branches, num_outputs=3, name=f"{name}/If")
     graph.append(made)
     for old, new, kind in zip(node.outputs, made.outputs, (None, ir.DataType.INT8, ir.DataType.INT8), strict=True):
-        new.name = f"{old.name}/cached" if kind is None else old.name
+        new.name, old.name = old.name, f"{old.name}/float"
         new.shape, new.type = old.shape, ir.TensorType(kind) if kind else old.type
-        if kind:
-            old.name = f"{old.name}/float"
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
