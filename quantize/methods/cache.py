@@ -31,6 +31,15 @@ _LEVELS = 127
 
 
 @dataclass(frozen=True, slots=True)
+class _Pass:
+    """What all nodes ask of a pass: whether it begins its rows, where its second half starts, what that half sees."""
+
+    begins: ir.Value
+    middle: ir.Value
+    mask: ir.Value
+
+
+@dataclass(frozen=True, slots=True)
 class Scales:
     """Scale of each channel of one node's keys and values, both [kv_heads · head_dim]."""
 
@@ -92,9 +101,9 @@ def quantize(model: ir.Model, chosen: dict[str, Scales]) -> int:
     model.ir_version = max(model.ir_version, _IR_VERSION)
     graph.opset_imports[""] = max(graph.opset_imports.get("", 0), _OPSET)
     edit = Editor(graph, "/cache")
-    begins = _begins(edit, nodes[0])
+    described = _describe(edit, nodes[0])
     for node in nodes:
-        _rewrite(graph, edit, node, begins, chosen[node.name or ""])
+        _rewrite(graph, edit, node, described, chosen[node.name or ""])
     return len(nodes)
 
 
@@ -123,20 +132,25 @@ def _check(node: ir.Node) -> None:
         )
 
 
-def _begins(edit: Editor, node: ir.Node) -> ir.Value:
-    """Whether this pass begins its rows: as many positions as there are in all, more than one, and room for them.
+def _describe(edit: Editor, node: ir.Node) -> _Pass:
+    """A pass begins its rows if it has as many positions as there are in all, more than one, and room for them.
 
     Without room (an empty past, and a new present) ``GroupQueryAttention`` makes a longer cache.
     """
-    one = edit.constant("one", np.array(1, np.int64))
+    zero, one, two = (edit.constant(f"int_{n}", np.array(n, np.int64)) for n in (0, 1, 2))
     length = edit.node("Squeeze", [edit.node("Shape", [_given(node, 0)], start=1, end=2)])
     room = edit.node("Squeeze", [edit.node("Shape", [_given(node, 3)], start=2, end=3)])
     total = edit.node("Cast", [_given(node, 6)], to=ir.DataType.INT64)
     fresh = edit.node("And", [edit.node("Equal", [length, total]), edit.node("Greater", [length, one])])
-    return edit.node("And", [fresh, edit.node("LessOrEqual", [length, room])])
+    begins = edit.node("And", [fresh, edit.node("LessOrEqual", [length, room])])
+    middle = edit.node("Div", [length, two])
+    axis = [edit.constant(f"axis_{n}", np.array([n], np.int64)) for n in (0, 1)]
+    queries = edit.node("Unsqueeze", [edit.node("Range", [middle, length, one]), axis[1]])
+    mask = edit.node("GreaterOrEqual", [queries, edit.node("Range", [zero, length, one])])
+    return _Pass(begins, edit.node("Unsqueeze", [middle, axis[0]]), mask)
 
 
-def _rewrite(graph: ir.Graph, common: Editor, node: ir.Node, begins: ir.Value, chosen: Scales) -> None:
+def _rewrite(graph: ir.Graph, common: Editor, node: ir.Node, described: _Pass, chosen: Scales) -> None:
     name = node.name or ""
     heads = node.attributes.get_int("kv_num_heads", 0)
     edit = Editor(graph, name)
@@ -149,10 +163,10 @@ def _rewrite(graph: ir.Graph, common: Editor, node: ir.Node, begins: ir.Value, c
     for value in past:
         value.type = ir.TensorType(ir.DataType.INT8)
     branches = [
-        ir.AttrGraph("then_branch", _first_pass(common, node, past, steps)),
+        ir.AttrGraph("then_branch", _first_pass(common, node, described, past, steps)),
         ir.AttrGraph("else_branch", _later_pass(node, per_head)),
     ]
-    made = ir.Node("", "If", [begins], branches, num_outputs=3, name=f"{name}/If")
+    made = ir.Node("", "If", [described.begins], branches, num_outputs=3, name=f"{name}/If")
     graph.append(made)
     for old, new, kind in zip(node.outputs, made.outputs, (None, ir.DataType.INT8, ir.DataType.INT8), strict=True):
         new.name, old.name = old.name, f"{old.name}/float"
@@ -167,10 +181,14 @@ def _branch(name: str, outputs: list[ir.Value], edit: Editor) -> ir.Graph:
     return edit.graph
 
 
-def _first_pass(common: Editor, node: ir.Node, past: list[ir.Value], steps: list[ir.Value]) -> ir.Graph:
+def _first_pass(
+    common: Editor, node: ir.Node, described: _Pass, past: list[ir.Value], steps: list[ir.Value]
+) -> ir.Graph:
     """Causal attention over the prompt's own keys and values, which are stored rounded from position 0 on.
 
-    Rows that are shorter than the prompt are padded on the right, so no valid position sees the padding.
+    Rows that are shorter than the prompt are padded on the right, so no valid position sees the padding. ``Attention``
+    computes what its mask then throws away, so the first half of the queries gets the first half of the keys only: a
+    quarter less, which measured 11 % at 215 positions and 18 % at 410, slicing included.
     """
     name, attributes = node.name or "", node.attributes
     heads, kv_heads = (attributes.get_int(key, 0) for key in ("num_heads", "kv_num_heads"))
@@ -183,14 +201,18 @@ def _first_pass(common: Editor, node: ir.Node, past: list[ir.Value], steps: list
         return edit.node("RotaryEmbedding", given, domain=MICROSOFT, num_heads=count, interleaved=interleaved)
 
     query, key, value = rotated(0, heads), rotated(1, kv_heads), _given(node, 2)
-    attended = edit.node(
-        "Attention",
-        [query, key, value],
-        q_num_heads=heads,
-        kv_num_heads=kv_heads,
-        is_causal=1,
-        scale=attributes.get_float("scale", 0.0) or (steps[0].shape.numpy()[0] // kv_heads) ** -0.5,  # type: ignore[union-attr]
-    )
+    size = steps[0].shape.numpy()[0] // kv_heads  # type: ignore[union-attr]
+    width = common.constant(f"width_{heads * size}", np.array([0, 0, heads * size], np.int64))
+    axis, end = (common.constant(f"slice_{n}", np.array([n], np.int64)) for n in (1, np.iinfo(np.int64).max))
+
+    def half(*inputs: ir.Value, causal: int) -> ir.Value:
+        scale = attributes.get_float("scale", 0.0) or size**-0.5
+        made = edit.node("Attention", inputs, q_num_heads=heads, kv_num_heads=kv_heads, is_causal=causal, scale=scale)
+        return edit.node("Reshape", [made, width])  # ONNX Runtime infers no width for it
+
+    first = [edit.node("Slice", [x, start, described.middle, axis]) for x in (query, key, value)]
+    second = edit.node("Slice", [query, described.middle, end, axis])
+    attended = edit.node("Concat", [half(*first, causal=1), half(second, key, value, described.mask, causal=0)], axis=1)
     split = common.constant(f"heads_{kv_heads}", np.array([0, 0, kv_heads, -1], np.int64))
     unit, zero = common.constant("unit", np.array(1, np.float32)), common.constant("zero", np.array(0, np.int8))
     present = []
