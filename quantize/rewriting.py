@@ -93,14 +93,14 @@ def rewrite(
         per_element.wrap(graph, x, f"{x.name}/each")
     halved = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
     counts[_HALF] += halved
-    if scales:
-        counts["8-bit keys and values"] = cache.quantize(model, scales)
+    caches = cache.quantize(model, scales) if scales else 0
     drop_unused_initializers(graph)
     spec = save_graph(model, out / path.name)
     summary = GraphQuantization(
         nodes={what: count for what, count in sorted(counts.items()) if count},
         smoothed=len(smoothed),
         fallbacks=fallbacks,
+        caches=caches,
     )
     return Rewritten(spec, summary)
 
