@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,8 +74,10 @@ class Inputs:
 class Calibration:
     """Collects :class:`Inputs` of the products of one graph by the name of the value they read."""
 
-    def __init__(self, products: list[Product], clips: int) -> None:
+    def __init__(self, products: list[Product], clips: int, others: Iterable[str] = ()) -> None:
+        """``others`` are names of further values, whose rows are their last axis."""
         self.inputs: dict[str, Inputs] = {}
+        self._others = list(dict.fromkeys(others))
         self._products: dict[str, Product] = {}
         self._most = -(-4 * SAMPLE_ROWS // max(clips, 1))
         for product in products:
@@ -84,13 +87,13 @@ class Calibration:
     @property
     def taps(self) -> list[str]:
         """Names of the values to be read."""
-        return list(self._products)
+        return [*self._products, *(name for name in self._others if name not in self._products)]
 
     def add(self, values: dict[str, npt.NDArray[Any]]) -> None:
         """Take in the taps of one run."""
-        for name, product in self._products.items():
-            value = values[name]
-            if product.operator == "Conv":
+        for name in self.taps:
+            product, value = self._products.get(name), values[name]
+            if product is not None and product.operator == "Conv":
                 rows, peaks = _patches(product, value, self._most)
             else:
                 rows = value.reshape(-1, value.shape[-1])

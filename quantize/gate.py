@@ -107,6 +107,8 @@ def render(quantization: Quantization) -> Table:
     table.add_row("size", f"{gate.parent_bytes / 1e6:.1f} MB", f"{gate.bytes / 1e6:.1f} MB")
     for role, graph in quantization.graphs.items():
         table.add_row(f"{role}: nodes", "float32", "\n".join(f"{count} {what}" for what, count in graph.nodes.items()))
+        if graph.caches:
+            table.add_row(f"{role}: keys and values", "float32", f"8 bits in {graph.caches} nodes")
         if graph.smoothed:
             table.add_row(f"{role}: inputs smoothed", "", str(graph.smoothed))
         if graph.fallbacks:

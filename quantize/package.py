@@ -19,6 +19,7 @@ from quantize import gate
 from quantize.calibration import Calibration, Inputs
 from quantize.errors import CalibrationError, GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
+from quantize.methods import cache
 from quantize.output import appearing, hash_files, refuse_existing
 from quantize.probing import ProbedGraph
 from quantize.products import find_products
@@ -109,9 +110,9 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         expected: list[gate.Expected] = []
         for role, chosen in rules.items():
             with report.step(f"{role}: running the parent"):
-                inputs, outputs = _run_graph(parent, role, chosen, reference, calibrate=recipe.calibrates)
+                inputs, outputs = _run_graph(parent, role, chosen, reference, recipe)
             expected += outputs
-            results[role] = _rewrite(parent, role, chosen, inputs, reference, work, report)
+            results[role] = _rewrite(parent, role, chosen, inputs, reference, work, report, recipe)
             gc.collect()  # graphs refer to themselves in circles, and hold gigabytes
         _copy_rest(parent, work)
         child = msgspec.structs.replace(
@@ -163,10 +164,14 @@ def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
         raise RecipeError(f"recipe {recipe.name!r}: bounds.relative_error has none for {', '.join(unbound)}, nor for *")
     everything = any(isinstance(rule, Float16) for rule in recipe.rules)
     nodes: list[tuple[str, str, str]] = []
+    caches = 0
     for role in parent.manifest.graphs:
         graph = ir.load(parent.graph_path(role)).graph
+        caches += sum(1 for _ in cache.find_attention(graph))
         some = graph if everything else (product.node for product in find_products(graph))
         nodes += [(role, node.name or "", node.op_type) for node in some]
+    if recipe.cache and not caches:
+        raise RecipeError(f"recipe {recipe.name!r}: no graph of {parent.manifest.name!r} has a cache; remove [cache]")
     chosen: dict[str, dict[str, AnyRule]] = {role: {} for role in parent.manifest.graphs}
     for (role, node), rule in assign(recipe, nodes).items():
         chosen[role][node] = rule
@@ -257,18 +262,22 @@ def _hear(artifact: Artifact, utterances: list[Utterance], what: str, report: Re
 
 
 def _run_graph(
-    parent: Artifact, role: str, rules: dict[str, AnyRule], reference: _Reference, *, calibrate: bool
+    parent: Artifact, role: str, rules: dict[str, AnyRule], reference: _Reference, recipe: Recipe
 ) -> tuple[dict[str, Inputs], list[gate.Expected]]:
-    """Calibration statistics of a graph's products, and its outputs for the gate's probes."""
+    """Calibration statistics of a graph's products and cache, and its outputs for the gate's probes."""
     path = parent.graph_path(role)
-    products = [product for product in find_products(ir.load(path).graph) if product.name in rules]
-    wanted = calibrate and any(product.operator != "Gather" for product in products)
+    graph = ir.load(path).graph
+    products = [product for product in find_products(graph) if product.name in rules]
+    cached = cache.taps(graph) if recipe.cache else []
+    wanted = recipe.calibrates and (any(product.operator != "Gather" for product in products) or cached)
     calibrating = [probe for probe in reference.calibration if probe.role == role] if wanted else []
-    calibration = Calibration(products, len(calibrating))
-    graph = ProbedGraph(path, calibration.taps if calibrating else [])
+    calibration = Calibration(products, len(calibrating), cached)
+    probed = ProbedGraph(path, calibration.taps if calibrating else [])
     for probe in calibrating:
-        calibration.add(graph.run(probe, calibration.taps))
-    expected = [gate.Expected(probe, graph.run(probe, probe.outputs)) for probe in reference.gate if probe.role == role]
+        calibration.add(probed.run(probe, calibration.taps))
+    expected = [
+        gate.Expected(probe, probed.run(probe, probe.outputs)) for probe in reference.gate if probe.role == role
+    ]
     return calibration.finish() if calibrating else {}, expected
 
 
@@ -280,13 +289,16 @@ def _rewrite(
     reference: _Reference,
     work: Path,
     report: Report,
+    recipe: Recipe,
 ) -> Rewritten:
     path = parent.graph_path(role)
-    weights = len({product.weight.name for product in find_products(ir.load(path).graph)})
+    graph = ir.load(path).graph
+    weights = len({product.weight.name for product in find_products(graph)})
+    cached = recipe.cache is not None and any(True for _ in cache.find_attention(graph))
     measured = sum(isinstance(rule, WeightOnly) and rule.sensitive is not None for rule in rules.values())
     probe = next((probe for probe in reference.calibration if probe.role == role), None)
     with report.counted(f"{role}: quantizing", weights + measured, "weights") as advance:
-        return rewrite(path, work, rules, inputs, probe, lambda: advance(1))
+        return rewrite(path, work, rules, inputs, probe, lambda: advance(1), cached=cached)
 
 
 def _copy_rest(parent: Artifact, work: Path) -> None:

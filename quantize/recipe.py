@@ -17,6 +17,9 @@ A recipe is a TOML file::
     bits = 4
     block = 64
 
+    [cache]                        # keys and values; float32 without this
+    bits = 8
+
 Keys, methods and values are checked when the file is read, and a rule that no node meets is an error, unless it says
 ``optional = true``: a recipe that silently did less than it says would be worse than none.
 """
@@ -117,6 +120,12 @@ class Keep(Rule, frozen=True, tag="keep", kw_only=True):
 AnyRule = WeightOnly | W8A8 | Float16 | Keep
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bits of keys and values (see :mod:`quantize.methods.cache`)."""
+
+    bits: Literal[8]
+
+
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the gate lets pass. Shares and rates from 0 to 1."""
 
@@ -135,6 +144,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str
     bounds: Bounds
     rules: tuple[AnyRule, ...]
+    cache: Cache | None = None  # float32 keys and values without it
     name: str = ""
     from_quantized: bool = False  # whether it may be applied to an artifact that is quantized already
 
@@ -153,8 +163,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def calibrates(self) -> bool:
-        """Whether any rule needs activations of real audio."""
-        return any(
+        """Whether a rule or the cache needs activations of real audio."""
+        return self.cache is not None or any(
             isinstance(rule, W8A8) or (isinstance(rule, WeightOnly) and (rule.smoothing or rule.sensitive))
             for rule in self.rules
         )

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from quantize.calibration import Inputs
 from quantize.errors import RecipeError
 from quantize.graph import drop_unused_initializers, save_graph
-from quantize.methods import fp16, per_element, w8a8, weight_only
+from quantize.methods import cache, fp16, per_element, w8a8, weight_only
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
 from quantize.sensitivity import most_sensitive, sensitivities
@@ -42,6 +42,8 @@ def rewrite(
     inputs: dict[str, Inputs],
     probe: Probe | None,
     progress: Callable[[], object],
+    *,
+    cached: bool = False,
 ) -> Rewritten:
     """Quantize the graph in ``path`` and save it in the folder ``out``.
 
@@ -52,9 +54,10 @@ def rewrite(
         inputs: calibration statistics by the name of the value that products read.
         probe: what sensitivities are measured on, if a rule asks for them.
         progress: told of every product, and of every sensitivity measured.
+        cached: whether keys and values become int8.
 
     Raises:
-        RecipeError: nodes that share a weight have different rules.
+        RecipeError: nodes that share a weight have different rules, or attention has a cache that cannot be quantized.
     """
     model = ir.load(path)
     graph = model.graph
@@ -74,6 +77,7 @@ def rewrite(
     for wide in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
         alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
         more_bits |= _more_bits(path, wide, alike, weights, probe, progress)
+    scales = cache.scales(graph, inputs, products, weights) if cached else {}
     stems = _stem_inputs(products, rule_of)
     rounding = w8a8.ActivationRounding(graph)
     counts: Counter[str] = Counter()
@@ -89,12 +93,14 @@ def rewrite(
         per_element.wrap(graph, x, f"{x.name}/each")
     halved = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
     counts[_HALF] += halved
+    caches = cache.quantize(model, scales) if scales else 0
     drop_unused_initializers(graph)
     spec = save_graph(model, out / path.name)
     summary = GraphQuantization(
         nodes={what: count for what, count in sorted(counts.items()) if count},
         smoothed=len(smoothed),
         fallbacks=fallbacks,
+        caches=caches,
     )
     return Rewritten(spec, summary)
 

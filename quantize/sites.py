@@ -7,6 +7,7 @@ in that channel (that product's columns take it), or from attention over values 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,11 +50,7 @@ def find_sites(products: list[Product]) -> list[Site]:
         by_weight.setdefault(product.weight.name or "", []).append(product)
         if product.operator in ("MatMul", "Gemm"):
             by_x.setdefault(product.x, []).append(product)
-    made_by = {
-        product.output: product
-        for product in products
-        if product.operator == "MatMul" and len(by_weight[product.weight.name or ""]) == 1
-    }
+    made_by = _makers(products)
     sites = []
     for x, readers in by_x.items():
         alone = all(len(by_weight[product.weight.name or ""]) == 1 for product in readers)
@@ -64,6 +61,22 @@ def find_sites(products: list[Product]) -> list[Site]:
             groups, fold = source
             sites.append(Site(x, readers, groups, fold))
     return sites
+
+
+def made_columns(value: ir.Value, products: list[Product]) -> tuple[Product, slice] | None:
+    """The product of which ``value`` is some columns, if a scale can be folded into these."""
+    owner = _column_owner(value, _makers(products))
+    return (owner[0], owner[2]) if owner else None
+
+
+def _makers(products: list[Product]) -> dict[ir.Value, Product]:
+    """By output the ``MatMul`` that makes it and shares its weight with no other."""
+    readers = Counter(product.weight.name for product in products)
+    return {
+        product.output: product
+        for product in products
+        if product.operator == "MatMul" and readers[product.weight.name] == 1
+    }
 
 
 _Source = tuple[npt.NDArray[np.int64], Callable[[Weights, Floats], None]]

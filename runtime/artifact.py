@@ -82,11 +82,15 @@ class FallbackNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphQuantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was done to one graph: weight-carrying nodes by method, smoothed inputs, nodes that fell back."""
+    """What was done to one graph: weight-carrying nodes by method, smoothed inputs, nodes that fell back.
+
+    ``caches`` counts the attention nodes whose keys and values are int8.
+    """
 
     nodes: dict[str, int]
     smoothed: int
     fallbacks: list[FallbackNode]
+    caches: int = 0
 
 
 class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

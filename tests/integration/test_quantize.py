@@ -162,8 +162,8 @@ def test_a_shipped_recipe(
     for role, spec in manifest.graphs.items():
         before = parent.manifest.graphs[role]
         types = {tensor.name: tensor.dtype for tensor in (*before.inputs, *before.outputs)}
-        if name == "fp16":
-            types |= {key: "float16" for key in types if key.startswith(("past", "present"))}
+        kept = "float16" if name == "fp16" else "int8" if load_recipe(name).cache else "float32"
+        types |= {key: kept for key in types if key.startswith(("past", "present"))}
         assert {tensor.name: tensor.dtype for tensor in (*spec.inputs, *spec.outputs)} == types
     text = Transcriber.from_artifact(made.path).transcribe(DATA / "en-1.wav").text
     assert text == samples[0]["text"]
@@ -419,3 +419,24 @@ def test_export_with_a_recipe_on_a_full_disk(place: str, desk: Desk, monkeypatch
     desk.recipe.write_text(CHEAP, encoding="utf-8")
     result = exporting("--recipe", desk.recipe, "--out", desk.out, *desk.audio)
     desk.refused(result, f"{desk.out}: cannot be written (No space left on device)")
+
+
+def test_the_cache_of_a_shipped_recipe(quantized: Callable[[str], Path]) -> None:
+    """Every attention of the decoder keeps int8 keys and values, the manifest says so, and the runtime allocates so."""
+    for name, kept in (("int8", "int8"), ("int4", "int8"), ("q8", "float32")):
+        artifact = open_artifact(quantized(name))
+        found = quantization(artifact.path)
+        caches = {tensor.dtype for tensor in artifact.manifest.graphs["decoder"].inputs if "past" in tensor.name}
+        assert caches == {kept}
+        assert found.graphs["decoder"].caches == (4 if kept == "int8" else 0)
+        assert found.graphs["encoder"].caches == 0
+        assert (found.settings["cache"] == {"bits": 8}) == (kept == "int8")
+        engine = Transcriber.from_artifact(artifact.path)._engine
+        assert isinstance(engine, Qwen3AsrEngine)
+        assert {array.dtype.name for array in engine._decoder.empty_past().values()} == {kept}
+
+
+def test_bits_of_the_cache_are_checked(desk: Desk) -> None:
+    result = desk.run(recipe=CHEAP + "[cache]\nbits = 4\n")
+    assert result.exit_code == 2
+    assert "cache.bits" in result.stderr
