@@ -9,7 +9,7 @@ import onnxruntime
 from runtime.artifact import Manifest, Quantization
 from runtime.cpu import lacks_vnni
 from runtime.providers import describe_providers
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 _SATURATES = {
     True: "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range for it",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
-import os
 from pathlib import Path
 
 import onnxruntime as ort
@@ -13,6 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from runtime.errors import ArtifactInvalidError, ProviderError
 from runtime.providers import ProviderSpec
+from runtime.threads import apply_threads
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +26,6 @@ _LOAD_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
-    """Cores this process may use: its affinity mask, cut to the cgroup's CPU quota rounded up."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
-    try:
-        quota, period = quota_file.read_text().split()[:2]
-        if quota != "max":
-            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2 here: affinity is all there is to know
-        pass
-    return max(1, cores)
 
 
 @functools.cache
@@ -61,15 +46,14 @@ def make_session(path: Path, provider: ProviderSpec, *, threads: int | None = No
     Args:
         path: the ``.onnx`` file; external data is found beside it and mapped.
         provider: what was asked for; it must become the session's first provider.
-        threads: intra-op threads; :func:`usable_cores` when None.
+        threads: intra-op threads; :func:`runtime.threads.usable_cores` when None.
 
     Raises:
         ProviderError: the provider did not become active.
         ArtifactInvalidError: ONNX Runtime cannot load the graph.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
+    apply_threads(options, threads)
     options.log_severity_level = 3
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
