@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runtime.cli import evaluate, info, providers, transcribe
+from runtime.cli import evaluate, info, prepare, providers, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(transcribe.transcribe)
 app.command()(info.info)
+app.command("prepare")(prepare.prepare_model)
 app.command()(providers.providers)
 app.command()(evaluate.evaluate)
 
