@@ -22,6 +22,8 @@ from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
 from runtime.engine import Capabilities, EngineOptions, Probe, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
+from runtime.loading import load_together
+from runtime.prepared import prepared_graph
 from runtime.session import make_session
 
 Floats = npt.NDArray[np.float32]
@@ -108,10 +110,22 @@ class Qwen3AsrEngine:
             raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
         self.sample_rate = self._front_end.sample_rate
         self.segment_seconds = self.parameters.segment_seconds
-        self._tokenizer = Tokenizer.from_file(str(artifact.path / manifest.tokenizer))
-        encoder_path, decoder_path = artifact.graph_path("encoder"), artifact.graph_path("decoder")
-        self._encoder = make_session(encoder_path, options.provider, threads=options.threads)
-        session = make_session(decoder_path, options.provider, threads=options.threads)
+        encoder, decoder, tokenizer = artifact.graph_path("encoder"), artifact.graph_path("decoder"), manifest.tokenizer
+        self._encoder, session, self._tokenizer = load_together(
+            lambda: make_session(
+                encoder,
+                options.provider,
+                threads=options.threads,
+                prepared=prepared_graph(artifact, "encoder", options.provider),
+            ),
+            lambda: make_session(
+                decoder,
+                options.provider,
+                threads=options.threads,
+                prepared=prepared_graph(artifact, "decoder", options.provider),
+            ),
+            lambda: Tokenizer.from_file(str(artifact.path / tokenizer)),
+        )
         self._decoder = CausalDecoder(
             session,
             manifest.graphs["decoder"],
