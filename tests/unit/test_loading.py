@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from runtime.loading import load_together
+from tests.conftest import REPOSITORY
 
 
 def test_they_run_together_and_return_in_order() -> None:
@@ -33,3 +36,12 @@ def test_the_first_error_is_raised_when_all_have_ended() -> None:
     with pytest.raises(ValueError, match="one"):
         load_together(slow, lambda: fail(ValueError("one")), lambda: fail(TypeError("two")))
     assert ended == [True]
+
+
+def test_transcribing_does_not_import_what_it_does_not_need() -> None:
+    """Imports are a fifth of a cold start."""
+    code = "import runtime.__main__, sys; print(*sorted(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = set(said.stdout.split())
+    assert "runtime.transcriber" in loaded
+    assert not loaded & {"runtime.evaluation", "jiwer", "rich", "av", "tokenizers", "importlib.metadata"}
