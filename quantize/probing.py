@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from runtime.engine import Probe
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 Arrays = dict[str, npt.NDArray[Any]]
 

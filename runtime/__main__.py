@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from runtime.cli import batch, benchmark, evaluate, info, providers, transcribe
+from runtime.cli import batch, benchmark, evaluate, info, prepare, providers, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command()(transcribe.transcribe)
 app.command()(batch.batch)
 app.command()(info.info)
+app.command("prepare")(prepare.prepare_model)
 app.command()(providers.providers)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -245,11 +245,23 @@ def _open(folder: Path, *, verify: bool) -> Artifact:
             f"{folder}: holds no {MANIFEST}, so it is not a model that `python -m export` wrote"
         )
     manifest = _read_manifest(manifest_path)
-    seen = _Seen.load()
-    for name, spec in manifest.files.items():
-        _check_file(folder / name, spec, seen if verify else None)
-    seen.save()
+    check_files(folder, manifest.files, verify=verify)
     return Artifact(folder, manifest)
+
+
+def check_files(
+    folder: Path, files: Mapping[str, FileSpec], *, verify: bool = True, remedy: str = "export the model again"
+) -> None:
+    """Compare files with what they must be, as :func:`open_artifact` does; errors end with ``remedy``.
+
+    Raises:
+        ArtifactNotFoundError: a file is missing.
+        ArtifactInvalidError: a file differs.
+    """
+    seen = _Seen.load()
+    for name, spec in files.items():
+        _check_file(folder / name, spec, seen if verify else None, remedy)
+    seen.save()
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -274,14 +286,14 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _check_file(path: Path, spec: FileSpec, seen: _Seen | None) -> None:
+def _check_file(path: Path, spec: FileSpec, seen: _Seen | None, remedy: str) -> None:
     if not path.is_file():
-        raise ArtifactNotFoundError(f"{path}: this file of the model is missing; export the model again")
+        raise ArtifactNotFoundError(f"{path}: this file of the model is missing; {remedy}")
     size = path.stat().st_size
     if size != spec.size:
         raise ArtifactInvalidError(
             f"{path}: has {size} bytes where the manifest says {spec.size}; the file was altered or is incomplete, "
-            "export the model again"
+            f"{remedy}"
         )
     if seen is None or seen.knows(path, spec.sha256):
         return
@@ -289,9 +301,18 @@ def _check_file(path: Path, spec: FileSpec, seen: _Seen | None) -> None:
     if found != spec.sha256:
         raise ArtifactInvalidError(
             f"{path}: sha256 is {found[:12]}… where the manifest says {spec.sha256[:12]}…; the file was altered, "
-            "export the model again"
+            f"{remedy}"
         )
     seen.remember(path, spec.sha256)
+
+
+def user_cache() -> Path | None:
+    """The folder of asr-deploy in the user's cache; None for a user without a home, as in some containers."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "asr-deploy"
+    except RuntimeError:
+        return None
 
 
 class _Seen:
@@ -309,11 +330,10 @@ class _Seen:
 
     @classmethod
     def load(cls) -> _Seen:
-        base = os.environ.get("XDG_CACHE_HOME")
-        try:
-            path = (Path(base) if base else Path.home() / ".cache") / "asr-deploy" / "verified.json"
-        except RuntimeError:  # a container's user without a home: nothing is remembered
+        cache = user_cache()
+        if cache is None:  # nothing is remembered
             return cls(None, {})
+        path = cache / "verified.json"
         try:
             return cls(path, msgspec.json.decode(path.read_bytes(), type=dict[str, str]))
         except (OSError, msgspec.DecodeError):

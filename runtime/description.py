@@ -9,7 +9,7 @@ import onnxruntime
 from runtime.artifact import Manifest, Quantization
 from runtime.cpu import lacks_vnni
 from runtime.providers import describe_providers
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 _SATURATES = {
     True: "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range for it",
@@ -17,8 +17,8 @@ _SATURATES = {
 }
 
 
-def describe(manifest: Manifest, size: int) -> str:
-    """The summary that ``info`` prints."""
+def describe(manifest: Manifest, size: int, *, prepared: bool = False) -> str:
+    """The summary that ``info`` prints; ``prepared`` says whether ``prepare`` was run for this machine."""
     source = manifest.source
     languages = [f"{language.name} ({language.code})" for language in manifest.languages]
     lines: dict[str, str] = {
@@ -27,6 +27,7 @@ def describe(manifest: Manifest, size: int) -> str:
         "licence": source.licence,
         "size": f"{size / 1e6:.1f} MB",
         "quantization": manifest.quantization.recipe if manifest.quantization else "none (float32)",
+        "prepared": "for this machine" if prepared else "no; `prepare` makes it load faster on this machine",
         "languages": f"{len(languages)}: {', '.join(languages)}",
     }
     for role, graph in manifest.graphs.items():

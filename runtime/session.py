@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
-import os
 from pathlib import Path
 
 import onnxruntime as ort
@@ -13,6 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from runtime.errors import ArtifactInvalidError, ProviderError
 from runtime.providers import ProviderSpec
+from runtime.threads import apply_threads
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +26,9 @@ _LOAD_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
-
-def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
-    """Cores this process may use: its affinity mask, cut to the cgroup's CPU quota rounded up."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
-    try:
-        quota, period = quota_file.read_text().split()[:2]
-        if quota != "max":
-            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2 here: affinity is all there is to know
-        pass
-    return max(1, cores)
+# Smaller weights of a prepared graph stay in the graph's own file.
+_EXTERNAL_BYTES = 1024
 
 
 @functools.cache
@@ -55,24 +43,51 @@ def _share_arena() -> None:
         log.debug("no arena of our own: %s", error)
 
 
-def make_session(path: Path, provider: ProviderSpec, *, threads: int | None = None) -> ort.InferenceSession:
+def save_prepacked(path: Path, target: Path) -> None:
+    """Write the graph in ``path`` as this machine would run it: optimized, its weights packed for the CPU's kernels.
+
+    Large weights go into a file beside ``target``, from which ONNX Runtime maps them when it loads the graph.
+
+    Raises:
+        ArtifactInvalidError: ONNX Runtime cannot load the graph, or cannot write the other.
+    """
+    options = ort.SessionOptions()
+    apply_threads(options)
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(target)
+    prefix = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(prefix + "file_name", f"{target.name}.data")
+    options.add_session_config_entry(prefix + "min_size_in_bytes", str(_EXTERNAL_BYTES))
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    try:
+        ort.InferenceSession(path, options, providers=ProviderSpec().onnxruntime())
+    except _LOAD_ERRORS as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot prepare this graph ({reason})") from error
+
+
+def make_session(
+    path: Path, provider: ProviderSpec, *, threads: int | None = None, prepared: Path | None = None
+) -> ort.InferenceSession:
     """Open a graph on ``provider``.
 
     Args:
         path: the ``.onnx`` file; external data is found beside it and mapped.
         provider: what was asked for; it must become the session's first provider.
-        threads: intra-op threads; :func:`usable_cores` when None.
+        threads: intra-op threads; :func:`runtime.threads.usable_cores` when None.
+        prepared: what :func:`runtime.prepared.prepared_graph` says of this graph: loaded in its place, unless None.
 
     Raises:
         ProviderError: the provider did not become active.
         ArtifactInvalidError: ONNX Runtime cannot load the graph.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
+    apply_threads(options, threads)
     options.log_severity_level = 3
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    if prepared:
+        path, options.graph_optimization_level = prepared, ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
     try:
         session = ort.InferenceSession(path, options, providers=provider.onnxruntime())
     except _LOAD_ERRORS as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.evaluation import Evaluation, Score, Utterance, metric_language, normalize
 from runtime.transcriber import Segment, Transcript
+
+if TYPE_CHECKING:  # `transcribe` need not wait for it
+    from runtime.evaluation import Evaluation, Score, Utterance
 
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
@@ -117,6 +119,8 @@ def _cells(score: Score) -> tuple[str, ...]:
 
 def hypotheses_as_json_lines(folder: Path, utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> str:
     """A line an utterance: file in ``folder``, language it is scored by, both texts as they are and normalized."""
+    from runtime.evaluation import metric_language, normalize
+
     lines = []
     for utterance, transcript in zip(utterances, transcripts, strict=True):
         language = metric_language(utterance)

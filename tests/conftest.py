@@ -29,6 +29,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     """No test reads or writes the user's caches, and none reaches the network."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.delenv("ASR_DEPLOY_PREPARED", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.run import Engine, Result, Seconds, check_languages, languages_asked
 from runtime.errors import AsrError, PackageMissingError, WorkerError
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 from runtime.transcriber import Request, Transcriber, Transcript
 
 # A worker takes up to so many files for each row of its buffers at once: rows stay filled until the last few of them.

@@ -34,7 +34,7 @@ from runtime.bench.results import (
 )
 from runtime.errors import MeasurementError, OptionError
 from runtime.providers import parse_provider
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 # A cold start is that of a short clip: long enough to hold a word or two.
 _COLD_SECONDS = 2.0

@@ -23,7 +23,7 @@ from runtime.audio import load_audio
 from runtime.bench.results import Configuration, Limits, Rates, Shares, Work
 from runtime.engine import EngineOptions, SegmentOptions
 from runtime.families import make_engine
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 # Much more than a last-level cache holds.
 _READ_BYTES = 1 << 29

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.cpu import processor_flags
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 from runtime.version import __version__
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -19,7 +19,6 @@ from runtime.cli.common import (
     write,
 )
 from runtime.errors import OptionError
-from runtime.evaluation import check_packages, load_utterances, recognize, summarize
 from runtime.transcriber import Transcriber
 from runtime.writers import evaluation_as_json, evaluation_as_text, hypotheses_as_json_lines
 
@@ -48,6 +47,9 @@ def evaluate(
 
     Needs the extra packages of asr-deploy[evaluate].
     """
+    # Here, so that the other commands do not wait for it.
+    from runtime.evaluation import check_packages, load_utterances, recognize, summarize
+
     with guarded():
         check_packages()
         if limit is not None and limit < 1:

@@ -11,6 +11,8 @@ import typer
 from runtime.artifact import open_artifact
 from runtime.cli.common import OutputFormat, guarded
 from runtime.description import describe
+from runtime.prepared import prepared_graph
+from runtime.providers import ProviderSpec
 from runtime.transcriber import default_model
 
 
@@ -23,7 +25,8 @@ def info(
     """Say what a model is: where it came from, what it can do, what was checked."""
     with guarded():
         artifact = open_artifact(model if model is not None else default_model())
+        prepared = all(prepared_graph(artifact, role, ProviderSpec()) for role in artifact.manifest.graphs)
     if format is OutputFormat.json:
         typer.echo(msgspec.json.encode(artifact.manifest))
     else:
-        typer.echo(describe(artifact.manifest, artifact.size))
+        typer.echo(describe(artifact.manifest, artifact.size, prepared=prepared))

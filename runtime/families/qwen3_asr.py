@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
@@ -35,6 +36,8 @@ from runtime.engine import (
 )
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
+from runtime.loading import load_together
+from runtime.prepared import prepared_graph
 from runtime.session import make_session
 
 Floats = npt.NDArray[np.float32]
@@ -110,6 +113,11 @@ def parse_output(text: str, forced: str | None) -> tuple[str | None, str]:
     return language, text
 
 
+def _session(artifact: Artifact, role: str, options: EngineOptions) -> InferenceSession:
+    prepared = prepared_graph(artifact, role, options.provider)
+    return make_session(artifact.graph_path(role), options.provider, threads=options.threads, prepared=prepared)
+
+
 class Qwen3AsrEngine:
     """An opened Qwen3-ASR artifact."""
 
@@ -130,10 +138,12 @@ class Qwen3AsrEngine:
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
                 f"{self.parameters.segment_seconds:g} s at most"
             )
-        self._tokenizer = Tokenizer.from_file(str(artifact.path / manifest.tokenizer))
-        encoder_path, decoder_path = artifact.graph_path("encoder"), artifact.graph_path("decoder")
-        self._encoder = make_session(encoder_path, options.provider, threads=options.threads)
-        session = make_session(decoder_path, options.provider, threads=options.threads)
+        tokenizer = artifact.path / manifest.tokenizer
+        self._encoder, session, self._tokenizer = load_together(
+            lambda: _session(artifact, "encoder", options),
+            lambda: _session(artifact, "decoder", options),
+            lambda: Tokenizer.from_file(str(tokenizer)),
+        )
         self._decoder = CausalDecoder(
             session,
             manifest.graphs["decoder"],

@@ -16,7 +16,7 @@ from quantize.graph import MICROSOFT, Editor
 from quantize.methods import per_element, w8a8, weight_only
 from quantize.numerics import quantize_blocks, relative_error
 from quantize.products import Weights, find_products
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 
 log = logging.getLogger("benchmarks")
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 from tests.benchmarks.artifacts import FLOAT, RECIPES
 
 RESULTS, PAGE, PICTURE = "quantization.json", "quantization.md", "quantization.svg"

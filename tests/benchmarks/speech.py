@@ -24,7 +24,7 @@ from export.parity import speech
 from runtime import Transcriber
 from runtime.engine import SegmentOptions, Timings
 from runtime.memory import peak_resident_bytes
-from runtime.session import usable_cores
+from runtime.threads import usable_cores
 from runtime.transcriber import Request
 from tests.benchmarks.artifacts import FLOAT, quantized, random_weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnxruntime as ort
@@ -11,7 +10,7 @@ import pytest
 from runtime import Transcriber
 from runtime.errors import ArtifactInvalidError, OptionError, ProviderError
 from runtime.providers import ProviderSpec, available_providers, parse_provider
-from runtime.session import make_session, usable_cores
+from runtime.session import make_session
 from tests.conftest import ARTIFACT
 
 
@@ -50,15 +49,6 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no graph")
     with pytest.raises(ArtifactInvalidError, match=r"x.onnx: ONNX Runtime cannot load"):
         make_session(path, ProviderSpec())
-
-
-def test_cores_follow_affinity_and_quota(tmp_path: Path) -> None:
-    quota = tmp_path / "cpu.max"
-    affinity = len(os.sched_getaffinity(0))
-    assert usable_cores(tmp_path / "absent") == affinity
-    for text, cores in (("max 100000", affinity), ("100000 100000", 1), ("50000 100000", 1), ("rubbish", affinity)):
-        quota.write_text(text)
-        assert usable_cores(quota) == cores
 
 
 def test_threads_must_be_positive() -> None:

@@ -1,0 +1,223 @@
+"""Prepared graphs: used where they fit, never elsewhere, whole or not there, and they compute the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import runtime.prepared as module
+from runtime.__main__ import app
+from runtime.artifact import Artifact, open_artifact
+from runtime.errors import ArtifactInvalidError, OptionError
+from runtime.prepared import describe_cpu, prepare, prepared_folder, prepared_graph, remove_prepared
+from runtime.providers import ProviderSpec
+from runtime.session import make_session
+from tests.conftest import ARTIFACT
+
+CPU = ProviderSpec()
+RECORD = "prepared.json"
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    return open_artifact(ARTIFACT)
+
+
+def feeds(session: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random input: two windows for the encoder, seven tokens for the decoder."""
+    made: dict[str, np.ndarray] = {}
+    for tensor in session.get_inputs():
+        if tensor.name == "features":
+            made[tensor.name] = rng.standard_normal((2, 128, 200)).astype(np.float32)
+        elif tensor.name == "lengths":
+            made[tensor.name] = np.array([200, 130])
+        elif tensor.name == "audio_embeds":
+            made[tensor.name] = np.zeros((0, tensor.shape[-1]), np.float32)
+        elif tensor.name.startswith("past"):
+            made[tensor.name] = np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), np.float32)
+        elif tensor.name == "num_logits_to_keep":
+            made[tensor.name] = np.array([0])
+        else:
+            made[tensor.name] = np.ones((1, 7), np.int64)
+    return made
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_results_are_equal_to_the_last_bit(role: str, artifact: Artifact, rng: np.random.Generator) -> None:
+    assert prepared_graph(artifact, role, CPU) is None
+    assert all(graph.new for graph in prepare(artifact))
+    prepared = prepared_graph(artifact, role, CPU)
+    assert prepared
+    assert prepared_folder() in prepared.parents
+    plain = make_session(artifact.graph_path(role), CPU)
+    mapped = make_session(artifact.graph_path(role), CPU, prepared=prepared)
+    given = feeds(plain, rng)
+    for expected, found in zip(plain.run(None, given), mapped.run(None, given), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_packed_weights_are_in_the_file(artifact: Artifact) -> None:
+    """What ONNX Runtime packs is saved: the file would be no larger than the graph otherwise."""
+    decoder = next(graph for graph in prepare(artifact) if graph.role == "decoder")
+    assert b"prepacked_0" in decoder.path.read_bytes()
+    assert decoder.size > 1.5 * artifact.graph_path("decoder").stat().st_size
+
+
+def test_a_second_time_nothing_is_written(artifact: Artifact) -> None:
+    first = prepare(artifact)
+    stamps = [graph.path.stat().st_mtime_ns for graph in first]
+    again = prepare(artifact, progress=pytest.fail)
+    assert not any(graph.new for graph in again)
+    assert [graph.path.stat().st_mtime_ns for graph in again] == stamps
+
+
+def other_weights(artifact: Artifact) -> Artifact:
+    files = dict(artifact.manifest.files)
+    name = artifact.manifest.graphs["decoder"].file
+    files[name] = msgspec.structs.replace(files[name], sha256="0" * 64)
+    return Artifact(artifact.path, msgspec.structs.replace(artifact.manifest, files=files))
+
+
+def test_nothing_is_used_elsewhere(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(artifact)
+    assert prepared_graph(artifact, "decoder", CPU)
+    assert prepared_graph(artifact, "decoder", ProviderSpec("cuda")) is None
+    assert prepared_graph(other_weights(artifact), "decoder", CPU) is None
+    with pytest.raises(ArtifactInvalidError, match="no graph with the role 'joint'"):
+        prepared_graph(artifact, "joint", CPU)
+    other = tmp_path / "cpuinfo"
+    other.write_text("model name\t: another\nflags\t: avx2\n")
+    assert prepared_graph(artifact, "decoder", CPU, cpuinfo=other) is None
+    assert prepared_graph(artifact, "decoder", CPU, cpuinfo=tmp_path / "absent") is None
+    monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
+    assert prepared_graph(artifact, "decoder", CPU) is None
+
+
+def home_of(artifact: Artifact, folder: Path | None = None) -> Path:
+    found = prepared_graph(artifact, "encoder", CPU, folder)
+    assert found
+    return found.parent
+
+
+def cut_short(home: Path) -> None:
+    path = home / "graph.onnx.data"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(home: Path) -> None:
+    path = home / "graph.onnx.data"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lose(home: Path) -> None:
+    (home / "graph.onnx").unlink()
+
+
+def garble(home: Path) -> None:
+    (home / RECORD).write_text("{")
+
+
+def moved(home: Path) -> None:
+    """As if somebody had renamed another machine's."""
+    record = json.loads((home / RECORD).read_text())
+    record["origin"]["cpu"] = "another"
+    (home / RECORD).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip, lose, garble, moved])
+def test_a_damaged_one_is_an_error_and_is_made_again(damage: Any, artifact: Artifact) -> None:
+    prepare(artifact)
+    damage(home_of(artifact))
+    with pytest.raises((ArtifactInvalidError, FileNotFoundError), match="python -m runtime prepare"):
+        prepared_graph(artifact, "encoder", CPU)
+    assert [graph.new for graph in prepare(artifact)] == [True, False]
+    assert prepared_graph(artifact, "encoder", CPU)
+
+
+def test_what_stops_halfway_leaves_nothing(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_prepacked", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(artifact, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_where_nothing_can_be_written(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OptionError, match=r"cannot be written .*--out"):
+        prepare(artifact, tmp_path / "file")
+    with pytest.raises(OptionError, match="does not say what processor"):
+        prepare(artifact, tmp_path / "out", cpuinfo=tmp_path / "absent")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(OptionError, match=r"0\.0 GB free, and preparing the encoder takes 0\.1 GB"):
+        prepare(artifact, tmp_path / "out")
+
+
+def test_a_user_without_a_home(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "user_cache", lambda: None)
+    assert prepared_graph(artifact, "encoder", CPU) is None
+    assert remove_prepared(artifact) == 0
+    with pytest.raises(OptionError, match=r"no cache folder; .*ASR_DEPLOY_PREPARED"):
+        prepare(artifact)
+
+
+def test_removing_takes_this_model_for_every_machine_and_no_other(artifact: Artifact, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "cpuinfo"
+    elsewhere.write_text("model name\t: another\n")
+    prepare(artifact, tmp_path / "out")
+    prepare(artifact, tmp_path / "out", cpuinfo=elsewhere)
+    foreign = tmp_path / "out" / "notes"
+    foreign.mkdir()
+    (tmp_path / "out" / f".{home_of(artifact, folder=tmp_path / 'out').name}.killed").mkdir()
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert remove_prepared(artifact, tmp_path / "out") > 0
+    assert list((tmp_path / "out").iterdir()) == [foreign]
+    assert remove_prepared(artifact, tmp_path / "out") == 0
+
+
+def test_the_processor_is_its_model_and_features(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    head = "processor\t: {}\nvendor_id\t: A\nmodel name\t: B\nmicrocode\t: {}\ncpu MHz\t: {}\nflags\t: {}\n"
+    path.write_text(head.format(0, 1, 2500, "avx2") + "\n" + head.format(1, 1, 2500, "avx2"))
+    first = describe_cpu(path)
+    assert first == "flags avx2; model name B; vendor_id A"
+    path.write_text(head.format(0, 2, 800, "avx2"))
+    assert describe_cpu(path) == first
+    path.write_text(head.format(0, 1, 2500, "avx2 avx512f"))
+    assert describe_cpu(path) not in (first, None)
+    path.write_text("processor\t: 0\nFeatures\t: asimd\nCPU part\t: 0xd40\n\nHardware\t: board\n")
+    assert describe_cpu(path) == "CPU part 0xd40; Features asimd"
+    path.write_text("nothing\n")
+    assert describe_cpu(path) is None
+
+
+def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = CliRunner().invoke
+    assert "no; `prepare`" in run(app, ["info"]).stdout
+    out = tmp_path / "out"
+    made = run(app, ["prepare", "--out", str(out)])
+    assert made.exit_code == 0
+    assert made.stdout.count(f"MB in {out}") == 2
+    assert "preparing the decoder" in made.stderr
+    assert "no; `prepare`" in run(app, ["info"]).stdout
+    monkeypatch.setenv("ASR_DEPLOY_PREPARED", str(out))
+    assert "for this machine" in run(app, ["info"]).stdout
+    assert "was prepared" in run(app, ["prepare"]).stdout
+    assert "freed" in run(app, ["prepare", "--remove"]).stdout
+    assert run(app, ["prepare", "--remove"]).stdout == "nothing was prepared\n"
+    bad = run(app, ["prepare", "--model", str(tmp_path)])
+    assert bad.exit_code == 2
+    assert bad.stderr.startswith("error: ")
