@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.decoding.autoregressive import FinishReason
-from runtime.providers import ProviderSpec
+from runtime.providers import Providers, ProviderSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,10 +26,14 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How sessions are made."""
+    """How sessions are made: execution providers by a graph's role, the CPU for a role that is not named."""
 
-    provider: ProviderSpec = ProviderSpec()
+    providers: dict[str, Providers] = {}
     threads: int | None = None
+
+    def providers_for(self, role: str) -> Providers:
+        """Providers of the graph with ``role``, in order of priority."""
+        return self.providers.get(role, (ProviderSpec(),))
 
 
 class SegmentOptions(msgspec.Struct, frozen=True):
@@ -104,3 +108,9 @@ class Engine(Protocol):
 
         Quantization calibrates with them and compares graphs on them.
         """
+
+    def run(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """The outputs of a probe, of this engine's own session and so of its providers."""
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Nodes of every graph by role, provider and operator: see :func:`runtime.session.placement`."""

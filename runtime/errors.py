@@ -48,3 +48,7 @@ class OptionError(AsrError, ValueError):
 
 class ProviderError(AsrError, RuntimeError):
     """An execution provider is unknown, not available, or did not become active."""
+
+
+class ComparisonError(AsrError, RuntimeError):
+    """What providers are to be compared with could not be measured itself."""

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,10 +19,10 @@ from runtime import audio
 from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
 from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import EngineOptions, SegmentOptions, SegmentResult, Timings
+from runtime.engine import Engine, EngineOptions, SegmentOptions, SegmentResult, Timings
 from runtime.errors import OptionError
 from runtime.families import make_engine
-from runtime.providers import parse_provider
+from runtime.providers import describe, parse_providers
 from runtime.segmentation import cut_points, join_texts
 from runtime.version import __version__
 
@@ -90,19 +90,28 @@ class Transcriber:
                 artifact.path,
             )
         self._engine = make_engine(artifact, options)
-        self._provider = options.provider.name
+        self._provider = describe_roles(options, artifact.manifest.graphs)
         self.capabilities = self._engine.capabilities
         self.load_seconds = time.perf_counter() - began
 
     @classmethod
     def from_artifact(
-        cls, path: str | os.PathLike[str] | None = None, *, provider: str = "cpu", threads: int | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        provider: str | Sequence[str] = "cpu",
+        encoder_provider: str | Sequence[str] | None = None,
+        decoder_provider: str | Sequence[str] | None = None,
+        threads: int | None = None,
     ) -> Transcriber:
         """Open the model in ``path``, or the one that comes with the package.
 
         Args:
             path: an artifact's folder.
-            provider: execution provider, ``NAME`` or ``NAME:key=value,…``.
+            provider: execution provider of every graph, ``NAME`` or ``NAME:key=value,…``, or several in order of
+                priority; the CPU takes the nodes that they leave, and a warning says which.
+            encoder_provider: the same of the encoder alone, in place of ``provider``.
+            decoder_provider: the same of the decoder alone.
             threads: threads of a session; by default the cores this process may use.
 
         Raises:
@@ -111,8 +120,16 @@ class Transcriber:
         began = time.perf_counter()
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        spec = parse_provider(provider)
-        made = cls(open_artifact(Path(path) if path is not None else default_model()), EngineOptions(spec, threads))
+        everywhere = parse_providers(provider)
+        asked = {"encoder": encoder_provider, "decoder": decoder_provider}
+        apart = {role: parse_providers(given) for role, given in asked.items() if given is not None}
+        artifact = open_artifact(Path(path) if path is not None else default_model())
+        graphs = artifact.manifest.graphs
+        for role in apart:
+            if role not in graphs:
+                raise OptionError(f"{role}_provider was given, but this model has no {role}, only {', '.join(graphs)}")
+        options = EngineOptions(dict.fromkeys(graphs, everywhere) | apart, threads)
+        made = cls(artifact, options)
         made.load_seconds = time.perf_counter() - began
         return made
 
@@ -208,6 +225,11 @@ class Transcriber:
         return audio.load_audio(source, rate, channel)
 
     @property
+    def engine(self) -> Engine:
+        """The loaded model itself, for what measures and compares its graphs."""
+        return self._engine
+
+    @property
     def _family(self) -> str:
         return self.artifact.manifest.family
 
@@ -230,6 +252,14 @@ class Transcriber:
         near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
         listed = ", ".join(dict.fromkeys(f"{entry.name} ({entry.code})" for entry in near or known))
         raise OptionError(f"unknown language {language!r}; {'did you mean' if near else 'this model knows'} {listed}")
+
+
+def describe_roles(options: EngineOptions, roles: Iterable[str]) -> str:
+    """Execution providers as a transcript names them: once where all graphs have the same, else for each graph."""
+    said = {role: describe(options.providers_for(role)) for role in roles}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return ", ".join(f"{role} {providers}" for role, providers in said.items())
 
 
 def _main_language(segments: list[Segment]) -> str | None:

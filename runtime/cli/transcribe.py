@@ -9,6 +9,8 @@ import typer
 
 from runtime.cli.common import (
     BAD_INPUT,
+    DecoderProviderOption,
+    EncoderProviderOption,
     ModelOption,
     OutputFormat,
     ProviderOption,
@@ -28,7 +30,9 @@ def transcribe(
     language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
     context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
     format: Annotated[OutputFormat, typer.Option(help="Text, or one line of JSON a file.")] = OutputFormat.txt,
-    provider: ProviderOption = "cpu",
+    provider: ProviderOption = None,
+    encoder_provider: EncoderProviderOption = None,
+    decoder_provider: DecoderProviderOption = None,
     channel: Annotated[
         int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
     ] = None,
@@ -42,7 +46,13 @@ def transcribe(
     A file that cannot be transcribed is named on standard error and does not stop the others; the exit code is then 2.
     """
     with guarded():
-        transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
+        transcriber = Transcriber.from_artifact(
+            model,
+            provider=provider or "cpu",
+            encoder_provider=encoder_provider,
+            decoder_provider=decoder_provider,
+            threads=threads,
+        )
         transcriber.resolve_language(language)
         failed = sum(
             not _transcribe_one(transcriber, file, files, language, context, format, channel, max_batch)

@@ -22,7 +22,7 @@ from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
 from runtime.engine import Capabilities, EngineOptions, Probe, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
-from runtime.session import make_session
+from runtime.session import make_session, placement
 
 Floats = npt.NDArray[np.float32]
 
@@ -110,10 +110,13 @@ class Qwen3AsrEngine:
         self.segment_seconds = self.parameters.segment_seconds
         self._tokenizer = Tokenizer.from_file(str(artifact.path / manifest.tokenizer))
         encoder_path, decoder_path = artifact.graph_path("encoder"), artifact.graph_path("decoder")
-        self._encoder = make_session(encoder_path, options.provider, threads=options.threads)
-        session = make_session(decoder_path, options.provider, threads=options.threads)
+        providers = options.providers_for("encoder")
+        self._fixed_windows = any(spec.fixed_windows for spec in providers)
+        sizes = {"windows": 1, "frames": self.parameters.window_frames} if self._fixed_windows else None
+        self._encoder = make_session(encoder_path, providers, threads=options.threads, dimensions=sizes)
+        self._decoder_session = make_session(decoder_path, options.providers_for("decoder"), threads=options.threads)
         self._decoder = CausalDecoder(
-            session,
+            self._decoder_session,
             manifest.graphs["decoder"],
             audio_id=self.parameters.audio_pad_id,
             context_length=self.parameters.context_length,
@@ -242,10 +245,19 @@ class Qwen3AsrEngine:
             padded = -(-rest // chunk) * chunk
             yield np.pad(features[:, full * width :], ((0, 0), (0, padded - rest)))[None], [rest]
 
-    def _run_encoder(self, windows: Floats, lengths: list[int]) -> Floats:
-        inputs = {"features": windows, "lengths": np.array(lengths, np.int64)}
-        output: Floats = self._encoder.run(["audio_embeds"], inputs)[0]
-        return output
+    def _run_encoder(self, windows: Floats, lengths: Sequence[int]) -> Floats:
+        """Windows [W, mels, width] → rows [W, tokens, hidden]; of fixed size, they go one by one and of full width."""
+        valid = np.array(lengths, np.int64)
+        if not self._fixed_windows:
+            output: Floats = self._encoder.run(["audio_embeds"], {"features": windows, "lengths": valid})[0]
+            return output
+        width, chunk = windows.shape[2], self.parameters.chunk_frames
+        padded = np.pad(windows, ((0, 0), (0, 0), (0, self.parameters.window_frames - width)))
+        rows: list[Floats] = [
+            self._encoder.run(["audio_embeds"], {"features": padded[[at]], "lengths": valid[[at]]})[0]
+            for at in range(len(windows))
+        ]
+        return np.concatenate(rows)[:, : width // chunk * self.parameters.chunk_tokens]
 
     def prompt_ids(self, audio_tokens: int, context: str, language: str | None) -> list[int]:
         """Token ids of the chat prompt, with ``audio_tokens`` placeholders."""
@@ -273,3 +285,14 @@ class Qwen3AsrEngine:
             "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
         }
         return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
+
+    def run(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """See :class:`runtime.engine.Engine`."""
+        if probe.role == "encoder":
+            return [self._run_encoder(probe.feeds["features"], probe.feeds["lengths"].tolist())]
+        outputs: list[npt.NDArray[Any]] = self._decoder_session.run(probe.outputs, probe.feeds)
+        return outputs
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """See :class:`runtime.engine.Engine`."""
+        return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
