@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from runtime.artifact import GraphSpec
+from runtime.buffers import Binding, RowBuffer, input_location
 
 # Buffers grow in steps of this many positions, so that segments of like length share them.
 _GRANULE = 128
@@ -17,32 +18,12 @@ Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-class _Binding:
-    """An I/O binding that keeps alive what it is bound to: ONNX Runtime's own points into the arrays' memory."""
-
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session, self._binding = session, session.io_binding()
-        self._values: list[ort.OrtValue] = []
-
-    def bind(self, source: str | None, target: str | None, value: ort.OrtValue) -> None:
-        """Bind ``value`` as the input ``source``, the output ``target``, or both."""
-        self._values.append(value)
-        if source:
-            self._binding.bind_ortvalue_input(source, value)
-        if target:
-            self._binding.bind_ortvalue_output(target, value)
-
-    def run(self) -> None:
-        """Run the session over the bound values."""
-        self._session.run_with_iobinding(self._binding)
-
-
 class CausalDecoder:
     """Prefill and step over rows that share one set of buffers.
 
     Each layer's keys and values live in one array ``[rows, kv_heads, capacity, head_dim]``, bound both as past and as
-    present: the graph writes new positions in place and nothing is ever copied. The inputs of a step are arrays bound
-    once and changed in place, so a step costs no binding.
+    present, where the graph's provider has its memory: new positions are written in place and nothing is ever copied.
+    The inputs of a step are arrays that are changed in place.
 
     Rows may differ in length: prompts are padded on the right, and row sums of the attention mask say how much of each
     row counts.
@@ -60,8 +41,9 @@ class CausalDecoder:
         self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
         self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
         self._capacity = self._rows = 0
-        self._buffers: list[npt.NDArray[Any]] = []
-        self._step: _Binding | None = None
+        self._buffers: list[RowBuffer] = []
+        self._where = input_location(session, self._kv_names[0])
+        self._step: Binding | None = None
 
     def empty_past(self, rows: int = 1) -> dict[str, npt.NDArray[Any]]:
         """Keys and values [rows, kv_heads, 0, head_dim] by input name: what a run without buffers begins with."""
@@ -79,7 +61,7 @@ class CausalDecoder:
         # Let go of the old ones before the new are made, and know of none if these do not fit into memory.
         self._step, self._rows, self._capacity = None, 0, 0
         self._buffers = []
-        self._buffers = [np.zeros(shape, self._kv_dtype) for _ in self._kv_names]
+        self._buffers = [RowBuffer(shape, self._kv_dtype, self._where) for _ in self._kv_names]
         self._lengths = np.zeros(rows, np.int64)
         self._tokens = np.zeros((rows, 1), np.int64)
         self._mask = np.zeros((rows, capacity), np.int64)
@@ -92,17 +74,20 @@ class CausalDecoder:
         )
         self._rows, self._capacity = rows, capacity
 
-    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice = slice(None)) -> _Binding:
+    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice = slice(None)) -> Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
-        inputs = {"input_ids": ids, "attention_mask": mask, "audio_embeds": audio, "num_logits_to_keep": keep}
-        made = _Binding(self._session)
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "audio_embeds": audio,
+            "num_logits_to_keep": keep,
+        }
+        made = Binding(self._session)
         for name, array in inputs.items():
-            made.bind(name, None, ort.OrtValue.ortvalue_from_numpy(array))
-        made.bind(None, "logits", ort.OrtValue.ortvalue_from_numpy(logits))
+            made.bind_input(name, array)
+        made.bind_output("logits", logits)
         for name, buffer in zip(self._kv_names, self._buffers, strict=True):
-            # A slice of whole rows is contiguous, so the graph writes into the shared buffer itself.
-            value = ort.OrtValue.ortvalue_from_numpy(buffer[rows])
-            made.bind(name, name.replace("past_key_values", "present"), value)
+            made.bind_rows(name, name.replace("past_key_values", "present"), buffer, rows)
         return made
 
     def prefill(self, prompts: list[list[int]], audio_embeds: Floats, budget: int, *, all_rows: bool = False) -> Floats:

@@ -66,6 +66,11 @@ def devices(execution_provider: str) -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == execution_provider]
 
 
+def is_registered(execution_provider: str) -> bool:
+    """Whether some plugin in this process, registered here or by others, declares devices for a provider."""
+    return any("library_path" in device.ep_metadata for device in devices(execution_provider))
+
+
 def device_lines() -> list[str]:
     """What ONNX Runtime reports of this machine: provider, kind of device, maker and name."""
     lines = []

@@ -107,7 +107,7 @@ class Available(msgspec.Struct, frozen=True):
 def availability(name: str) -> Available:
     """Find out whether a provider can be asked for here; loads its plugin when there is one."""
     provider = _PROVIDERS[name]
-    if provider.execution_provider in ort.get_available_providers():
+    if _is_built_in(provider.execution_provider):
         return Available(name, True, "in this onnxruntime")
     plugin = provider.plugin
     if plugin is None or not plugin.installed:
@@ -129,7 +129,12 @@ def availability(name: str) -> Available:
 
 def is_built_in(spec: ProviderSpec) -> bool:
     """Whether this onnxruntime was built with the provider; otherwise it is a plugin."""
-    return spec.execution_provider in ort.get_available_providers()
+    return _is_built_in(spec.execution_provider)
+
+
+def _is_built_in(execution_provider: str) -> bool:
+    """A plugin that is registered and has a device is among the available providers too, and is not built in."""
+    return execution_provider in ort.get_available_providers() and not plugins.is_registered(execution_provider)
 
 
 def plugin_device(spec: ProviderSpec, settings: Mapping[str, str]) -> Any:

@@ -7,8 +7,10 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -58,6 +60,32 @@ def _share_arena() -> None:
         ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
     except _LOAD_ERRORS as error:  # somebody else in this process has registered theirs, which is as good
         log.debug("no arena of our own: %s", error)
+
+
+class _ProviderSession(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+    """A session whose provider can fail while it runs, which then is an error of ours."""
+
+    def __init__(self, path: Path, options: ort.SessionOptions, asked: str, **more: Any) -> None:
+        self._asked, self._file = asked, path.name
+        # Unless told so, ONNX Runtime prints to standard output when a provider fails, and goes on with the CPU alone.
+        super().__init__(path, options, enable_fallback=0, **more)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        try:
+            yield
+        except (*_LOAD_ERRORS, RuntimeError) as error:
+            raise ProviderError(f"{self._file} failed while it ran on {self._asked} ({_first_line(error)})") from error
+
+    def run(self, *arguments: Any, **more: Any) -> Any:
+        """As the base's."""
+        with self._running():
+            return super().run(*arguments, **more)
+
+    def run_with_iobinding(self, *arguments: Any, **more: Any) -> None:
+        """As the base's."""
+        with self._running():
+            super().run_with_iobinding(*arguments, **more)
 
 
 def make_session(
@@ -113,19 +141,20 @@ def _open(path: Path, options: ort.SessionOptions, specs: Sequence[ProviderSpec]
     if any(spec.name != "cpu" for spec in specs):
         ort.set_default_logger_severity(3)  # some providers log by the environment's level, a line for every node
     built_in = [is_built_in(spec) for spec in specs]
-    # Unless told so, ONNX Runtime prints to standard output when a provider fails, and goes on with the CPU alone.
     if all(built_in):
         chosen = [
             (spec.execution_provider, built_in_options(spec.name, its)) for spec, its in zip(specs, wanted, strict=True)
         ]
-        return ort.InferenceSession(path, options, providers=chosen, enable_fallback=0)
+        if specs[0].name == "cpu":
+            return ort.InferenceSession(path, options, providers=chosen)
+        return _ProviderSession(path, options, describe(specs), providers=chosen)
     for spec, its, here in zip(specs, wanted, built_in, strict=True):
         if not here:
             device = plugin_device(spec, its)
             options.add_provider_for_devices([device], plugin_options(spec.name, its))
         elif spec.name != "cpu":
             options.add_provider(spec.execution_provider, built_in_options(spec.name, its))
-    return ort.InferenceSession(path, options, enable_fallback=0)
+    return _ProviderSession(path, options, describe(specs))
 
 
 def _first_line(error: BaseException) -> str:
