@@ -196,8 +196,8 @@ def read_provider(text: str) -> ProviderSpec:
     name = name.lower()
     if name not in _PROVIDERS:
         raise ProviderError(
-            f"unknown provider {name!r} (there are {', '.join(_PROVIDERS)}); "
-            f"available here: {', '.join(available_providers())}"
+            f"unknown provider {name!r}; available here: {', '.join(available_providers())}; "
+            f"known: {', '.join(_PROVIDERS)}"
         )
     options: dict[str, str] = {}
     for pair in filter(None, rest.split(",")):

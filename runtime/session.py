@@ -125,6 +125,8 @@ def make_session(
         session = _open(path, options, specs, threads)
     except _INVALID_ERRORS as error:
         raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_first_line(error)})") from error
+    except ProviderError:
+        raise
     except (*_LOAD_ERRORS, RuntimeError, ValueError) as error:
         if specs[0].name == "cpu":
             raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_first_line(error)})") from error

@@ -7,7 +7,20 @@ import msgspec
 from runtime.bench.charts import Series, bar_chart
 from runtime.bench.compared import Comparison, Measured, Outcome
 from runtime.bench.machine import Machine
-from runtime.bench.page import Cell, Html, machine_box, number, page, paragraph, seconds, section, size, table, tiles
+from runtime.bench.page import (
+    Cell,
+    Html,
+    definitions,
+    machine_box,
+    number,
+    page,
+    paragraph,
+    seconds,
+    section,
+    size,
+    table,
+    tiles,
+)
 
 _Row = tuple[Outcome, Measured]
 
@@ -134,6 +147,7 @@ def _speed(measured: list[_Row]) -> Html:
             [Series("peak", [got.peak_bytes / 1e6 for _, got in measured])],
             unit="MB of the provider's own process",
         ),
+        definitions({each.provider: _versions(got) for each, got in measured}),
     )
 
 
@@ -175,9 +189,11 @@ def _time_cells(provider: str, measured: Measured) -> list[str | Cell]:
     for column, spread in ((2, measured.encode), (3, measured.prefill), (4, measured.step), (5, measured.total)):
         if spread:
             cells[column] = Cell(str(cells[column]), f"{seconds(spread.low)} – {seconds(spread.high)}")
-    versions = ", ".join(f"{name} {version}" for name, version in measured.versions.items())
-    cells[0] = Cell(provider, versions)
     return cells
+
+
+def _versions(measured: Measured) -> str:
+    return ", ".join(f"{name} {version}" for name, version in measured.versions.items())
 
 
 def _decode(measured: Measured) -> float:

@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
+from runtime.bench import provider_run
 from runtime.bench.compare import compare
 from runtime.bench.compare_report import as_page, as_text
-from runtime.bench.compared import Comparison, Measured, Outcome
+from runtime.bench.compared import Comparison, Difference, Measured, Outcome, Request
 from runtime.errors import ComparisonError, OptionError, ProviderError
 from runtime.providers import availability
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
@@ -125,6 +126,29 @@ def test_a_quantized_model_beside_its_float32_parent(float_artifact: Path) -> No
     assert comparison.reference == "qwen3-asr-tiny on the CPU"
     assert all(1e-4 < found.relative < 0.2 for found in outcome.measured.differences.values())
     assert outcome.word_errors == 0
+
+
+def test_the_work_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference, the same against itself, in fixed windows, and on a provider that is not here."""
+    asked, result, outputs = tmp_path / "request.json", tmp_path / "result.json", str(tmp_path / "reference.npz")
+
+    def work(provider: str, reference: str | None, audio: Path = AUDIO[0]) -> int:
+        request = Request(str(ARTIFACT), [provider], [str(audio)], 1, 1, None, outputs, reference)
+        asked.write_bytes(msgspec.json.encode(request))
+        return provider_run.main(asked, result)
+
+    assert work("cpu", None) == 0
+    assert work("cpu", outputs) == 0
+    measured = msgspec.json.decode(result.read_bytes(), type=Measured)
+    assert measured.differences == {"encoder": Difference(0, 0), "decoder": Difference(0, 0, 1.0)}
+    assert measured.versions.keys() == {"onnxruntime"}
+    assert work("cpu:fixed_windows=1", outputs) == 0
+    measured = msgspec.json.decode(result.read_bytes(), type=Measured)
+    assert 0 <= measured.differences["encoder"].relative < 1e-5
+    assert measured.differences["decoder"].relative == 0  # it got the reference's rows, not those of its own encoder
+    assert capsys.readouterr().err == ""
+    assert work("directml", outputs) == 2
+    assert capsys.readouterr().err.startswith("error: provider 'directml' is not available here")
 
 
 def test_forced_tokens_are_as_many(tmp_path: Path) -> None:

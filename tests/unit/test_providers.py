@@ -50,7 +50,7 @@ def test_parsing() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gpu", "unknown provider 'gpu' .*available here: .*cpu"),
+        ("gpu", "unknown provider 'gpu'; available here: .*cpu.*; known: cpu, cuda"),
         ("", "unknown provider ''"),
         ("cpu:fast", "option 'fast' is not of the form key=value"),
         ("directml", "'directml' is not available.*pip install onnxruntime-directml.*available here: .*cpu"),
@@ -232,6 +232,26 @@ def test_a_provider_that_fails_while_it_runs_is_an_error_of_ours() -> None:
     session = _ProviderSession(ENCODER, ort.SessionOptions(), "webgpu", providers=["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match=r"encoder.onnx failed while it ran on webgpu \("):
         session.run(None, {"features": np.zeros((1, 127, 100), np.float32), "lengths": np.array([100])})
+
+
+def test_a_plugin_is_added_by_its_device_in_the_order_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[Any] = []
+
+    class Recorder(ort.SessionOptions):  # type: ignore[misc]
+        def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+            added.append((devices, sorted(options)))
+
+        def add_provider(self, name: str, options: dict[str, str]) -> None:
+            added.append((name, options["use_tf32"]))
+
+    monkeypatch.setattr(ort, "SessionOptions", Recorder)
+    monkeypatch.setattr("runtime.session.is_built_in", lambda spec: spec.name != "openvino")
+    monkeypatch.setattr("runtime.session.plugin_device", lambda spec, its: its["device_type"])
+    asked = [ProviderSpec("cuda"), ProviderSpec("openvino"), ProviderSpec("cpu")]
+    # Nothing was really added, and that does not stay unsaid.
+    with pytest.raises(ProviderError, match="'cuda' was asked for, but ONNX Runtime made CPUExecutionProvider active"):
+        make_session(ENCODER, asked)
+    assert added == [("CUDAExecutionProvider", "0"), (["CPU"], ["load_config"])]
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
