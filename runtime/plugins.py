@@ -6,11 +6,10 @@ OpenVINO's (1.8.1) takes processors, GPUs and NPUs that Intel made, and no other
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import logging
+import threading
 from typing import Any
 
 import msgspec
@@ -19,7 +18,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from runtime.errors import ProviderError
 
-log = logging.getLogger(__name__)
+_registered: set[str] = set()
+_registering = threading.Lock()  # graphs may be opened side by side
 
 
 class Plugin(msgspec.Struct, frozen=True):
@@ -43,22 +43,25 @@ class Plugin(msgspec.Struct, frozen=True):
             return None
 
 
-@functools.cache
 def register(plugin: Plugin) -> None:
     """Load a plugin's library into this process, once.
 
     Raises:
         ProviderError: ONNX Runtime cannot load it.
     """
-    library = importlib.import_module(plugin.module).get_library_path()
-    try:
-        ort.register_execution_provider_library(plugin.module, library)
-    except (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ProviderError(
-            f"onnxruntime {ort.__version__} cannot load the plugin {plugin.package} {plugin.version} ({reason}); "
-            f"install versions that fit: pip install --upgrade onnxruntime {plugin.package}"
-        ) from None
+    with _registering:
+        if plugin.module in _registered:
+            return
+        library = importlib.import_module(plugin.module).get_library_path()
+        try:
+            ort.register_execution_provider_library(plugin.module, library)
+        except (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ProviderError(
+                f"onnxruntime {ort.__version__} cannot load the plugin {plugin.package} {plugin.version} ({reason}); "
+                f"install versions that fit: pip install --upgrade onnxruntime {plugin.package}"
+            ) from None
+        _registered.add(plugin.module)
 
 
 def devices(execution_provider: str) -> list[Any]:
