@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ _LOAD_ERRORS = (
 )
 # Those that say that the file itself is wrong, whatever the provider.
 _INVALID_ERRORS = (ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile)
+_REASON = 320  # characters of somebody else's error
+_FATAL = 4  # ONNX Runtime's severity
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -75,7 +78,7 @@ class _ProviderSession(ort.InferenceSession):  # type: ignore[misc]  # onnxrunti
         try:
             yield
         except (*_LOAD_ERRORS, RuntimeError) as error:
-            raise ProviderError(f"{self._file} failed while it ran on {self._asked} ({_first_line(error)})") from error
+            raise ProviderError(f"{self._file} failed while it ran on {self._asked} ({_reason(error)})") from error
 
     def run(self, *arguments: Any, **more: Any) -> Any:
         """As the base's."""
@@ -124,13 +127,13 @@ def make_session(
     try:
         session = _open(path, options, specs, threads)
     except _INVALID_ERRORS as error:
-        raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_first_line(error)})") from error
+        raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_reason(error)})") from error
     except ProviderError:
         raise
     except (*_LOAD_ERRORS, RuntimeError, ValueError) as error:
         if specs[0].name == "cpu":
-            raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_first_line(error)})") from error
-        raise ProviderError(f"{path.name} cannot run on {describe(specs)} ({_first_line(error)})") from error
+            raise ArtifactInvalidError(f"{path}: ONNX Runtime cannot load this graph ({_reason(error)})") from error
+        raise ProviderError(f"{path.name} cannot run on {describe(specs)} ({_reason(error)})") from error
     _check_placement(session, specs, path)
     return session
 
@@ -141,7 +144,9 @@ def _open(path: Path, options: ort.SessionOptions, specs: Sequence[ProviderSpec]
     if any(spec.name == "directml" for spec in specs):
         options.enable_mem_pattern = False  # DirectML cannot have it
     if any(spec.name != "cpu" for spec in specs):
-        ort.set_default_logger_severity(3)  # some providers log by the environment's level, a line for every node
+        # Some log by the environment's level, a line for every node; what fails comes back as an error all the same.
+        ort.set_default_logger_severity(_FATAL)
+        options.log_severity_level = _FATAL
     built_in = [is_built_in(spec) for spec in specs]
     if all(built_in):
         chosen = [
@@ -159,8 +164,14 @@ def _open(path: Path, options: ort.SessionOptions, specs: Sequence[ProviderSpec]
     return _ProviderSession(path, options, describe(specs))
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _reason(error: BaseException) -> str:
+    """What an error says in one line: without ONNX Runtime's code, and without the places in OpenVINO's sources."""
+    said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from ")]
+    line = next(iter(telling or lines), type(error).__name__)
+    # Those of OpenVINO's build name C++ functions with all their types before they come to the point.
+    return line if len(line) <= _REASON else f"{line[: _REASON // 4]} … {line[-_REASON * 3 // 4 :]}"
 
 
 def placement(session: ort.InferenceSession) -> dict[str, dict[str, int]]:

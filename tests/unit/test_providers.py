@@ -217,13 +217,30 @@ def test_placement_counts_every_node_once() -> None:
     assert sum(counted["cpu"].values()) == sum(len(part.get_nodes()) for part in parts) > 300
 
 
-def test_what_a_provider_refuses_is_its_error_and_not_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bad property\nmore",
+        "[ONNXRuntimeError] : 11 : EP_FAIL : Exception from src/core.cpp:117:\nException from x.cpp:5:\nbad property\n",
+    ],
+)
+def test_what_a_provider_refuses_is_its_error_and_not_the_graphs(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     def refuse(*arguments: Any) -> None:
-        raise RuntimeError("bad property\nmore")
+        raise RuntimeError(said)
 
     monkeypatch.setattr("runtime.session._open", refuse)
     with pytest.raises(ProviderError, match=r"^encoder.onnx cannot run on cuda:device_id=7 \(bad property\)$"):
         make_session(ENCODER, ProviderSpec("cuda", {"device_id": "7"}))
+
+
+def test_the_end_of_a_long_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("first " + "std::types " * 100 + "the point")
+
+    monkeypatch.setattr("runtime.session._open", refuse)
+    with pytest.raises(ProviderError, match=r"\(first std.* … .*std::types the point\)$") as caught:
+        make_session(ENCODER, ProviderSpec("cuda"))
+    assert len(str(caught.value)) < 400
 
 
 def test_a_provider_that_fails_while_it_runs_is_an_error_of_ours() -> None:
