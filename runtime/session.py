@@ -167,9 +167,8 @@ def _open(path: Path, options: ort.SessionOptions, specs: Sequence[ProviderSpec]
 def _reason(error: BaseException) -> str:
     """What an error says in one line: without ONNX Runtime's code, and without the places in OpenVINO's sources."""
     said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("Exception from ")]
-    line = next(iter(telling or lines), type(error).__name__)
+    said = re.sub(r"Exception from \S+:\d+:", "", said)
+    line = " ".join(said.split()) or type(error).__name__
     # Those of OpenVINO's build name C++ functions with all their types before they come to the point.
     return line if len(line) <= _REASON else f"{line[: _REASON // 4]} … {line[-_REASON * 3 // 4 :]}"
 

@@ -220,8 +220,8 @@ def test_placement_counts_every_node_once() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "bad property\nmore",
-        "[ONNXRuntimeError] : 11 : EP_FAIL : Exception from src/core.cpp:117:\nException from x.cpp:5:\nbad property\n",
+        "bad\n  property",
+        "[ONNXRuntimeError] : 11 : EP_FAIL : Exception from src/a.cpp:117:\nException from b.cpp:5:\nbad property\n\n",
     ],
 )
 def test_what_a_provider_refuses_is_its_error_and_not_the_graphs(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
