@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from runtime.artifact import GraphSpec
+from runtime.buffers import HOST, Binding, RowBuffer, input_location
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -31,33 +32,12 @@ def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]
         raise MemoryError(f"{size} bytes for keys and values") from error
 
 
-class _Binding:
-    """An I/O binding that keeps alive what it is bound to: ONNX Runtime's own points into the arrays' memory."""
-
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session, self._binding = session, session.io_binding()
-        self._values: list[ort.OrtValue] = []
-
-    def bind(self, source: str | None, target: str | None, value: ort.OrtValue) -> None:
-        """Bind ``value`` as the input ``source``, the output ``target``, or both."""
-        self._values.append(value)
-        if source:
-            self._binding.bind_ortvalue_input(source, value)
-        if target:
-            self._binding.bind_ortvalue_output(target, value)
-
-    def run(self) -> None:
-        """Run the session over the bound values."""
-        self._session.run_with_iobinding(self._binding)
-
-
 class CausalDecoder:
     """Prefill and step over rows that share one set of buffers.
 
     Each layer's keys and values live in one array ``[rows, kv_heads, positions, head_dim]``, bound both as past and as
-    present: the graph writes new positions in place and nothing is ever copied. A prefill is bound to one row of them,
-    a step to the first so many; rows behind those cost nothing. What a step reads lies in arrays that are bound once
-    and changed in place, so that it costs no binding.
+    present, where the graph's provider has its memory: new positions are written in place and nothing is ever copied.
+    A prefill is bound to one row of them, a step to the first so many; rows behind those cost nothing.
 
     Rows may differ in length: prompts are padded on the right, and row sums of the attention mask say how much of each
     row counts.
@@ -74,6 +54,7 @@ class CausalDecoder:
         self._kv_dtype = np.dtype(past[0].dtype)
         self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
         self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
+        self._where = input_location(session, self._kv_names[0])
         self._close()
 
     @property
@@ -92,8 +73,8 @@ class CausalDecoder:
         return {name: np.zeros(shape, self._kv_dtype) for name in self._kv_names}
 
     def _close(self) -> None:
-        self._steps: dict[int, _Binding] = {}
-        self._buffers: list[npt.NDArray[Any]] = []
+        self._steps: dict[int, Binding] = {}
+        self._buffers: list[RowBuffer] = []
         self._arrange(0, 0)
 
     def _arrange(self, rows: int, positions: int) -> None:
@@ -117,20 +98,23 @@ class CausalDecoder:
             return
         self._close()  # let go of the old ones before the new are made, and know of none if these do not fit
         shape = (rows, self.kv_heads, positions, self.head_dim)
-        self._buffers = [_untouched(shape, self._kv_dtype) for _ in self._kv_names]
+        self._buffers = [RowBuffer(shape, self._kv_dtype, self._where, _untouched) for _ in self._kv_names]
         self._arrange(rows, positions)
 
-    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice) -> _Binding:
+    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice) -> Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
-        inputs = {"input_ids": ids, "attention_mask": mask, "audio_embeds": audio, "num_logits_to_keep": keep}
-        made = _Binding(self._session)
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "audio_embeds": audio,
+            "num_logits_to_keep": keep,
+        }
+        made = Binding(self._session)
         for name, array in inputs.items():
-            made.bind(name, None, ort.OrtValue.ortvalue_from_numpy(array))
-        made.bind(None, "logits", ort.OrtValue.ortvalue_from_numpy(logits))
+            made.bind_input(name, array)
+        made.bind_output("logits", logits)
         for name, buffer in zip(self._kv_names, self._buffers, strict=True):
-            # A slice of whole rows is contiguous, so the graph writes into the shared buffer itself.
-            value = ort.OrtValue.ortvalue_from_numpy(buffer[rows])
-            made.bind(name, name.replace("past_key_values", "present"), value)
+            made.bind_rows(name, name.replace("past_key_values", "present"), buffer, rows)
         return made
 
     def _check_audio(self, placeholders: int, audio_embeds: Floats) -> Floats:
@@ -187,15 +171,22 @@ class CausalDecoder:
         self._lengths[rows] = lengths
         self._mask[rows] = np.arange(self.layout[1]) < lengths[:, None]
 
+    @property
+    def movable(self) -> bool:
+        """Whether :meth:`move_row` works: rows on a device stay where they are."""
+        return self._where == HOST
+
     def move_row(self, source: int, target: int) -> None:
-        """Copy what the row ``source`` holds into the row ``target``."""
+        """Copy what the row ``source`` holds into the row ``target``; see :attr:`movable`."""
         length = self._lengths[source]
         for buffer in self._buffers:
-            buffer[target, :, :length] = buffer[source, :, :length]
+            buffer.array[target, :, :length] = buffer.array[source, :, :length]
         self._set_lengths(slice(target, target + 1), self._lengths[source : source + 1])
 
-    def step(self, tokens: Sequence[int]) -> Floats:
+    def step(self, tokens: Sequence[int | None]) -> Floats:
         """Append a token to each of the first ``len(tokens)`` rows; logits [rows, vocab], valid until the next call.
+
+        A row without one is idle: what it held is forgotten, and its logits are meaningless.
 
         Raises:
             ValueError: one of the rows is full.
@@ -204,7 +195,10 @@ class CausalDecoder:
         lengths = self._lengths[:count]
         if not 0 < count <= self.layout[0] or int(lengths.max()) >= self.layout[1]:
             raise ValueError("no room for another position: open or prefill with a larger budget")
-        self._tokens[:count, 0] = tokens
+        for row in (row for row, token in enumerate(tokens) if token is None):
+            # It steps all the same: it must have a position to write to, which its next prefill overwrites.
+            self._set_lengths(slice(row, row + 1), np.zeros(1, np.int64))
+        self._tokens[:count, 0] = [token or 0 for token in tokens]
         self._mask[np.arange(count), lengths] = 1
         lengths += 1
         if count not in self._steps:

@@ -8,6 +8,7 @@ import onnxruntime
 
 from runtime.artifact import Manifest, Quantization
 from runtime.cpu import lacks_vnni
+from runtime.plugins import device_lines
 from runtime.providers import describe_providers
 from runtime.threads import usable_cores
 
@@ -59,9 +60,14 @@ def describe_machine() -> str:
         "8 bits": _VNNI[lacks_vnni()],
         "onnxruntime": onnxruntime.__version__,
     }
-    lines |= {name: "in this onnxruntime" if here else f"not here: {how}" for name, here, how in describe_providers()}
+    for found in describe_providers():
+        lines[found.name] = found.reason if found.here else f"not here: {found.reason}"
+    devices = device_lines()
     width = max(map(len, lines))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+    listed = [f"{key:<{width}}  {value}" for key, value in lines.items()]
+    return "\n".join(
+        [*listed, *(f"{'device' if not place else '':<{width}}  {line}" for place, line in enumerate(devices))]
+    )
 
 
 def _quantization_lines(quantization: Quantization) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.decoding.autoregressive import FinishReason
-from runtime.providers import ProviderSpec
+from runtime.providers import Providers, ProviderSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -31,15 +31,20 @@ class Capabilities(msgspec.Struct, frozen=True):
 class EngineOptions(msgspec.Struct, frozen=True):
     """How sessions are made, and how much is decoded together.
 
-    ``max_batch`` bounds the rows, ``memory`` the bytes that this process may have resident (None: half of what is
-    free), ``segment_seconds`` the longest segment (None: the model's own).
+    ``providers`` are execution providers by a graph's role, the CPU for a role that is not named. ``max_batch`` bounds
+    the rows, ``memory`` the bytes that this process may have resident (None: half of what is free), ``segment_seconds``
+    the longest segment (None: the model's own).
     """
 
-    provider: ProviderSpec = ProviderSpec()
+    providers: dict[str, Providers] = {}
     threads: int | None = None
     max_batch: int = DEFAULT_BATCH
     memory: int | None = None
     segment_seconds: float | None = None
+
+    def providers_for(self, role: str) -> Providers:
+        """Providers of the graph with ``role``, in order of priority."""
+        return self.providers.get(role, (ProviderSpec(),))
 
 
 class SegmentOptions(msgspec.Struct, frozen=True):
@@ -171,3 +176,9 @@ class Engine(Protocol):
 
         Quantization calibrates with them and compares graphs on them.
         """
+
+    def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """The outputs of a probe, of this engine's own session and so of its providers."""
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Nodes of every graph by role, provider and operator: see :func:`runtime.session.placement`."""

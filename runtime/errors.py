@@ -60,3 +60,7 @@ class OutputError(AsrError, OSError):
 
 class WorkerError(AsrError, RuntimeError):
     """A worker process cannot be started, or died."""
+
+
+class ComparisonError(AsrError, RuntimeError):
+    """What providers are to be compared with could not be measured itself."""

@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -97,14 +97,18 @@ def describe_cpu(cpuinfo: Path = _CPUINFO) -> str | None:
 
 
 def prepared_graph(
-    artifact: Artifact, role: str, provider: ProviderSpec, folder: Path | None = None, cpuinfo: Path = _CPUINFO
+    artifact: Artifact,
+    role: str,
+    providers: Sequence[ProviderSpec],
+    folder: Path | None = None,
+    cpuinfo: Path = _CPUINFO,
 ) -> Path | None:
     """The prepared graph with ``role`` for this machine, or None where there is none.
 
     Args:
         artifact: an opened artifact.
         role: of the graph.
-        provider: only the plain CPU provider reads packed weights.
+        providers: of the graph; only the plain CPU provider reads packed weights.
         folder: of prepared graphs; :func:`prepared_folder` when None.
         cpuinfo: the file that describes the processor.
 
@@ -113,7 +117,7 @@ def prepared_graph(
     """
     folder = folder or prepared_folder()
     origin = _origin(artifact, role, cpuinfo)
-    if provider != ProviderSpec() or folder is None or origin is None:
+    if tuple(providers) != (ProviderSpec(),) or folder is None or origin is None:
         return None
     home = folder / _name(origin)
     if not home.is_dir():

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,11 +19,11 @@ from runtime import audio
 from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
 from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import DEFAULT_BATCH, BatchPlan, EngineOptions, SegmentOptions, Timings
+from runtime.engine import DEFAULT_BATCH, BatchPlan, Engine, EngineOptions, SegmentOptions, Timings
 from runtime.errors import AsrError, OptionError
 from runtime.families import make_engine
 from runtime.joining import join_texts
-from runtime.providers import parse_provider
+from runtime.providers import describe, parse_providers
 from runtime.version import __version__
 from runtime.work import File, Work
 
@@ -122,7 +122,7 @@ class Transcriber:
                 artifact.path,
             )
         self._engine = make_engine(artifact, options)
-        self._provider = options.provider.name
+        self._provider = describe_roles(options, artifact.manifest.graphs)
         self._vad = vad
         self.capabilities = self._engine.capabilities
         self.load_seconds = time.perf_counter() - began
@@ -132,7 +132,9 @@ class Transcriber:
         cls,
         path: str | os.PathLike[str] | None = None,
         *,
-        provider: str = "cpu",
+        provider: str | Sequence[str] = "cpu",
+        encoder_provider: str | Sequence[str] | None = None,
+        decoder_provider: str | Sequence[str] | None = None,
         threads: int | None = None,
         max_batch: int = DEFAULT_BATCH,
         memory: int | None = None,
@@ -143,7 +145,10 @@ class Transcriber:
 
         Args:
             path: an artifact's folder.
-            provider: execution provider, ``NAME`` or ``NAME:key=value,…``.
+            provider: execution provider of every graph, ``NAME`` or ``NAME:key=value,…``, or several in order of
+                priority; the CPU takes the nodes that they leave, and a warning says which.
+            encoder_provider: the same of the encoder alone, in place of ``provider``.
+            decoder_provider: the same of the decoder alone.
             threads: threads of a session; by default the cores this process may use.
             max_batch: most segments that are decoded together. More are faster, and each takes memory for its keys
                 and values. The text is the same in float32; in 8 and 4 bits it can differ where two tokens are
@@ -161,8 +166,17 @@ class Transcriber:
             raise OptionError(f"threads must be at least 1, not {threads}")
         if segment_seconds is not None and not segment_seconds >= 1:
             raise OptionError(f"segments must have at least 1 s, not {segment_seconds:g}")
-        options = EngineOptions(parse_provider(provider), threads, max_batch, memory, segment_seconds)
-        made = cls(open_artifact(Path(path) if path is not None else default_model()), options, vad=vad)
+        everywhere = parse_providers(provider)
+        asked = {"encoder": encoder_provider, "decoder": decoder_provider}
+        apart = {role: parse_providers(given) for role, given in asked.items() if given is not None}
+        artifact = open_artifact(Path(path) if path is not None else default_model())
+        graphs = artifact.manifest.graphs
+        for role in apart:
+            if role not in graphs:
+                raise OptionError(f"{role}_provider was given, but this model has no {role}, only {', '.join(graphs)}")
+        providers = dict.fromkeys(graphs, everywhere) | apart
+        options = EngineOptions(providers, threads, max_batch, memory, segment_seconds)
+        made = cls(artifact, options, vad=vad)
         made.load_seconds = time.perf_counter() - began
         return made
 
@@ -305,6 +319,11 @@ class Transcriber:
         )
 
     @property
+    def engine(self) -> Engine:
+        """The loaded model itself, for what measures and compares its graphs."""
+        return self._engine
+
+    @property
     def _family(self) -> str:
         return self.artifact.manifest.family
 
@@ -327,6 +346,14 @@ class Transcriber:
         near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
         listed = ", ".join(dict.fromkeys(f"{entry.name} ({entry.code})" for entry in near or known))
         raise OptionError(f"unknown language {language!r}; {'did you mean' if near else 'this model knows'} {listed}")
+
+
+def describe_roles(options: EngineOptions, roles: Iterable[str]) -> str:
+    """Execution providers as a transcript names them: once where all graphs have the same, else for each graph."""
+    said = {role: describe(options.providers_for(role)) for role in roles}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return ", ".join(f"{role} {providers}" for role, providers in said.items())
 
 
 def _main_language(segments: list[Segment]) -> str | None:

@@ -23,6 +23,7 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.run import Engine, Result, Seconds, check_languages, languages_asked
 from runtime.errors import AsrError, PackageMissingError, WorkerError
+from runtime.providers import AskedProviders
 from runtime.threads import usable_cores
 from runtime.transcriber import Request, Transcriber, Transcript
 
@@ -39,7 +40,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """How a worker opens the model; see :meth:`runtime.Transcriber.from_artifact`. Relative paths are the driver's."""
 
     model: str | None
-    provider: str
+    providers: AskedProviders
     threads: int | None
     max_batch: int
     memory: int | None
@@ -50,7 +51,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
         """Open it, with so many threads if ``threads`` leaves them open."""
         return Transcriber.from_artifact(
             self.model,
-            provider=self.provider,
+            **msgspec.structs.asdict(self.providers),
             threads=self.threads or threads,
             max_batch=self.max_batch,
             memory=self.memory,

@@ -33,7 +33,7 @@ from runtime.bench.results import (
     Work,
 )
 from runtime.errors import MeasurementError, OptionError
-from runtime.providers import parse_provider
+from runtime.providers import parse_providers
 from runtime.threads import usable_cores
 
 # A cold start is that of a short clip: long enough to hold a word or two.
@@ -104,7 +104,10 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         MeasurementError: the model cannot be started at all.
     """
     artifact = open_artifact(plan.setup.model)
-    parse_provider(plan.setup.provider)
+    asked = plan.setup.providers
+    for each in (asked.provider, asked.encoder_provider, asked.decoder_provider):
+        if each:
+            parse_providers(each)
     rate = int(artifact.manifest.front_end["sample_rate"])
     files = plan.audio or sample_recordings()
     samples = load_recordings(files, rate, max(*plan.seconds, _COLD_SECONDS, _PROBE_SECONDS))
@@ -155,7 +158,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         machine=describe(),
         model=_model(artifact),
         settings=Settings(
-            provider=plan.setup.provider,
+            provider=plan.setup.providers.text,
             threads=threads,
             runs=plan.runs,
             new_tokens=str(plan.new_tokens) if plan.new_tokens else None,

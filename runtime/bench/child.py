@@ -18,6 +18,7 @@ from runtime.bench.limits import measure_rates, measure_work
 from runtime.bench.results import Configuration, Spread, Tokens
 from runtime.errors import AsrError
 from runtime.memory import peak_resident_bytes
+from runtime.providers import AskedProviders
 from runtime.transcriber import Request, Transcriber, Transcript
 
 _BAD_INPUT = 2
@@ -29,7 +30,7 @@ class Setup(msgspec.Struct, frozen=True):
     """How the model is opened."""
 
     model: str
-    provider: str = "cpu"
+    providers: AskedProviders = AskedProviders()
     threads: int | None = None
     segment_seconds: float | None = None
 
@@ -187,7 +188,7 @@ def _spread(values: Sequence[float]) -> Spread | None:
 def _open(setup: Setup, batch: int = 1) -> Transcriber:
     return Transcriber.from_artifact(
         setup.model,
-        provider=setup.provider,
+        **msgspec.structs.asdict(setup.providers),
         threads=setup.threads,
         max_batch=batch,
         segment_seconds=setup.segment_seconds,

@@ -31,14 +31,22 @@ from runtime.batch.ray_engine import WorkerOptions, ray_engine
 from runtime.cli.common import (
     BAD_INPUT,
     INTERRUPTED,
+    BatchOption,
+    DecoderProviderOption,
+    EncoderProviderOption,
+    MemoryOption,
     ModelOption,
     ProviderOption,
+    SegmentOption,
     ThreadsOption,
+    VadOption,
     guarded,
     parse_bytes,
     warn,
 )
+from runtime.engine import DEFAULT_BATCH
 from runtime.errors import OptionError
+from runtime.providers import AskedProviders
 from runtime.transcriber import default_model
 
 # As many failures are listed at the end; all of them are in the output.
@@ -76,16 +84,14 @@ def batch(
     format: Annotated[BatchFormat | None, typer.Option(help="Of the files in a folder. [default: json]")] = None,
     language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
     context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
-    provider: ProviderOption = "cpu",
+    provider: ProviderOption = None,
+    encoder_provider: EncoderProviderOption = None,
+    decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most segments, of all files, that are decoded together.")] = 8,
-    memory: Annotated[
-        str | None, typer.Option(help="Bound on the memory that decoding together may take, like 2GB; of each worker.")
-    ] = None,
-    segment_seconds: Annotated[
-        float | None, typer.Option(help="Longest piece of audio that is decoded at once. [default: the model's]")
-    ] = None,
-    no_vad: Annotated[bool, typer.Option("--no-vad", help="Decode silence too.")] = False,
+    max_batch: BatchOption = DEFAULT_BATCH,
+    memory: MemoryOption = None,
+    segment_seconds: SegmentOption = None,
+    vad: VadOption = True,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what an earlier run put there instead of going on after it.")
     ] = False,
@@ -107,21 +113,22 @@ def batch(
         jobs = find_jobs(inputs)
         artifact = open_artifact(model if model is not None else default_model(), verify=False)  # the engine verifies
         told = _language(artifact, language)
+        providers = AskedProviders(provider or ["cpu"], encoder_provider, decoder_provider)
         options = WorkerOptions(
             str(model.absolute()) if model is not None else None,
-            provider,
+            providers,
             threads,
             max_batch,
             parse_bytes(memory),
             segment_seconds,
-            not no_vad,
+            vad,
         )
         made_by = MadeBy(
             artifact.manifest.name,
             hashlib.sha256((artifact.path / MANIFEST).read_bytes()).hexdigest(),
-            provider,
+            providers.text,
             segment_seconds,
-            not no_vad,
+            vad,
             told,
             context,
         )

@@ -13,14 +13,18 @@ import typer
 
 from runtime.cli.common import (
     BAD_INPUT,
+    DecoderProviderOption,
+    EncoderProviderOption,
     ModelOption,
     ProviderOption,
+    SegmentOption,
     ThreadsOption,
     check_writable,
     guarded,
     write,
 )
 from runtime.errors import OptionError
+from runtime.providers import AskedProviders
 from runtime.transcriber import default_model
 
 if TYPE_CHECKING:
@@ -44,8 +48,10 @@ def benchmark(
         int | None,
         typer.Option(help="Clips that are transcribed together. [default: as many as give each row a segment]"),
     ] = None,
-    segment_seconds: Annotated[float | None, typer.Option(help="Longest segment. [default: the model's own]")] = None,
-    provider: ProviderOption = "cpu",
+    segment_seconds: SegmentOption = None,
+    provider: ProviderOption = None,
+    encoder_provider: EncoderProviderOption = None,
+    decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
@@ -61,8 +67,9 @@ def benchmark(
     from runtime.bench.table import as_table
 
     with guarded():
+        providers = AskedProviders(provider or ["cpu"], encoder_provider, decoder_provider)
         plan = Plan(
-            setup=Setup(str(model if model is not None else default_model()), provider, threads, segment_seconds),
+            setup=Setup(str(model if model is not None else default_model()), providers, threads, segment_seconds),
             seconds=parse_numbers("--seconds", seconds),
             batch=parse_counts("--batch", batch),
             runs=_positive("--runs", runs),

@@ -34,7 +34,23 @@ ModelOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Threads. [default: the cores this process may use]")
 ]
-ProviderOption = Annotated[str, typer.Option("--provider", help="Execution provider: NAME or NAME:key=value,...")]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="Execution provider: NAME or NAME:key=value,...; repeat it for several, in order of priority. "
+        "[default: cpu]",
+        metavar="NAME[:KEY=VALUE,...]",
+    ),
+]
+EncoderProviderOption = Annotated[
+    list[str] | None,
+    typer.Option("--encoder-provider", help="The same for the encoder alone.", metavar="NAME[:KEY=VALUE,...]"),
+]
+DecoderProviderOption = Annotated[
+    list[str] | None,
+    typer.Option("--decoder-provider", help="The same for the decoder alone.", metavar="NAME[:KEY=VALUE,...]"),
+]
 BatchOption = Annotated[int, typer.Option("--max-batch", help="Most segments that are decoded together.")]
 MemoryOption = Annotated[
     str | None,

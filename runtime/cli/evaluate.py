@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from runtime.cli.common import (
+    DecoderProviderOption,
+    EncoderProviderOption,
     ModelOption,
     OutputFormat,
     ProviderOption,
@@ -35,7 +37,9 @@ def evaluate(
     force_language: Annotated[
         bool, typer.Option("--force-language", help="Tell the model the language too; it detects it otherwise.")
     ] = False,
-    provider: ProviderOption = "cpu",
+    provider: ProviderOption = None,
+    encoder_provider: EncoderProviderOption = None,
+    decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many utterances.")] = None,
     format: Annotated[OutputFormat, typer.Option(help="A table, or one line of JSON.")] = OutputFormat.txt,
@@ -57,7 +61,13 @@ def evaluate(
         if hypotheses:
             check_writable(hypotheses)
         utterances = load_utterances(data, language)[:limit]
-        transcriber = Transcriber.from_artifact(model, provider=provider, threads=threads)
+        transcriber = Transcriber.from_artifact(
+            model,
+            provider=provider or "cpu",
+            encoder_provider=encoder_provider,
+            decoder_provider=decoder_provider,
+            threads=threads,
+        )
         with progress_bar(str(data), unit="utterances") as progress:
             transcripts = recognize(transcriber, utterances, own_language=force_language, progress=progress)
         evaluation = summarize(transcriber, utterances, transcripts, told=force_language)

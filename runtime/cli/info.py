@@ -25,7 +25,7 @@ def info(
     """Say what a model is: where it came from, what it can do, what was checked."""
     with guarded():
         artifact = open_artifact(model if model is not None else default_model())
-        prepared = all(prepared_graph(artifact, role, ProviderSpec()) for role in artifact.manifest.graphs)
+        prepared = all(prepared_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
     if format is OutputFormat.json:
         typer.echo(msgspec.json.encode(artifact.manifest))
     else:

@@ -10,6 +10,8 @@ import typer
 from runtime.cli.common import (
     BAD_INPUT,
     BatchOption,
+    DecoderProviderOption,
+    EncoderProviderOption,
     MemoryOption,
     ModelOption,
     OutputFormat,
@@ -34,7 +36,9 @@ def transcribe(
     language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
     context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
     format: Annotated[OutputFormat, typer.Option(help="Text, or one line of JSON a file.")] = OutputFormat.txt,
-    provider: ProviderOption = "cpu",
+    provider: ProviderOption = None,
+    encoder_provider: EncoderProviderOption = None,
+    decoder_provider: DecoderProviderOption = None,
     channel: Annotated[
         int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
     ] = None,
@@ -51,7 +55,9 @@ def transcribe(
     with guarded():
         transcriber = Transcriber.from_artifact(
             model,
-            provider=provider,
+            provider=provider or "cpu",
+            encoder_provider=encoder_provider,
+            decoder_provider=decoder_provider,
             threads=threads,
             max_batch=max_batch,
             memory=parse_bytes(memory),

@@ -63,11 +63,15 @@ class Rows(Protocol):
 
     def open_rows(self, rows: int, positions: int) -> None: ...
 
+    @property
+    def movable(self) -> bool:
+        """Whether rows can be moved; if not, gaps between them are stepped too."""
+
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats: ...
 
     def move_row(self, source: int, target: int) -> None: ...
 
-    def step(self, tokens: Sequence[int]) -> Floats: ...
+    def step(self, tokens: Sequence[int | None]) -> Floats: ...
 
 
 class _Text:
@@ -169,11 +173,14 @@ def greedy_rows(
             if waiting is None:
                 return
             continue
-        active = [text for text in texts if text]
+        active = [(row, text) for row, text in enumerate(texts) if text]
         began = time.perf_counter()
-        going = _extend(active, decoder.step([text.last for text in active]), forbidden)
-        spent("decode", [text.key for text in active], time.perf_counter() - began)
-        for row, text in enumerate(active):
+        logits = decoder.step([text.last if text else None for text in texts])
+        if len(active) < len(texts):
+            logits = logits[[row for row, _ in active]]
+        going = _extend([text for _, text in active], logits, forbidden)
+        spent("decode", [text.key for _, text in active], time.perf_counter() - began)
+        for row, text in active:
             if text not in going:
                 texts[row] = None
                 yield text.key, text.hypothesis()
@@ -197,7 +204,7 @@ def _close_gaps(decoder: Rows, texts: list[_Text | None]) -> None:
     """Let the texts be in the first rows: the last ones move into the places of those that have ended."""
     while texts and texts[-1] is None:
         texts.pop()
-    while None in texts:
+    while decoder.movable and None in texts:
         gap = texts.index(None)
         decoder.move_row(len(texts) - 1, gap)
         texts[gap] = texts.pop()

@@ -38,7 +38,7 @@ from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.loading import load_together
 from runtime.prepared import prepared_graph
-from runtime.session import make_session
+from runtime.session import make_session, placement
 
 Floats = npt.NDArray[np.float32]
 
@@ -113,9 +113,13 @@ def parse_output(text: str, forced: str | None) -> tuple[str | None, str]:
     return language, text
 
 
-def _session(artifact: Artifact, role: str, options: EngineOptions) -> InferenceSession:
-    prepared = prepared_graph(artifact, role, options.provider)
-    return make_session(artifact.graph_path(role), options.provider, threads=options.threads, prepared=prepared)
+def _session(
+    artifact: Artifact, role: str, options: EngineOptions, sizes: dict[str, int] | None = None
+) -> InferenceSession:
+    providers = options.providers_for(role)
+    prepared = prepared_graph(artifact, role, providers)
+    path = artifact.graph_path(role)
+    return make_session(path, providers, threads=options.threads, dimensions=sizes, prepared=prepared)
 
 
 class Qwen3AsrEngine:
@@ -138,14 +142,16 @@ class Qwen3AsrEngine:
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
                 f"{self.parameters.segment_seconds:g} s at most"
             )
+        self._fixed_windows = any(spec.fixed_windows for spec in options.providers_for("encoder"))
+        sizes = {"windows": 1, "frames": self.parameters.window_frames} if self._fixed_windows else None
         tokenizer = artifact.path / manifest.tokenizer
-        self._encoder, session, self._tokenizer = load_together(
-            lambda: _session(artifact, "encoder", options),
+        self._encoder, self._decoder_session, self._tokenizer = load_together(
+            lambda: _session(artifact, "encoder", options, sizes),
             lambda: _session(artifact, "decoder", options),
             lambda: Tokenizer.from_file(str(tokenizer)),
         )
         self._decoder = CausalDecoder(
-            session,
+            self._decoder_session,
             manifest.graphs["decoder"],
             audio_id=self.parameters.audio_pad_id,
             context_length=self.parameters.context_length,
@@ -313,10 +319,19 @@ class Qwen3AsrEngine:
                 padded = [np.pad(window, ((0, 0), (0, width - window.shape[1]))) for _, window in batch]
                 yield [owner for owner, _ in batch], np.stack(padded), lengths
 
-    def _run_encoder(self, windows: Floats, lengths: list[int]) -> Floats:
-        inputs = {"features": windows, "lengths": np.array(lengths, np.int64)}
-        output: Floats = self._encoder.run(["audio_embeds"], inputs)[0]
-        return output
+    def _run_encoder(self, windows: Floats, lengths: Sequence[int]) -> Floats:
+        """Windows [W, mels, width] → rows [W, tokens, hidden]; of fixed size, they go one by one and of full width."""
+        valid = np.array(lengths, np.int64)
+        if not self._fixed_windows:
+            output: Floats = self._encoder.run(["audio_embeds"], {"features": windows, "lengths": valid})[0]
+            return output
+        width, chunk = windows.shape[2], self.parameters.chunk_frames
+        padded = np.pad(windows, ((0, 0), (0, 0), (0, self.parameters.window_frames - width)))
+        rows: list[Floats] = [
+            self._encoder.run(["audio_embeds"], {"features": padded[[at]], "lengths": valid[[at]]})[0]
+            for at in range(len(windows))
+        ]
+        return np.concatenate(rows)[:, : width // chunk * self.parameters.chunk_tokens]
 
     def prompt_ids(self, audio_tokens: int, context: str, language: str | None) -> list[int]:
         """Token ids of the chat prompt, with ``audio_tokens`` placeholders."""
@@ -344,3 +359,14 @@ class Qwen3AsrEngine:
             "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
         }
         return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
+
+    def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """See :class:`runtime.engine.Engine`."""
+        if probe.role == "encoder":
+            return [self._run_encoder(probe.feeds["features"], probe.feeds["lengths"].tolist())]
+        outputs: list[npt.NDArray[Any]] = self._decoder_session.run(probe.outputs, probe.feeds)
+        return outputs
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """See :class:`runtime.engine.Engine`."""
+        return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}

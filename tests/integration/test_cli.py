@@ -149,7 +149,8 @@ def test_providers_says_what_is_here_and_how_to_get_the_rest() -> None:
     assert said["cpu"] == "in this onnxruntime"
     assert said["onnxruntime"] == ort.__version__
     assert said["machine"].endswith("cores for this process")
-    for name, how in (("directml", "pip install onnxruntime-directml"), ("cuda", "pip install onnxruntime-gpu")):
+    assert said["device"].startswith("CPUExecutionProvider: CPU")
+    for name, how in (("directml", "pip install onnxruntime-directml"), ("cuda", "pip install 'onnxruntime-gpu")):
         assert (said[name] == "in this onnxruntime") == (name in available_providers())
         assert said[name] == "in this onnxruntime" or how in said[name]
 

@@ -20,10 +20,11 @@ from runtime.batch.run import Seconds, requests
 from runtime.cli.common import parse_bytes
 from runtime.engine import Timings
 from runtime.errors import OptionError, PackageMissingError
+from runtime.providers import AskedProviders
 from runtime.transcriber import Outcome, Request, TokenCounts
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
-OPTIONS = WorkerOptions(None, "cpu", 1, 2, None, None, True)
+OPTIONS = WorkerOptions(None, AskedProviders(), 1, 2, None, None, True)
 
 
 def transcript(text: str) -> Transcript:

@@ -62,6 +62,7 @@ class CountingRows:
     def __init__(self) -> None:
         self.steps = 0
         self.layout = (0, 0)
+        self.movable = True
 
     def open_rows(self, rows: int, positions: int) -> None:
         self.layout = (rows, positions)
@@ -71,7 +72,7 @@ class CountingRows:
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: Any) -> Any:
         return np.zeros(4, np.float32)
 
-    def step(self, tokens: Sequence[int]) -> Any:
+    def step(self, tokens: Sequence[int | None]) -> Any:
         self.steps += 1
         return np.zeros((len(tokens), 4), np.float32)
 

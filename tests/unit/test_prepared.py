@@ -22,7 +22,7 @@ from runtime.providers import ProviderSpec
 from runtime.session import make_session
 from tests.conftest import ARTIFACT
 
-CPU = ProviderSpec()
+CPU = [ProviderSpec()]
 RECORD = "prepared.json"
 
 
@@ -89,7 +89,7 @@ def other_weights(artifact: Artifact) -> Artifact:
 def test_nothing_is_used_elsewhere(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(artifact)
     assert prepared_graph(artifact, "decoder", CPU)
-    assert prepared_graph(artifact, "decoder", ProviderSpec("cuda")) is None
+    assert prepared_graph(artifact, "decoder", [ProviderSpec("cuda")]) is None
     assert prepared_graph(other_weights(artifact), "decoder", CPU) is None
     with pytest.raises(ArtifactInvalidError, match="no graph with the role 'joint'"):
         prepared_graph(artifact, "joint", CPU)

@@ -60,6 +60,12 @@ class Echo:
     def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
         raise AssertionError
 
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        raise AssertionError
+
+    def run_probe(self, probe: Probe) -> list[Any]:
+        raise AssertionError
+
     def probes(self, samples: np.ndarray, tokens: list[int], options: SegmentOptions) -> list[Probe]:
         raise AssertionError
 

@@ -1,0 +1,74 @@
+"""How far outputs, tokens and texts are from the reference's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.bench.compared import (
+    Difference,
+    Measured,
+    Spread,
+    compare_texts,
+    difference,
+    edits,
+    first_difference,
+    worst,
+)
+
+WORDS = st.lists(st.sampled_from("abc"), max_size=6)
+
+
+def measured(texts: list[str], tokens: list[list[int]]) -> Measured:
+    spread = Spread.of([2.0, 1.0, 4.0])
+    return Measured(0.1, spread, spread, None, spread, 4.0, 1, {}, {}, texts, tokens, {})
+
+
+def test_a_spread_is_the_median_between_least_and_most() -> None:
+    assert Spread.of([2.0, 1.0, 4.0]) == Spread(2.0, 1.0, 4.0)
+    assert measured([], []).rtf == 0.5
+
+
+def test_differences_are_relative_to_the_reference() -> None:
+    theirs = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    found = difference(theirs + np.array([[0.0, 0.5], [0.0, 0.5]], np.float32), theirs, choices=True)
+    assert found.largest == 0.5
+    assert found.relative == pytest.approx(np.sqrt(0.5) / 5)
+    assert found.same_choices == 0.5  # of two equal logits the first is chosen, and here the second became larger
+    assert difference(theirs, theirs, choices=False) == Difference(0.0, 0.0, None)
+    nothing = np.zeros((2, 2), np.float32)
+    assert difference(theirs, nothing, choices=False).relative == 1.0
+    assert difference(nothing, nothing, choices=False).relative == 0.0
+
+
+def test_the_worst_of_each_figure_counts() -> None:
+    assert worst([Difference(1, 0.1, 0.9), Difference(0.5, 0.2, 1.0), Difference(0, 0)]) == Difference(1, 0.2, 0.9)
+    assert worst([Difference(1, 0.1)]).same_choices is None
+
+
+def test_the_first_token_that_differs() -> None:
+    assert first_difference([1, 2, 3], [1, 2, 3]) is None
+    assert first_difference([1, 5, 3], [1, 2, 3]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
+    assert first_difference([], [1]) == 0
+
+
+@given(WORDS, WORDS)
+def test_edits_are_a_distance(a: list[str], b: list[str]) -> None:
+    assert edits(a, b) == edits(b, a)
+    assert (edits(a, b) == 0) == (a == b)
+    assert abs(len(a) - len(b)) <= edits(a, b) <= max(len(a), len(b))
+    assert edits(a, [*b, "d"]) <= edits(a, b) + 1
+
+
+def test_texts_are_compared_by_words_and_by_characters_where_there_are_no_spaces() -> None:
+    reference = measured(["one two", "我们去"], [[1, 2], [3, 4]])
+    outcome = compare_texts("x", measured(["one too", "我门去"], [[1, 9], [3, 4]]), reference)
+    assert (outcome.first_difference, outcome.identical) == (1, 1)
+    assert outcome.word_errors == pytest.approx(2 / 5)
+    assert edits(["one", "two"], ["one", "two", "three"]) == 1
+    silent = measured([""], [[]])
+    assert compare_texts("x", silent, silent).word_errors is None
+    assert compare_texts("x", reference, reference).first_difference is None
