@@ -92,9 +92,17 @@ class ProviderSpec(msgspec.Struct, frozen=True):
 class AskedProviders(msgspec.Struct, frozen=True):
     """What a command line asked for: arguments of :meth:`runtime.Transcriber.from_artifact` by the same names."""
 
-    provider: list[str] = ["cpu"]
-    encoder_provider: list[str] | None = None
-    decoder_provider: list[str] | None = None
+    provider: tuple[str, ...] = ("cpu",)
+    encoder_provider: tuple[str, ...] | None = None
+    decoder_provider: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls, provider: list[str] | None, encoder_provider: list[str] | None, decoder_provider: list[str] | None
+    ) -> AskedProviders:
+        """From options that can be repeated; None where one was not given."""
+        apart = (tuple(each) if each else None for each in (encoder_provider, decoder_provider))
+        return cls(tuple(provider or ("cpu",)), *apart)
 
     @property
     def text(self) -> str:

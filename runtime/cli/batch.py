@@ -113,7 +113,7 @@ def batch(
         jobs = find_jobs(inputs)
         artifact = open_artifact(model if model is not None else default_model(), verify=False)  # the engine verifies
         told = _language(artifact, language)
-        providers = AskedProviders(provider or ["cpu"], encoder_provider, decoder_provider)
+        providers = AskedProviders.of(provider, encoder_provider, decoder_provider)
         options = WorkerOptions(
             str(model.absolute()) if model is not None else None,
             providers,

@@ -67,7 +67,7 @@ def benchmark(
     from runtime.bench.table import as_table
 
     with guarded():
-        providers = AskedProviders(provider or ["cpu"], encoder_provider, decoder_provider)
+        providers = AskedProviders.of(provider, encoder_provider, decoder_provider)
         plan = Plan(
             setup=Setup(str(model if model is not None else default_model()), providers, threads, segment_seconds),
             seconds=parse_numbers("--seconds", seconds),
