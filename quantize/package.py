@@ -36,9 +36,9 @@ from runtime.artifact import (
     open_artifact,
     sha256_file,
 )
-from runtime.audio import load_audio
+from runtime.audio import AUDIO_SUFFIXES, load_audio
 from runtime.engine import Engine, EngineOptions, Probe, SegmentOptions, Timings
-from runtime.evaluation import AUDIO_SUFFIXES, Utterance, check_packages, load_utterances, recognize
+from runtime.evaluation import Utterance, check_packages, load_utterances, recognize
 from runtime.families import make_engine
 from runtime.transcriber import Transcriber
 from runtime.version import __version__

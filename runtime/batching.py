@@ -34,5 +34,14 @@ def plan_rows(max_batch: int, memory: int | None, *, positions: int, position_by
     return BatchPlan(rows=max(1, rows), positions=positions, row_bytes=row, fixed_bytes=fixed, memory=budget)
 
 
+def describe_plan(plan: BatchPlan) -> str:
+    """A plan in one line."""
+    each = f"{plan.rows} segments at a time" if plan.rows > 1 else "one segment at a time"
+    return (
+        f"{each}: the model takes {_megabytes(plan.fixed_bytes)}, each segment up to {_megabytes(plan.row_bytes)}, "
+        f"of a budget of {_megabytes(plan.memory)}"
+    )
+
+
 def _megabytes(size: int) -> str:
     return f"{-(-size // 10**6)} MB"

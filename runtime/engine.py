@@ -18,6 +18,10 @@ Floats = npt.NDArray[np.float32]
 
 # Rows that are decoded together unless asked otherwise: a step of eight costs two to three of one.
 DEFAULT_BATCH = 8
+# Longest segment unless asked otherwise, where the model's own is not shorter. Measured on a minute of real speech at
+# 0.6B (`python -m tests.benchmarks --only speech`): limits of 15 and 20 s are equally fast in rows, one of 30 s leaves
+# fewer rows and longer prefills; and 20 s keep more of a sentence together.
+DEFAULT_SEGMENT_SECONDS = 20.0
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ OpenVINO's (1.8.1) takes processors, GPUs and NPUs that Intel made, and no other
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import threading
 from typing import Any
@@ -37,6 +36,8 @@ class Plugin(msgspec.Struct, frozen=True):
     @property
     def version(self) -> str | None:
         """The installed package's version."""
+        import importlib.metadata  # slow to import, and seldom needed
+
         try:
             return importlib.metadata.version(self.package)
         except importlib.metadata.PackageNotFoundError:

@@ -38,14 +38,15 @@ _POSITIONS = (CONTEXT_SAMPLES + FRAME_SAMPLES + _PADDING - _WINDOW) // _HOP + 1
 # are turned down.
 _USUAL_RMS = 0.1
 _MOST_GAIN = 300.0
-# Frames of one product: enough to be products of matrices, few enough to stay in a core's cache.
+# Frames of one call, few enough to stay in a core's cache. numpy multiplies them frame by frame, in products of at most
+# 2**18 multiplications: larger ones OpenBLAS shares out to threads of its own, which then are in the model's way.
 _FRAMES_PER_CALL = 128
 
 
 class _Model(msgspec.Struct, frozen=True):
     """Matrices of every layer, laid out for products from the left."""
 
-    spectrum: Floats
+    spectrum: list[Floats]
     layers: list[tuple[Floats, Floats]]
     enter: Floats
     recur: Floats
@@ -118,7 +119,7 @@ def _model() -> _Model:
         return np.concatenate([0.5 * first, 0.5 * forget, 0.5 * output, cell])
 
     return _Model(
-        spectrum=np.ascontiguousarray(basis.T),
+        spectrum=[np.ascontiguousarray(half.T) for half in np.split(basis, 2)],
         # The taps that only ever meet padding are left out: positions go 4, 4, 2, 1, 1.
         layers=[layer(0, slice(3)), layer(1, slice(3)), layer(2, slice(1, 3)), layer(3, slice(1, 2))],
         enter=np.ascontiguousarray(gates("weight_ih").T),
@@ -169,8 +170,8 @@ class SpeechDetector:
     def score(self, frames: Floats) -> Floats:
         """The model alone: the next frames, each with the context before it [n, 64 + 512] → probabilities [n]."""
         model = self._model
-        hidden = np.maximum(self._recur(_encode(model, frames) @ model.enter + model.bias), 0)
-        score: Floats = 1 / (1 + np.exp(-(hidden @ model.head + model.head_bias)))
+        hidden = np.maximum(self._recur((_encode(model, frames) @ model.enter)[:, 0] + model.bias), 0)
+        score: Floats = 1 / (1 + np.exp(-((hidden * model.head).sum(axis=1) + model.head_bias)))
         return score
 
     def _recur(self, entered: Floats) -> Floats:
@@ -195,12 +196,11 @@ class SpeechDetector:
 
 
 def _encode(model: _Model, frames: Floats) -> Floats:
-    """Frames [n, 576] → what enters the recurrence [n, 128]: magnitudes, then four convolutions over few positions."""
+    """Frames [n, 576] → what enters the recurrence [n, 1, 128]: magnitudes, then four convolutions."""
     count = len(frames)
     heard = np.pad(frames, ((0, 0), (0, _PADDING)), mode="reflect").reshape(count, _POSITIONS + 1, _HOP)
     windows = np.concatenate([heard[:, :-1], heard[:, 1:]], axis=2)
-    parts = (windows.reshape(-1, _WINDOW) @ model.spectrum).reshape(count, _POSITIONS, 2, _BINS)
-    value = np.sqrt(np.square(parts[:, :, 0]) + np.square(parts[:, :, 1]))
+    value = np.sqrt(sum(np.square(windows @ half) for half in model.spectrum))
     value = np.pad(value, ((0, 0), (1, 1), (0, 0)))
     value = np.concatenate([value[:, tap : tap + _POSITIONS] for tap in range(3)], axis=2)
     value = np.pad(_layer(model.layers[0], value), ((0, 0), (1, 0), (0, 0)))
@@ -208,12 +208,12 @@ def _encode(model: _Model, frames: Floats) -> Floats:
         model.layers[1], np.stack([value[:, :3].reshape(count, -1), value[:, 2:].reshape(count, -1)], axis=1)
     )
     value = _layer(model.layers[2], value.reshape(count, 1, -1))
-    return _layer(model.layers[3], value).reshape(count, -1)
+    return _layer(model.layers[3], value)
 
 
 def _layer(layer: tuple[Floats, Floats], value: Floats) -> Floats:
+    """[n, positions, inputs] → [n, positions, outputs]."""
     matrix, bias = layer
-    product = value.reshape(-1, len(matrix)) @ matrix
+    product: Floats = value @ matrix
     product += bias
-    np.maximum(product, 0, out=product)
-    return product.reshape(*value.shape[:-1], -1)
+    return np.maximum(product, 0, out=product)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runtime.audio.decoders import AUDIO_SUFFIXES
 from runtime.audio.reader import (
     BLOCK_SECONDS,
     AudioReader,
@@ -14,6 +15,7 @@ from runtime.audio.reader import (
 )
 
 __all__ = [
+    "AUDIO_SUFFIXES",
     "BLOCK_SECONDS",
     "AudioReader",
     "Floats",

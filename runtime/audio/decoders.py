@@ -22,6 +22,9 @@ _BLOCK_VALUES = 1 << 24
 # Programs that write a WAV to a pipe cannot know its length and put 0, or 2 GiB and more, into the header.
 _UNKNOWN_LENGTH = 0x7FFFF000
 
+_CONTAINERS = "aac aif aiff amr au caf flac m4a mka mp3 mp4 oga ogg opus w64 wav webm wma"
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in _CONTAINERS.split())
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:

@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 
 import msgspec
 
+from runtime.audio import AUDIO_SUFFIXES
 from runtime.errors import AsrError, AudioInvalidError, AudioNotFoundError, DatasetInvalidError, OptionError
-from runtime.evaluation.dataset import AUDIO_SUFFIXES
 
 MANIFEST_SUFFIX = ".jsonl"
 

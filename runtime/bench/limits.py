@@ -68,7 +68,7 @@ def measure_work(model: str, clip: str) -> Work:
         integer_products=artifact.manifest.quantization is not None,
         encoder_operations=operations["encoder"] / rows["encoder"],
         decoder_operations=operations["decoder"] / rows["decoder"],
-        weight_bytes=_stored_bytes(artifact, decoder),
+        weight_bytes=artifact.role_size("decoder"),
         cache_bytes=_cache_bytes(decoder),
     )
 
@@ -153,11 +153,6 @@ def _operations(profile: Path) -> float:
         elif kind in _CONVOLUTIONS:
             total += 2.0 * math.prod(inputs[1][1:]) * math.prod(outputs[0])
     return total
-
-
-def _stored_bytes(artifact: Artifact, graph: GraphSpec) -> int:
-    """Bytes of a graph's files: of weights, but for the thousandth part that is the graph itself."""
-    return sum(artifact.manifest.files[name].size for name in (graph.file, graph.data) if name)
 
 
 def _cache_bytes(decoder: GraphSpec) -> int:

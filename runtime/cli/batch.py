@@ -28,6 +28,7 @@ from runtime.batch import (
     transcribe_jobs,
 )
 from runtime.batch.ray_engine import WorkerOptions, ray_engine
+from runtime.batching import describe_plan
 from runtime.cli.common import (
     BAD_INPUT,
     INTERRUPTED,
@@ -155,6 +156,7 @@ def _language(artifact: Artifact, language: str) -> str | None:
 def _here(options: WorkerOptions, jobs: list[Job], language: str | None, context: str) -> Engine:
     transcriber = options.open()
     check_languages(transcriber, languages_asked(jobs, language))
+    typer.echo(describe_plan(transcriber.plan), err=True)
     return local_engine(transcriber, language, context)
 
 

@@ -8,7 +8,7 @@ for row in score(utterances, [transcript.text for transcript in transcripts]):
 
 from __future__ import annotations
 
-from runtime.evaluation.dataset import AUDIO_SUFFIXES, Utterance, load_utterances
+from runtime.evaluation.dataset import Utterance, load_utterances
 from runtime.evaluation.metrics import (
     Score,
     bootstrap_interval,
@@ -21,7 +21,6 @@ from runtime.evaluation.metrics import (
 from runtime.evaluation.recognition import Evaluation, recognize, summarize
 
 __all__ = [
-    "AUDIO_SUFFIXES",
     "Evaluation",
     "Score",
     "Utterance",

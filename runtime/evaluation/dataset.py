@@ -9,12 +9,11 @@ from typing import NoReturn
 
 import msgspec
 
+from runtime.audio import AUDIO_SUFFIXES
 from runtime.errors import AsrError, AudioNotFoundError, DatasetInvalidError, DatasetNotFoundError, OptionError
 from runtime.evaluation.languages import language_name
 
 INDEXES = ("index.json", "index.jsonl", "metadata.jsonl")
-_CONTAINERS = "aac aif aiff amr au caf flac m4a mka mp3 mp4 oga ogg opus w64 wav webm wma"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in _CONTAINERS.split())
 
 
 class Utterance(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from runtime.batching import plan_rows
 from runtime.decoder import CausalDecoder
 from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
 from runtime.engine import (
+    DEFAULT_SEGMENT_SECONDS,
     BatchPlan,
     Capabilities,
     EngineOptions,
@@ -136,7 +137,7 @@ class Qwen3AsrEngine:
         except msgspec.ValidationError as error:
             raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
         self.sample_rate = self._front_end.sample_rate
-        self.segment_seconds = options.segment_seconds or self.parameters.segment_seconds
+        self.segment_seconds = options.segment_seconds or min(DEFAULT_SEGMENT_SECONDS, self.parameters.segment_seconds)
         if self.segment_seconds > self.parameters.segment_seconds:
             raise OptionError(
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "

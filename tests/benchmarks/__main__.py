@@ -1,6 +1,6 @@
-"""``python -m tests.benchmarks``: every figure and the picture of ``docs/quantization.md``, from nothing.
+"""``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md`` and ``docs/speed.md``.
 
-About half an hour on two cores and 25 GB of disk, most of it exporting and quantizing random weights of the real sizes.
+About an hour on two cores and 25 GB of disk, most of it exporting and quantizing random weights of the real sizes.
 Artifacts that are there already are not made again, whatever code made them: remove the folder that ``--work`` names to
 begin anew.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks import accuracy, kernels, report, speed
+from tests.benchmarks import accuracy, kernels, limits, report, scale, speech, speed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,17 +26,24 @@ def main(
     work: Annotated[Path, typer.Option(help="Artifacts and recordings; a second run continues here.")] = REPOSITORY
     / "build"
     / "benchmarks",
-    docs: Annotated[Path, typer.Option(help="Where results, table and picture go.")] = REPOSITORY / "docs",
+    docs: Annotated[Path, typer.Option(help="Where results, tables and pictures go.")] = REPOSITORY / "docs",
     only: Annotated[
-        list[str] | None, typer.Option(help="accuracy, speed, large, kernels or report, in place of all (repeatable).")
+        list[str] | None,
+        typer.Option(
+            help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md) or report, in "
+            "place of all (repeatable)."
+        ),
     ] = None,
 ) -> None:
-    """Measure all recipes, and write the tables and the picture."""
+    """Measure, and write the tables and the pictures."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "accuracy": lambda: accuracy.measure(work),
         "speed": lambda: speed.measure(work),
         "large": lambda: speed.measure_large(work),
         "kernels": kernels.measure,
+        "speech": lambda: speech.measure(work),
+        "scale": lambda: scale.measure(work),
+        "limits": lambda: limits.measure(work),
     }
     wanted = only or [*parts, "report"]
     if unknown := set(wanted) - {*parts, "report"}:

@@ -1,12 +1,8 @@
-"""Results as JSON, as tables between two marks of ``docs/quantization.md``, and as a picture."""
+"""Results as JSON, as tables between two marks of a page in ``docs``, and as a picture."""
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import platform
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +11,14 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from runtime.threads import usable_cores
+from tests.benchmarks import speed_report
 from tests.benchmarks.artifacts import FLOAT, RECIPES
+from tests.benchmarks.stamp import measured, stamp
 
 RESULTS, PAGE, PICTURE = "quantization.json", "quantization.md", "quantization.svg"
+SPEED_RESULTS, SPEED_PAGE, SPEED_PICTURE = "speed.json", "speed.md", "speed.svg"
 BEGIN, END = "<!-- results: python -m tests.benchmarks -->", "<!-- end of results -->"
 LANGUAGES = ("English", "Russian", "Chinese")
-_TOOLS = ("onnxruntime", "onnx-ir", "numpy")
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = {
     FLOAT: "#000000",
@@ -35,45 +32,39 @@ _COLOURS = {
 
 
 def store(docs: Path, part: str, results: dict[str, Any]) -> None:
-    """Put one part's results, with machine, versions and date, beside those of the others."""
-    path = docs / RESULTS
+    """Put one part's results, with machine, versions and date, beside those of the others on its page."""
+    path = docs / (SPEED_RESULTS if part in speed_report.TABLES else RESULTS)
     known = json.loads(path.read_text()) if path.exists() else {}
-    known[part] = {
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {"python": platform.python_version()} | {tool: importlib.metadata.version(tool) for tool in _TOOLS},
-        "results": results,
-    }
+    known[part] = stamp() | {"results": results}
     write_atomically(path, json.dumps(known, indent=1).encode() + b"\n")
 
 
-def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Processor and cores in use, as far as the system says."""
-    name = platform.processor() or platform.machine()
-    if cpuinfo.exists() and (found := re.search(r"^model name\s*:\s*(.*)$", cpuinfo.read_text(), re.MULTILINE)):
-        name = found[1]
-    return f"{usable_cores()} cores of {name}"
-
-
 def write(docs: Path) -> str:
-    """The tables into the page, and the picture beside it; returns the tables."""
-    known = json.loads((docs / RESULTS).read_text())
-    page = docs / PAGE
+    """The tables into the pages, and the pictures beside them; returns the tables."""
+    pages = (
+        (RESULTS, PAGE, _TABLES, "speed", PICTURE, draw),
+        (SPEED_RESULTS, SPEED_PAGE, speed_report.TABLES, "speech", SPEED_PICTURE, speed_report.draw),
+    )
+    written = []
+    for results, page, tables, drawn, picture, draw_it in pages:
+        if not (docs / results).exists():
+            continue
+        known = json.loads((docs / results).read_text())
+        rendered = [table for part, render in tables.items() if part in known for table in render(known[part])]
+        written.append(_put(docs / page, "\n\n".join(rendered)))
+        if drawn in known:
+            draw_it(known[drawn]["results"], docs / picture)
+    return "\n\n".join(written)
+
+
+def _put(page: Path, tables: str) -> str:
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"{page}: has no marks {BEGIN} and {END} to put the results between")
-    tables = "\n\n".join(table for part, render in _TABLES.items() if part in known for table in render(known[part]))
     write_atomically(page, f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}".encode())
-    if "speed" in known:
-        draw(known["speed"]["results"], docs / PICTURE)
     return tables
-
-
-def _measured(part: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
-    return f"Measured on {part['date']}, {part['machine']} (a shared virtual machine); {versions}."
 
 
 def _accuracy(part: dict[str, Any]) -> list[str]:
@@ -93,7 +84,7 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
                 f"| {recipe} | {row['bytes'] / 1e6:.1f} MB | {rates} | {100 * row['identical']:.1f} % | {errors} |"
             )
         made.append("\n".join(lines))
-    return [*made, "English and Russian: words, Chinese: characters. " + _measured(part)]
+    return [*made, "English and Russian: words, Chinese: characters. " + measured(part)]
 
 
 def _speed(part: dict[str, Any]) -> list[str]:
@@ -120,7 +111,7 @@ def _speed(part: dict[str, Any]) -> list[str]:
             f"{floats['encode'] / int8['encode']:.1f} times as fast as float32, step {int8['step'] / q8['step']:.2f} "
             f"of q8's and {int8['step'] / floats['step']:.2f} of float32's."
         )
-    return ["\n".join(lines), *ratios, _measured(part)]
+    return ["\n".join(lines), *ratios, measured(part)]
 
 
 def _large(part: dict[str, Any]) -> list[str]:
@@ -132,7 +123,7 @@ def _large(part: dict[str, Any]) -> list[str]:
     ]
     for recipe, row in part["results"].items():
         lines.append(f"| {recipe} | {row['bytes'] / 1e6:.0f} MB | {_memory(row)} | {_made(row)} |")
-    return ["\n".join(lines), _measured(part)]
+    return ["\n".join(lines), measured(part)]
 
 
 def _memory(row: dict[str, Any]) -> str:
@@ -166,7 +157,7 @@ def _kernels(part: dict[str, Any]) -> list[str]:
     for name, row in part["results"]["blocks"].items():
         times = " | ".join(f"{row[f'ms_{count}']:.2f}" for count in (8, 400))
         blocks.append(f"| {name} | {row['weights']:.4f} | {row['kernel']:.4f} | {times} |")
-    return ["\n".join(stem), "\n".join(blocks), _measured(part)]
+    return ["\n".join(stem), "\n".join(blocks), measured(part)]
 
 
 _TABLES = {"accuracy": _accuracy, "speed": _speed, "large": _large, "kernels": _kernels}

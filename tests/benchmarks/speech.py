@@ -56,6 +56,8 @@ SYSTEMS = {
     "transformers, float32": System("transformers", "one", {"dtype": "float32"}),
     "transformers, bfloat16": System("transformers", "one", {"dtype": "bfloat16"}),
 }
+# Limits of a segment's length in seconds; the small ones are what dialogue gives anyway.
+SEGMENTS = (10.0, 15.0, 20.0, 30.0)
 # Audio-seconds per second by rows: so many files of 15 s, 45 tokens each.
 BATCHES = (1, 4, 8)
 _FILE_SECONDS, _FILE_TOKENS = 15, 45
@@ -69,6 +71,12 @@ def measure(work: Path) -> dict[str, Any]:
     return {
         "clip": {"seconds": SECONDS, "tokens": TOKENS, "rounds": ROUNDS},
         "systems": _in_turns({name: (folders[each.recipe], each) for name, each in SYSTEMS.items()}),
+        "segments": _in_turns(
+            {
+                f"{limit:g} s": (folders["int8"], System("int8", "segments", {"segment_seconds": limit}))
+                for limit in SEGMENTS
+            }
+        ),
         "batches": _in_turns(
             {
                 f"{recipe}, {rows}": (folders[recipe], System(recipe, "batch", {"max_batch": rows}))
@@ -131,7 +139,7 @@ def _runtime(folder: Path, system: System) -> Callable[[], dict[str, float]]:
         )
         each = math.ceil(TOKENS / counted)
         transcript = transcriber.transcribe(clip, sample_rate=RATE, max_new_tokens=each, ignore_stop=True)
-        return _stages(transcript.timings, transcript.tokens.generated) | {"rows": float(counted)}
+        return _stages(transcript.timings, transcript.tokens.generated) | {"segments": float(counted)}
 
     def files(count: int, seconds: int, tokens: int) -> dict[str, float]:
         parts = [clip[place * RATE : (place + seconds) * RATE] for place in range(0, count * seconds, seconds)]

@@ -123,5 +123,5 @@ def test_an_engine_outlives_buffers_that_did_not_fit(monkeypatch: pytest.MonkeyP
     assert transcriber.transcribe(DATA / "en-1.wav").text == before
 
 
-def _no_memory(*_: Any) -> Any:
+def _no_memory(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))

@@ -144,7 +144,9 @@ def test_a_few_repeats_of_a_phrase_are_no_loop(phrase: list[int], times: int) ->
 def test_log_probabilities_are_a_log_softmax() -> None:
     class Fixed(Scripts):
         def _logits(self, script: int) -> np.ndarray:
-            return np.array([1000.0, 999.0, -5.0], np.float32)
+            row = np.full(VOCAB, -5.0, np.float32)
+            row[:2] = 1000.0, 999.0
+            return row
 
     ((_, result),) = decode(Fixed([[0]]), [Job([0], NO_AUDIO, 2)], 1)
     assert result.log_probabilities == pytest.approx([-math.log1p(math.exp(-1))] * 2, rel=1e-5)

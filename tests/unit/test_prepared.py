@@ -42,7 +42,8 @@ def feeds(session: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
         elif tensor.name == "audio_embeds":
             made[tensor.name] = np.zeros((0, tensor.shape[-1]), np.float32)
         elif tensor.name.startswith("past"):
-            made[tensor.name] = np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), np.float32)
+            dtype = {"tensor(float)": np.float32, "tensor(int8)": np.int8}[tensor.type]
+            made[tensor.name] = np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), dtype)
         elif tensor.name == "num_logits_to_keep":
             made[tensor.name] = np.array([0])
         else:
