@@ -11,7 +11,18 @@ from __future__ import annotations
 
 from runtime.artifact import Artifact, Manifest, open_artifact
 from runtime.errors import AsrError
-from runtime.transcriber import Segment, Transcriber, Transcript
+from runtime.transcriber import Outcome, Request, Segment, Transcriber, Transcript
 from runtime.version import __version__
 
-__all__ = ["Artifact", "AsrError", "Manifest", "Segment", "Transcriber", "Transcript", "__version__", "open_artifact"]
+__all__ = [
+    "Artifact",
+    "AsrError",
+    "Manifest",
+    "Outcome",
+    "Request",
+    "Segment",
+    "Transcriber",
+    "Transcript",
+    "__version__",
+    "open_artifact",
+]

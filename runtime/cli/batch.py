@@ -40,6 +40,7 @@ from runtime.cli.common import (
     ProviderOption,
     SegmentOption,
     ThreadsOption,
+    TranscriptFormat,
     VadOption,
     guarded,
     parse_bytes,
@@ -52,16 +53,6 @@ from runtime.transcriber import default_model
 
 # As many failures are listed at the end; all of them are in the output.
 _LISTED = 20
-
-
-class BatchFormat(StrEnum):
-    """What is written for each file in a folder."""
-
-    json = "json"
-    txt = "txt"
-    srt = "srt"
-    vtt = "vtt"
-    tsv = "tsv"
 
 
 class EngineName(StrEnum):
@@ -82,7 +73,7 @@ def batch(
     ],
     out: Annotated[Path, typer.Option(help="A file NAME.jsonl, a line of JSON a file; or a folder, a file a file.")],
     model: ModelOption = None,
-    format: Annotated[BatchFormat | None, typer.Option(help="Of the files in a folder. [default: json]")] = None,
+    format: Annotated[TranscriptFormat | None, typer.Option(help="Of the files in a folder. [default: json]")] = None,
     language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
     context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
     provider: ProviderOption = None,

@@ -28,6 +28,16 @@ class OutputFormat(StrEnum):
     json = "json"
 
 
+class TranscriptFormat(StrEnum):
+    """What a transcript is written as: the keys of :data:`runtime.writers.FORMATS`."""
+
+    txt = "txt"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+    tsv = "tsv"
+
+
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="The model's folder. [default: the small model that comes along]")
 ]

@@ -14,10 +14,10 @@ from runtime.cli.common import (
     EncoderProviderOption,
     MemoryOption,
     ModelOption,
-    OutputFormat,
     ProviderOption,
     SegmentOption,
     ThreadsOption,
+    TranscriptFormat,
     VadOption,
     guarded,
     parse_bytes,
@@ -25,9 +25,9 @@ from runtime.cli.common import (
     warn,
 )
 from runtime.engine import DEFAULT_BATCH
-from runtime.errors import AsrError, AudioNotFoundError
+from runtime.errors import AsrError, AudioNotFoundError, OptionError
 from runtime.transcriber import Transcriber, Transcript
-from runtime.writers import as_json, as_text
+from runtime.writers import FORMATS, as_json
 
 
 def transcribe(
@@ -35,7 +35,9 @@ def transcribe(
     model: ModelOption = None,
     language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
     context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
-    format: Annotated[OutputFormat, typer.Option(help="Text, or one line of JSON a file.")] = OutputFormat.txt,
+    format: Annotated[
+        TranscriptFormat, typer.Option(help="Text, one line of JSON a file, or a file's segments with their times.")
+    ] = TranscriptFormat.txt,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
@@ -53,6 +55,8 @@ def transcribe(
     A file that cannot be transcribed is named on standard error and does not stop the others; the exit code is then 2.
     """
     with guarded():
+        if len(files) > 1 and format not in (TranscriptFormat.txt, TranscriptFormat.json):
+            raise OptionError(f"{format} is for one file at a time; `batch --format {format}` writes one for each")
         transcriber = Transcriber.from_artifact(
             model,
             provider=provider or "cpu",
@@ -80,7 +84,7 @@ def _transcribe_one(
     files: list[str],
     language: str,
     context: str,
-    format: OutputFormat,
+    format: TranscriptFormat,
     channel: int | None,
 ) -> bool:
     """Print one file's transcript, or on standard error why there is none; False then."""
@@ -97,9 +101,10 @@ def _transcribe_one(
 
 
 def _render(transcript: Transcript, file: str, format: OutputFormat, *, several: bool) -> str:
-    if format is OutputFormat.json:
+    if format is TranscriptFormat.json:
         return as_json(transcript, file=file)
-    return f"{file}: {as_text(transcript)}" if several else as_text(transcript)
+    text = FORMATS[format](transcript).removesuffix("\n")
+    return f"{file}: {text}" if several else text
 
 
 def _standard_input() -> BinaryIO:

@@ -34,12 +34,13 @@ def _speech(part: dict[str, Any]) -> list[str]:
         f"**{clip['seconds']} s of speech, {clip['tokens']} tokens in all**, 0.6B at real size with random weights; "
         f"medians of {clip['rounds']} rounds in which the systems took turns, each in a process of its own:",
         "",
-        "| | features | encoder | prefill | ms a token | total | RTF | peak resident |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | cutting | features | encoder | prefill | ms a token | total | RTF | peak resident |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in systems.items():
         cells = [
             name,
+            f"{1000 * row['segment']:.0f} ms" if row["segment"] else "",
             f"{1000 * row['features']:.0f} ms",
             f"{row['encode']:.2f} s",
             f"{row['prefill']:.2f} s",
@@ -57,7 +58,8 @@ def _speech(part: dict[str, Any]) -> list[str]:
         f"{reference / rows:.1f} times as fast as transformers in float32 and {half / rows:.1f} times as fast as "
         f"transformers in bfloat16; int8 in one segment {floats / alone:.1f} times as fast as float32 in one segment."
     )
-    return ["\n".join(lines), ratios, *_batches(found["batches"]), *_segments(found["segments"]), measured(part)]
+    beside = "Cutting (reading and voice activity) runs beside the other stages, in a thread of its own."
+    return ["\n".join(lines), beside, ratios, *_batches(found["batches"]), *_segments(found["segments"]), measured(part)]
 
 
 def _segments(rows: dict[str, Any]) -> list[str]:

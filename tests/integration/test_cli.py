@@ -54,6 +54,17 @@ def test_several_files_are_named_and_one_bad_file_stops_none(samples: list[dict[
     assert last == "error: 1 of 3 files failed"
 
 
+def test_segments_with_times_for_one_file() -> None:
+    result = run("transcribe", DATA / "en-1.wav", "--format", "srt")
+    assert result.exit_code == 0
+    first, times, text = result.stdout.splitlines()
+    assert (first, text) == ("1", "It was very quiet in Madrid.")
+    assert times.startswith("00:00:00,000 --> 00:00:0")
+    result = run("transcribe", DATA / "en-1.wav", DATA / "en-2.wav", "--format", "vtt")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: vtt is for one file at a time; `batch --format vtt` writes one for each\n"
+
+
 def test_json_has_everything(samples: list[dict[str, Any]]) -> None:
     files = [DATA / "ru-4.wav", DATA / "zh-1.wav"]
     result = run("transcribe", *files, "--format", "json", "--context", samples[7]["context"])
