@@ -6,13 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
+
+from runtime.cgroups import PROC, group_folders, read_lines
 
 _STATUS = Path("/proc/self/status")
 _MEMINFO = Path("/proc/meminfo")
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def peak_resident_bytes() -> int:
@@ -81,7 +80,7 @@ def _windows_counters() -> tuple[int, int]:
 def available_bytes() -> int:
     """Memory that this process can still take: what the system has left, and no more than its control group allows."""
     free = _system_available()
-    return max(0, min([free, *_cgroup_room(_CGROUPS, _OWN_CGROUP)]))
+    return max(0, min([free, *_cgroup_room()]))
 
 
 def _system_available() -> int:
@@ -96,26 +95,14 @@ def _system_available() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # macOS does not say what is left of it
 
 
-def _cgroup_room(root: Path, own: Path) -> list[int]:
-    """What each control group above this process has left, version 2 or 1; empty where there are none."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return []
+def _cgroup_room(proc: Path = PROC) -> list[int]:
+    """What each control group above this process has left; empty where there are none, or none has a limit."""
+    names = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     room = []
-    for _, controllers, path in lines:
-        if controllers == "":
-            base, limit, used = root, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # no such group as seen from in here, or no limit ("max")
-                room.append(int((group / limit).read_text()) - int((group / used).read_text()))
-            if group == base:
-                break
+    for version, folder in group_folders("memory", proc):
+        limit, used = (" ".join(read_lines(folder / name)) for name in names[version])
+        if limit.isdecimal() and used.isdecimal():  # and not "max"
+            room.append(int(limit) - int(used))
     return room
 
 

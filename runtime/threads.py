@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import onnxruntime as ort
 
-_PROC = Path("/proc/self")
+from runtime.cgroups import PROC, group_folders, read_lines
+
 # How long a thread of a running session looks for work before it sleeps. Gaps between two nodes are far shorter; a
 # longer wait means that another session, or another process, could use the core.
 _SPIN_MICROSECONDS = 1000
 
 
-def usable_cores(proc: Path = _PROC) -> int:
+def usable_cores(proc: Path = PROC) -> int:
     """Cores this process may use: its affinity mask, cut to the smallest CPU quota of its cgroups and all above them.
 
     A quota is rounded to the nearest whole core: a thread for a small part of one would spend the quota of the others
@@ -42,52 +43,22 @@ def apply_threads(options: ort.SessionOptions, threads: int | None = None) -> No
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """CPU quotas in cores, of cgroup version 2 and 1; none where nothing limits this process, or there is no cgroup."""
-    groups = {}
-    for line in _lines(proc / "cgroup"):  # hierarchy:controllers:path
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):  # version 2 names none: ""
-            groups[controller] = path
-    for line in _lines(proc / "mountinfo"):  # id parent device root mount-point options … - type source options
-        mount, _, kind = line.partition(" - ")
-        root, point = (_unescape(field) for field in mount.split()[3:5])
-        kind, *_, settings = kind.split()
-        if kind == "cgroup2" and "" in groups:
-            read, path = _quota_v2, groups[""]
-        elif kind == "cgroup" and "cpu" in settings.split(",") and "cpu" in groups:
-            read, path = _quota_v1, groups["cpu"]
-        else:
-            continue
-        for folder in _upwards(Path(point), root, path):
-            quota = read(folder)
-            if quota is not None:
-                yield quota
-
-
-def _upwards(point: Path, root: str, path: str) -> Iterator[Path]:
-    """Folders of the cgroup ``path`` and those above it, up to the mount ``point``, which shows ``root`` and below.
-
-    A container may see its host's path with only its own part mounted: what is not below the mount is left out, and the
-    mount point itself is always the last.
-    """
-    try:
-        below = PurePosixPath(path).relative_to(root)
-    except ValueError:
-        below = PurePosixPath()
-    parts = () if ".." in below.parts else below.parts
-    for count in range(len(parts), -1, -1):
-        yield point.joinpath(*parts[:count])
+    """CPU quotas in cores; none where nothing limits this process, or there is no control group."""
+    for version, folder in group_folders("cpu", proc):
+        quota = _quota_v2(folder) if version == 2 else _quota_v1(folder)
+        if quota is not None:
+            yield quota
 
 
 def _quota_v2(folder: Path) -> float | None:
     """``cpu.max`` is "max period" or "quota period", in microseconds."""
-    fields = " ".join(_lines(folder / "cpu.max")).split()
+    fields = " ".join(read_lines(folder / "cpu.max")).split()
     return _ratio(*fields) if len(fields) == 2 else None
 
 
 def _quota_v1(folder: Path) -> float | None:
     """A negative ``cpu.cfs_quota_us`` is none."""
-    quota, period = (" ".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+    quota, period = (" ".join(read_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
     return _ratio(quota, period)
 
 
@@ -95,18 +66,3 @@ def _ratio(quota: str, period: str) -> float | None:
     if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
         return None
     return int(quota) / int(period)
-
-
-def _lines(path: Path) -> list[str]:
-    """A file's lines; none where it cannot be read, as on other systems."""
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return []
-
-
-def _unescape(field: str) -> str:
-    """The kernel writes blanks and backslashes in paths as octal numbers."""
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(octal, character)
-    return field

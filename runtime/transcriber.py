@@ -25,7 +25,7 @@ from runtime.families import make_engine
 from runtime.joining import join_texts
 from runtime.providers import describe, parse_providers
 from runtime.version import __version__
-from runtime.work import File, Work
+from runtime.work import File, Span, Work
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +73,18 @@ class Transcript(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """An audio to transcribe, and how; see :meth:`Transcriber.transcribe` for what the fields mean."""
+    """An audio to transcribe, and how; see :meth:`Transcriber.transcribe` for what the fields mean.
+
+    ``known`` are segments that were heard before (see :meth:`Transcriber.transcribe_many`): where the audio is cut at
+    the same places again, they are taken as they are.
+    """
 
     source: AudioSource
     language: str | None = None
     context: str = ""
     sample_rate: int | None = None
     channel: int | None = None
+    known: Sequence[Span] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -232,6 +237,7 @@ class Transcriber:
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
         progress: Callable[[float], object] | None = None,
+        kept: Callable[[int, Span], object] | None = None,
     ) -> Iterator[Outcome]:
         """Transcribe many audios, segments of all of them decoded together.
 
@@ -240,6 +246,8 @@ class Transcriber:
             max_new_tokens: see :meth:`transcribe`.
             ignore_stop: see :meth:`transcribe`.
             progress: called with the seconds of audio that are done, after every segment.
+            kept: called with a request's place and each of its segments that is done before the whole is, for
+                whoever wants to go on from there another time.
 
         Yields:
             Each request's outcome as soon as it is there, so not in order. What is wrong with one stops no other.
@@ -257,7 +265,8 @@ class Transcriber:
         prepared = (
             self._prepared(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests)
         )
-        for file in Work(self._engine, prepared, vad=self._vad, told=told).finished():
+        noted = (lambda file, span: kept(file.place, span)) if kept else None
+        for file in Work(self._engine, prepared, vad=self._vad, told=told, kept=noted).finished():
             done.pop(file.place, None)
             yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self._transcript(file))
 
@@ -273,6 +282,7 @@ class Transcriber:
             file.options = SegmentOptions(language, request.context, max_new_tokens, ignore_stop)
             self._engine.check(file.options)
             file.reader = self._reader(request)
+            file.known = {(span.start, span.length): span for span in request.known}
         except AsrError as error:
             file.error = error
         return file

@@ -31,6 +31,15 @@ _PART = 0.6
 _SHORTEST_PART = 2.0
 
 
+class Span(msgspec.Struct, frozen=True):
+    """A finished piece: first sample, samples, what was heard, and why it was decoded a second time, if it was."""
+
+    start: int
+    length: int
+    result: SegmentResult
+    decoded_again: FinishReason | None
+
+
 @dataclass(slots=True)
 class _Slot:
     """One piece on its way. Its samples are let go when it is done."""
@@ -42,19 +51,18 @@ class _Slot:
     again: FinishReason | None = None
     parts: list[SegmentResult | None] = field(default_factory=list)
 
-
-class Span(msgspec.Struct, frozen=True):
-    """A finished piece: first sample, samples, what was heard, and why it was decoded a second time, if it was."""
-
-    start: int
-    length: int
-    result: SegmentResult
-    decoded_again: FinishReason | None
+    def span(self) -> Span:
+        """What is kept of a piece that is done."""
+        assert self.result
+        return Span(self.start, self.length, self.result, self.again)
 
 
 @dataclass(slots=True, eq=False)
 class File:
-    """An audio on its way through the engine. ``error`` is what was wrong with it, if anything."""
+    """An audio on its way through the engine. ``error`` is what was wrong with it, if anything.
+
+    ``known`` are pieces that were heard before, by first sample and length: they are not decoded again.
+    """
 
     place: int
     rate: int
@@ -63,6 +71,7 @@ class File:
     reader: AudioReader | None = None
     options: SegmentOptions = field(default_factory=SegmentOptions)
     error: AsrError | None = None
+    known: dict[tuple[int, int], Span] = field(default_factory=dict)
     slots: list[_Slot] = field(default_factory=list)
     samples: int | None = None
     _left: int = 0
@@ -90,7 +99,7 @@ class File:
     @property
     def spans(self) -> list[Span]:
         """All pieces of a complete file, in order."""
-        return [Span(each.start, each.length, each.result, each.again) for each in self.slots if each.result]
+        return [each.span() for each in self.slots if each.result]
 
     def add(self, piece: Piece) -> int:
         """Remember a piece; its number."""
@@ -138,6 +147,7 @@ class Work:
         *,
         vad: bool,
         told: Callable[[File], object] | None = None,
+        kept: Callable[[File, Span], object] | None = None,
         ahead: bool = True,
     ) -> None:
         """Args:
@@ -147,7 +157,8 @@ class Work:
         told: called with a file after each of its pieces.
         ahead: read and look for speech in a thread beside the engine.
         """
-        self._engine, self._files, self._vad, self._told, self._ahead = engine, files, vad, told, ahead
+        self._engine, self._files, self._vad, self._told, self._kept = engine, files, vad, told, kept
+        self._ahead = ahead
         self._again: deque[SegmentJob] = deque()
         self._complete: deque[File] = deque()
 
@@ -200,8 +211,20 @@ class Work:
                 self._settled(file)
             elif not file.error:
                 number = file.add(event.piece)
-                return self._job(file, number, None, event.piece, file.options)
+                if not self._heard_before(file, number):
+                    return self._job(file, number, None, event.piece, file.options)
         return None
+
+    def _heard_before(self, file: File, number: int) -> bool:
+        slot = file.slots[number]
+        span = file.known.get((slot.start, slot.length))
+        if span is None:
+            return False
+        slot.again = span.decoded_again
+        file.finish(number, span.result)
+        if not self._settled(file):
+            self._tell(file)
+        return True
 
     @staticmethod
     def _job(file: File, number: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
@@ -226,6 +249,8 @@ class Work:
         file.finish(number, result)
         if not self._settled(file):
             self._tell(file)
+            if self._kept:
+                self._kept(file, slot.span())
 
     def _settled(self, file: File) -> bool:
         """Whether a file is complete; it is remembered then, to be yielded."""

@@ -2,7 +2,7 @@
 
 jobs = find_jobs(["recordings/"])
 output = open_output(Path("out.jsonl"), None, made_by)
-transcribe_jobs(output.pending(jobs), local_engine(transcriber, None, ""), output, summary, ...)
+transcribe_jobs(output.pending(jobs), local_engine(transcriber, made_by, log), output, summary, ...)
 """
 
 from __future__ import annotations

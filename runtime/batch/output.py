@@ -19,15 +19,20 @@ from runtime.writers import FORMATS, as_json
 JSON_LINES = ".jsonl"
 JOURNAL = ".batch.jsonl"
 ERRORS = "errors.jsonl"
+SEGMENTS = ".segments.jsonl"
 _WAYS_OUT = "give another --out, or --restart to throw away what is there"
 _NAMES = {"manifest_sha256": "the model's manifest", "segment_seconds": "segment seconds", "vad": "voice activity"}
 
 
 class Output(Protocol):
-    """Results that are kept. A run that is killed loses what was in flight; the next goes on after the rest."""
+    """Results that are kept. A run that is killed loses what was in flight; the next goes on after the rest.
+
+    ``segments_path`` is where finished segments of unfinished files may be kept meanwhile.
+    """
 
     path: Path
     errors_path: Path
+    segments_path: Path
 
     def pending(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that are not finished: new ones, and those that failed.
@@ -75,6 +80,7 @@ class JsonLines:
 
     def __init__(self, path: Path, made_by: MadeBy, *, restart: bool = False) -> None:
         self.path = self.errors_path = path
+        self.segments_path = path.with_name(f".{path.name}.segments")
         self._made_by = made_by
         self._journal = Journal(path)
         with _releasing(self._journal):
@@ -116,7 +122,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, format: str, made_by: MadeBy, *, restart: bool = False) -> None:
-        self.path, self.errors_path = path, path / ERRORS
+        self.path, self.errors_path, self.segments_path = path, path / ERRORS, path / SEGMENTS
         self._format = format
         self._made_by = made_by
         try:

@@ -8,9 +8,12 @@ from contextlib import closing
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.output import Output
+from runtime.batch.journal import MadeBy
+from runtime.batch.output import Output, made_for
+from runtime.batch.segments import SegmentLog
 from runtime.errors import OptionError
 from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.work import Span
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -82,7 +85,9 @@ def transcribe_jobs(
             on_change()
 
 
-def requests(jobs: Sequence[Job], language: str | None, context: str) -> Iterator[Request]:
+def requests(
+    jobs: Sequence[Job], language: str | None, context: str, known: Callable[[Job], Sequence[Span]] = lambda _: ()
+) -> Iterator[Request]:
     """Jobs as the transcriber takes them; what a job does not say is that of the whole batch."""
     for job in jobs:
         yield Request(
@@ -90,6 +95,7 @@ def requests(jobs: Sequence[Job], language: str | None, context: str) -> Iterato
             language if job.language is None else job.language,
             context if job.context is None else job.context,
             channel=job.channel,
+            known=known(job),
         )
 
 
@@ -114,11 +120,16 @@ def languages_asked(jobs: Sequence[Job], language: str | None) -> list[tuple[str
     return [(where, name) for name, where in asked.items()]
 
 
-def local_engine(transcriber: Transcriber, language: str | None, context: str) -> Engine:
-    """An engine in this process."""
+def local_engine(transcriber: Transcriber, made_by: MadeBy, log: SegmentLog) -> Engine:
+    """An engine in this process. ``log`` keeps the segments of files that are not finished, and has earlier ones."""
 
     def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
-        for outcome in transcriber.transcribe_many(requests(jobs, language, context), progress=heard):
+        made = [made_for(job, made_by) for job in jobs]
+        places = {id(job): place for place, job in enumerate(jobs)}
+        asked = requests(jobs, made_by.language, made_by.context, lambda job: log.known(job, made[places[id(job)]]))
+        for outcome in transcriber.transcribe_many(
+            asked, progress=heard, kept=lambda place, span: log.add(jobs[place], made[place], span)
+        ):
             yield Result(outcome.place, outcome.transcript, str(outcome.error) if outcome.error else None)
 
     return run

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from runtime.bench.results import Spread
 
 # A word, or a character of a script that has no spaces.
 _UNIT = re.compile(
@@ -32,19 +33,6 @@ class Request(msgspec.Struct, frozen=True):
     new_tokens: int | None
     outputs: str
     reference: str | None = None
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """Median of several runs, and the least and the most."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
 
 
 class Difference(msgspec.Struct, frozen=True):

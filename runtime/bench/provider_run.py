@@ -18,7 +18,8 @@ import onnxruntime
 
 from runtime.artifact import write_atomically
 from runtime.audio import load_audio
-from runtime.bench.compared import Difference, Measured, Request, Spread, difference, worst
+from runtime.bench.compared import Difference, Measured, Request, difference, worst
+from runtime.bench.results import Spread
 from runtime.engine import Engine, Probe, SegmentOptions
 from runtime.errors import AsrError
 from runtime.memory import peak_resident_bytes

@@ -28,6 +28,7 @@ from runtime.batch import (
     transcribe_jobs,
 )
 from runtime.batch.ray_engine import WorkerOptions, ray_engine
+from runtime.batch.segments import SegmentLog
 from runtime.batching import describe_plan
 from runtime.cli.common import (
     BAD_INPUT,
@@ -49,7 +50,7 @@ from runtime.cli.common import (
 from runtime.engine import DEFAULT_BATCH
 from runtime.errors import OptionError
 from runtime.providers import AskedProviders
-from runtime.transcriber import default_model
+from runtime.transcriber import Transcriber, default_model
 
 # As many failures are listed at the end; all of them are in the output.
 _LISTED = 20
@@ -129,8 +130,13 @@ def batch(
             left = output.pending(jobs)
             summary = Summary(files=len(jobs), skipped=len(jobs) - len(left))
             began = time.perf_counter()
-            if left:
-                _work(left, distributed or _here(options, left, told, context), output, summary)
+            if left and distributed:
+                _work(left, distributed, output, summary)
+            elif left:
+                transcriber = _open(options, left, told)
+                with closing(SegmentLog(output.segments_path, restart=restart)) as log:
+                    _work(left, local_engine(transcriber, made_by, log), output, summary)
+                    log.remove()
         _report(summary, output, time.perf_counter() - began)
     if summary.failures:
         raise typer.Exit(BAD_INPUT)
@@ -144,11 +150,11 @@ def _language(artifact: Artifact, language: str) -> str | None:
     return None if wanted == "auto" else names.get(wanted, language)
 
 
-def _here(options: WorkerOptions, jobs: list[Job], language: str | None, context: str) -> Engine:
+def _open(options: WorkerOptions, jobs: list[Job], language: str | None) -> Transcriber:
     transcriber = options.open()
     check_languages(transcriber, languages_asked(jobs, language))
     typer.echo(describe_plan(transcriber.plan), err=True)
-    return local_engine(transcriber, language, context)
+    return transcriber
 
 
 def _work(jobs: list[Job], engine: Engine, output: Output, summary: Summary) -> None:

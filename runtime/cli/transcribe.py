@@ -100,7 +100,7 @@ def _transcribe_one(
     return True
 
 
-def _render(transcript: Transcript, file: str, format: OutputFormat, *, several: bool) -> str:
+def _render(transcript: Transcript, file: str, format: TranscriptFormat, *, several: bool) -> str:
     if format is TranscriptFormat.json:
         return as_json(transcript, file=file)
     text = FORMATS[format](transcript).removesuffix("\n")

@@ -59,7 +59,14 @@ def _speech(part: dict[str, Any]) -> list[str]:
         f"transformers in bfloat16; int8 in one segment {floats / alone:.1f} times as fast as float32 in one segment."
     )
     beside = "Cutting (reading and voice activity) runs beside the other stages, in a thread of its own."
-    return ["\n".join(lines), beside, ratios, *_batches(found["batches"]), *_segments(found["segments"]), measured(part)]
+    return [
+        "\n".join(lines),
+        beside,
+        ratios,
+        *_batches(found["batches"]),
+        *_segments(found["segments"]),
+        measured(part),
+    ]
 
 
 def _segments(rows: dict[str, Any]) -> list[str]:

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
+from runtime.families.qwen3_asr import Qwen3AsrEngine
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 # What one run may take; nothing here comes near it, but a run that hangs must end.
@@ -301,3 +304,37 @@ def test_a_ray_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mon
     result = run(DATA / "en-1.wav", "--out", tmp_path / "out.jsonl", "--engine", "ray")
     assert result.exit_code == 2
     assert result.stderr == "error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there (Connection refused)\n"
+
+
+@pytest.mark.slow
+def test_a_killed_run_keeps_the_finished_segments_of_a_long_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was decoded before the kill is not decoded again, and the text is that of a run that was not killed."""
+    parts = [soundfile.read(path, dtype="float32")[0] for path in sorted(DATA.glob("*-3.wav"))]
+    pause = np.zeros(2 * 16_000, np.float32)
+    soundfile.write(
+        tmp_path / "long.flac", np.concatenate([np.concatenate([part, pause]) for part in parts * 12]), 16_000
+    )
+    out, segments = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.segments"
+    arguments = (tmp_path / "long.flac", "--out", out, "--max-batch", "2")
+    with process(*arguments) as running:
+        wait(lambda: segments.exists() and segments.read_bytes().count(b"\n") >= 5, running)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert out.read_bytes() == b""
+    kept = segments.read_bytes().count(b"\n")
+    heard: list[Any] = []
+    decode = Qwen3AsrEngine._result
+
+    def counted(*given: Any) -> Any:
+        heard.append(given)
+        return decode(*given)
+
+    monkeypatch.setattr(Qwen3AsrEngine, "_result", counted)
+    assert run(*arguments).exit_code == 0
+    resumed = json.loads(out.read_text())
+    assert len(heard) <= len(resumed["segments"]) - kept + 1  # one line may be torn
+    assert not segments.exists()
+    whole = tmp_path / "whole.jsonl"
+    assert run(tmp_path / "long.flac", "--out", whole, "--max-batch", "2").exit_code == 0
+    assert json.loads(whole.read_text())["segments"] == resumed["segments"]

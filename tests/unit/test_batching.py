@@ -63,23 +63,23 @@ class TestLinux:
         del array
 
     def test_the_tightest_control_group_counts(self, tmp_path: Path) -> None:
-        own = tmp_path / "cgroup"
-        own.write_text("0::/user/job\n")
+        (tmp_path / "cgroup").write_text("0::/user/job\n")
+        (tmp_path / "mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
         for group, limit, used in (("", "max", 1), ("user", "1000", 300), ("user/job", "5000", 100)):
             folder = tmp_path / group
             folder.mkdir(exist_ok=True)
             (folder / "memory.max").write_text(f"{limit}\n")
             (folder / "memory.current").write_text(f"{used}\n")
-        assert min(memory._cgroup_room(tmp_path, own)) == 700
+        assert min(memory._cgroup_room(tmp_path)) == 700
 
     def test_version_1_too(self, tmp_path: Path) -> None:
-        own = tmp_path / "cgroup"
-        own.write_text("5:cpu,cpuacct:/a\n4:memory:/docker/x\n0::/\n")
-        folder = tmp_path / "memory" / "docker" / "x"
+        (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/a\n4:memory:/docker/x\n")
+        (tmp_path / "mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw - cgroup cgroup rw,memory\n")
+        folder = tmp_path / "docker" / "x"
         folder.mkdir(parents=True)
         (folder / "memory.limit_in_bytes").write_text("9000")
         (folder / "memory.usage_in_bytes").write_text("2000")
-        assert memory._cgroup_room(tmp_path, own) == [7000]
+        assert memory._cgroup_room(tmp_path) == [7000]
 
     def test_no_control_groups(self, tmp_path: Path) -> None:
-        assert memory._cgroup_room(tmp_path, tmp_path / "none") == []
+        assert memory._cgroup_room(tmp_path) == []

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from runtime.bench.compared import (
     Difference,
     Measured,
-    Spread,
     compare_texts,
     difference,
     edits,
     first_difference,
     worst,
 )
+from runtime.bench.results import Spread
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=6)
 

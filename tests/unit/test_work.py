@@ -14,7 +14,7 @@ import pytest
 
 from runtime.engine import BatchPlan, Capabilities, Engine, Probe, SegmentJob, SegmentOptions, SegmentResult, Timings
 from runtime.errors import AudioInvalidError
-from runtime.work import REPETITION_PENALTY, File, Work
+from runtime.work import REPETITION_PENALTY, File, Span, Work
 
 RATE = 100
 
@@ -158,6 +158,22 @@ def test_a_loop_is_decoded_again_once_in_shorter_pieces_with_a_penalty() -> None
 def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:
     (bounded,) = work(Echo(), [file(0, 4, value=101, max_new_tokens=5)])
     assert (bounded.spans[0].decoded_again, bounded.spans[0].result.finish_reason) == (None, "repetition")
+
+
+def test_what_was_heard_before_is_not_decoded_again() -> None:
+    kept: list[tuple[int, Span]] = []
+    (whole,) = work(Echo(), [file(0, 17)], kept=lambda each, span: kept.append((each.place, span)))
+    assert len(kept) == len(whole.spans) - 1  # the last one ends the file
+    assert all(place == 0 and span in whole.spans for place, span in kept)
+    engine, again = Echo(), file(0, 17)
+    again.known = {(span.start, span.length): span for span in whole.spans[1:3]} | {(5, 5): whole.spans[0]}
+    (resumed,) = work(engine, [again])
+    assert resumed.spans == whole.spans
+    assert len(engine.jobs) == len(whole.spans) - 2
+    everything = file(0, 17)
+    everything.known = {(span.start, span.length): span for span in whole.spans}
+    (known,) = work(Echo(), [everything])
+    assert (known.spans, known.done) == (whole.spans, 17.0)
 
 
 def test_progress_grows_to_the_duration() -> None:
