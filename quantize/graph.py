@@ -18,6 +18,9 @@ INLINE_LIMIT_BYTES = 128 * 2**20
 
 MICROSOFT = "com.microsoft"
 
+# Matrices from this size on are worth a second name; see :func:`_name_apart`.
+_LARGE_BYTES = 16 * 2**20
+
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
@@ -32,6 +35,21 @@ _DTYPES = {
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers of the main graph."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """The graph in ``path``; weights are not read yet, and one that has several names has one again."""
+    model = ir.load(path)
+    first: dict[tuple[str, int, int], ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor) or tensor.offset is None or not tensor.length:
+            continue
+        known = first.setdefault((str(tensor.location), tensor.offset, tensor.length), value)
+        if known is not value:
+            ir.convenience.replace_all_uses_with(value, known)
+            del model.graph.initializers[name]
+    return model
 
 
 def save_graph(model: ir.Model, path: Path, inline_limit: int = INLINE_LIMIT_BYTES) -> GraphSpec:
@@ -49,7 +67,38 @@ def save_graph(model: ir.Model, path: Path, inline_limit: int = INLINE_LIMIT_BYT
             if isinstance(value.const_value, ir.ExternalTensor):  # it would go on pointing to where it was read from
                 value.const_value = ir.tensor(np.array(value.const_value.numpy()), name=value.name)
     ir.save(model, path, external_data=data)
+    if data:
+        _name_apart(path)
     return interface(model, path.name, data)
+
+
+def _name_apart(path: Path) -> None:
+    """Give each node that reads a large matrix of a saved graph a name of its own for it, over the same bytes.
+
+    :func:`load_graph` undoes it.
+
+    ONNX Runtime packs the matrix of a product and lets the original go, unless another node reads it too: then all of
+    it stays mapped and counts as resident, though an embedding looks up a row at a time.
+    """
+    model = ir.load(path)
+    for name, value in list(model.graph.initializers.items()):
+        tensor, uses = value.const_value, list(value.uses())
+        if not isinstance(tensor, ir.ExternalTensor) or len(uses) < 2 or tensor.nbytes < _LARGE_BYTES:
+            continue
+        for number, use in enumerate(uses[1:], 1):
+            again = ir.ExternalTensor(
+                tensor.location,
+                tensor.offset,
+                tensor.length,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=f"{name}/{number}",
+                base_dir=tensor.base_dir,
+            )
+            own = ir.Value(name=again.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=again)
+            model.graph.register_initializer(own)
+            use.node.replace_input_with(use.idx, own)
+    ir.save(model, path)
 
 
 def interface(model: ir.Model, file: str, data: str | None = None) -> GraphSpec:

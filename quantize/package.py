@@ -19,6 +19,7 @@ from quantize import gate
 from quantize.calibration import Calibration, Inputs
 from quantize.errors import CalibrationError, GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
+from quantize.graph import load_graph
 from quantize.methods import cache
 from quantize.output import appearing, hash_files, refuse_existing
 from quantize.probing import ProbedGraph
@@ -166,7 +167,7 @@ def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
     nodes: list[tuple[str, str, str]] = []
     caches = 0
     for role in parent.manifest.graphs:
-        graph = ir.load(parent.graph_path(role)).graph
+        graph = load_graph(parent.graph_path(role)).graph
         caches += sum(1 for _ in cache.find_attention(graph))
         some = graph if everything else (product.node for product in find_products(graph))
         nodes += [(role, node.name or "", node.op_type) for node in some]
@@ -266,7 +267,7 @@ def _run_graph(
 ) -> tuple[dict[str, Inputs], list[gate.Expected]]:
     """Calibration statistics of a graph's products and cache, and its outputs for the gate's probes."""
     path = parent.graph_path(role)
-    graph = ir.load(path).graph
+    graph = load_graph(path).graph
     products = [product for product in find_products(graph) if product.name in rules]
     cached = cache.taps(graph) if recipe.cache else []
     wanted = recipe.calibrates and (any(product.operator != "Gather" for product in products) or cached)
@@ -292,7 +293,7 @@ def _rewrite(
     recipe: Recipe,
 ) -> Rewritten:
     path = parent.graph_path(role)
-    graph = ir.load(path).graph
+    graph = load_graph(path).graph
     weights = len({product.weight.name for product in find_products(graph)})
     cached = recipe.cache is not None and any(True for _ in cache.find_attention(graph))
     measured = sum(isinstance(rule, WeightOnly) and rule.sensitive is not None for rule in rules.values())

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from quantize.graph import load_graph
 from runtime.engine import Probe
 from runtime.threads import usable_cores
 
@@ -27,7 +28,7 @@ class ProbedGraph:
             taps: names of values to be read.
             pushed: names of values to which :meth:`run` can add an array.
         """
-        model = ir.load(path)
+        model = load_graph(path)
         values = {value.name: value for node in model.graph for value in node.outputs}
         self._fed = {value.name or "" for value in model.graph.inputs}
         self._pushes: Arrays = {}

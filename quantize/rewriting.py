@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from quantize.calibration import Inputs
 from quantize.errors import RecipeError
-from quantize.graph import drop_unused_initializers, save_graph
+from quantize.graph import drop_unused_initializers, load_graph, save_graph
 from quantize.methods import cache, fp16, per_element, w8a8, weight_only
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
@@ -59,7 +59,7 @@ def rewrite(
     Raises:
         RecipeError: nodes that share a weight have different rules, or attention has a cache that cannot be quantized.
     """
-    model = ir.load(path)
+    model = load_graph(path)
     graph = model.graph
     products = find_products(graph)
     weights = Weights()

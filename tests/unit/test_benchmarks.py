@@ -54,6 +54,38 @@ def test_the_published_results_reach_what_was_asked_for() -> None:
     assert known["large"]["int4"]["resident_bytes"] <= 2.2e9
 
 
+def test_the_speed_page_says_what_was_measured(tmp_path: Path) -> None:
+    for name in (report.SPEED_RESULTS, report.SPEED_PAGE):
+        shutil.copy(DOCS / name, tmp_path)
+    report.write(tmp_path)
+    assert (tmp_path / report.SPEED_PAGE).read_text(encoding="utf-8") == (DOCS / report.SPEED_PAGE).read_text("utf-8")
+    picture = (tmp_path / report.SPEED_PICTURE).read_text(encoding="utf-8")
+    results = json.loads((DOCS / report.SPEED_RESULTS).read_text())["speech"]["results"]
+    assert all(f">{name}<" in picture for name in results["systems"])
+
+
+def test_the_published_speed_reaches_what_was_asked_for() -> None:
+    known = {part: value["results"] for part, value in json.loads((DOCS / report.SPEED_RESULTS).read_text()).items()}
+    systems = known["speech"]["systems"]
+    floats, rows = systems["float32, one segment"], systems["int8, segments in rows"]
+    assert floats["total"] / rows["total"] >= 4
+    assert floats["total"] / systems["int8, one segment"]["total"] >= 2.2
+    assert rows["total"] <= 4.8
+    assert rows["encode"] <= 0.8
+    assert rows["token"] <= 0.016
+    assert rows["resident_bytes"] <= 1.3e9
+    assert all(rows["total"] < row["total"] for name, row in systems.items() if name.startswith("transformers"))
+    scale = known["scale"]
+    minutes = {int(count): row["seconds"] / int(count) for count, row in scale["minutes"].items()}
+    # A minute gives fewer rows than fit, so longer audio may be cheaper by the minute, and never dearer.
+    assert all(minutes[long] <= 1.1 * minutes[short] for short in minutes for long in minutes if long > short)
+    assert scale["files"]["last_bytes"] <= 1.05 * scale["files"]["first_bytes"]
+    assert scale["cold_starts"]["int8"]["prepared"]["median"] <= 1.5
+    short, long = scale["hours"].values()
+    samples = 4 * 16_000 * (long["duration"] - short["duration"])
+    assert long["peak_bytes"] - short["peak_bytes"] <= samples
+
+
 def test_a_page_without_marks_is_not_touched(tmp_path: Path) -> None:
     shutil.copy(DOCS / report.RESULTS, tmp_path)
     (tmp_path / report.PAGE).write_text("a page", encoding="utf-8")

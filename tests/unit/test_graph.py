@@ -1,0 +1,61 @@
+"""A matrix that several nodes read: once in the files, a name for each node, once for whoever edits the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from quantize import graph as graphs
+from quantize.graph import Editor, load_graph, save_graph
+
+
+@pytest.fixture
+def tied(rng: np.random.Generator) -> ir.Model:
+    """A row looked up in a table, and multiplied with all of it."""
+    ids = ir.Value(name="ids", shape=ir.Shape(["n"]), type=ir.TensorType(ir.DataType.INT64))
+    graph = ir.Graph([ids], [], nodes=[], opset_imports={"": 21})
+    edit = Editor(graph, "model")
+    table = edit.constant("table", rng.standard_normal((50, 8)).astype(np.float32))
+    small = edit.constant("small", np.ones(8, np.float32))
+    rows = edit.node("Add", [edit.node("Gather", [table, ids]), small])
+    scores = edit.node("Gemm", [edit.node("Mul", [rows, small]), table], transB=1)
+    scores.name, scores.shape, scores.type = "scores", ir.Shape(["n", 50]), ir.TensorType(ir.DataType.FLOAT)
+    graph.outputs.append(scores)
+    return ir.Model(graph, ir_version=10)
+
+
+def run(path: Path) -> np.ndarray:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    scores: np.ndarray = session.run(None, {"ids": np.array([3, 7])})[0]
+    return scores
+
+
+def test_each_reader_has_a_name_of_its_own_over_the_same_bytes(
+    tied: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_graph(tied, tmp_path / "whole.onnx")
+    monkeypatch.setattr(graphs, "_LARGE_BYTES", 1000)
+    assert save_graph(tied, tmp_path / "apart.onnx", inline_limit=0).data == "apart.onnx.data"
+    assert (tmp_path / "apart.onnx.data").stat().st_size < 2 * 50 * 8 * 4
+    saved = ir.load(tmp_path / "apart.onnx").graph
+    names = [node.inputs[place].name for node, place in zip(saved, (0, 1, 1, 1), strict=True) if node.inputs[place]]  # type: ignore[union-attr]
+    assert names[0] != names[-1]
+    offsets = [saved.initializers[str(name)].const_value.offset for name in (names[0], names[-1])]  # type: ignore[union-attr]
+    assert offsets[0] == offsets[1]
+    assert names[1] == names[2]  # what is small keeps its name
+    np.testing.assert_array_equal(run(tmp_path / "apart.onnx"), run(tmp_path / "whole.onnx"))
+
+
+def test_whoever_edits_the_graph_sees_one(tied: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_LARGE_BYTES", 1000)
+    save_graph(tied, tmp_path / "apart.onnx", inline_limit=0)
+    loaded = load_graph(tmp_path / "apart.onnx")
+    assert len(loaded.graph.initializers) == 2
+    gather, *_, gemm = loaded.graph
+    assert gather.inputs[0] is gemm.inputs[1]
+    save_graph(loaded, tmp_path / "again.onnx")
+    np.testing.assert_array_equal(run(tmp_path / "again.onnx"), run(tmp_path / "apart.onnx"))
