@@ -38,7 +38,7 @@ PAUSE_SECONDS = 1.5
 MARGIN_SECONDS = 0.25
 # Silence up to this at the beginning and at the end of an audio stays: cutting it saves next to nothing, and so a short
 # recording is transcribed as it is.
-EDGE_SECONDS = 0.5
+EDGE_SECONDS = 1.0
 
 # The detector goes on hearing speech for about this long after it ended: a pause is so much longer than its frames.
 _LAG_SECONDS = 0.1
