@@ -245,7 +245,7 @@ class Transcriber:
             requests: taken one by one, a little ahead of the decoding, by another thread.
             max_new_tokens: see :meth:`transcribe`.
             ignore_stop: see :meth:`transcribe`.
-            progress: called with the seconds of audio that are done, after every segment.
+            progress: called with the seconds of audio that became done, after every segment.
             kept: called with a request's place and each of its segments that is done before the whole is, for
                 whoever wants to go on from there another time.
 
@@ -253,14 +253,11 @@ class Transcriber:
             Each request's outcome as soon as it is there, so not in order. What is wrong with one stops no other.
         """
         done: dict[int, float] = {}
-        total = 0.0
 
         def told(file: File) -> None:
-            nonlocal total
-            total += file.done - done.get(file.place, 0.0)
-            done[file.place] = file.done
             if progress:
-                progress(total)
+                progress(file.done - done.get(file.place, 0.0))
+            done[file.place] = file.done
 
         prepared = (
             self._prepared(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests)

@@ -322,7 +322,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _text_width(text: str, size: float = _FONT) -> float:
-    """About as wide as ``text`` is in a sans-serif font: an em for a wide character, 0.64 for others, a little too wide."""
+    """As wide as ``text`` is, or a little wider, in a sans-serif font: an em for a wide character, 0.64 for others."""
     return size * sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.64 for char in text)
 
 

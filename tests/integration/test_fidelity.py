@@ -264,8 +264,11 @@ def test_files_decoded_together_are_what_they_are_alone(
     ]
     requests.insert(4, Request(DATA / "none.wav"))
     single, many = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
-    found = {outcome.place: outcome for outcome in many.transcribe_many(iter(requests))}
+    told: list[float] = []
+    found = {outcome.place: outcome for outcome in many.transcribe_many(iter(requests), progress=told.append)}
     assert sorted(found) == list(range(len(requests)))
+    seconds = sum(outcome.transcript.duration for outcome in found.values() if outcome.transcript)
+    assert sum(told) == pytest.approx(seconds, abs=0.01)
     for place, made in enumerate(requests):
         if place == 4:
             assert isinstance(found[4].error, AudioNotFoundError)
