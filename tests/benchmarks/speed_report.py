@@ -58,7 +58,10 @@ def _speech(part: dict[str, Any]) -> list[str]:
         f"{reference / rows:.1f} times as fast as transformers in float32 and {half / rows:.1f} times as fast as "
         f"transformers in bfloat16; int8 in one segment {floats / alone:.1f} times as fast as float32 in one segment."
     )
-    beside = "Cutting (reading and voice activity) runs beside the other stages, in a thread of its own."
+    beside = (
+        "Cutting (reading and voice activity) runs beside the other stages, in a thread of its own. The peaks of "
+        "transformers are those of loading in float32."
+    )
     return [
         "\n".join(lines),
         beside,
