@@ -11,19 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import OptionError
-from runtime.joining import is_unspaced, join_texts
 from runtime.voice_activity import FRAME_SAMPLES, SAMPLE_RATE, SpeechDetector
 
-__all__ = [
-    "Detector",
-    "Piece",
-    "cut_points",
-    "fixed_pieces",
-    "is_unspaced",
-    "join_texts",
-    "speech_pieces",
-    "split_piece",
-]
+__all__ = ["Detector", "Piece", "fixed_pieces", "speech_pieces", "split_piece"]
 
 Floats = npt.NDArray[np.float32]
 Span = tuple[int, int]
@@ -150,11 +140,6 @@ def split_piece(piece: Piece, rate: int, *, parts: int | None = None, longest: f
         made.append(tail.piece((start, end)))
         start = end
     return [*made, tail.piece((start, piece.end))]
-
-
-def cut_points(samples: Floats, rate: int, longest: float) -> list[Span]:
-    """Spans [start, end) of the :func:`fixed_pieces` of ``samples``."""
-    return [(piece.start, piece.end) for piece in fixed_pieces([samples], rate, longest)] or [(0, len(samples))]
 
 
 def _limit(longest: float, rate: int) -> int:
