@@ -37,7 +37,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
     ``providers`` are execution providers by a graph's role, the CPU for a role that is not named. ``max_batch`` bounds
     the rows, ``memory`` the bytes that this process may have resident (None: half of what is free), ``segment_seconds``
-    the longest segment (None: the model's own).
+    the longest segment (None: :data:`DEFAULT_SEGMENT_SECONDS`, or the model's own where that is shorter).
     """
 
     providers: dict[str, Providers] = {}

@@ -9,12 +9,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NewType
 
 import msgspec
 
-from runtime.artifact import write_atomically
 from runtime.bench.machine import Machine
 
 Html = NewType("Html", str)
@@ -101,15 +99,6 @@ def page(title: str, lead: str, *parts: Html, footer: str = "") -> Html:
         + (f"\n<footer><p>{escape(footer)}</p></footer>" if footer else "")
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def write_page(path: Path, document: Html) -> None:
-    """Write a page whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_atomically(path, document.encode())
 
 
 def section(heading: str, *parts: Html, lead: str = "") -> Html:

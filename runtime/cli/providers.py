@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,10 @@ def providers(
         typer.Option("--model", help="The model to compare with. [default: the small model that comes along]"),
     ] = None,
     audio: Annotated[
-        list[Path] | None, typer.Option(help="Audio to transcribe; repeat it for several files.", metavar="FILE")
+        list[Path] | None,
+        typer.Option(
+            help="Audio to transcribe; repeat it for several files. [default: samples that come along]", metavar="FILE"
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
@@ -63,6 +67,7 @@ def providers(
                 )
         typer.echo(describe_machine())
         return
+    from runtime.bench.clips import sample_recordings
     from runtime.bench.compare import compare as compare_providers
     from runtime.bench.compare_report import as_page, as_text
     from runtime.providers import split_list
@@ -73,24 +78,26 @@ def providers(
         for path in audio or ():
             if not path.is_file():
                 raise AudioNotFoundError(f"{path}: no such file")
-        if not audio:
-            raise OptionError("no audio to compare with; give --audio FILE")
         comparison = compare_providers(
             model or default_model(),
             split_list(compare),
-            audio,
+            audio or sample_recordings(),
             reference=reference,
             runs=runs,
             threads=threads,
             new_tokens=new_tokens,
             packages=dict(map(_named_folder, packages or ())),
-            progress=lambda name: typer.echo(f"measuring {name}", err=True),
+            progress=_say if sys.stderr.isatty() else lambda _: None,
         )
         if json:
             write(json, msgspec.json.format(msgspec.json.encode(comparison), indent=1) + b"\n")
         if html:
             write(html, as_page(comparison).encode())
     typer.echo(as_text(comparison))
+
+
+def _say(name: str) -> None:
+    typer.echo(f"measuring {name}", err=True)
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

@@ -178,7 +178,6 @@ def test_forced_tokens_are_as_many(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--html", "page.html"], "these options go with --compare"),
-        (["--compare", "cpu"], "no audio to compare with; give --audio FILE"),
         (["--compare", "cpu", "--audio", "none.wav"], "none.wav: no such file"),
         (["--compare", "gpu", "--audio", AUDIO[0]], "unknown provider 'gpu'"),
         (["--compare", "cuda:x=1", "--audio", AUDIO[0]], "provider 'cuda' has no option 'x'"),
