@@ -64,10 +64,16 @@ class SegmentOptions(msgspec.Struct, frozen=True):
     repetition_penalty: float = 1.0
 
 
+def _always() -> bool:
+    return True
+
+
 class SegmentJob(msgspec.Struct, frozen=True):
     """A segment to transcribe: whose it is, its mono float32 samples, what is asked, and where its times are kept.
 
     ``began`` is when its audio was begun (``time.perf_counter``): the time to the first token counts from there.
+    ``alive`` is asked between steps: when it says no, the text is dropped where it is, its row is free for another, and
+    there is no result.
     """
 
     key: Any
@@ -75,6 +81,7 @@ class SegmentJob(msgspec.Struct, frozen=True):
     options: SegmentOptions
     timings: Timings
     began: float
+    alive: Callable[[], bool] = _always
 
 
 class SegmentResult(msgspec.Struct, frozen=True):

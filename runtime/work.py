@@ -107,6 +107,36 @@ class File:
         self._left += 1
         return len(self.slots) - 1
 
+    def job(self, number: int) -> SegmentJob:
+        """What the engine is to do for a piece."""
+        piece = self.slots[number].piece
+        assert piece
+        return self._job(number, None, piece, self.options)
+
+    def take(self, number: int, part: int | None, result: SegmentResult) -> list[SegmentJob]:
+        """Put a result where it belongs: the piece is done, or these jobs are to be done for it.
+
+        A text that was cut or looped is decoded again: in shorter parts, and with a penalty on repetitions.
+        """
+        slot = self.slots[number]
+        if part is not None:
+            slot.parts[part] = result
+            heard = [each for each in slot.parts if each]
+            if len(heard) < len(slot.parts):
+                return []
+            result = joined(heard)
+        elif result.finish_reason != "stop" and not self.options.max_new_tokens and slot.piece:
+            longest = max(_SHORTEST_PART, _PART * slot.length / self.rate)
+            pieces = split_piece(slot.piece, self.rate, longest=longest)
+            slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
+            guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
+            return [self._job(number, place, piece, guarded) for place, piece in enumerate(pieces)]
+        self.finish(number, result)
+        return []
+
+    def _job(self, number: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
+        return SegmentJob((self, number, part), piece.samples, options, self.timings, self.began)
+
     def finish(self, number: int, result: SegmentResult) -> None:
         """A piece is done."""
         slot = self.slots[number]
@@ -212,7 +242,7 @@ class Work:
             elif not file.error:
                 number = file.add(event.piece)
                 if not self._heard_before(file, number):
-                    return self._job(file, number, None, event.piece, file.options)
+                    return file.job(number)
         return None
 
     def _heard_before(self, file: File, number: int) -> bool:
@@ -226,31 +256,12 @@ class Work:
             self._tell(file)
         return True
 
-    @staticmethod
-    def _job(file: File, number: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
-        return SegmentJob((file, number, part), piece.samples, options, file.timings, file.began)
-
     def _take(self, file: File, number: int, part: int | None, result: SegmentResult) -> None:
-        """Put a result where it belongs, or have its piece decoded again."""
-        slot = file.slots[number]
-        if part is not None:
-            slot.parts[part] = result
-            heard = [each for each in slot.parts if each]
-            if len(heard) < len(slot.parts):
-                return
-            result = _joined(heard)
-        elif result.finish_reason != "stop" and not file.options.max_new_tokens and slot.piece:
-            longest = max(_SHORTEST_PART, _PART * slot.length / file.rate)
-            pieces = split_piece(slot.piece, file.rate, longest=longest)
-            slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
-            guarded = msgspec.structs.replace(file.options, repetition_penalty=REPETITION_PENALTY)
-            self._again.extend(self._job(file, number, place, piece, guarded) for place, piece in enumerate(pieces))
-            return
-        file.finish(number, result)
-        if not self._settled(file):
+        self._again.extend(file.take(number, part, result))
+        if file.slots[number].result and not self._settled(file):
             self._tell(file)
             if self._kept:
-                self._kept(file, slot.span())
+                self._kept(file, file.slots[number].span())
 
     def _settled(self, file: File) -> bool:
         """Whether a file is complete; it is remembered then, to be yielded."""
@@ -282,7 +293,7 @@ class _Counted:
 _WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
 
 
-def _joined(parts: list[SegmentResult]) -> SegmentResult:
+def joined(parts: list[SegmentResult]) -> SegmentResult:
     """The results of consecutive parts of a segment as one, with the worst of their finish reasons."""
     counts = [max(1, len(part.tokens)) for part in parts]
     logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]

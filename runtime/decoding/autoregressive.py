@@ -124,6 +124,7 @@ def greedy_rows(
     *,
     never: Collection[int] = (),
     spent: Callable[[str, Sequence[Any], float], None] = lambda *_: None,
+    alive: Callable[[Any], bool] = lambda _: True,
 ) -> Iterator[tuple[Any, Hypothesis]]:
     """Decode many texts together; a row whose text has ended begins the next one at once.
 
@@ -138,6 +139,7 @@ def greedy_rows(
             layout than the open one begins when all rows have ended, and is the first of the new one.
         stop_ids: ids that end a text.
         never: ids that no text may contain, such as placeholders that the decoder would take for something else.
+        alive: asked of a key before each pass over its text; when it says no, the text is dropped and its row is free.
         spent: told ``prefill`` or ``decode``, the keys of the texts that it was for, and seconds.
 
     Yields:
@@ -157,6 +159,8 @@ def greedy_rows(
                     break
                 decoder.open_rows(*wanted)
             (key, job), waiting = waiting, None
+            if not alive(key):
+                continue
             row = texts.index(None) if None in texts else len(texts)
             text = _Text(key, job, stop_ids)
             began = time.perf_counter()
@@ -168,6 +172,7 @@ def greedy_rows(
                 texts[row] = text
             else:
                 texts.append(text)
+        texts = [text if text and alive(text.key) else None for text in texts]
         _close_gaps(decoder, texts)
         if not texts:
             if waiting is None:

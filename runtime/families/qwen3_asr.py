@@ -232,7 +232,13 @@ class Qwen3AsrEngine:
 
         never = [self.parameters.audio_pad_id]
         for (segment, job), hypothesis in greedy_rows(
-            self._decoder, encoded, self._layout, self.parameters.stop_ids, never=never, spent=spent
+            self._decoder,
+            encoded,
+            self._layout,
+            self.parameters.stop_ids,
+            never=never,
+            spent=spent,
+            alive=lambda key: key[0].alive(),
         ):
             yield segment.key, self._result(job, hypothesis, segment.options)
 
