@@ -68,6 +68,14 @@ def _always() -> bool:
     return True
 
 
+class LiveState(Protocol):
+    """What an engine keeps of a segment that grows."""
+
+    @property
+    def settled(self) -> int:
+        """Samples at the segment's beginning with which the encoder is done: more audio changes nothing of them."""
+
+
 class LiveWork(msgspec.Struct, frozen=True):
     """Of a job: that its segment is still growing, or was until now.
 
@@ -196,7 +204,7 @@ class Engine(Protocol):
             A job's key and its result, in the order in which segments end.
         """
 
-    def live(self) -> Any:
+    def live(self) -> LiveState:
         """What is kept of one segment that grows, between the jobs that decode it: see :class:`LiveWork`.
 
         The first call may take a moment, for what the model and this machine need to be known for it.

@@ -28,22 +28,21 @@ from runtime.work import File
 
 Floats = npt.NDArray[np.float32]
 
-# A word is stable when so many hypotheses in a row have it, and all before it. docs/streaming.md has what other numbers
-# give: fewer are quicker, and more often wrong.
-_AGREEING = 3
-
 
 class LiveOptions(msgspec.Struct, frozen=True):
     """How a stream is cut and told.
 
     ``interval`` is the new audio between partial texts, in seconds; ``pause`` the silence that ends a segment;
     ``stable`` whether text of open segments is reported as stable. Without it no text is stable before its segment is
-    final.
+    final. A word is stable when ``agreeing`` hypotheses in a row have it and all before it, and the encoder is done
+    with its audio: ``early`` does not wait for that. docs/streaming.md has how late and how often wrong these are.
     """
 
     interval: float = 1.0
     pause: float = 0.8
     stable: bool = True
+    agreeing: int = 3
+    early: bool = False
 
 
 DEFAULT_LIVE = LiveOptions()
@@ -57,10 +56,11 @@ class _Open:
     start: int
     state: Any
     heard: int  # sample up to which it was decoded, or is being
-    hypotheses: deque[list[int]] = field(default_factory=lambda: deque(maxlen=_AGREEING))
+    hypotheses: deque[list[int]]
     tokens: int = 0  # of the hypothesis, stable ones
     text: str = ""  # the stable text
     most: int | None = None  # tokens that can become stable: behind these the segment may yet be cut
+    heard_by: deque[tuple[int, int]] = field(default_factory=deque)  # samples, and tokens of what was said of them
 
     @property
     def draft(self) -> list[int]:
@@ -97,6 +97,8 @@ class LiveSession:
         """
         if not 0.1 <= live.interval <= 60:
             raise OptionError(f"an interval of {live.interval:g} s between partial texts is not 0.1 to 60 s")
+        if not 1 <= live.agreeing <= 100:
+            raise OptionError(f"{live.agreeing} hypotheses cannot be made to agree; give 1 to 100")
         self._engine, self._options, self._live = engine, options, live
         self._rate = engine.sample_rate
         self._cutter = SpeechCutter(self._rate, engine.segment_seconds, pause=live.pause, live=True)
@@ -161,7 +163,8 @@ class LiveSession:
         return events
 
     def _begin(self, start: int, events: list[Event]) -> _Open:
-        self._open = made = _Open(self._segments, start, self._engine.live(), start)
+        hypotheses: deque[list[int]] = deque(maxlen=max(2, self._live.agreeing))
+        self._open = made = _Open(self._segments, start, self._engine.live(), start, hypotheses)
         self._segments += 1
         events.append(Speech(made.number, round(start / self._rate, 3)))
         return made
@@ -214,6 +217,7 @@ class LiveSession:
         elif segment.most is None:
             # What the hypothesis before said is of audio that stays; words behind it may go to the next segment.
             segment.most = len(segment.hypotheses[-2]) if len(segment.hypotheses) > 1 else 0
+        segment.heard_by.append((key.end - segment.start, len(result.tokens)))
         if self._live.stable and result.finish_reason != "repetition":
             self._settle(segment, result.text)
         text = result.text if result.text.startswith(segment.text) else segment.text
@@ -222,16 +226,27 @@ class LiveSession:
 
     def _settle(self, segment: _Open, text: str) -> None:
         """Let what the last hypotheses agree on be stable, up to the end of a word."""
-        if len(segment.hypotheses) < _AGREEING:
+        last = list(segment.hypotheses)[-self._live.agreeing :]
+        if len(last) < self._live.agreeing:
             return
         tokens = segment.draft
-        agreed = min(_common(tokens, other) for other in segment.hypotheses)
+        agreed = min(_common(tokens, other) for other in last)
         agreed = agreed if segment.most is None else min(agreed, segment.most)
+        if not self._live.early:
+            agreed = min(agreed, self._encoded(segment))
         for count in range(agreed, segment.tokens, -1):
             _, begun = self._engine.read(tokens[:count], self._options.language, ended=False)
             if begun.startswith(segment.text) and _is_whole(begun, text):
                 segment.tokens, segment.text = count, begun
                 return
+
+    @staticmethod
+    def _encoded(segment: _Open) -> int:
+        """Tokens of the last hypothesis that heard nothing but what the encoder is done with."""
+        heard = segment.heard_by
+        while len(heard) > 1 and heard[1][0] <= segment.state.settled:
+            heard.popleft()
+        return heard[0][1] if heard[0][0] <= segment.state.settled else 0
 
     def _ended(self, key: _Final, result: SegmentResult) -> list[Event]:
         segment, file, stable = key.segment, key.file, key.segment.text

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 _WINDOWS_PER_CALL = 2
 # A finished window of a growing clip is encoded again when the clip's maximum, to which all of it is normalized, has
 # risen by this much since (log10 of power: 3 dB). docs/streaming.md has what other values cost and give.
-_RISE = 0.3
+RISE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +115,22 @@ class GrowingClip:
     changed the window's features at all.
     """
 
-    def __init__(self, config: LogMelConfig, window_frames: int) -> None:
-        self._config, self._frames = config, window_frames
+    def __init__(self, config: LogMelConfig, window_frames: int, rise: float = RISE) -> None:
+        """``rise`` of the maximum, in log10 of power, from which on finished windows are encoded again."""
+        self._config, self._frames, self._rise = config, window_frames, rise
         self._windows: list[_Window] = []
         self._wanted: list[_Window] = []
         self.finished = 0
         """Windows that get no more audio."""
         self.unchanged = 0
         """Of them, those at the beginning whose rows are what they were the time before."""
+        self.again = 0
+        """Finished windows that were encoded once more, in all."""
+
+    @property
+    def settled(self) -> int:
+        """Samples of the finished windows."""
+        return self.finished * self._frames * self._config.hop_length
 
     def wanted(self, samples: Floats, *, final: bool) -> list[Floats]:
         """Features [mels, frames] that are to be encoded, now that the clip is ``samples`` (all of them).
@@ -147,8 +155,9 @@ class GrowingClip:
         self._wanted = [
             window
             for place, window in enumerate(self._windows)
-            if window.differs(loudest) and (final or place >= self.finished or loudest - window.loudest > _RISE)
+            if window.differs(loudest) and (final or place >= self.finished or loudest - window.loudest > self._rise)
         ]
+        self.again += sum(window in known for window in self._wanted)
         known_rows = [window.rows is not None and window not in self._wanted for window in self._windows[:finished]]
         self.unchanged = known_rows.index(False) if False in known_rows else len(known_rows)
         self.finished = finished

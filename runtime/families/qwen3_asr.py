@@ -124,6 +124,11 @@ class LiveText:
     windows: int = 0
     coming: int = 0
 
+    @property
+    def settled(self) -> int:
+        """See :class:`runtime.engine.LiveState`."""
+        return self.clip.settled
+
     def keep(self, kept: Kept) -> None:
         """Take what the pass that is over was asked to keep."""
         self.kept, self.windows = kept, self.coming

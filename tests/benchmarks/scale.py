@@ -37,7 +37,7 @@ def measure(work: Path) -> dict[str, Any]:
     return {
         "minutes": {str(count): _minutes(work, models["int8"], count) for count in MINUTES},
         "hours": {str(count): _hours(work, count) for count in (1 / 60, HOURS)},
-        "files": _child(_FILES, FILES, FIRST, DATA),
+        "files": child(_FILES, FILES, FIRST, DATA),
         "cold_starts": {recipe: _cold_starts(work, model) for recipe, model in models.items()},
     }
 
@@ -80,7 +80,8 @@ print(json.dumps({"files": count, "first": first, "first_bytes": resident[first 
 """
 
 
-def _child(code: str, *arguments: object) -> dict[str, Any]:
+def child(code: str, *arguments: object) -> dict[str, Any]:
+    """What a process of its own prints as JSON, given its code and arguments."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = msgspec.json.decode(said.stdout)
@@ -88,7 +89,7 @@ def _child(code: str, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def _recording(work: Path, seconds: float) -> Path:
+def recording(work: Path, seconds: float) -> Path:
     """Speech of so many seconds as a file, written block by block."""
     path = work / f"speech-{seconds:g}.wav"
     if not path.exists():
@@ -103,10 +104,10 @@ def _recording(work: Path, seconds: float) -> Path:
 
 def _minutes(work: Path, model: Path, count: int) -> dict[str, Any]:
     """The median of three runs; of an hour one run is enough, for it averages by itself."""
-    path = _recording(work, 60 * count)
+    path = recording(work, 60 * count)
     # Segments are of like length: as many tokens for each as its share of three a second.
     tokens = round(TOKENS_A_SECOND * 60 / _segments_a_minute(path))
-    runs = [_child(_ONE, model, path, tokens) for _ in range(3 if count < MINUTES[-1] else 1)]
+    runs = [child(_ONE, model, path, tokens) for _ in range(3 if count < MINUTES[-1] else 1)]
     middle = statistics.median(run["seconds"] for run in runs)
     return runs[0] | {"seconds": middle, "tokens_a_segment": tokens}
 
@@ -123,7 +124,7 @@ def _segments_a_minute(path: Path) -> float:
 
 def _hours(work: Path, hours: float) -> dict[str, Any]:
     """The small model over a long file, its texts as they come."""
-    return _child(_ONE, ARTIFACT, _recording(work, 3600 * hours), 0)
+    return child(_ONE, ARTIFACT, recording(work, 3600 * hours), 0)
 
 
 def _cold_starts(work: Path, model: Path) -> dict[str, Any]:

@@ -21,6 +21,17 @@ RATE = 16_000
 WORDS = ["one", " two", " three", " four", "，", "五", "六", ".", " seven", " eight"]
 
 
+class State:
+    """The encoder is done with every two seconds."""
+
+    def __init__(self, engine: Fickle) -> None:
+        self.engine = engine
+
+    @property
+    def settled(self) -> int:
+        return len(self.engine.jobs[-1].samples) // (2 * RATE) * 2 * RATE
+
+
 class Fickle:
     """An engine whose words change their minds: the word at each place is random, and so is when it changes.
 
@@ -37,9 +48,9 @@ class Fickle:
         self.states = 0
         self.jobs: list[SegmentJob] = []
 
-    def live(self) -> int:
+    def live(self) -> State:
         self.states += 1
-        return self.states
+        return State(self)
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         return language, "".join(WORDS[token] for token in tokens).strip()

@@ -1,0 +1,295 @@
+"""Streams: whether they end as the offline text, how soon words are stable, what a chunk costs, memory over hours."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from export.parity import speech
+from runtime import Transcriber, windows
+from runtime.engine import SegmentJob, SegmentOptions, Timings
+from runtime.events import Event, Final, Partial
+from runtime.families.qwen3_asr import LiveText, Qwen3AsrEngine
+from runtime.segmentation import speech_pieces
+from runtime.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
+from runtime.transcript import Segment
+from runtime.windows import GrowingClip
+from tests.benchmarks.artifacts import exported, quantized, random_weights
+from tests.benchmarks.scale import RATE, TOKENS_A_SECOND, child, recording
+from tests.tiny.dataset import Item
+from tests.tiny.evaluate import held_out
+
+log = logging.getLogger("benchmarks")
+
+Floats = npt.NDArray[np.float32]
+
+UTTERANCES, GAP = 100, 1.2
+PIECES = (0.02, 0.1, 1.0)
+AGREEING = (2, 3, 4)
+RISES = (0.0, 0.3, 1.0, math.inf)
+MINUTES = 10
+# Of a forced hypothesis the last tokens are decoded again each time, as words at the end of what was heard change.
+TAIL = 2
+HOURS, FIRST_MINUTES = 2, 10
+
+
+def measure(work: Path) -> dict[str, Any]:
+    """The small model over held-out speech; random weights at 0.6B in int8 over ten minutes; two hours of stream."""
+    parent = exported("qwen3-asr-tiny", work / "small")
+    small, _ = quantized(parent, "int8")
+    large, _ = quantized(random_weights("0.6b", work / "0.6b"), "int8")
+    data = held_out(work / "live")
+    return {
+        "offline": {
+            name: {f"{piece:g}": _against_offline(path, data.items, data.clips, piece) for piece in PIECES}
+            for name, path in (("float32", parent), ("int8", small))
+        },
+        "stability": _stability(small, data.items, data.clips),
+        "normalization": _normalization(small, data.clips),
+        "chunks": _chunks(large),
+        "hours": child(_HOURS, recording(work, 3600 * HOURS), FIRST_MINUTES),
+    }
+
+
+def _joined(clips: list[Floats], gap: float) -> tuple[Floats, list[float]]:
+    """Clips one after the other with so many seconds of faint noise between, and where each begins."""
+    noise = np.random.default_rng(0)
+    parts, starts, at = [], [], 0
+    for clip in clips:
+        starts.append(at / RATE)
+        parts += [clip, (noise.standard_normal(int(gap * RATE)) * 1e-4).astype(np.float32)]
+        at += len(parts[-1]) + len(parts[-2])
+    return np.concatenate(parts), starts
+
+
+def _streamed(stream: Stream, audio: Floats, piece: float) -> list[Event]:
+    step = int(piece * RATE)
+    events = [event for at in range(0, len(audio), step) for event in stream.feed(audio[at : at + step])]
+    return [*events, *stream.finish()]
+
+
+def _offline(transcriber: Transcriber, audio: Floats) -> list[tuple[float, str, list[int]]]:
+    """Start, text and tokens of every piece that a stream is cut into, each decoded alone."""
+    engine = transcriber.engine
+    pieces = speech_pieces([audio], RATE, engine.segment_seconds, pause=DEFAULT_LIVE.pause, live=True)
+    results = [(piece, engine.transcribe(piece.samples, SegmentOptions(), Timings())) for piece in pieces]
+    return [(round(piece.start / RATE, 3), result.text, result.tokens) for piece, result in results]
+
+
+def _against_offline(model: Path, items: list[Item], clips: list[Floats], piece: float) -> dict[str, Any]:
+    """Finals whose text, tokens and start are those of the same piece offline; stable text that was taken back."""
+    transcriber = Transcriber.from_artifact(model)
+    audio, _ = _joined(clips[:UTTERANCES], GAP)
+    events = _streamed(transcriber.stream(), audio, piece)
+    finals = [event for event in events if isinstance(event, Final)]
+    offline = _offline(transcriber, audio)
+    given = [(final.result.start, final.result.text, final.result.tokens) for final in finals]
+    found = {
+        "utterances": len(items[:UTTERANCES]),
+        "segments": len(offline),
+        "equal": sum(one == other for one, other in zip(given, offline, strict=True)),
+        "partials": sum(isinstance(event, Partial) for event in events),
+        "taken_back": _taken_back(events),
+    }
+    log.info("%s", found)
+    return found
+
+
+def _taken_back(events: list[Event]) -> int:
+    """How often a later text of a segment does not begin with what was stable."""
+    stable: dict[int, str] = {}
+    count = 0
+    for event in events:
+        if isinstance(event, Partial | Final):
+            text = event.stable if isinstance(event, Partial) else event.result.text
+            count += not text.startswith(stable.get(event.segment, ""))
+            stable[event.segment] = text
+    return count
+
+
+def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str, Any]:
+    """All utterances, by how many hypotheses must agree: what becomes stable, how long after it was said, and how often
+    the segment's text would have been another one.
+    """
+    found = {}
+    transcriber = Transcriber.from_artifact(model)
+    audio, starts = _joined(clips, GAP)
+    for agreeing in AGREEING:
+        session = transcriber.live(live=LiveOptions(agreeing=agreeing))
+        events = _streamed(Stream(transcriber.engine, session, RATE), audio, 0.1)
+        finals = [event for event in events if isinstance(event, Final)]
+        stable, late, first = _lateness(events, items, starts)
+        found[str(agreeing)] = {
+            "segments": len(finals),
+            "not_as_offline": sum(not final.as_offline for final in finals),
+            "taken_back": _taken_back(events),
+            "stable_share": stable,
+            "median_seconds": statistics.median(late),
+            "p90_seconds": float(np.quantile(late, 0.9)),
+            "first_text_seconds": first,
+        }
+        log.info("%s: %s", agreeing, found[str(agreeing)])
+    return {"usual": DEFAULT_LIVE.agreeing, "agreeing": found}
+
+
+def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tuple[float, list[float], float]:
+    """Share of the characters that were stable before their segment ended; seconds from the beginning of a spoken word
+    to its being stable, of those that were; and the median from a segment's start to its first text.
+
+    Of a word only its number in the utterance is compared: for utterances that are one segment, in languages with
+    spaces.
+    """
+    before: dict[int, int] = {}
+    first: dict[int, float] = {}
+    ends: dict[int, Segment] = {}
+    growth: dict[int, list[tuple[int, float]]] = {}
+    for event in events:
+        if isinstance(event, Partial):
+            before[event.segment] = len(event.stable)
+            growth.setdefault(event.segment, []).append((len(event.stable.split()), event.end))
+            if event.stable + event.unstable:
+                first.setdefault(event.segment, event.end - event.start)
+        elif isinstance(event, Final):
+            ends[event.segment] = event.result
+    late = []
+    for number, result in ends.items():
+        place = max(index for index, start in enumerate(starts) if start <= result.start + 0.5)
+        item = items[place]
+        if item.language == "zh" or len(item.words) != len(result.text.split()):
+            continue
+        for word, (begun, _) in enumerate(item.words):
+            told = next((end for count, end in growth.get(number, []) if count > word), None)
+            if told is not None:
+                late.append(told - starts[place] - begun)
+    characters = sum(len(result.text) for result in ends.values())
+    return sum(before.values()) / characters, late, statistics.median(first.values())
+
+
+def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
+    """Long segments of joined utterances: windows encoded again, and partial texts other than with the true maximum."""
+    transcriber = Transcriber.from_artifact(model)
+    audio, _ = _joined(clips, 0.3)
+    engine = transcriber.engine
+    assert isinstance(engine, Qwen3AsrEngine)
+    texts: list[list[str]] = []
+    found: dict[str, Any] = {}
+    made_live = engine.live
+    for rise in RISES:
+        clips_made: list[GrowingClip] = []
+
+        def live(rise: float = rise, clips_made: list[GrowingClip] = clips_made) -> LiveText:
+            state = made_live()
+            clip = state.clip
+            state.clip = GrowingClip(clip._config, clip._frames, rise)
+            clips_made.append(state.clip)
+            return state
+
+        engine.live = live  # type: ignore[method-assign]
+        events = _streamed(transcriber.stream(), audio, 0.1)
+        texts.append([each.stable + each.unstable for each in events if isinstance(each, Partial)])
+        same = [one == other for one, other in zip(texts[-1], texts[0], strict=True)]
+        found[f"{rise:g}"] = {
+            "finished": sum(clip.finished for clip in clips_made),
+            "again": sum(clip.again for clip in clips_made),
+            "partials": len(same),
+            "other_partials": len(same) - sum(same),
+        }
+        log.info("%g: %s", rise, found[f"{rise:g}"])
+    return {"usual": windows.RISE, "rises": found}
+
+
+class _Forced(LiveSession):
+    """A stream of random weights: each hypothesis has three tokens a second, all but the last of which hold."""
+
+    def next_job(self) -> SegmentJob | None:
+        job = super().next_job()
+        if job is None or job.live is None:
+            return job
+        count = max(1, round(TOKENS_A_SECOND * len(job.samples) / RATE))
+        options = msgspec.structs.replace(job.options, max_new_tokens=count)
+        work = msgspec.structs.replace(job.live, forced=max(0, min(count, len(job.live.draft)) - TAIL))
+        return msgspec.structs.replace(job, options=options, live=work)
+
+
+def _chunks(model: Path) -> dict[str, Any]:
+    """Every second of ten minutes, the same minute ten times: what feeding it took."""
+    transcriber = Transcriber.from_artifact(model)
+    engine, minute = transcriber.engine, speech(60)
+    options = SegmentOptions(max_new_tokens=1, ignore_stop=True)
+
+    def open_stream() -> Stream:
+        return Stream(engine, _Forced(engine, options, LiveOptions()), RATE)
+
+    stream = open_stream()
+    for at in range(0, 20 * RATE, RATE):  # weights are touched for the first time
+        stream.feed(minute[at : at + RATE])
+    stream = open_stream()
+    spent: list[float] = []
+    partials: list[float] = []
+    finals: list[float] = []
+    first = 0.0
+    began = time.perf_counter()
+    for number in range(MINUTES):
+        for at in range(0, len(minute), RATE):
+            before = time.perf_counter()
+            events = stream.feed(minute[at : at + RATE])
+            seconds = time.perf_counter() - before
+            spent.append(seconds)
+            if any(isinstance(event, Final) for event in events):
+                finals.append(seconds)
+            elif any(isinstance(event, Partial) for event in events):
+                partials.append(seconds)
+                first = first or at / RATE + 1 + seconds
+        log.info("minute %d: %.3f s a chunk", number + 1, statistics.mean(spent[-60:]))
+    stream.finish()
+    total = time.perf_counter() - began
+    minutes = [statistics.mean(spent[60 * number : 60 * number + 60]) for number in range(MINUTES)]
+    return {
+        "seconds": 60 * MINUTES,
+        "total": total,
+        "minutes": minutes,
+        "first_text": first,
+        "partial": _spread(partials),
+        "final": _spread(finals),
+        "timings": {
+            stage: getattr(stream.session.timings, stage) for stage in ("features", "encode", "prefill", "decode")
+        },
+    }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {
+        "count": len(seconds),
+        "median": statistics.median(seconds),
+        "p95": float(np.quantile(seconds, 0.95)),
+        "most": max(seconds),
+    }
+
+
+# The small model over hours in pieces of a second, its texts as they come.
+_HOURS = """
+import json, sys
+import soundfile
+from runtime import Transcriber
+from runtime.events import Final, Partial
+from runtime.memory import resident_bytes
+path, first = sys.argv[1], 60 * int(sys.argv[2])
+stream = Transcriber.from_artifact().stream()
+resident, counts = [], {"partials": 0, "finals": 0}
+for block in soundfile.blocks(path, blocksize=16_000, dtype="float32"):
+    for event in stream.feed(block):
+        counts["partials"] += isinstance(event, Partial)
+        counts["finals"] += isinstance(event, Final)
+    resident.append(resident_bytes())
+stream.finish()
+print(json.dumps({"seconds": len(resident), "first": first, "first_bytes": resident[first - 1],
+                  "last_bytes": resident[-1], "most_bytes": max(resident), **counts}))
+"""
