@@ -43,7 +43,9 @@ class TerminalView:
         self._drawn: list[int] = []  # cells of each line that is in place
 
     def show(self, events: Sequence[Event]) -> None:
-        """Draw what became known."""
+        """Draw what became known; without news the terminal is left alone."""
+        if not events:
+            return
         for event in events:
             match event:
                 case Speech(segment=number):

@@ -150,12 +150,19 @@ class TestFile:
         next(blocks)
         source.stop()
         assert list(blocks) == []
-        slow = FileSource(open_audio(spoken, RATE), "spoken.wav", piece=10.0, realtime=True, clock=lambda: 0.0)
-        thread = threading.Thread(target=lambda: list(slow.blocks()), daemon=True)
-        thread.start()
-        slow.stop()
-        thread.join(5)
-        assert not thread.is_alive()
+
+        def clock() -> float:
+            waiting.stop()  # as a signal may, between the look at the time and the wait
+            return 0.0
+
+        waiting = FileSource(open_audio(spoken, RATE), "spoken.wav", piece=10.0, realtime=True, clock=clock)
+        assert list(waiting.blocks()) == []
+
+    def test_the_real_clock_gives_all_of_it(self, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "short.wav", tone(RATE, 0.05), RATE, subtype="FLOAT")
+        source = FileSource(open_audio(tmp_path / "short.wav", RATE), "short.wav", piece=0.01, realtime=True)
+        np.testing.assert_array_equal(everything(source), tone(RATE, 0.05))
+        source.close()
 
     @pytest.mark.parametrize("piece", [0.0, -1.0, 11.0, float("nan")])
     def test_a_piece_that_is_none_is_refused(self, spoken: Path, piece: float) -> None:
