@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.audio.decoders import UNKNOWN_LENGTH
+from runtime.audio.incoming import HIGHEST_RATE, LOWEST_RATE
 from runtime.audio.live import LIVE_RATE, FileSource, Inbox, LiveSource
 from runtime.audio.reader import open_audio
 from runtime.errors import AudioInvalidError, OptionError
@@ -34,7 +35,6 @@ _READ_BYTES = 1 << 16
 _WAITING_SECONDS, _WAITING_BYTES = 10, 1 << 26
 # Whatever comes before the samples of a WAV; with more, such as pictures, it is read as a file.
 _LONGEST_HEADER = 1 << 20
-_LOWEST_RATE, _HIGHEST_RATE = 8_000, 192_000
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
@@ -157,8 +157,8 @@ def open_pipe(
         OptionError: a rate that no audio has.
         AsrError: nothing comes, or what :func:`runtime.audio.open_audio` raises.
     """
-    if raw_rate is not None and not _LOWEST_RATE <= raw_rate <= _HIGHEST_RATE:
-        raise OptionError(f"the rate of raw samples must be {_LOWEST_RATE} to {_HIGHEST_RATE} Hz, not {raw_rate}")
+    if raw_rate is not None and not LOWEST_RATE <= raw_rate <= HIGHEST_RATE:
+        raise OptionError(f"the rate of raw samples must be {LOWEST_RATE} to {HIGHEST_RATE} Hz, not {raw_rate}")
     head = _Head(_reader(stream))
     if raw or raw_rate is not None:
         return PipeSource(head.read, Layout(rate=raw_rate or LIVE_RATE), warn=warn)
@@ -233,7 +233,7 @@ def _layout(chunk: bytes) -> Layout | None:
         tag = int.from_bytes(chunk[24:26], "little")
     layout = Layout(rate, channels, tag, bits)
     sound = (tag, bits) in _ENCODINGS and channels > 0 and align == layout.frame
-    return layout if sound and _LOWEST_RATE <= rate <= _HIGHEST_RATE else None
+    return layout if sound and LOWEST_RATE <= rate <= HIGHEST_RATE else None
 
 
 class _Head:

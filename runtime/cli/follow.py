@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -16,16 +16,7 @@ from runtime.cli.common import segment_warning
 from runtime.cli.live_output import Output
 from runtime.errors import AsrError
 from runtime.events import Event, Final, Partial
-
-
-class Stream(Protocol):
-    """What turns samples into events; see :class:`runtime.streaming.Stream`."""
-
-    def feed(self, samples: npt.NDArray[Any]) -> list[Event]:
-        """Events of what became known."""
-
-    def finish(self) -> list[Event]:
-        """The last events."""
+from runtime.streaming import Stream
 
 
 class Follower:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from runtime.events import Event, Final
-from runtime.transcriber import Segment
+from runtime.transcript import Segment
 from runtime.writers import VTT_HEADER, on_one_line, srt_cue, vtt_cue
 
 

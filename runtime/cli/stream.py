@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
-from typing import Annotated, Protocol, cast
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from runtime.cli.common import (
     ThreadsOption,
     guarded,
 )
-from runtime.cli.follow import Follower, Stream, stopped_by_interrupt
+from runtime.cli.follow import Follower, stopped_by_interrupt
 from runtime.cli.live_output import JsonLines, Output, SrtCues, StreamFormat, TextLines, VttCues
 from runtime.errors import AudioNotFoundError, DeviceError, OptionError
 from runtime.transcriber import Transcriber
@@ -90,7 +90,7 @@ def stream(
                     max_batch=1,
                     segment_seconds=segment_seconds,
                 )
-                text = cast(_Streams, transcriber).stream(
+                text = transcriber.stream(
                     transcriber.resolve_language(language),
                     context,
                     sample_rate=heard.rate,
@@ -109,20 +109,6 @@ def stream(
             raise failure
         if interrupted() and source != _MICROPHONE:
             raise KeyboardInterrupt
-
-
-class _Streams(Protocol):
-    def stream(
-        self,
-        language: str | None = None,
-        context: str = "",
-        *,
-        sample_rate: int = LIVE_RATE,
-        interval: float = 1.0,
-        pause: float = 0.8,
-        stable: bool = True,
-    ) -> Stream:
-        """See :meth:`runtime.transcriber.Transcriber.stream`."""
 
 
 def _check_options(source: str, *, realtime: bool, chunk: float | None, raw: bool, device: str | None) -> None:

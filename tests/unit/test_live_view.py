@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from runtime.cli.live_view import TerminalView, cells_of, wrap
 from runtime.events import Event, Final, Partial, Speech
-from runtime.transcriber import Segment
+from runtime.transcript import Segment
 
 
 def speech(number: int) -> Speech:
