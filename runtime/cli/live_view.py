@@ -23,6 +23,9 @@ _ERASE_LINE, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
 # Somebody speaks, and nothing is understood yet.
 _LISTENING = "…"
+# Columns at the right: in the last one terminals do not agree on where the cursor is after it was written to, and the
+# two before take the ^C that a terminal shows of an interrupt; broken into the next line, it would leave remains.
+_FREE = 3
 # A line does not begin with these.
 _CLOSING = frozenset("、。，．・：；？！）］｝〉》」』】〕”’…ー")
 
@@ -77,8 +80,8 @@ class TerminalView:
         text = self._rise()
         if finished:
             text += _ERASE_BELOW + "".join(f"{line}\n" for line in finished)
-        # The last column stays free: terminals do not agree on where the cursor is after it was written to.
-        rows = [row for stable, unstable in self._open.values() for row in self._rows(stable, unstable, columns - 1)]
+        width = max(1, columns - _FREE)
+        rows = [row for stable, unstable in self._open.values() for row in self._rows(stable, unstable, width)]
         rows = rows[-max(1, lines - 1) :]  # what is above the window cannot be drawn over
         text += "\n".join(row + _ERASE_LINE for row, _ in rows) + _ERASE_BELOW
         self._drawn = [cells for _, cells in rows]

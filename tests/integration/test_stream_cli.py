@@ -366,6 +366,22 @@ class TestSmallModel:
         result = run("-", stdin=data[kind])
         assert (result.exit_code, result.stdout, result.stderr) == (0, samples[0]["text"] + "\n", "")
 
+    def test_it_is_the_same_however_the_audio_comes(self, samples: list[dict[str, Any]], tmp_path: Path) -> None:
+        """Times and texts of several segments: in small pieces, in large ones, in a container, as raw samples."""
+        silence = np.zeros(24_000, np.int16)
+        parts = [soundfile.read(DATA / samples[number]["file"], dtype="int16")[0] for number in (0, 4, 8)]
+        ints = np.concatenate([piece for part in parts for piece in (part, silence)])
+        path = tmp_path / "joined.wav"
+        soundfile.write(path, ints, 16_000)
+        expected = run(path, "--format", "srt").stdout
+        assert [line for line in expected.splitlines() if line][2::3] == [samples[n]["text"] for n in (0, 4, 8)]
+        for result in (
+            run(path, "--format", "srt", "--chunk", "3"),
+            run("-", "--format", "srt", stdin=path.read_bytes()),
+            run("-", "--format", "srt", "--raw", stdin=ints.tobytes()),
+        ):
+            assert (result.exit_code, result.stdout) == (0, expected)
+
     def test_events_of_a_file(self, samples: list[dict[str, Any]]) -> None:
         result = run(DATA / "ru-3.wav", "--format", "json")
         events = [json.loads(line) for line in result.stdout.splitlines()]

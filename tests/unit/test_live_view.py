@@ -156,17 +156,17 @@ def test_the_next_segment_may_open_before_the_last_is_final(screen: Screen, view
 
 
 def test_long_text_is_wrapped_at_spaces_and_its_lines_vanish_again(view: TerminalView, screen: Screen) -> None:
-    screen.columns = 21
+    screen.columns = 23
     view.show([partial(0, "Please invite Carl to", " the dentist appointment")])
     assert screen.shown == ["Please invite Carl", "to {the} {dentist}", "{appointment}"]
     view.show([partial(0, "Please", " invite")])
     assert screen.shown == ["Please {invite}"]
     view.show([final(0, "Please invite Carl to the dentist appointment."), speech(1)])
-    assert screen.shown == ["Please invite Carl to", " the dentist appointm", "ent.", "{…}"]  # the terminal's own break
+    assert screen.shown == ["Please invite Carl to t", "he dentist appointment.", "{…}"]  # the terminal's own break
 
 
 def test_chinese_is_two_cells_a_character(screen: Screen, view: TerminalView) -> None:
-    screen.columns = 11  # five characters, and the column that stays free
+    screen.columns = 13  # five characters, and the columns that stay free
     view.show([partial(0, "请在八点五十分", "给老师打电话")])
     assert screen.shown == ["请在八点五", "十分{给老师}", "{打电话}"]
     view.show([partial(0, "", "好")])
@@ -182,6 +182,15 @@ def test_a_text_that_is_longer_than_the_window_shows_its_end(screen: Screen, vie
     assert screen.shown[-1].endswith("word39")
     view.show([final(0, "Over.")])
     assert screen.shown == ["Over.", ""]
+
+
+def test_the_echo_of_an_interrupt_leaves_no_remains(screen: Screen, view: TerminalView) -> None:
+    screen.columns = 23
+    view.show([partial(0, "Please invite Carl to 12345678901234567")])
+    assert screen.shown == ["Please invite Carl", "to 12345678901234567"]  # the second is as long as lines may be
+    screen.write("^C")  # the terminal does
+    view.show([final(0, "Call Mark.")])
+    assert screen.shown == ["Call Mark.", ""]
 
 
 def test_a_window_made_narrower_keeps_no_remains(screen: Screen, view: TerminalView) -> None:
