@@ -148,6 +148,7 @@ class FileSource:
             OptionError: a piece is too short or too long.
         """
         if not _SHORTEST_PIECE <= piece <= _LONGEST_PIECE:
+            reader.close()
             raise OptionError(
                 f"pieces of a file must have {_SHORTEST_PIECE:g} to {_LONGEST_PIECE:g} s, not {piece:g} s"
             )
@@ -173,9 +174,9 @@ class FileSource:
             given += len(block)
             yield block
 
-    def _waited_until(self, time: float) -> bool:
+    def _waited_until(self, moment: float) -> bool:
         """Whether it is that late now; not so when it was stopped before."""
-        while not self._stopped and (early := time - self._clock()) > 0:
+        while not self._stopped and (early := moment - self._clock()) > 0:
             self._wait(early)
         return not self._stopped
 
@@ -200,19 +201,29 @@ class FileSource:
 
 
 class _Pieces:
-    """Blocks of any length, taken in pieces of other lengths."""
+    """Blocks of any length, taken in pieces of other lengths. An error comes when all before it was taken."""
 
     def __init__(self, blocks: Iterator[Floats]) -> None:
         self._blocks = blocks
         self._rest = np.zeros(0, np.float32)
+        self._failure: AsrError | None = None
 
     def take(self, count: int) -> Floats:
         """The next ``count`` samples; fewer only at the end."""
         parts = [self._rest]
         there = len(self._rest)
-        while there < count and (block := next(self._blocks, None)) is not None:
+        while there < count and (block := self._next()) is not None:
             parts.append(block)
             there += len(block)
+        if self._failure is not None and not there:
+            raise self._failure
         joined = np.concatenate(parts) if len(parts) > 1 else self._rest
         self._rest = joined[count:]
         return joined[:count]
+
+    def _next(self) -> Floats | None:
+        try:
+            return next(self._blocks, None)
+        except AsrError as error:
+            self._failure = error
+            return None

@@ -73,7 +73,8 @@ class Layout(msgspec.Struct, frozen=True):
             if self.channels == 1 and self.bits == 16:
                 return values.astype(np.int16, copy=False)
             values = values / 2.0 ** (self.bits - 1)
-        mono: npt.NDArray[np.float32] = values.astype(np.float32).reshape(-1, self.channels).mean(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes no number is refused afterwards
+            mono: npt.NDArray[np.float32] = values.astype(np.float32).reshape(-1, self.channels).mean(axis=1)
         return mono
 
 

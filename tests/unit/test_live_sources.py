@@ -6,7 +6,8 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.audio import load_audio, open_audio
+from runtime.audio import AudioReader, load_audio, open_audio
 from runtime.audio.live import LIVE_RATE, FileSource, Inbox, LiveSource
 from runtime.audio.pipe import is_container, open_pipe
 from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, OptionError
@@ -157,6 +158,20 @@ class TestFile:
 
         waiting = FileSource(open_audio(spoken, RATE), "spoken.wav", piece=10.0, realtime=True, clock=clock)
         assert list(waiting.blocks()) == []
+
+    @pytest.mark.parametrize("realtime", [False, True])
+    def test_what_comes_before_damage_is_heard(self, realtime: bool) -> None:
+        def damaged() -> Generator[npt.NDArray[np.float32], None, None]:
+            yield tone(RATE, 0.3)
+            raise AudioInvalidError("damaged")
+
+        clock = Clock()
+        reader = AudioReader(damaged(), None, ExitStack())
+        source = FileSource(reader, "file", piece=0.2, realtime=realtime, clock=clock, wait=clock.wait)
+        blocks = source.blocks()
+        assert [len(next(blocks)), len(next(blocks))] == [3200, 1600]
+        with pytest.raises(AudioInvalidError, match="damaged"):
+            next(blocks)
 
     def test_the_real_clock_gives_all_of_it(self, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "short.wav", tone(RATE, 0.05), RATE, subtype="FLOAT")
@@ -408,10 +423,13 @@ class TestStreamedWav:
         with pytest.raises(AudioInvalidError, match=f"announces {RAW.nbytes + 10} bytes of samples, only {RAW.nbytes}"):
             next(blocks)
 
-    def test_samples_that_are_no_numbers_are_refused_with_their_place(self, tmp_path: Path) -> None:
-        samples = tone(RATE)
-        samples[1600] = np.nan
-        soundfile.write(tmp_path / "nan.wav", samples, RATE, subtype="FLOAT")
+    @pytest.mark.parametrize(("value", "subtype"), [(np.nan, "FLOAT"), (np.inf, "FLOAT"), (1e300, "DOUBLE")])
+    def test_samples_that_are_no_numbers_are_refused_with_their_place(
+        self, tmp_path: Path, value: float, subtype: str
+    ) -> None:
+        samples = tone(RATE).astype(np.float64)
+        samples[1600] = value
+        soundfile.write(tmp_path / "nan.wav", samples, RATE, subtype=subtype)
         with pytest.raises(AudioInvalidError, match=r"sample 1600 \(0\.100 s\) is not a finite number"):
             everything(opened((tmp_path / "nan.wav").read_bytes()))
 
