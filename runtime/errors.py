@@ -42,6 +42,10 @@ class PackageMissingError(AsrError, ImportError):
     """An optional package that this needs is not installed."""
 
 
+class DeviceError(AsrError, OSError):
+    """A microphone is not there, is in use, or was unplugged."""
+
+
 class OptionError(AsrError, ValueError):
     """An option's value is unknown, or this model cannot do what it asks for."""
 

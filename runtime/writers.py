@@ -13,6 +13,8 @@ from runtime.transcript import Segment, Transcript
 if TYPE_CHECKING:  # `transcribe` need not wait for it
     from runtime.evaluation import Evaluation, Score, Utterance
 
+VTT_HEADER = "WEBVTT\n"
+
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
     """One line of JSON, ``extra`` fields first; durations are rounded to a tenth of a millisecond."""
@@ -33,39 +35,47 @@ def as_text(transcript: Transcript) -> str:
 
 def as_srt(transcript: Transcript) -> str:
     """SubRip subtitles, a cue a segment with text."""
-    return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(_cues(transcript), 1)
-    )
+    return "\n".join(srt_cue(segment, number) for number, segment in enumerate(_spoken(transcript), 1))
 
 
 def as_vtt(transcript: Transcript) -> str:
     """WebVTT subtitles, a cue a segment with text; what would be markup there is escaped."""
-    cues = (
-        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n"
-        + text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        + "\n"
-        for start, end, text in _cues(transcript)
-    )
-    return "WEBVTT\n" + "".join(cues)
+    return VTT_HEADER + "".join(f"\n{vtt_cue(segment)}" for segment in _spoken(transcript))
+
+
+def srt_cue(segment: Segment, number: int) -> str:
+    """One cue of SubRip subtitles; cues are counted from 1, with an empty line between them."""
+    start, end, text = _cue(segment)
+    return f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+
+
+def vtt_cue(segment: Segment) -> str:
+    """One cue of WebVTT subtitles; an empty line comes before each, and :data:`VTT_HEADER` before the first."""
+    start, end, text = _cue(segment)
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escaped}\n"
 
 
 def as_tsv(transcript: Transcript) -> str:
     """A table with a row a segment with text: start and end in milliseconds, text."""
-    rows = (f"{start}\t{end}\t{text}\n" for start, end, text in _cues(transcript))
+    rows = (f"{start}\t{end}\t{text}\n" for start, end, text in map(_cue, _spoken(transcript)))
     return "start\tend\ttext\n" + "".join(rows)
 
 
-def _cues(transcript: Transcript) -> Iterator[tuple[int, int, str]]:
-    """(start, end, text) of segments in which somebody speaks; milliseconds, and text on one line without tabs."""
-    for segment in transcript.segments:
-        if text := " ".join(segment.text.split()):
-            yield *_milliseconds(segment), text
+def on_one_line(text: str) -> str:
+    """Text without line ends and tabs."""
+    return " ".join(text.split())
 
 
-def _milliseconds(segment: Segment) -> tuple[int, int]:
+def _spoken(transcript: Transcript) -> Iterator[Segment]:
+    """Segments in which somebody speaks."""
+    return (segment for segment in transcript.segments if on_one_line(segment.text))
+
+
+def _cue(segment: Segment) -> tuple[int, int, str]:
+    """Start and end in milliseconds, and the text on one line."""
     start = round(segment.start * 1000)
-    return start, max(round(segment.end * 1000), start + 1)  # players drop a cue without a duration
+    return start, max(round(segment.end * 1000), start + 1), on_one_line(segment.text)  # players drop empty cues
 
 
 def _clock(milliseconds: int, separator: str) -> str:

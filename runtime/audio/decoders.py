@@ -20,7 +20,7 @@ BLOCK_SECONDS = 10
 # Bound on one block of a header that lies about its rate or its channels: 64 MB of float32.
 _BLOCK_VALUES = 1 << 24
 # Programs that write a WAV to a pipe cannot know its length and put 0, or 2 GiB and more, into the header.
-_UNKNOWN_LENGTH = 0x7FFFF000
+UNKNOWN_LENGTH = 0x7FFFF000
 
 _CONTAINERS = "aac aif aiff amr au caf flac m4a mka mp3 mp4 oga ogg opus w64 wav webm wma"
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in _CONTAINERS.split())
@@ -90,7 +90,7 @@ def _check_length(stream: Nameless, size: int, name: str) -> None:
     elif head[:4] == b"OggS":
         _check_ogg(stream, size, name)
     stream.seek(0)
-    if size < declared - 1 and 8 < declared < _UNKNOWN_LENGTH:  # one byte of padding is left out by some programs
+    if size < declared - 1 and 8 < declared < UNKNOWN_LENGTH:  # one byte of padding is left out by some programs
         raise AudioInvalidError(
             f"{name}: is truncated: its header announces {declared} bytes, the file has {size}; copy it again"
         )

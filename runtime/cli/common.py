@@ -15,7 +15,7 @@ import typer
 
 from runtime.artifact import write_atomically
 from runtime.errors import AsrError, OptionError
-from runtime.transcript import Transcript
+from runtime.transcript import Segment, Transcript
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -111,19 +111,28 @@ def parse_bytes(text: str | None) -> int | None:
     return size
 
 
+_INCOMPLETE = {
+    "length": "its token budget ended before the text did",
+    "repetition": "the model repeated itself; the loop was cut",
+}
+
+
+def segment_warning(segment: Segment, file: str) -> str | None:
+    """What to say of a segment whose text may be incomplete: a budget that ran out, a loop that was cut."""
+    where = f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s"
+    again = "; decoded again in shorter pieces" if segment.decoded_again else ""
+    if segment.finish_reason in _INCOMPLETE:
+        return f"{where}: {_INCOMPLETE[segment.finish_reason]}{again}"
+    if segment.decoded_again:
+        return f"{where}: {_INCOMPLETE[segment.decoded_again]}{again}, which ended well"
+    return None
+
+
 def warn(transcript: Transcript, file: str) -> None:
-    """Say when a text may be incomplete: a budget that ran out, a loop that was cut."""
-    reasons = {
-        "length": "its token budget ended before the text did",
-        "repetition": "the model repeated itself; the loop was cut",
-    }
+    """Say which texts may be incomplete."""
     for segment in transcript.segments:
-        where = f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s"
-        again = "; decoded again in shorter pieces" if segment.decoded_again else ""
-        if segment.finish_reason in reasons:
-            typer.echo(f"{where}: {reasons[segment.finish_reason]}{again}", err=True)
-        elif segment.decoded_again:
-            typer.echo(f"{where}: {reasons[segment.decoded_again]}{again}, which ended well", err=True)
+        if message := segment_warning(segment, file):
+            typer.echo(message, err=True)
 
 
 def write(path: Path, data: bytes) -> None:
