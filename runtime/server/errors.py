@@ -36,3 +36,7 @@ class EngineFailure(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("the model failed while this audio was transcribed")
+
+
+class GivenUp(Exception):
+    """Nobody waits for the result any more: the client went away, or closed its stream."""
