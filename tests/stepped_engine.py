@@ -27,7 +27,8 @@ from runtime.engine import (
 )
 from runtime.events import Event, Final, Partial, Speech
 from runtime.streaming import LiveOptions
-from runtime.transcriber import Segment, Transcriber, default_model
+from runtime.transcriber import Transcriber, default_model
+from runtime.transcript import Segment
 
 RATE = 1000
 WAIT = 20.0  # seconds until a test that would hang fails
@@ -93,6 +94,12 @@ class SteppedEngine:
                 self._allowed += 1
                 self.changed.notify_all()
                 assert self.changed.wait_for(lambda: self.steps >= wanted, WAIT)  # noqa: B023 (waited for here)
+
+    def live(self) -> None:
+        """Sessions are fakes too."""
+
+    def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        raise AssertionError
 
     def check(self, options: SegmentOptions) -> None: ...
 
@@ -182,7 +189,7 @@ class Session:
 
     def __init__(self) -> None:
         self.complete = False
-        self.duration = 0.0
+        self.duration = self.behind = 0.0
         self.fails: Exception | None = None
         self._open: list[np.ndarray] = []
         self._start = 0.0
@@ -196,6 +203,7 @@ class Session:
         events: list[Event] = [] if self._open else [Speech(self._segment, self._start)]
         self._open.append(samples)
         self.duration += len(samples) / RATE
+        self.behind += len(samples) / RATE
         self._partial = True
         return events
 
@@ -222,6 +230,7 @@ class Session:
         else:
             return None
         self._in_flight = True
+        self.behind = max(0.0, self.duration - key[1] - len(samples) / RATE)
         return SegmentJob(key, samples, SegmentOptions(), Timings(), 0.0)
 
     def take(self, key: Any, result: SegmentResult) -> list[Event]:

@@ -16,7 +16,8 @@ from runtime.server.fairness import Fairness
 from runtime.server.metrics import Metrics
 from runtime.server.stream_ticket import StreamTicket
 from runtime.server.tickets import FileTicket, Ticket
-from runtime.transcriber import Request, Segment, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Segment, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,8 @@ class Scheduler:
     def _await_job(self) -> bool:
         with self._changed:
             while not self._ending:
-                self._held = self._held or self._choose()
+                if self._held is None or self._held.ticket.over:
+                    self._held = self._choose()
                 if self._held:
                     return True
                 self._changed.wait()

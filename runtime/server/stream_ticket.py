@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from runtime.engine import SegmentJob, SegmentResult
 from runtime.errors import AsrError
-from runtime.events import Event, Final, Partial, Speech
+from runtime.events import Event, Final, Speech
 from runtime.server.errors import EngineFailure
 from runtime.server.metrics import Metrics
 from runtime.server.tickets import guarded
@@ -37,6 +37,9 @@ class Session(Protocol):
     @property
     def duration(self) -> float: ...
 
+    @property
+    def behind(self) -> float: ...
+
     def feed(self, samples: Floats) -> list[Event]: ...
 
     def commit(self) -> list[Event]: ...
@@ -56,7 +59,7 @@ class StreamTicket:
 
     Attributes:
         over: every final was given, it failed, or it was given up.
-        behind: seconds of audio that were fed, and neither decoded nor found to be silence.
+        behind: seconds of audio that were fed and are not decoded yet.
     """
 
     kind = "stream"
@@ -79,17 +82,12 @@ class StreamTicket:
         ended: called once, under the scheduler's lock.
         latency: where it is noted how late texts were.
         """
-        self.over = False
+        self.over, self.behind = False, 0.0
         self._session, self._changed = session, changed
         self._deliver, self._progressed = guarded(deliver), guarded(progressed)
         self._ended, self._latency = ended, latency
         self._lock = threading.Lock()
         self._in_flight = False
-        self._decoded = 0.0
-
-    @property
-    def behind(self) -> float:
-        return self._session.duration - self._decoded
 
     def feed(self, samples: Floats) -> None:
         """Mono samples at the engine's rate: voice activity and cutting take time, so not in the event loop."""
@@ -132,8 +130,7 @@ class StreamTicket:
         try:
             job = self._session.next_job()
             self._in_flight = job is not None
-            if job is None:  # all that it has heard is decoded, or silence
-                self._advance(self._session.duration)
+            self._measure()
         except Exception:
             log.exception("a live stream has no next job")
             self.fail(EngineFailure())
@@ -158,25 +155,21 @@ class StreamTicket:
         with self._changed:
             if not self.over:
                 self.over = True
+                self._ended(self)  # first, so that who is told finds its place free
                 self._deliver(error)
-                self._ended(self)
                 self._changed.notify_all()
 
     def _tell(self, events: list[Event]) -> None:
         if events:
             self._latency.told(events)
             self._deliver(events)
-        for event in events:
-            if isinstance(event, Partial):
-                self._advance(event.end)
-            elif isinstance(event, Final):
-                self._advance(event.result.end)
+        self._measure()
         if self._session.complete:
             self.fail(None)
 
-    def _advance(self, decoded: float) -> None:
-        if decoded > self._decoded:
-            self._decoded = decoded
+    def _measure(self) -> None:
+        before, self.behind = self.behind, self._session.behind
+        if self.behind < before:
             self._progressed()
 
 

@@ -24,7 +24,8 @@ from runtime.server.scheduler import GROUP_SECONDS, Scheduler
 from runtime.server.stream_ticket import Latency, StreamTicket
 from runtime.server.throughput import Throughput
 from runtime.server.tickets import FileTicket
-from runtime.transcriber import Request, Segment, Transcript
+from runtime.transcriber import Request
+from runtime.transcript import Segment, Transcript
 from tests.stepped_engine import RATE, WAIT, FakeTranscriber, Session, SteppedEngine, wav
 
 
