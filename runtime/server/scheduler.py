@@ -32,10 +32,14 @@ _READERS = 2
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A job that somebody was given a turn for; ``begun`` when the engine has asked once whether it is wanted."""
+    """A job that somebody was given a turn for.
+
+    ``seconds`` are the audio that it is worth; ``begun`` when the engine has asked once whether it is wanted.
+    """
 
     ticket: Ticket
     job: SegmentJob
+    seconds: float
     begun: bool = False
 
 
@@ -217,10 +221,10 @@ class Scheduler:
                 flight = self._choose()
             if flight is None:
                 return None
-            if flight.ticket.kind == "stream" and not self._fits(self._seconds(flight.job)):
+            if flight.ticket.kind == "stream" and not self._fits(flight.seconds):
                 self._held = flight
                 return None
-            self._group += self._seconds(flight.job)
+            self._group += flight.seconds
             self._flights.add(flight)
             self._count()
             return msgspec.structs.replace(flight.job, key=flight, alive=lambda: self._alive(flight))
@@ -234,25 +238,23 @@ class Scheduler:
         """A new group can begin."""
         self._group, self._resting = 0.0, False
 
-    def _seconds(self, job: SegmentJob) -> float:
-        return len(job.samples) / self._engine.sample_rate
-
     def _choose(self) -> _Flight | None:
         """Whose turn it is, and the job."""
         file = self._fairness.next_file([each for each in self._files if each.waiting])
         if file is None or not self._fairness.files_first:
             for stream in tuple(self._streams):
-                if job := stream.next_job():
+                if given := stream.next_job():
+                    job, seconds = given
                     self._streams.pop(stream)  # it goes to the end of the line
                     self._streams[stream] = None
-                    self._fairness.gave_live(self._seconds(job), file_waits=bool(self._files))
-                    return _Flight(stream, job)
+                    self._fairness.gave_live(seconds, file_waits=bool(self._files))
+                    return _Flight(stream, job, seconds)
         if file is None or not self._fits(file.next_seconds):
             return None
-        job = file.next_job()
-        self._fairness.gave_file(self._seconds(job))
+        seconds = file.next_seconds
+        self._fairness.gave_file(seconds)
         self._changed.notify_all()  # there is room to read on
-        return _Flight(file, job)
+        return _Flight(file, file.next_job(), seconds)
 
     def _alive(self, flight: _Flight) -> bool:
         if flight.begun:  # then it is asked before a step

@@ -131,7 +131,8 @@ class Service:
             OptionError: a language, context, rate or option that the model or the server cannot do.
         """
         self._check_open()
-        incoming = Incoming(sample_rate, self.transcriber.engine.sample_rate)
+        rate = self.transcriber.engine.sample_rate
+        incoming = Incoming(sample_rate, rate)
         if (streams := len(self._streams) + self._opening) >= self._limits.max_streams:
             raise self._busy(f"{streams} live streams are open already", self._streams_done, streams)
         self._opening += 1
@@ -145,7 +146,7 @@ class Service:
         stream = LiveStream(
             lambda deliver, progressed: self._scheduler.attach(
                 lambda changed, ended: StreamTicket(
-                    session, changed, deliver=deliver, progressed=progressed, ended=ended, latency=latency
+                    session, rate, changed, deliver=deliver, progressed=progressed, ended=ended, latency=latency
                 )
             ),
             self._executor,

@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float32]
 # How finely it is remembered when what was heard: more finely than latencies are counted is no use.
 _HEARD_EVERY = 0.05
 _HEARD_REMEMBERED = 4096
+# Of a segment that grows, only what is new is computed, and the unfinished encoder window that it is in: at most this.
+_WINDOW_SECONDS = 8.0
 
 
 class Session(Protocol):
@@ -67,6 +69,7 @@ class StreamTicket:
     def __init__(
         self,
         session: Session,
+        rate: int,
         changed: threading.Condition,
         *,
         deliver: Callable[[list[Event] | BaseException | None], None],
@@ -76,6 +79,7 @@ class StreamTicket:
     ) -> None:
         """Args:
         session: what cuts the audio and knows what to do next.
+        rate: of its audio, in Hz.
         changed: the scheduler's lock, and whom to tell that there may be a job.
         deliver: told events, and at last None or what was wrong. It must not wait.
         progressed: told, in the same way, when ``behind`` has become less.
@@ -83,11 +87,12 @@ class StreamTicket:
         latency: where it is noted how late texts were.
         """
         self.over, self.behind = False, 0.0
-        self._session, self._changed = session, changed
+        self._session, self._rate, self._changed = session, rate, changed
         self._deliver, self._progressed = guarded(deliver), guarded(progressed)
         self._ended, self._latency = ended, latency
         self._lock = threading.Lock()
         self._in_flight = False
+        self._asked_at = 0.0
 
     def feed(self, samples: Floats) -> None:
         """Mono samples at the engine's rate: voice activity and cutting take time, so not in the event loop."""
@@ -123,21 +128,30 @@ class StreamTicket:
         with self._changed:
             self._changed.notify_all()
 
-    def next_job(self) -> SegmentJob | None:
-        """What the engine should do next for it; None too while audio is being fed, whose end wakes the scheduler."""
+    def next_job(self) -> tuple[SegmentJob, float] | None:
+        """What the engine should do next for it, and how many seconds of audio that is worth.
+
+        None too while audio is being fed; the end of that wakes the scheduler.
+        """
         if self._in_flight or not self._lock.acquire(blocking=False):
             return None
         try:
             job = self._session.next_job()
             self._in_flight = job is not None
             self._measure()
+            return (job, self._worth(job)) if job else None
         except Exception:
             log.exception("a live stream has no next job")
             self.fail(EngineFailure())
             return None
         finally:
             self._lock.release()
-        return job
+
+    def _worth(self, job: SegmentJob) -> float:
+        before, self._asked_at = self._asked_at, self._session.duration
+        seconds = len(job.samples) / self._rate
+        grows = job.live is not None and not job.live.final
+        return min(seconds, self._asked_at - before + _WINDOW_SECONDS) if grows else seconds
 
     def take(self, key: Any, result: SegmentResult) -> None:
         """See :class:`runtime.server.tickets.Ticket`."""

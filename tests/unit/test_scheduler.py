@@ -67,7 +67,7 @@ class Bench:
         told: list[object] = []
         ticket = self.scheduler.attach(
             lambda changed, ended: StreamTicket(
-                session, changed, deliver=told.append, progressed=lambda: None, ended=ended,
+                session, RATE, changed, deliver=told.append, progressed=lambda: None, ended=ended,
                 latency=Latency(self.metrics, "m"),
             )
         )  # fmt: skip

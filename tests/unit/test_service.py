@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from runtime.audio import load_audio
 from runtime.errors import AudioInvalidError, OptionError
 from runtime.events import Event, Final, Partial, Speech
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
@@ -22,6 +23,7 @@ from runtime.server.limits import Limits
 from runtime.server.live_stream import MOST_BEHIND_SECONDS
 from runtime.server.metrics import Metrics
 from runtime.server.service import LiveStream, Service
+from runtime.streaming import LiveOptions
 from runtime.transcriber import Transcriber
 from runtime.transcript import Segment, Transcript
 from tests.stepped_engine import RATE, WAIT, FakeTranscriber, SteppedEngine, wav
@@ -387,6 +389,46 @@ def test_twelve_clients_at_once_get_the_texts_that_they_get_alone() -> None:
                 )
                 assert [each.tokens for each in answer.segments] == [each.tokens for each in expected.segments]
                 assert not source.closed  # it is the client's
+        finally:
+            await service.drain(WAIT)
+
+    run(test())
+
+
+def test_streams_and_files_at_once_get_the_texts_that_they_get_alone() -> None:
+    """The bundled model: two speakers, in pieces of 100 ms, beside four files."""
+
+    async def heard(service: Service, name: str) -> list[Event]:
+        audio = load_audio(DATA / name, 16_000)
+        stream = await service.open_stream(live=LiveOptions(interval=0.5))
+        reader = asyncio.ensure_future(collected(stream))
+        for start in range(0, len(audio), 1600):
+            await stream.feed(audio[start : start + 1600])
+        await stream.finish()
+        return await reader
+
+    async def test() -> None:
+        offline = Transcriber.from_artifact()
+        service = Service("tiny", Transcriber.from_artifact(max_batch=3), Limits(), Metrics())
+        await service.start()
+        try:
+            files = [f"{language}-{number}.wav" for language in ("en", "zh") for number in (1, 2)]
+            spoken = ["en-3.wav", "ru-1.wav"]
+            listening = [asyncio.ensure_future(heard(service, name)) for name in spoken]
+            sources = [io.BytesIO((DATA / name).read_bytes()) for name in files]
+            answers = await asyncio.gather(*(service.transcribe(source) for source in sources))
+            events = [await each for each in listening]
+            for name, answer in zip(files, answers, strict=True):
+                assert answer.text == offline.transcribe(DATA / name).text
+            for name, told in zip(spoken, events, strict=True):
+                finals = [event for event in told if isinstance(event, Final)]
+                alone = offline.stream(interval=0.5)
+                expected = [*alone.feed(load_audio(DATA / name, 16_000)), *alone.finish()]
+                assert [final.result for final in finals] == [
+                    event.result for event in expected if isinstance(event, Final)
+                ]
+                assert all(final.as_offline for final in finals)
+                assert finals
         finally:
             await service.drain(WAIT)
 
