@@ -315,8 +315,9 @@ def test_a_client_who_cannot_be_told_stops_nobody(bench: Bench, caplog: pytest.L
     def broken(item: object) -> None:
         raise ValueError("nobody there")
 
-    bench.scheduler.submit(Request(wav(1, 5)), broken)
+    unheard = bench.scheduler.submit(Request(wav(1, 5)), broken)
     bench.engine.let(10**9)
+    bench.until(lambda: unheard.over)
     assert bench.submit(2, 5)[1].transcript().text == "2:5"
     assert "nobody there" in caplog.text
 
@@ -369,6 +370,29 @@ def test_a_live_stream_goes_before_files_but_not_for_ever() -> None:
             ticket.finish()
             bench.until(lambda ticket=ticket: ticket.over)  # type: ignore[misc]
             assert told[-1] is None
+
+
+def test_what_a_speaker_said_gets_the_next_row(bench: Bench) -> None:
+    """Though more files wait than there are rows, and the engine would take them ahead."""
+    ticket, told = bench.attach(Session())
+    bench.submit(1, 3)
+    bench.engine.wait_rows(1)
+    for value, seconds in ((2, 15), (3, 10), (4, 10)):
+        file, _ = bench.submit(value, seconds)
+        bench.until(lambda file=file: file.read)  # type: ignore[misc]
+    bench.engine.step()
+    bench.engine.wait_rows(2)
+    bench.engine.step(2)
+    bench.engine.wait(lambda: bench.begun(3) == 1)
+    ticket.feed(np_value(9, 2))
+    ticket.finish()
+    bench.engine.step(10)
+    bench.engine.wait(lambda: len(bench.engine.begun) == 4)
+    assert [value for value, _ in bench.engine.begun] == [1, 2, 3, 9]
+    assert bench.sample("asr_rows_in_use") == 2
+    bench.engine.let(10**9)
+    bench.until(lambda: ticket.over)
+    assert isinstance(told[-2], list)
 
 
 def np_value(value: int, seconds: float) -> Any:
