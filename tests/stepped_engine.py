@@ -50,7 +50,7 @@ class SteppedEngine:
 
     Attributes:
         begun: value and seconds of each segment, in the order in which they begin.
-        groups: the audio of each collection, in seconds.
+        groups: the audio of each collection, in seconds, and the steps that were made before.
         steps: how many were made.
         breaks: what to raise when a segment with this value begins.
     """
@@ -64,7 +64,7 @@ class SteppedEngine:
         self.plan = BatchPlan(rows, 100, 1, 1, 1000)
         self.changed = threading.Condition()
         self.begun: list[tuple[int, float]] = []
-        self.groups: list[float] = []
+        self.groups: list[tuple[int, float]] = []
         self.steps = 0
         self.breaks: dict[int, BaseException] = {}
         self.breaks_at_once: BaseException | None = None
@@ -127,7 +127,7 @@ class SteppedEngine:
                 if not ready:
                     ready.extend(islice(iter(next_job, None), self.plan.rows))
                     if ready:
-                        self.groups.append(sum(len(job.samples) for job in ready) / RATE)
+                        self.groups.append((self.steps, sum(len(job.samples) for job in ready) / RATE))
                 if not ready:
                     break
                 job = ready.popleft()
