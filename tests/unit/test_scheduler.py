@@ -208,6 +208,21 @@ def test_reading_stays_a_little_ahead_however_long_a_file(bench: Bench) -> None:
     assert heard.transcript().duration == 2000
 
 
+def test_what_many_short_files_have_in_waiting_is_bounded_too(bench: Bench) -> None:
+    submitted = [bench.submit(value, 5) for value in range(1, 31)]
+    tickets = [ticket for ticket, _ in submitted]
+    most = 4 * bench.engine.plan.rows
+    for _ in range(3):
+        bench.until(
+            lambda: sum(len(each.ready) for each in tickets) >= most and not any(each.reading for each in tickets)
+        )
+        assert sum(len(each.ready) for each in tickets) == most
+        bench.engine.step()
+    bench.engine.let(10**9)
+    for value, (_, waiter) in enumerate(submitted, 1):
+        assert waiter.transcript().text == f"{value}:5"
+
+
 def test_who_leaves_frees_the_row_for_the_next(bench: Bench) -> None:
     first, gone = bench.submit(1, 19)
     second, other = bench.submit(2, 19)
