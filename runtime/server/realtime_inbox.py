@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+# What a message takes beside its characters, about: a flood of tiny ones is bounded too.
+_OVERHEAD = 100
+
 
 class Inbox:
     """A queue of messages, bounded by their characters together.
@@ -21,7 +24,7 @@ class Inbox:
 
     async def put(self, message: str | None) -> None:
         """Add a message, when there is room for it. None stands for one that was no text."""
-        size = len(message or "") + 1
+        size = len(message or "") + _OVERHEAD
         async with self._changed:
             await self._changed.wait_for(lambda: not self._messages or self._used + size <= self._room)
             self._messages.append(message)
@@ -33,6 +36,6 @@ class Inbox:
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._messages))
             message = self._messages.popleft()
-            self._used -= len(message or "") + 1
+            self._used -= len(message or "") + _OVERHEAD
             self._changed.notify_all()
             return message

@@ -24,6 +24,7 @@ DEFAULT_PAUSE_MS = 800
 SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 10_000
 # Characters. A prompt is read by the model with every segment.
 LONGEST_MODEL, LONGEST_PROMPT = 256, 16_384
+_MOST_SHOWN = 64  # of what a client sent, in an error
 
 _LEGACY_FORMATS: dict[str, Encoding] = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
@@ -92,6 +93,7 @@ class _Fields:
 
     def done(self) -> None:
         for field in self._left:
+            field = field[:_MOST_SHOWN]
             raise EventError(f"unknown parameter {self.name(field)}", "unknown_parameter", self.name(field))
 
 
@@ -217,7 +219,7 @@ def checked_model(name: str, models: Collection[str], param: str) -> str:
     """
     if name not in models:
         raise EventError(
-            f"there is no model {name[:LONGEST_MODEL]!r} here, only {', '.join(models)}", "model_not_found", param
+            f"there is no model {name[:_MOST_SHOWN]!r} here, only {', '.join(models)}", "model_not_found", param
         )
     return name
 

@@ -42,6 +42,14 @@ from runtime.server.realtime_audio import decode_audio
 from runtime.server.realtime_connection import MAX_MESSAGE_BYTES, MAX_OFFENCES, Connection
 from runtime.server.realtime_events import Items
 from runtime.server.realtime_inbox import Inbox
+from runtime.server.realtime_session import (
+    EventError,
+    SessionConfig,
+    as_legacy_session,
+    as_session,
+    read_legacy_session,
+    read_session,
+)
 from runtime.streaming import LiveOptions
 
 RATE = 24_000
@@ -491,6 +499,39 @@ def test_malformed_sessions(transcriber: Transcriber, kind: str, session: Any, p
     with connected(make_app(Service(transcriber))) as client:
         client.send(kind, session=session)
         assert client.next()["error"]["param"] == param
+
+
+NAMES = st.one_of(
+    st.sampled_from(["type", "audio", "input", "output", "format", "rate", "include", "modalities", "x"]),
+    st.sampled_from(["transcription", "model", "language", "prompt", "keywords", "noise_reduction"]),
+    st.sampled_from(["turn_detection", "threshold", "silence_duration_ms"]),
+    st.sampled_from(["input_audio_format", "input_audio_transcription", "input_audio_noise_reduction"]),
+)
+VALUES = st.sampled_from(
+    [None, True, 0, 800, 24000, -1, 1e300, "", "transcription", "audio/pcm", "pcm16", "server_vad", "m"]
+)
+SESSIONS = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=6), max_leaves=20
+)
+
+
+@given(SESSIONS, st.booleans())
+def test_whatever_a_session_is_it_is_read_or_refused(session: Any, legacy: bool) -> None:
+    read = read_legacy_session if legacy else read_session
+    before, param = SessionConfig("m"), "session"
+    given_twice = copy.deepcopy(session)
+    try:
+        config = read(before, session, ["m"])
+    except EventError as error:
+        config, param = before, str(error.param)
+    assert param.startswith("session")
+    assert session == given_twice
+    assert 8_000 <= config.rate <= 48_000
+    assert config.pause is None or 500 <= config.pause <= 10_000
+    # What is reported can be given back, and changes nothing.
+    reported = as_legacy_session(config, "sess") if legacy else as_session(config, "sess")
+    del reported["id"], reported["object"]
+    assert read(config, reported, ["m"]) == config
 
 
 @pytest.mark.parametrize(
