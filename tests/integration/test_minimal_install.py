@@ -180,6 +180,17 @@ def multipart(fields: dict[str, str], name: str, audio: bytes) -> tuple[str, byt
     )
 
 
+def websocket_status(port: int, path: str, key: str) -> str:
+    """The first line of the answer to a WebSocket's handshake."""
+    head = [
+        *(f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: Upgrade", "Upgrade: websocket"),
+        *("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", f"Authorization: Bearer {key}"),
+    ]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection, connection.makefile("rb") as answer:
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        return answer.readline().decode().strip()
+
+
 def files(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
@@ -233,6 +244,10 @@ def test_the_image_serves(image: Image, tmp_path: Path) -> None:
         assert status == 200
         assert kind.startswith("text/plain")
         assert b"asr_requests_total" in answer
+
+        realtime = "/v1/realtime?intent=transcription"
+        assert websocket_status(int(port), realtime, "a-key-of-this-test") == "HTTP/1.1 101 Switching Protocols"
+        assert websocket_status(int(port), realtime, "another").startswith("HTTP/1.1 401 ")
 
         server.send_signal(getattr(signal, image.stage.only("STOPSIGNAL").value))
         assert server.wait(60) == 0, log.read_text(encoding="utf-8")
