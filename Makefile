@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install install-check espeak tiny random-0.6b random-1.7b benchmark clean
+.PHONY: demo test install install-check espeak chromium tiny random-0.6b random-1.7b benchmark clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +28,7 @@ build/onnxruntime-openvino: $(STAMP)
 OPENVINO := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),build/onnxruntime-openvino)
 
 # Lint, types, contracts, tests with coverage: what CI runs.
-test: $(STAMP) espeak $(OPENVINO)
+test: $(STAMP) espeak chromium $(OPENVINO)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -50,6 +50,12 @@ espeak:
 	@command -v espeak-ng >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq espeak-ng; } \
 	|| { echo "error: espeak-ng is not installed: apt-get install espeak-ng, or brew install espeak-ng" >&2; exit 2; }
+
+# The tests of the server's page drive a browser, a system package.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } \
+	|| { echo "error: no Chromium is installed: apt-get install chromium, or brew install --cask chromium" >&2; exit 2; }
 
 # Train the small checkpoint again from nothing (about two hours on two cores).
 tiny: $(STAMP) espeak

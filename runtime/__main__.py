@@ -1,10 +1,10 @@
-"""``python -m runtime``: transcribe files and live speech, say what a model is, measure how well it works."""
+"""``python -m runtime``: transcribe files and live speech, serve, say what a model is, measure how well it works."""
 
 from __future__ import annotations
 
 import typer
 
-from runtime.cli import batch, benchmark, evaluate, info, prepare, providers, stream, transcribe
+from runtime.cli import batch, benchmark, evaluate, info, prepare, providers, serve, stream, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command()(transcribe.transcribe)
 app.command()(batch.batch)
 app.command()(stream.stream)
+app.command()(serve.serve)
 app.command()(info.info)
 app.command("prepare")(prepare.prepare_model)
 app.command()(providers.providers)

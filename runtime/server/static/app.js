@@ -1,0 +1,341 @@
+/** The page: what a person does, and what comes of it. */
+
+import { ApiError, models, transcribe } from "./api.js";
+import { FORMATS, readable } from "./formats.js";
+import { LiveConnection } from "./live.js";
+import { Microphone, SAMPLE_RATE } from "./microphone.js";
+import { TranscriptView } from "./transcript.js";
+import { preview, Waveform } from "./waveform.js";
+
+const $ = (/** @type {string} */ id) => document.getElementById(id);
+const view = new TranscriptView($("segments"), $("partials"), $("empty"));
+const waveform = new Waveform($("waveform"));
+
+let key = ""; // kept here alone, so that it goes with the page
+let offered = []; // models
+let retry = null; // what to do again once there is a key
+let name = "transcript"; // of the files to download
+let duration = null; // seconds of audio, where known
+let text = null; // of the whole, where the server has said it
+let running = null; // AbortController of the file that is in work
+let recording = null; // {microphone, connection} while live
+let again = null; // what the job's button does once it no longer cancels
+
+// ── Server, models, key ────────────────────────────────────────────────────
+
+async function connect() {
+  offered = await models(key);
+  $("model").replaceChildren(...offered.map(({ id }) => new Option(id)));
+  $("key-form").hidden = true;
+  showLanguages();
+}
+
+function showLanguages() {
+  const languages = offered.find(({ id }) => id === $("model").value)?.languages ?? [];
+  $("languages").replaceChildren(...languages.map(({ name }) => new Option(name)));
+  view.codes = new Map(languages.map(({ name, code }) => [name.toLowerCase(), code]));
+}
+
+/**
+ * Do it, and say what went wrong. Where a key is missing, ask for it and do it again then.
+ *
+ * @param {() => Promise<void>} action
+ */
+async function attempt(action) {
+  say("alert", "");
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof ApiError && error.status === 401)) {
+      say("alert", error.message);
+      return;
+    }
+    if (key) say("alert", error.message);
+    key = "";
+    retry = action;
+    $("key-form").hidden = false;
+    $("key").focus();
+  }
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value.trim();
+  $("key").value = "";
+  const action = retry ?? connect;
+  attempt(async () => {
+    await connect();
+    $("choose").focus();
+    if (action !== connect) await action();
+  });
+});
+
+$("model").addEventListener("change", showLanguages);
+
+function options() {
+  return { model: $("model").value, language: $("language").value.trim(), context: $("context").value.trim() };
+}
+
+// ── Files ──────────────────────────────────────────────────────────────────
+
+/** @param {File} file */
+async function transcribeFile(file) {
+  running?.abort();
+  const abort = new AbortController();
+  running = abort;
+  begin(file.name, "Uploading…");
+  name = file.name.replace(/\.[^.]*$/, "") || "transcript";
+  $("microphone").disabled = true;
+  $("progress").hidden = false;
+  $("progress").removeAttribute("value");
+  showAction("Cancel", () => abort.abort());
+  const drawn = showPreview(file, abort.signal);
+  try {
+    if (!offered.length) await connect();
+    const accepted = () => say("status", "Transcribing…");
+    for await (const event of transcribe(file, options(), key, abort.signal, accepted)) {
+      if (event.type === "transcript.text.segment") {
+        view.add(event);
+        heardUntil(event.end);
+      } else if (event.type === "transcript.text.done") {
+        text = event.text;
+        duration = event.duration ?? duration;
+      }
+    }
+    await drawn;
+    if (running === abort) summarize();
+  } catch (error) {
+    if (running !== abort) return; // another file has taken its place
+    if (!abort.signal.aborted) {
+      say("status", "Stopped.");
+      throw error;
+    }
+    say("status", "Cancelled.");
+  } finally {
+    if (running === abort) {
+      running = null;
+      $("microphone").disabled = false;
+      $("progress").hidden = true;
+      showAction("Transcribe again", () => attempt(() => transcribeFile(file)));
+      showExports();
+    }
+  }
+}
+
+/** @param {File} file @param {AbortSignal} signal */
+async function showPreview(file, signal) {
+  const decoded = await preview(file);
+  if (running?.signal !== signal) return;
+  $("waveform").hidden = !decoded;
+  $("no-preview").hidden = Boolean(decoded);
+  if (!decoded) return;
+  duration = decoded.duration;
+  $("waveform").setAttribute("aria-label", `Waveform of ${file.name}, ${readable(duration)}`);
+  waveform.file(decoded.peaks);
+  heardUntil(view.segments.at(-1)?.end ?? 0);
+}
+
+/** @param {number} seconds of the file that have their text */
+function heardUntil(seconds) {
+  if (duration === null) {
+    say("clock", readable(seconds));
+    return;
+  }
+  const fraction = Math.min(1, seconds / duration);
+  say("clock", `${readable(seconds)} / ${readable(duration)}`);
+  waveform.progress(fraction);
+  if (fraction > 0) $("progress").value = fraction;
+}
+
+$("choose").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  $("file").value = ""; // the same file may be chosen again
+  if (file) attempt(() => transcribeFile(file));
+});
+
+let depth = 0; // of elements that something is dragged over
+const carriesFile = (/** @type {DragEvent} */ event) => event.dataTransfer.types.includes("Files");
+addEventListener("dragenter", (event) => carriesFile(event) && highlight(++depth > 0));
+addEventListener("dragleave", (event) => carriesFile(event) && highlight(--depth > 0));
+addEventListener("dragover", (event) => carriesFile(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!carriesFile(event)) return;
+  event.preventDefault();
+  depth = 0;
+  highlight(false);
+  if (recording) say("alert", "The microphone is on. Stop it first, then drop the file.");
+  else attempt(() => transcribeFile(event.dataTransfer.files[0]));
+});
+
+/** @param {boolean} over */
+function highlight(over) {
+  $("choose").classList.toggle("over", over && !recording);
+}
+
+// ── Microphone ─────────────────────────────────────────────────────────────
+
+async function listen() {
+  recording = {}; // from now on the button means stop
+  showRecording(true);
+  begin("Microphone", "Waiting for the microphone…");
+  name = `microphone-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}`;
+  showAction(null);
+  duration = 0;
+  const mine = recording;
+  try {
+    if (!offered.length) await connect();
+    mine.microphone = await Microphone.open();
+    say("status", "Connecting…");
+    mine.connection = await openConnection();
+    await mine.microphone.start(heard, () => stopListening("The microphone has gone."));
+    if (mine.unwanted) await stopListening();
+    else if (!mine.stopping) say("status", "Listening.");
+  } catch (error) {
+    if (mine.stopping) return; // and has said why
+    await mine.microphone?.stop();
+    mine.connection?.close();
+    over("Stopped.");
+    throw error;
+  }
+}
+
+/** @param {Int16Array} samples */
+function heard(samples) {
+  recording?.connection.append(samples);
+  waveform.hear(samples);
+  duration += samples.length / SAMPLE_RATE;
+  say("clock", readable(duration));
+}
+
+async function openConnection() {
+  try {
+    return await LiveConnection.open(options(), key, {
+      speech: (id) => view.hear(id, { stable: "", unstable: "" }),
+      partial: (id, partial) => view.hear(id, partial),
+      final(id, segment) {
+        view.drop(id);
+        view.add(segment);
+      },
+      failed: (message) => stopListening(message),
+    });
+  } catch (error) {
+    if (error instanceof DOMException) throw new ApiError("This key has characters that live audio cannot carry.");
+    await connect(); // says better than a WebSocket what is wrong: no key, or no server
+    throw new ApiError("The server takes no live audio now. Try again in a moment.");
+  }
+}
+
+/** @param {string} problem why, where it was not the person who stops */
+async function stopListening(problem = "") {
+  if (problem) say("alert", problem);
+  const mine = recording;
+  if (!mine || mine.stopping) return;
+  if (!mine.connection) {
+    mine.unwanted = true; // `listen` will see it
+    return;
+  }
+  mine.stopping = true;
+  $("microphone").setAttribute("aria-disabled", "true");
+  say("status", "Finishing…");
+  await mine.microphone.stop();
+  await mine.connection.finish();
+  view.clearPartials();
+  over();
+}
+
+/** @param {string} status what to say in place of the result */
+function over(status = "") {
+  recording = null;
+  showRecording(false);
+  if (status) say("status", status);
+  else summarize();
+  showExports();
+}
+
+/** @param {boolean} on */
+function showRecording(on) {
+  $("microphone").classList.toggle("on", on);
+  $("microphone").removeAttribute("aria-disabled");
+  $("choose").disabled = on;
+  say("microphone-title", on ? "Stop" : "Use the microphone");
+  say("microphone-hint", on ? "and keep the transcript" : "text appears as you speak");
+}
+
+$("microphone").addEventListener("click", () => (recording ? stopListening() : attempt(listen)));
+
+// ── What both share ────────────────────────────────────────────────────────
+
+/** @param {string} title @param {string} status */
+function begin(title, status) {
+  view.clear();
+  text = duration = null;
+  $("job").hidden = false;
+  $("exports").hidden = true;
+  $("progress").hidden = true;
+  $("waveform").hidden = false;
+  $("waveform").setAttribute("aria-label", `Waveform of ${title}`);
+  $("no-preview").hidden = true;
+  say("job-name", title);
+  say("status", status);
+  say("clock", "");
+  waveform.clear();
+}
+
+function summarize() {
+  const count = view.segments.length;
+  if (duration !== null) {
+    say("clock", readable(duration));
+    waveform.progress(1);
+  }
+  say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. Nobody was heard to speak.");
+}
+
+function showExports() {
+  $("exports").hidden = view.segments.length === 0;
+}
+
+/** The job's one button. @param {string | null} label null: none @param {() => void} action */
+function showAction(label, action = null) {
+  again = action;
+  if (label === null && document.activeElement === $("job-action")) $("microphone").focus();
+  $("job-action").hidden = label === null;
+  say("job-action", label ?? "");
+}
+
+$("job-action").addEventListener("click", () => again());
+
+/** @returns {import("./formats.js").Transcript} */
+function transcript() {
+  return { text: text ?? view.text, language: view.language, duration, segments: view.segments };
+}
+
+$("copy").addEventListener("click", async () => {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(transcript().text);
+    say("status", "Copied.");
+  } else {
+    // Browsers give the clipboard only to pages on https or localhost.
+    getSelection().selectAllChildren($("segments"));
+    say("status", "Selected: copy it with the keyboard or the menu.");
+  }
+});
+
+for (const button of $("exports").querySelectorAll("[data-format]")) {
+  button.addEventListener("click", () => {
+    const { write, type } = FORMATS[button.dataset.format];
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([write(transcript())], { type: `${type};charset=utf-8` }));
+    link.download = `${name}.${button.dataset.format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    say("status", `Saved ${link.download}.`);
+  });
+}
+
+/** @param {string} id @param {string} words */
+function say(id, words) {
+  if ($(id).textContent !== words) $(id).textContent = words;
+}
+
+attempt(connect);

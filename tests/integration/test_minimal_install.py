@@ -1,0 +1,261 @@
+"""What the container image holds, made in a folder: its build's commands, its size, and its server, started and used.
+
+No container engine is needed. What is proven: the set of packages works by itself, in a process that has no home,
+writes nothing but temporary files, and inherits nothing of this environment.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests import containerfile
+from tests.conftest import DATA, REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+LARGEST_INSTALL = 300 * 10**6
+# What must not be there: what exports and quantizes, what is optional elsewhere, and what installs.
+ABSENT = (
+    *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors", "jiwer"),
+    *("ray", "pandas", "pyarrow", "av", "scipy", "sympy", "openai", "pytest", "pip", "setuptools"),
+)
+START_SECONDS = 60.0
+NAME = re.compile(r"[-_.]+")
+
+
+class Image(msgspec.Struct, frozen=True):
+    """The virtual environment that the image would have, and the stage that says how it is used."""
+
+    environment: Path
+    stage: containerfile.Stage
+
+    @property
+    def packages(self) -> Path:
+        (found,) = self.environment.glob("lib/python3.*/site-packages")
+        return found
+
+    def variables(self, temporary: Path) -> dict[str, str]:
+        """What a process in the image has in its environment, and nothing of this one's. Its home could be made."""
+        said = self.stage.environment
+        moved = {name: value.replace("/opt/asr-deploy", str(self.environment)) for name, value in said.items()}
+        return moved | {"HOME": str(temporary.parent / "no-home"), "TMPDIR": str(temporary)}
+
+    def command(self, words: list[str]) -> list[str]:
+        """A command of the Containerfile, with the environment's own Python."""
+        assert words[0] == "python"
+        return [str(self.environment / "bin" / "python"), *words[1:]]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """Built by the Containerfile's commands from what it copies, and of that from what .containerignore leaves."""
+    file = containerfile.read(REPOSITORY / "Containerfile")
+    root = tmp_path_factory.mktemp("image").resolve()
+    containerfile.build(file, REPOSITORY, containerfile.Ignored(REPOSITORY / ".containerignore"), root)
+    shutil.rmtree(root / "stages")
+    yield Image(root / "opt" / "asr-deploy", file.final)
+    shutil.rmtree(root)
+
+
+def sizes(packages: Path) -> Counter[str]:
+    """Bytes of each distribution's files, bytecode too."""
+    owners = {
+        path.parts[0]: distribution.name
+        for distribution in importlib.metadata.distributions(path=[str(packages)])
+        for path in distribution.files or ()
+        if path.parts[0] != ".."
+    }
+    found: Counter[str] = Counter()
+    for path in packages.rglob("*"):
+        if path.is_file():
+            top = path.relative_to(packages).parts
+            name = top[1].partition(".")[0] + ".py" if top[0] == "__pycache__" else top[0]
+            found[owners[name]] += path.stat().st_size
+    return found
+
+
+def test_only_pinned_packages_are_installed(image: Image) -> None:
+    pinned = dict(
+        line.split("==")
+        for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    )
+    pins = {NAME.sub("-", name).lower(): version for name, version in pinned.items()}
+    installed = {
+        NAME.sub("-", each.name).lower(): each.version
+        for each in importlib.metadata.distributions(path=[str(image.packages)])
+    }
+    del installed["asr-deploy"]
+    assert installed == {name: pins.get(name, "not pinned") for name in installed}
+    assert {"starlette", "uvicorn", "websockets", "prometheus-client", "python-multipart"} <= installed.keys()
+    check = [sys.executable, "-m", "pip", "--python", str(image.environment / "bin" / "python"), "check"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_that_it_does_not_need_is_there(image: Image, tmp_path: Path) -> None:
+    found = "from importlib.util import find_spec as find; import sys; print(*filter(find, sys.argv[1:]))"
+    done = subprocess.run(
+        image.command(["python", "-c", found, *ABSENT, "numpy"]),
+        env=image.variables(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["numpy"]
+
+
+def test_the_install_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    found = sizes(image.packages)
+    lines = [f"  {size / 1e6:6.1f} MB  {name}" for name, size in found.most_common(10)]
+    with capsys.disabled():
+        sys.stdout.write(f"\ninstalled: {found.total() / 1e6:.1f} MB, of it\n" + "\n".join(lines) + "\n")
+    assert found.total() <= LARGEST_INSTALL
+
+
+def test_every_module_has_bytecode(image: Image) -> None:
+    """A process with a read-only root would compile what has none at every start."""
+    sources = list((image.packages / "runtime").rglob("*.py"))
+    assert sources
+    missing = [path for path in sources if not list(path.parent.glob(f"__pycache__/{path.stem}.cpython-*.pyc"))]
+    assert not missing
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fetch(request: urllib.request.Request | str) -> tuple[int, str, bytes]:
+    """Status, content type and body, past any proxy of the environment."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read()
+
+
+def wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Ask until it says that it is ready: there is no event to wait for in another process."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        assert server.poll() is None, log.read_text(encoding="utf-8")
+        try:
+            if fetch(f"{address}/ready")[0] == 200:
+                return
+        except urllib.error.URLError:  # it does not listen yet
+            pass
+        time.sleep(0.05)
+    pytest.fail(f"not ready after {START_SECONDS:.0f} s: {log.read_text(encoding='utf-8')}")
+
+
+def multipart(fields: dict[str, str], name: str, audio: bytes) -> tuple[str, bytes]:
+    """Content type and body of a form with one file."""
+    boundary = uuid.uuid4().hex
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{fields[key]}\r\n' for key in fields]
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    return f"multipart/form-data; boundary={boundary}", "".join([*parts, head]).encode() + audio + (
+        f"\r\n--{boundary}--\r\n".encode()
+    )
+
+
+def websocket_status(port: int, path: str, key: str) -> str:
+    """The first line of the answer to a WebSocket's handshake."""
+    head = [
+        *(f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: Upgrade", "Upgrade: websocket"),
+        *("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", f"Authorization: Bearer {key}"),
+    ]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection, connection.makefile("rb") as answer:
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        return answer.readline().decode().strip()
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_the_image_serves(image: Image, tmp_path: Path) -> None:
+    """The entry point, the health check and the signal of the Containerfile, on one port of the loopback interface."""
+    temporary, elsewhere, keys, log = (tmp_path / name for name in ("tmp", "cwd", "keys.txt", "log.txt"))
+    temporary.mkdir()
+    elsewhere.mkdir()
+    keys.write_text("a-key-of-this-test\n", encoding="utf-8")
+    keys.chmod(0o600)
+    before = files(image.environment)
+    variables = image.variables(temporary)
+    port = str(free_port())
+    health = image.stage.only("HEALTHCHECK").value.removeprefix("CMD ")
+    check = image.command([word.replace(":8000", f":{port}") for word in json.loads(health)])
+    entry = [*image.stage.only("ENTRYPOINT").words, "--host", "127.0.0.1", "--port", port, "--api-keys-file", str(keys)]
+    address = f"http://127.0.0.1:{port}"
+
+    def healthy() -> bool:
+        return subprocess.run(check, env=variables, cwd=elsewhere, stderr=subprocess.DEVNULL).returncode == 0
+
+    assert not healthy()
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            image.command(entry), env=variables, cwd=elsewhere, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        wait_until_ready(address, server, log)
+        assert healthy()
+
+        models = urllib.request.Request(f"{address}/v1/models", headers={"Authorization": "Bearer a-key-of-this-test"})
+        status, _, answer = fetch(models)
+        assert status == 200
+        model = json.loads(answer)["data"][0]["id"]
+        kind, body = multipart({"model": model}, "en-1.wav", (DATA / "en-1.wav").read_bytes())
+        request = urllib.request.Request(
+            f"{address}/v1/audio/transcriptions", data=body, headers={"Content-Type": kind}
+        )
+        assert fetch(request)[0] == 401
+        request.add_header("Authorization", "Bearer a-key-of-this-test")
+        status, _, answer = fetch(request)
+        assert status == 200, answer
+        assert json.loads(answer)["text"] == "It was very quiet in Madrid."
+
+        status, kind, answer = fetch(f"{address}/")
+        assert status == 200
+        assert kind.startswith("text/html")
+        assert b"</html>" in answer
+        status, kind, answer = fetch(f"{address}/metrics")
+        assert status == 200
+        assert kind.startswith("text/plain")
+        assert b"asr_requests_total" in answer
+
+        realtime = "/v1/realtime?intent=transcription"
+        assert websocket_status(int(port), realtime, "a-key-of-this-test") == "HTTP/1.1 101 Switching Protocols"
+        assert websocket_status(int(port), realtime, "another").startswith("HTTP/1.1 401 ")
+
+        server.send_signal(getattr(signal, image.stage.only("STOPSIGNAL").value))
+        assert server.wait(60) == 0, log.read_text(encoding="utf-8")
+    finally:
+        server.kill()
+        server.wait()
+    assert "Madrid" not in log.read_text(encoding="utf-8")
+    assert not list(temporary.iterdir())
+    assert not list(elsewhere.iterdir())
+    assert not Path(variables["HOME"]).exists()  # as a telemetry's identifier and database would be
+    assert files(image.environment) == before
