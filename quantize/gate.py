@@ -16,7 +16,7 @@ from runtime.engine import Probe
 from runtime.evaluation import Utterance, score
 from runtime.providers import ProviderSpec
 from runtime.session import make_session
-from runtime.transcriber import Transcript
+from runtime.transcript import Transcript
 
 Outputs = dict[str, npt.NDArray[Any]]
 

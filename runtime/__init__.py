@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from runtime.artifact import Artifact, Manifest, open_artifact
 from runtime.errors import AsrError
-from runtime.transcriber import Outcome, Request, Segment, Transcriber, Transcript
+from runtime.transcriber import Outcome, Request, Transcriber
+from runtime.transcript import Segment, Transcript
 from runtime.version import __version__
 
 __all__ = [

@@ -6,7 +6,8 @@ import math
 import mmap
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,11 @@ from runtime.buffers import HOST, Binding, RowBuffer, input_location
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+
+# Token ids that :meth:`CausalDecoder.compare_passes` tries: common ones of any vocabulary, as a prompt and a text.
+_TRIED = [(37 * place) % 199 + 1 for place in range(56)]
+_TRIED_PROMPT = 32
 
 
 def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -30,6 +36,23 @@ def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]
         return np.frombuffer(mmap.mmap(-1, size, **private), dtype).reshape(shape)
     except OSError as error:
         raise MemoryError(f"{size} bytes for keys and values") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Keys and values of the first ``length`` positions of a text, outside of rows: each [kv_heads, length, size]."""
+
+    length: int
+    arrays: list[npt.NDArray[Any]]
+
+
+class PassComparison(NamedTuple):
+    """Whether a pass over many tokens computes what steps over them do, and whether a prompt in two passes what one in
+    one pass does: bit for bit, on this machine, with this graph.
+    """
+
+    steps: bool
+    splits: bool
 
 
 class CausalDecoder:
@@ -46,6 +69,7 @@ class CausalDecoder:
     def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, audio_id: int, context_length: int) -> None:
         """``audio_id`` is the placeholder that audio rows replace; ``context_length`` the graph's positions."""
         self._session, self._audio_id, self.context_length = session, audio_id, context_length
+        self._spec = spec
         past = [tensor for tensor in spec.inputs if tensor.name.startswith("past_key_values.")]
         _, heads, _, size = past[0].shape
         logits = next(tensor for tensor in spec.outputs if tensor.name == "logits")
@@ -157,19 +181,75 @@ class CausalDecoder:
         Raises:
             ValueError: as many audio rows as placeholders are needed, or the prompt is longer than the row.
         """
-        audio = self._check_audio(prompt.count(self._audio_id), audio_embeds)
-        if len(prompt) > self.layout[1]:
-            raise ValueError(f"a prompt of {len(prompt)} does not fit a row of {self.layout[1]} positions")
-        logits = np.empty((1, 1, self.vocab_size), np.float32)
-        ids = np.array([prompt], np.int64)
-        self._binding(ids, np.ones_like(ids), audio, logits, slice(row, row + 1)).run()
-        self._set_lengths(slice(row, row + 1), np.array([len(prompt)], np.int64))
-        first: Floats = logits[0, 0]
+        self.cut_row(row, 0)
+        first: Floats = self.extend_row(row, prompt, audio_embeds)[0]
         return first
+
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Floats, keep: int = 1) -> Floats:
+        """Append ``ids`` to what a row holds, in one pass, while the others wait.
+
+        Args:
+            row: which one; see :meth:`cut_row` and :meth:`restore_row` for what it begins with.
+            ids: token ids, with placeholders for audio.
+            audio_embeds: [N, hidden], one row a placeholder.
+            keep: of how many of the last positions logits are wanted.
+
+        Returns:
+            Logits [keep, vocab].
+
+        Raises:
+            ValueError: as many audio rows as placeholders are needed, or the row is too short.
+        """
+        audio = self._check_audio(list(ids).count(self._audio_id), audio_embeds)
+        length = int(self._lengths[row]) + len(ids)
+        if length > self.layout[1]:
+            raise ValueError(f"{length} positions do not fit a row of {self.layout[1]}")
+        logits: Floats = np.empty((1, keep, self.vocab_size), np.float32)
+        mask = np.ones((1, length), np.int64)
+        self._binding(np.array([ids], np.int64), mask, audio, logits, slice(row, row + 1)).run()
+        self._set_lengths(slice(row, row + 1), np.array([length], np.int64))
+        wanted: Floats = logits[0]
+        return wanted
+
+    def cut_row(self, row: int, length: int) -> None:
+        """Forget what a row holds behind its first ``length`` positions."""
+        self._set_lengths(slice(row, row + 1), np.minimum(self._lengths[row : row + 1], length))
+
+    def keep_row(self, row: int, length: int) -> Kept:
+        """A copy of the first ``length`` positions that a row holds; for rows that are :attr:`movable`.
+
+        Raises:
+            ValueError: the row holds fewer.
+        """
+        if length > self._lengths[row]:
+            raise ValueError(f"row {row} holds {self._lengths[row]} positions, not {length}")
+        return Kept(length, [buffer.array[row, :, :length].copy() for buffer in self._buffers])
+
+    def restore_row(self, row: int, kept: Kept, length: int) -> None:
+        """Let a row hold the first ``length`` positions of what was kept, and nothing else."""
+        for buffer, array in zip(self._buffers, kept.arrays, strict=True):
+            buffer.array[row, :, :length] = array[:, :length]
+        self._set_lengths(slice(row, row + 1), np.array([length], np.int64))
 
     def _set_lengths(self, rows: slice, lengths: Ids) -> None:
         self._lengths[rows] = lengths
         self._mask[rows] = np.arange(self.layout[1]) < lengths[:, None]
+
+    def compare_passes(self) -> PassComparison:
+        """Try how exact passes are, in a row of its own: whatever is decoded meanwhile is not touched."""
+        other = CausalDecoder(self._session, self._spec, audio_id=self._audio_id, context_length=self.context_length)
+        prompt, half, text = _TRIED[:_TRIED_PROMPT], _TRIED_PROMPT // 2, _TRIED[_TRIED_PROMPT:]
+        ids = [token for token in (each % self.vocab_size for each in prompt) if token != self._audio_id]
+        none = np.zeros((0, self.hidden_size), np.float32)
+        other.open_rows(1, len(_TRIED))
+        whole = other.prefill_row(0, ids, none)
+        stepped = [other.step([token])[0].copy() for token in text]
+        other.cut_row(0, len(ids))
+        steps = np.array_equal(other.extend_row(0, text, none, len(text)), stepped)
+        other.prefill_row(0, ids[:half], none)
+        splits = np.array_equal(other.extend_row(0, ids[half:], none)[0], whole)
+        splits = splits and np.array_equal(other.extend_row(0, text, none, len(text)), stepped)
+        return PassComparison(steps, splits)
 
     @property
     def movable(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -68,6 +68,19 @@ def _always() -> bool:
     return True
 
 
+class LiveWork(msgspec.Struct, frozen=True):
+    """Of a job: that its segment is still growing, or was until now.
+
+    ``state`` is what :meth:`Engine.live` made for the segment; ``final`` says that it does not grow any more, and its
+    text is to be that of the same audio offline. ``draft`` is the hypothesis before; its first ``forced`` tokens stay.
+    """
+
+    state: Any
+    final: bool
+    draft: list[int] = []
+    forced: int = 0
+
+
 class SegmentJob(msgspec.Struct, frozen=True):
     """A segment to transcribe: whose it is, its mono float32 samples, what is asked, and where its times are kept.
 
@@ -82,6 +95,7 @@ class SegmentJob(msgspec.Struct, frozen=True):
     timings: Timings
     began: float
     alive: Callable[[], bool] = _always
+    live: LiveWork | None = None
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -181,6 +195,15 @@ class Engine(Protocol):
         Yields:
             A job's key and its result, in the order in which segments end.
         """
+
+    def live(self) -> Any:
+        """What is kept of one segment that grows, between the jobs that decode it: see :class:`LiveWork`.
+
+        The first call may take a moment, for what the model and this machine need to be known for it.
+        """
+
+    def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        """Language and text that decoded ``tokens`` say; ``ended`` is whether a stop came after them."""
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
         """The inputs of every graph when ``samples`` are transcribed as ``tokens``, whatever the model would say.

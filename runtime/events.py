@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.transcriber import Segment
+from runtime.transcript import Segment
 
 
 class Speech(msgspec.Struct, frozen=True, tag="speech"):

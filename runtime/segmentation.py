@@ -46,6 +46,10 @@ _MUCH_QUIETER = 0.25
 _LOUDNESS_SECONDS = 0.02
 _LOUDNESS_FRAMES = 15
 
+# A piece that is cut while audio arrives ends behind this part of its length. What was heard before stays in it, and so
+# its text can be called stable.
+_LIVE_PLACE = 0.75
+
 # Audio that comes in one block is cut in parts of this length, so that no more of it is copied at once.
 _PART_SECONDS = 10
 
@@ -80,6 +84,7 @@ def speech_pieces(
     detector: Detector | None = None,
     *,
     pause: float = PAUSE_SECONDS,
+    live: bool = False,
 ) -> Iterator[Piece]:
     """The speech of an audio in pieces of at most ``longest`` seconds, in order, each as soon as it is final.
 
@@ -94,16 +99,18 @@ def speech_pieces(
         longest: of a piece, in seconds.
         detector: a fresh one; by default one is made.
         pause: seconds without speech that end a piece, at least twice the margin.
+        live: cut as :class:`SpeechCutter` does while audio arrives, without waiting for a second ``longest``.
 
     Raises:
         OptionError: another rate, or a length that is not positive.
     """
-    if rate != SAMPLE_RATE:
-        raise OptionError(f"voice activity is detected at {SAMPLE_RATE} Hz, not at {rate}; turn it off for this model")
-    if pause < 2 * MARGIN_SECONDS:
-        raise OptionError(f"a pause must last at least {2 * MARGIN_SECONDS} s to end a piece, not {pause}")
-    frames = math.ceil(pause * rate / FRAME_SAMPLES)
-    return _SpeechCutter(_limit(longest, rate), frames, detector or SpeechDetector()).pieces(blocks)
+    return _pieces(SpeechCutter(rate, longest, detector, pause=pause, live=live), blocks)
+
+
+def _pieces(cutter: SpeechCutter, blocks: Iterable[Floats]) -> Iterator[Piece]:
+    for block in blocks:
+        yield from cutter.hear(block)
+    yield from cutter.end()
 
 
 def fixed_pieces(blocks: Iterable[Floats], rate: int, longest: float) -> Iterator[Piece]:
@@ -282,29 +289,82 @@ def _parts(block: Floats, rate: int) -> Iterator[Floats]:
         yield block[start : start + size]
 
 
-class _SpeechCutter:
-    """The state of :func:`speech_pieces`. It decides frame by frame: in what blocks the audio comes does not matter."""
+class SpeechCutter:
+    """:func:`speech_pieces` as audio arrives. It decides frame by frame: in what blocks audio comes does not matter.
 
-    def __init__(self, limit: int, pause_frames: int, detector: Detector) -> None:
-        self._limit = limit
-        self._pause_frames = pause_frames
-        self._detector = detector
+    Speech that goes on is cut when twice the longest piece is there, so that the place can be chosen with what follows
+    in view. With ``live`` it is cut when the longest piece is there, at its latest deep pause: no piece is ever longer,
+    and so its text need not wait.
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        longest: float,
+        detector: Detector | None = None,
+        *,
+        pause: float = PAUSE_SECONDS,
+        live: bool = False,
+    ) -> None:
+        """See :func:`speech_pieces`."""
+        if rate != SAMPLE_RATE:
+            raise OptionError(
+                f"voice activity is detected at {SAMPLE_RATE} Hz, not at {rate}; turn it off for this model"
+            )
+        if pause < 2 * MARGIN_SECONDS:
+            raise OptionError(f"a pause must last at least {2 * MARGIN_SECONDS} s to end a piece, not {pause}")
+        self._limit = _limit(longest, rate)
+        self._pause_frames = math.ceil(pause * rate / FRAME_SAMPLES)
+        self._detector = detector or SpeechDetector()
         self._margin, self._edge = int(MARGIN_SECONDS * SAMPLE_RATE), int(EDGE_SECONDS * SAMPLE_RATE)
+        # A piece ends a margin after its last frame of speech.
+        self._live = live
+        self._most = self._limit - self._margin - FRAME_SAMPLES if live else 2 * self._limit
+        if self._most < FRAME_SAMPLES:
+            raise OptionError(f"speech cannot be cut into pieces of {longest} seconds as it arrives; give at least 0.5")
         self._tail = _Tail(SAMPLE_RATE)
         self._frame = 0  # index of the next one
         self._start: int | None = None  # of the piece to come, once there is speech in it
         self._last = 0  # frame with speech
         self._pauses: list[Span] = []  # between speech, since the start
+        self._over = 0  # sample after the last piece
 
-    def pieces(self, blocks: Iterable[Floats]) -> Iterator[Piece]:
-        for block in blocks:
-            for part in _parts(block, SAMPLE_RATE):
-                self._tail.append(part)
-                yield from self._hear(self._detector.probabilities(part))
-                self._tail.drop(self._frame * FRAME_SAMPLES - self._edge if self._start is None else self._start)
+    def hear(self, block: Floats) -> Iterator[Piece]:
+        """The pieces that ``block`` completes; iterate to the end."""
+        for part in _parts(block, SAMPLE_RATE):
+            self._tail.append(part)
+            yield from self._hear(self._detector.probabilities(part))
+            self._tail.drop(self._frame * FRAME_SAMPLES - self._edge if self._start is None else self._start)
+
+    def end(self) -> Iterator[Piece]:
+        """The last pieces: there is no more audio."""
         yield from self._hear(self._detector.finish())
+        yield from self.close()
+
+    def close(self) -> Iterator[Piece]:
+        """End the piece that is open with what was heard of it; more may follow."""
         rest = self._tail.end - (self._last + 1) * FRAME_SAMPLES
-        yield from self._close(self._margin if rest > self._edge else rest)
+        yield from self._close(min(self._margin, rest) if self._start is None or rest > self._edge else rest)
+
+    @property
+    def open(self) -> Span | None:
+        """Of a piece that is not over: its first sample, and the end of what it has so far, a margin included."""
+        if self._start is None:
+            return None
+        return self._start, min(self._tail.end, (self._last + 1) * FRAME_SAMPLES + self._margin)
+
+    @property
+    def settled(self) -> int:
+        """With ``live``: the sample before which the open piece will not be cut; the last piece's end if none is."""
+        return self._over if self._start is None else self._start + self._earliest
+
+    @property
+    def _earliest(self) -> int:
+        return int(_LIVE_PLACE * self._most)
+
+    def samples(self, span: Span) -> Floats:
+        """A copy of samples that are still held: those from the start of the open piece on are."""
+        return self._tail.piece(span).samples
 
     def _hear(self, probabilities: Floats) -> Iterator[Piece]:
         for speech in (probabilities >= SPEECH_PROBABILITY).tolist():
@@ -318,22 +378,22 @@ class _SpeechCutter:
         """A frame of speech: it begins a piece, ends a pause, or is two limits after the start of one."""
         begin = self._frame * FRAME_SAMPLES
         if self._start is None:
-            self._start = begin - self._margin if begin > self._edge else 0
+            self._start = max(self._over, begin - self._margin if begin > self._edge else 0)
             self._pauses = []
         elif self._frame > self._last + 1:
             self._pauses.append(((self._last + 1) * FRAME_SAMPLES, begin))
         self._last = self._frame
-        if begin - self._start >= 2 * self._limit:
+        if begin - self._start >= self._most:
             left, right = self._cut_early(self._start)
             yield self._tail.piece((self._start, left))
-            self._start = right
+            self._start, self._over = right, left
             self._pauses = [pause for pause in self._pauses if pause[0] > right]
 
     def _cut_early(self, start: int) -> Span:
         """In the later half of what may be a piece if there is a pause, or else at the last one before it."""
-        late = _early_window(start, self._limit)
+        late = (start + self._earliest, start + self._most) if self._live else _early_window(start, self._limit)
         soon = (start + -(-self._limit // 8), late[0])
-        for window in (late, soon):
+        for window in (late,) if self._live else (late, soon):
             if pause := _best_pause(self._pauses, window, window[1], SAMPLE_RATE):
                 return _cut_in(self._tail, pause, window)
         place, _ = self._tail.quietest(late)
@@ -344,6 +404,8 @@ class _SpeechCutter:
         if self._start is None:
             return
         end = (self._last + 1) * FRAME_SAMPLES + margin
+        if self._live:
+            end = min(end, self._start + self._limit)
         for span in _divide(self._tail, (self._start, end), self._limit, self._pauses):
             yield self._tail.piece(span)
-        self._start = None
+        self._start, self._over = None, end

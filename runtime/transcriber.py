@@ -18,58 +18,19 @@ import onnxruntime
 from runtime import audio
 from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
-from runtime.decoding.autoregressive import FinishReason
 from runtime.engine import DEFAULT_BATCH, BatchPlan, Engine, EngineOptions, SegmentOptions, Timings
 from runtime.errors import AsrError, OptionError
 from runtime.families import make_engine
 from runtime.joining import join_texts
 from runtime.providers import describe, parse_providers
+from runtime.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
+from runtime.transcript import Segment, TokenCounts, Transcript, segment_of
 from runtime.version import __version__
 from runtime.work import File, Span, Work
 
 log = logging.getLogger(__name__)
 
 AudioSource = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any]
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """A piece of the audio that was decoded at once: times in seconds, confidence 0..1.
-
-    ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
-    stop id not. ``decoded_again`` says why it was decoded a second time, in shorter pieces and with a penalty on
-    repetitions; None when it was not.
-    """
-
-    start: float
-    end: float
-    text: str
-    language: str | None
-    confidence: float
-    finish_reason: FinishReason
-    tokens: list[int]
-    decoded_again: FinishReason | None = None
-
-
-class TokenCounts(msgspec.Struct, frozen=True):
-    """Over all segments: rows of audio, prompt positions (these rows included), generated text tokens."""
-
-    audio: int
-    prompt: int
-    generated: int
-
-
-class Transcript(msgspec.Struct, frozen=True):
-    """The complete result. ``language`` is that of most of the speech, or None when nobody spoke."""
-
-    text: str
-    language: str | None
-    duration: float
-    segments: list[Segment]
-    timings: Timings
-    tokens: TokenCounts
-    model: str
-    provider: str
-    versions: dict[str, str]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -266,6 +227,55 @@ class Transcriber:
             done.pop(file.place, None)
             yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self.transcript_of(file))
 
+    def live(self, language: str | None = None, context: str = "", live: LiveOptions = DEFAULT_LIVE) -> LiveSession:
+        """What a stream needs but the engine: see :class:`runtime.streaming.LiveSession`.
+
+        Raises:
+            OptionError: an unknown language, or an option that this model's family cannot do.
+        """
+        options = self._options(Request("", language, context), None, ignore_stop=False)
+        return LiveSession(self._engine, options, live)
+
+    def stream(
+        self,
+        language: str | None = None,
+        context: str = "",
+        *,
+        sample_rate: int = 16_000,
+        interval: float = 1.0,
+        pause: float = 0.8,
+        stable: bool = True,
+    ) -> Stream:
+        """Transcribe audio while it arrives.
+
+        Args:
+            language: see :meth:`transcribe`.
+            context: see :meth:`transcribe`.
+            sample_rate: of the samples that will be fed, in Hz.
+            interval: seconds of new audio between partial texts.
+            pause: seconds of silence that end a segment.
+            stable: report what will not change inside of open segments.
+
+        Raises:
+            OptionError: an option that cannot be, or that this model's family cannot do.
+        """
+        return Stream(self._engine, self.live(language, context, LiveOptions(interval, pause, stable)), sample_rate)
+
+    def _options(self, request: Request, max_new_tokens: int | None, *, ignore_stop: bool) -> SegmentOptions:
+        """What a request asks of each segment.
+
+        Raises:
+            OptionError: what this model or its family cannot do.
+        """
+        if request.context and not self.capabilities.context:
+            raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
+        if ignore_stop and not max_new_tokens:
+            raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
+        language = self.resolve_language(request.language)
+        options = SegmentOptions(language, request.context, max_new_tokens, ignore_stop)
+        self._engine.check(options)
+        return options
+
     def prepare(
         self, place: int, request: Request, max_new_tokens: int | None = None, ignore_stop: bool = False
     ) -> File:
@@ -275,13 +285,7 @@ class Transcriber:
         """
         file = File(place, self._engine.sample_rate, Timings(load=self.load_seconds))
         try:
-            if request.context and not self.capabilities.context:
-                raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
-            if ignore_stop and not max_new_tokens:
-                raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
-            language = self.resolve_language(request.language)
-            file.options = SegmentOptions(language, request.context, max_new_tokens, ignore_stop)
-            self._engine.check(file.options)
+            file.options = self._options(request, max_new_tokens, ignore_stop=ignore_stop)
             file.reader = self._reader(request)
             file.known = {(span.start, span.length): span for span in request.known}
         except AsrError as error:
@@ -298,24 +302,10 @@ class Transcriber:
             raise OptionError("sample_rate is for arrays; a file says its own")
         return audio.open_audio(source, rate, request.channel, name=request.name)
 
-    def segment_of(self, span: Span) -> Segment:
-        """What a transcript says of a finished piece."""
-        rate = self._engine.sample_rate
-        return Segment(
-            start=round(span.start / rate, 3),
-            end=round((span.start + span.length) / rate, 3),
-            text=span.result.text,
-            language=span.result.language,
-            confidence=round(span.result.confidence, 4),
-            finish_reason=span.result.finish_reason,
-            tokens=span.result.tokens,
-            decoded_again=span.decoded_again,
-        )
-
     def transcript_of(self, file: File) -> Transcript:
         """The transcript of a file that is complete and without error."""
         spans = file.spans
-        segments = [self.segment_of(span) for span in spans]
+        segments = [segment_of(span, self._engine.sample_rate) for span in spans]
         return Transcript(
             text=join_texts([segment.text for segment in segments]),
             language=_main_language([segment for segment in segments if segment.text]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 
 if TYPE_CHECKING:  # `transcribe` need not wait for it
     from runtime.evaluation import Evaluation, Score, Utterance

@@ -27,7 +27,8 @@ from runtime.engine import (
 )
 from runtime.events import Event, Final, Partial, Speech
 from runtime.streaming import LiveOptions
-from runtime.transcriber import Segment, Transcriber, default_model
+from runtime.transcriber import Transcriber, default_model
+from runtime.transcript import Segment
 
 RATE = 1000
 WAIT = 20.0  # seconds until a test that would hang fails
@@ -49,7 +50,7 @@ class SteppedEngine:
 
     Attributes:
         begun: value and seconds of each segment, in the order in which they begin.
-        groups: the audio of each collection, in seconds.
+        groups: the audio of each collection, in seconds, and the steps that were made before.
         steps: how many were made.
         breaks: what to raise when a segment with this value begins.
     """
@@ -63,7 +64,7 @@ class SteppedEngine:
         self.plan = BatchPlan(rows, 100, 1, 1, 1000)
         self.changed = threading.Condition()
         self.begun: list[tuple[int, float]] = []
-        self.groups: list[float] = []
+        self.groups: list[tuple[int, float]] = []
         self.steps = 0
         self.breaks: dict[int, BaseException] = {}
         self.breaks_at_once: BaseException | None = None
@@ -94,6 +95,12 @@ class SteppedEngine:
                 self.changed.notify_all()
                 assert self.changed.wait_for(lambda: self.steps >= wanted, WAIT)  # noqa: B023 (waited for here)
 
+    def live(self) -> None:
+        """Sessions are fakes too."""
+
+    def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        raise AssertionError
+
     def check(self, options: SegmentOptions) -> None: ...
 
     def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
@@ -120,7 +127,7 @@ class SteppedEngine:
                 if not ready:
                     ready.extend(islice(iter(next_job, None), self.plan.rows))
                     if ready:
-                        self.groups.append(sum(len(job.samples) for job in ready) / RATE)
+                        self.groups.append((self.steps, sum(len(job.samples) for job in ready) / RATE))
                 if not ready:
                     break
                 job = ready.popleft()
@@ -182,7 +189,7 @@ class Session:
 
     def __init__(self) -> None:
         self.complete = False
-        self.duration = 0.0
+        self.duration = self.behind = 0.0
         self.fails: Exception | None = None
         self._open: list[np.ndarray] = []
         self._start = 0.0
@@ -196,6 +203,7 @@ class Session:
         events: list[Event] = [] if self._open else [Speech(self._segment, self._start)]
         self._open.append(samples)
         self.duration += len(samples) / RATE
+        self.behind += len(samples) / RATE
         self._partial = True
         return events
 
@@ -222,6 +230,7 @@ class Session:
         else:
             return None
         self._in_flight = True
+        self.behind = max(0.0, self.duration - key[1] - len(samples) / RATE)
         return SegmentJob(key, samples, SegmentOptions(), Timings(), 0.0)
 
     def take(self, key: Any, result: SegmentResult) -> list[Event]:

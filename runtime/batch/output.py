@@ -13,7 +13,7 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.journal import Entry, Journal, MadeBy, cannot_write
 from runtime.errors import OptionError, OutputError
-from runtime.transcriber import Transcript
+from runtime.transcript import Transcript
 from runtime.writers import FORMATS, as_json
 
 JSON_LINES = ".jsonl"

@@ -25,7 +25,8 @@ from runtime.batch.run import Engine, Result, Seconds, check_languages, language
 from runtime.errors import AsrError, PackageMissingError, WorkerError
 from runtime.providers import AskedProviders
 from runtime.threads import usable_cores
-from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Transcript
 
 # A worker takes up to so many files for each row of its buffers at once: rows stay filled until the last few of them.
 _FILES_A_ROW = 8

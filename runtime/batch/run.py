@@ -12,7 +12,8 @@ from runtime.batch.journal import MadeBy
 from runtime.batch.output import Output, made_for
 from runtime.batch.segments import SegmentLog
 from runtime.errors import OptionError
-from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Transcript
 from runtime.work import Span
 
 

@@ -19,7 +19,8 @@ from runtime.bench.results import Configuration, Spread, Tokens
 from runtime.errors import AsrError
 from runtime.memory import peak_resident_bytes
 from runtime.providers import AskedProviders
-from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Transcript
 
 _BAD_INPUT = 2
 # Timings that are no stage of a run: before it, or by the clock.

@@ -24,7 +24,8 @@ from runtime.engine import Engine, Probe, SegmentOptions
 from runtime.errors import AsrError
 from runtime.memory import peak_resident_bytes
 from runtime.providers import availability, read_provider
-from runtime.transcriber import Transcriber, Transcript
+from runtime.transcriber import Transcriber
+from runtime.transcript import Transcript
 
 # Graphs are compared on the first segment of so many files, on at most so many tokens of its text: enough to see a
 # difference, and little to keep (a row of logits is 0.6 MB).

@@ -15,7 +15,7 @@ import typer
 
 from runtime.artifact import write_atomically
 from runtime.errors import AsrError, OptionError
-from runtime.transcriber import Transcript
+from runtime.transcript import Transcript
 
 BAD_INPUT = 2
 INTERRUPTED = 130

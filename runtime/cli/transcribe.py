@@ -26,7 +26,8 @@ from runtime.cli.common import (
 )
 from runtime.engine import DEFAULT_BATCH
 from runtime.errors import AsrError, AudioNotFoundError, OptionError
-from runtime.transcriber import Transcriber, Transcript
+from runtime.transcriber import Transcriber
+from runtime.transcript import Transcript
 from runtime.writers import FORMATS, as_json
 
 

@@ -21,11 +21,16 @@ _LONGEST_PERIOD = 24
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
-    """Decoded ids without the stop id, the log-probability of each (and of a stop id that came), and why it ended."""
+    """Decoded ids without the stop id, and why the text ended.
+
+    ``log_probabilities`` are those of each id that the model chose, a stop id that came included. ``kept`` is the copy
+    of the row's beginning that a draft asked for.
+    """
 
     tokens: list[int]
     log_probabilities: list[float]
     finish_reason: FinishReason
+    kept: Any = None
 
     @property
     def confidence(self) -> float:
@@ -33,6 +38,30 @@ class Hypothesis(msgspec.Struct, frozen=True):
         if not self.log_probabilities:
             return 0.0
         return float(np.exp(np.mean(self.log_probabilities)))
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What a text is expected to say, and what was computed of it before.
+
+    ``tokens`` are verified in one pass, and kept as far as the model would have chosen them. The first ``forced`` of
+    them are taken whatever it would have chosen.
+
+    The prompt's first ``reuse`` positions, ``reuse_audio`` of them audio, are those of ``kept``; of the row's first
+    ``keep`` positions a copy is made.
+
+    ``exact`` verifies in a pass of its own, after the prompt's: it computes what decoding without a draft does, bit for
+    bit where ``sure`` is 0. Where passes over many tokens and steps differ in their last digits, a choice that leads
+    the next best by less than ``sure`` (in logits) makes the text start over without the draft.
+    """
+
+    tokens: list[int]
+    forced: int = 0
+    kept: Any = None
+    reuse: int = 0
+    reuse_audio: int = 0
+    keep: int = 0
+    exact: bool = False
+    sure: float = 0.0
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -47,6 +76,7 @@ class Job(msgspec.Struct, frozen=True):
     budget: int
     ignore_stop: bool = False
     repetition_penalty: float = 1.0
+    draft: Draft | None = None
 
     @property
     def positions(self) -> int:
@@ -69,6 +99,14 @@ class Rows(Protocol):
 
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats: ...
 
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Floats, keep: int = 1) -> Floats: ...
+
+    def cut_row(self, row: int, length: int) -> None: ...
+
+    def keep_row(self, row: int, length: int) -> Any: ...
+
+    def restore_row(self, row: int, kept: Any, length: int) -> None: ...
+
     def move_row(self, source: int, target: int) -> None: ...
 
     def step(self, tokens: Sequence[int | None]) -> Floats: ...
@@ -81,7 +119,14 @@ class _Text:
     """
 
     def __init__(self, key: Any, job: Job, stop_ids: Collection[int]) -> None:
-        self.key, self._job, self._stop_ids = key, job, stop_ids
+        self.key, self.job, self._stop_ids = key, job, stop_ids
+        self.kept: Any = None
+        self.first: Floats | None = None
+        """Logits [vocab] to start over with, while the choices are not known to be those of steps alone."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Let it be empty."""
         self._tokens: list[int] = []
         self._log_probabilities: list[float] = []
         self._reason: FinishReason = "length"
@@ -93,27 +138,35 @@ class _Text:
 
     def choose(self, logits: Floats, best: int) -> int:
         """The next token, given ``logits`` [vocab] and the most probable one."""
-        if self._job.repetition_penalty == 1.0 or not self._tokens:
+        if self.job.repetition_penalty == 1.0 or not self._tokens:
             return best
-        return int(np.argmax(penalize(logits, self._tokens, self._job.repetition_penalty)))
+        return int(np.argmax(penalize(logits, self._tokens, self.job.repetition_penalty)))
 
-    def take(self, token: int, log_probability: float) -> bool:
-        """Append ``token``; False when the text has ended."""
-        self._log_probabilities.append(log_probability)
-        if token in self._stop_ids and not self._job.ignore_stop:
+    def take(self, token: int, log_probability: float | None) -> bool:
+        """Append ``token``, without a probability if it was forced; False when the text has ended."""
+        if log_probability is not None:
+            self._log_probabilities.append(log_probability)
+        if token in self._stop_ids and not self.job.ignore_stop:
             self._reason = "stop"
             return False
         self._tokens.append(token)
-        if not self._job.ignore_stop and (period := loop_period(self._tokens)):
+        if not self.job.ignore_stop and (period := loop_period(self._tokens)):
             keep = loop_start(self._tokens, period) + period
             del self._tokens[keep:], self._log_probabilities[keep:]
             self._reason = "repetition"
             return False
-        return len(self._tokens) < self._job.budget
+        return len(self._tokens) < self.job.budget
 
     def hypothesis(self) -> Hypothesis:
         """What was decoded."""
-        return Hypothesis(self._tokens, self._log_probabilities, self._reason)
+        return Hypothesis(self._tokens, self._log_probabilities, self._reason, self.kept)
+
+    def unsure(self, logits: Floats, token: int) -> bool:
+        """Whether steps alone might have chosen another than ``token`` from ``logits`` [vocab]."""
+        if self.first is None or self.job.draft is None:
+            return False
+        lead = logits[token]
+        return bool((logits > lead - self.job.draft.sure).sum() > 1)
 
 
 def greedy_rows(
@@ -164,7 +217,7 @@ def greedy_rows(
             row = texts.index(None) if None in texts else len(texts)
             text = _Text(key, job, stop_ids)
             began = time.perf_counter()
-            going = _extend([text], decoder.prefill_row(row, job.prompt, job.audio)[None], forbidden)
+            going = _begin(decoder, row, text, forbidden)
             spent("prefill", [key], time.perf_counter() - began)
             if not going:
                 yield key, text.hypothesis()
@@ -183,26 +236,84 @@ def greedy_rows(
         logits = decoder.step([text.last if text else None for text in texts])
         if len(active) < len(texts):
             logits = logits[[row for row, _ in active]]
-        going = _extend([text for _, text in active], logits, forbidden)
+        ended = []
+        choices = _choices([text for _, text in active], logits, forbidden)
+        for (row, text), line, (token, log_probability) in zip(active, logits, choices, strict=True):
+            unsure = text.unsure(line, token)
+            if not (_start_over(decoder, row, text, forbidden) if unsure else text.take(token, log_probability)):
+                ended.append((row, text))
         spent("decode", [text.key for _, text in active], time.perf_counter() - began)
-        for row, text in active:
-            if text not in going:
-                texts[row] = None
-                yield text.key, text.hypothesis()
+        for row, text in ended:
+            texts[row] = None
+            yield text.key, text.hypothesis()
 
 
-def _extend(texts: list[_Text], logits: Floats, forbidden: list[int]) -> list[_Text]:
-    """Append a token to each text by its row of ``logits`` [rows, vocab], which change; those that go on."""
+def _choices(texts: Sequence[_Text], logits: Floats, forbidden: list[int]) -> list[tuple[int, float]]:
+    """The next token of each text by its row of ``logits`` [rows, vocab], which change, and its log-probability."""
     logits[:, forbidden] = -np.inf
     best = logits.argmax(axis=1)
     peaks = logits[np.arange(len(texts)), best]
     totals = np.log(np.exp(logits - peaks[:, None]).sum(axis=1))
-    going = []
+    choices = []
     for row, text in enumerate(texts):
         token = text.choose(logits[row], int(best[row]))
-        if text.take(token, float(logits[row, token] - peaks[row] - totals[row])):
-            going.append(text)
-    return going
+        choices.append((token, float(logits[row, token] - peaks[row] - totals[row])))
+    return choices
+
+
+def _begin(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
+    """Decode the prompt, and as much of a draft as holds; False when the text has ended with it."""
+    job, draft = text.job, text.job.draft
+    if draft is None:
+        logits = decoder.prefill_row(row, job.prompt, job.audio)[None]
+        return text.take(*_choices([text], logits, forbidden)[0])
+    if draft.reuse:
+        decoder.restore_row(row, draft.kept, draft.reuse)
+    else:
+        decoder.cut_row(row, 0)
+    rest, audio, tokens = job.prompt[draft.reuse :], job.audio[draft.reuse_audio :], draft.tokens[: job.budget]
+    forced = min(draft.forced, len(tokens))
+    if draft.exact and tokens:
+        first = decoder.extend_row(row, rest, audio)
+        logits = np.concatenate([first, decoder.extend_row(row, tokens, audio[:0], len(tokens))])[forced:]
+    else:
+        logits = decoder.extend_row(row, [*rest, *tokens], audio, len(tokens) - forced + 1)
+    if draft.keep:
+        text.kept = decoder.keep_row(row, draft.keep)
+    if draft.exact and draft.sure:
+        text.first = logits[0].copy()
+    return _verify(decoder, row, text, logits, forbidden)
+
+
+def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: list[int]) -> bool:
+    """Take the draft's tokens as far as they are the choices of ``logits`` [not forced + 1, vocab], and one more."""
+    draft = text.job.draft
+    assert draft
+    tokens = draft.tokens[: text.job.budget]
+    forced = len(tokens) + 1 - len(logits)
+    for token in tokens[:forced]:
+        if not text.take(token, None):
+            return False
+    taken = forced
+    for line, (token, log_probability) in zip(logits, _choices([text] * len(logits), logits, forbidden), strict=True):
+        if text.unsure(line, token):
+            return _start_over(decoder, row, text, forbidden)
+        if not text.take(token, log_probability):
+            return False
+        if taken == len(tokens) or token != tokens[taken]:
+            break
+        taken += 1
+    decoder.cut_row(row, len(text.job.prompt) + taken)
+    return True
+
+
+def _start_over(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
+    """Go back to the end of the prompt, and on by steps alone; False when the text has ended."""
+    assert text.first is not None
+    decoder.cut_row(row, len(text.job.prompt))
+    first, text.first = text.first[None], None
+    text.clear()
+    return text.take(*_choices([text], first, forbidden)[0])
 
 
 def _close_gaps(decoder: Rows, texts: list[_Text | None]) -> None:

@@ -12,7 +12,8 @@ from runtime.errors import OptionError
 from runtime.evaluation.dataset import Utterance
 from runtime.evaluation.languages import language_name
 from runtime.evaluation.metrics import PACKAGES, Score, score
-from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Transcript
 
 
 class Evaluation(msgspec.Struct, frozen=True):

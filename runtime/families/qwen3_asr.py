@@ -11,6 +11,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -22,13 +23,14 @@ from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.batching import plan_rows
-from runtime.decoder import CausalDecoder
-from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows
+from runtime.decoder import CausalDecoder, Kept, PassComparison
+from runtime.decoding.autoregressive import Draft, Hypothesis, Job, greedy_rows
 from runtime.engine import (
     DEFAULT_SEGMENT_SECONDS,
     BatchPlan,
     Capabilities,
     EngineOptions,
+    LiveWork,
     Probe,
     SegmentJob,
     SegmentOptions,
@@ -40,6 +42,7 @@ from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.loading import load_together
 from runtime.prepared import prepared_graph
 from runtime.session import make_session, placement
+from runtime.windows import Geometry, GrowingClip, WindowEncoder
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,9 +50,6 @@ Floats = npt.NDArray[np.float32]
 # a text is cut only when the model runs away. The constant covers the tag and very short clips.
 _TOKENS_PER_SECOND = 15
 _TOKENS_AT_LEAST = 32
-# Bound on one call of the encoder (8 s each): more windows at once are no faster on a CPU, and each takes 200 MB of
-# activations in float32 at 0.6B.
-_WINDOWS_PER_CALL = 2
 # Activations of the largest call, per byte of the encoder's weights: measured at 0.6B, float32 and int8.
 _WORK_PER_WEIGHT = 0.55
 # Rows for long contexts grow in steps of this many positions, so that texts of like length share them.
@@ -59,6 +59,10 @@ _HEADER = re.compile(r"^\s*language\s+(?P<name>[^<\n]*?)\s*<asr_text>", re.IGNOR
 # A header whose tag never came. Only exactly as the model writes it, for a transcript may begin with this word too.
 _BARE_HEADER = re.compile(r"^language (?P<name>[A-Z][a-z]+)$")
 _TAG = "<asr_text>"
+
+# Where passes over many tokens and single steps differ in their last digits (int4: up to 0.13 at the logits), a choice
+# that leads by less than this is made again by steps.
+_NEAR_TIE = 0.5
 
 
 class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,13 +92,10 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text_tag_id: int
     prompt: Prompt
 
-
-def audio_token_count(frames: int, chunk_frames: int, chunk_tokens: int) -> int:
-    """Audio tokens of ``frames`` mel frames: 13 a chunk of 100, and three halvings (rounded up) for the rest."""
-    full, rest = divmod(frames, chunk_frames)
-    for _ in range(3):
-        rest = -(-rest // 2)
-    return full * chunk_tokens + rest
+    @property
+    def geometry(self) -> Geometry:
+        """How frames become rows."""
+        return Geometry(self.chunk_frames, self.chunk_tokens, self.window_frames)
 
 
 def parse_output(text: str, forced: str | None) -> tuple[str | None, str]:
@@ -112,6 +113,20 @@ def parse_output(text: str, forced: str | None) -> tuple[str | None, str]:
     if language is None and text.lower() in ("none", "none."):
         text = ""  # the header's word once more, where nobody spoke
     return language, text
+
+
+@dataclass(slots=True, eq=False)
+class LiveText:
+    """What is kept of a segment that grows: encoder rows, keys and values of the prompt up to so many ``windows``."""
+
+    clip: GrowingClip
+    kept: Kept | None = None
+    windows: int = 0
+    coming: int = 0
+
+    def keep(self, kept: Kept) -> None:
+        """Take what the pass that is over was asked to keep."""
+        self.kept, self.windows = kept, self.coming
 
 
 def _session(
@@ -143,20 +158,22 @@ class Qwen3AsrEngine:
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
                 f"{self.parameters.segment_seconds:g} s at most"
             )
-        self._fixed_windows = any(spec.fixed_windows for spec in options.providers_for("encoder"))
-        sizes = {"windows": 1, "frames": self.parameters.window_frames} if self._fixed_windows else None
+        fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
+        sizes = {"windows": 1, "frames": self.parameters.window_frames} if fixed else None
         tokenizer = artifact.path / manifest.tokenizer
-        self._encoder, self._decoder_session, self._tokenizer = load_together(
+        encoder, self._decoder_session, self._tokenizer = load_together(
             lambda: _session(artifact, "encoder", options, sizes),
             lambda: _session(artifact, "decoder", options),
             lambda: Tokenizer.from_file(str(tokenizer)),
         )
+        self._encoder = WindowEncoder(encoder, self.parameters.geometry, fixed=fixed)
         self._decoder = CausalDecoder(
             self._decoder_session,
             manifest.graphs["decoder"],
             audio_id=self.parameters.audio_pad_id,
             context_length=self.parameters.context_length,
         )
+        self._passes: PassComparison | None = None
         self._check_parameters(where)
         self.plan = self._plan(artifact, options)
 
@@ -240,6 +257,8 @@ class Qwen3AsrEngine:
             spent=spent,
             alive=lambda key: key[0].alive(),
         ):
+            if segment.live and hypothesis.kept:
+                segment.live.state.keep(hypothesis.kept)
             yield segment.key, self._result(job, hypothesis, segment.options)
 
     def _budget(self, samples: int, options: SegmentOptions) -> int:
@@ -249,30 +268,65 @@ class Qwen3AsrEngine:
 
     def _encode(self, segments: list[SegmentJob]) -> Iterator[tuple[tuple[SegmentJob, Job], Job]]:
         """Jobs of many segments, whose windows go through the encoder together."""
-        features = []
+        wanted: list[list[Floats]] = []
         for segment in segments:
             with segment.timings.measure("features"):
-                features.append(log_mel(segment.samples, self._front_end))
-        frames = sum(each.shape[1] for each in features)
+                if segment.live:
+                    wanted.append(segment.live.state.clip.wanted(segment.samples, final=segment.live.final))
+                else:
+                    wanted.append([log_mel(segment.samples, self._front_end)])
+        frames = max(1, sum(each.shape[1] for features in wanted for each in features))
         began = time.perf_counter()
-        encoded = self.encode_many(features)
+        encoded = iter(self._encoder.encode_many([each for features in wanted for each in features]))
         seconds = time.perf_counter() - began
-        for segment, each, audio in zip(segments, features, encoded, strict=True):
-            segment.timings.add("encode", seconds * each.shape[1] / frames)
+        for segment, features in zip(segments, wanted, strict=True):
+            rows = list(islice(encoded, len(features)))
+            segment.timings.add("encode", seconds * sum(each.shape[1] for each in features) / frames)
+            audio = segment.live.state.clip.encoded(rows) if segment.live else rows[0]
             options = segment.options
             prompt = self.prompt_ids(len(audio), options.context, options.language)
             room = self.parameters.context_length - len(prompt)
             budget = min(room, self._budget(len(segment.samples), options))
-            job = Job(prompt, audio, budget, options.ignore_stop, options.repetition_penalty)
+            draft = self._draft(segment.live, prompt) if segment.live else None
+            job = Job(prompt, audio, budget, options.ignore_stop, options.repetition_penalty, draft)
             yield (segment, job), job
 
+    def live(self) -> LiveText:
+        """See :class:`runtime.engine.Engine`."""
+        if self._passes is None:
+            self._passes = self._decoder.compare_passes()
+        return LiveText(GrowingClip(self._front_end, self.parameters.window_frames))
+
+    def _draft(self, work: LiveWork, prompt: list[int]) -> Draft:
+        """What is known of a live text: the hypothesis before, keys and values of the windows that are finished.
+
+        The end of a segment is decoded as it is offline: prompt and draft in passes of their own, and the keys and
+        values before it only where passes of any length compute the same. That is not so where the cache has 8 bits: a
+        pass that begins a row attends to floats.
+        """
+        state: LiveText = work.state
+        assert self._passes is not None
+        before = prompt.index(self.parameters.audio_pad_id)
+        each = self.parameters.geometry.tokens(self.parameters.window_frames)
+        state.windows = min(state.windows, state.clip.unchanged)
+        usable = state.kept is not None and (not work.final or self._passes.splits)
+        reuse = before + each * state.windows if usable else 0
+        grown = not work.final and self._decoder.movable and (state.kept is None or state.clip.finished > state.windows)
+        state.coming = state.clip.finished if grown else state.windows
+        return Draft(
+            tokens=work.draft,
+            forced=work.forced,
+            kept=state.kept,
+            reuse=reuse,
+            reuse_audio=each * state.windows if usable else 0,
+            keep=before + each * state.clip.finished if grown else 0,
+            exact=work.final,
+            sure=0.0 if self._passes.steps else _NEAR_TIE,
+        )
+
     def _result(self, job: Job, hypothesis: Hypothesis, options: SegmentOptions) -> SegmentResult:
-        decoded = self._tokenizer.decode(hypothesis.tokens, skip_special_tokens=True)
-        if hypothesis.finish_reason != "stop":
-            decoded = decoded.rstrip("\ufffd")  # a character that was cut between its bytes
-            if options.language is None and self.parameters.text_tag_id not in hypothesis.tokens:
-                decoded = ""  # cut inside the header: nothing of the text is there yet
-        language, text = parse_output(decoded, options.language)
+        ended = hypothesis.finish_reason == "stop"
+        language, text = self.read(hypothesis.tokens, options.language, ended=ended)
         return SegmentResult(
             text=text,
             language=language,
@@ -283,62 +337,23 @@ class Qwen3AsrEngine:
             prompt_tokens=len(job.prompt),
         )
 
+    def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        """See :class:`runtime.engine.Engine`."""
+        decoded = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        if not ended:
+            decoded = decoded.rstrip("\ufffd")  # a character that was cut between its bytes
+            if language is None and self.parameters.text_tag_id not in tokens:
+                decoded = ""  # cut inside the header: nothing of the text is there yet
+        return parse_output(decoded, language)
+
     def audio_tokens(self, samples: int) -> int:
         """Rows that the encoder gives for so many samples."""
-        frames = frame_count(samples, self._front_end)
-        return audio_token_count(frames, self.parameters.chunk_frames, self.parameters.chunk_tokens)
+        return self.parameters.geometry.tokens(frame_count(samples, self._front_end))
 
     def encode(self, features: Floats) -> Floats:
         """Features [mels, frames] → audio rows [tokens, hidden]."""
-        (rows,) = self.encode_many([features])
+        (rows,) = self._encoder.encode_many([features])
         return rows
-
-    def encode_many(self, features: Sequence[Floats]) -> list[Floats]:
-        """Features [mels, frames] of each segment → its audio rows [tokens, hidden].
-
-        Windows of all segments go through the encoder side by side. The last, shorter one of a segment is only as wide
-        as its chunks need, and joins others of that width: a padded chunk costs as much as a full one.
-        """
-        rows: list[list[Floats]] = [[] for _ in features]
-        for owners, windows, lengths in self._windows(features):
-            output = self._run_encoder(windows, lengths)
-            for owner, row, frames in zip(owners, output, lengths, strict=True):
-                count = audio_token_count(frames, self.parameters.chunk_frames, self.parameters.chunk_tokens)
-                rows[owner].append(row[:count])
-        return [np.concatenate(each) for each in rows]
-
-    def _windows(self, features: Sequence[Floats]) -> Iterator[tuple[list[int], Floats, list[int]]]:
-        """Batches of windows of one width: whose each is, features [W, mels, width], valid frames.
-
-        Those of one segment come in their order, for the widest come first.
-        """
-        full, chunk = self.parameters.window_frames, self.parameters.chunk_frames
-        by_width: dict[int, list[tuple[int, Floats]]] = {}
-        for owner, each in enumerate(features):
-            for start in range(0, each.shape[1], full):
-                window = each[:, start : start + full]
-                by_width.setdefault(-(-window.shape[1] // chunk) * chunk, []).append((owner, window))
-        for width in sorted(by_width, reverse=True):
-            same, most = by_width[width], max(1, _WINDOWS_PER_CALL * full // width)
-            for first in range(0, len(same), most):
-                batch = same[first : first + most]
-                lengths = [window.shape[1] for _, window in batch]
-                padded = [np.pad(window, ((0, 0), (0, width - window.shape[1]))) for _, window in batch]
-                yield [owner for owner, _ in batch], np.stack(padded), lengths
-
-    def _run_encoder(self, windows: Floats, lengths: Sequence[int]) -> Floats:
-        """Windows [W, mels, width] → rows [W, tokens, hidden]; of fixed size, they go one by one and of full width."""
-        valid = np.array(lengths, np.int64)
-        if not self._fixed_windows:
-            output: Floats = self._encoder.run(["audio_embeds"], {"features": windows, "lengths": valid})[0]
-            return output
-        width, chunk = windows.shape[2], self.parameters.chunk_frames
-        padded = np.pad(windows, ((0, 0), (0, 0), (0, self.parameters.window_frames - width)))
-        rows: list[Floats] = [
-            self._encoder.run(["audio_embeds"], {"features": padded[[at]], "lengths": valid[[at]]})[0]
-            for at in range(len(windows))
-        ]
-        return np.concatenate(rows)[:, : width // chunk * self.parameters.chunk_tokens]
 
     def prompt_ids(self, audio_tokens: int, context: str, language: str | None) -> list[int]:
         """Token ids of the chat prompt, with ``audio_tokens`` placeholders."""
@@ -355,7 +370,7 @@ class Qwen3AsrEngine:
         features = log_mel(samples, self._front_end)
         made = [
             Probe("encoder", {"features": windows, "lengths": np.array(lengths, np.int64)}, ["audio_embeds"])
-            for _, windows, lengths in self._windows([features])
+            for _, windows, lengths in self._encoder.windows([features])
         ]
         audio = self.encode(features)
         ids = np.array([[*self.prompt_ids(len(audio), options.context, options.language), *tokens]], np.int64)
@@ -370,10 +385,10 @@ class Qwen3AsrEngine:
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
         """See :class:`runtime.engine.Engine`."""
         if probe.role == "encoder":
-            return [self._run_encoder(probe.feeds["features"], probe.feeds["lengths"].tolist())]
+            return [self._encoder.run(probe.feeds["features"], probe.feeds["lengths"].tolist())]
         outputs: list[npt.NDArray[Any]] = self._decoder_session.run(probe.outputs, probe.feeds)
         return outputs
 
     def placement(self) -> dict[str, dict[str, dict[str, int]]]:
         """See :class:`runtime.engine.Engine`."""
-        return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
+        return {"encoder": placement(self._encoder.session), "decoder": placement(self._decoder_session)}

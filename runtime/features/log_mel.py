@@ -15,12 +15,17 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-# Frames transformed at once: their windowed samples and spectra stay in the processor's cache.
-_BLOCK_FRAMES = 128
+# Frames transformed at once: their windowed samples and spectra stay in the processor's cache. A divisor of an encoder
+# window's 800 frames, so that a stream's windows are computed in the blocks of the whole, and are equal bit for bit.
+_BLOCK_FRAMES = 100
 # Filters applied at once. Neighbours share most of their bins, so a product over the bins of so few is a fifth of the
 # work of one over all bins. It also keeps a product under 2**18 multiplications, where OpenBLAS starts using threads:
-# 16 filters × 128 frames × at most 67 bins.
+# 16 filters × 100 frames × at most 67 bins.
 _BAND_FILTERS = 16
+
+
+# Of the features, as log10 of power: what is further below a clip's maximum is cut off.
+RANGE = np.float32(8.0)
 
 
 class LogMelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,17 +87,43 @@ def frame_count(samples: int, config: LogMelConfig) -> int:
 
 
 def log_mel(samples: Floats, config: LogMelConfig) -> Floats:
-    """Features [n_mels, frames] of mono float32 ``samples`` at the config's rate.
+    """Features [n_mels, frames] of mono float32 ``samples`` at the config's rate: :func:`log_power`, normalized."""
+    mel = log_power(samples, config)
+    return normalized(mel, float(mel.max()))
 
-    Centred frames over a reflected edge, power spectrum, mel, log10 floored at 1e-10, everything more than 8 below the
-    clip's maximum raised to that, then (x + 4) / 4. The last, partly empty frame is dropped.
+
+def normalized(mel: Floats, loudest: float) -> Floats:
+    """Features of :func:`log_power` [n_mels, frames] in a clip whose maximum is ``loudest``.
+
+    Everything more than :data:`RANGE` below the maximum is raised to that, then (x + 4) / 4.
+    """
+    made = np.maximum(mel, np.float32(loudest) - RANGE)
+    made += 4.0
+    made *= 0.25
+    return made
+
+
+def log_power(samples: Floats, config: LogMelConfig, first: int = 0) -> Floats:
+    """log10 of the mel power spectrum [n_mels, frames] from frame ``first`` on, not normalized yet.
+
+    Centred frames over a reflected edge, power spectrum, mel, log10 floored at 1e-10. The last, partly empty frame is
+    dropped. A frame depends on the ``n_fft`` samples around its centre alone: those that end before the last
+    ``n_fft / 2`` samples do not change when more audio follows.
+
+    Args:
+        samples: of the clip, from its beginning.
+        config: the front end.
+        first: a multiple of 100, where blocks of frames begin.
     """
     window, bands = _tables(config)
     if len(samples) < config.min_samples:
         samples = np.pad(samples, (0, config.min_samples - len(samples)))
-    padded = np.pad(samples, config.n_fft // 2, mode="reflect")
+    half, count = config.n_fft // 2, len(samples) // config.hop_length
+    begin = first * config.hop_length - half
+    # The reflection at the beginning only where the first frames are wanted.
+    padded = np.pad(samples, half, mode="reflect") if begin < 0 else np.pad(samples[begin:], (0, half), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop_length]
-    frames = frames[: len(samples) // config.hop_length]
+    frames = frames[: count - first]
     mel = np.empty((config.n_mels, len(frames)), np.float32)
     windowed = np.empty((_BLOCK_FRAMES, config.n_fft), np.float32)
     for start in range(0, len(frames), _BLOCK_FRAMES):
@@ -103,7 +134,4 @@ def log_mel(samples: Floats, config: LogMelConfig) -> Floats:
         for band in bands:
             np.matmul(band.weights, power[:, band.bins].T, out=mel[band.rows, start : start + len(block)])
     np.log10(np.maximum(mel, 1e-10, out=mel), out=mel)
-    np.maximum(mel, mel.max() - 8.0, out=mel)
-    mel += 4.0
-    mel *= 0.25
     return mel

@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
-from runtime.errors import AudioInvalidError, OptionError
+from runtime.audio.incoming import Incoming
+from runtime.errors import AudioInvalidError
 from runtime.events import Event, Partial
 from runtime.server.errors import AudioTooLong, Closing, GivenUp
 from runtime.server.results import tell
 from runtime.server.stream_ticket import StreamTicket
 
-Floats = npt.NDArray[np.float32]
-
-LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 # A stream further behind than this takes no more audio until it has caught up.
 MOST_BEHIND_SECONDS = 30.0
 # Longer audio is fed in parts, so that results can be taken between them.
 _PART_SECONDS = 1
-
-
-def check_rate(sample_rate: int) -> None:
-    """Raises:
-    OptionError: a rate that streams cannot have.
-    """
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise OptionError(f"a stream has {LOWEST_RATE} to {HIGHEST_RATE} samples a second, not {sample_rate}")
-
-
-def as_floats(samples: npt.NDArray[Any]) -> Floats:
-    """Mono samples [n], float or int16, as float32 in [-1, 1].
-
-    Raises:
-        AudioInvalidError: another shape or type, or a sample that is not a finite number.
-    """
-    if samples.ndim != 1 or samples.dtype not in (np.int16, np.float32, np.float64):
-        raise AudioInvalidError(
-            f"a stream takes mono samples, int16 or float32, not shape {list(samples.shape)} of {samples.dtype}"
-        )
-    if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(32_768)
-    floats = samples.astype(np.float32)
-    if not np.isfinite(floats).all():
-        raise AudioInvalidError("a sample of the stream is not a finite number")
-    return floats
 
 
 class LiveStream:
@@ -67,9 +38,9 @@ class LiveStream:
             StreamTicket,
         ],
         executor: Executor,
+        incoming: Incoming,
         *,
         sample_rate: int,
-        engine_rate: int,
         longest: float,
         heard: Callable[[float], object],
         ended: Callable[[LiveStream, BaseException | None], None],
@@ -77,17 +48,14 @@ class LiveStream:
         """Args:
         attach: hands the stream to the scheduler, given where events go and whom to tell of progress.
         executor: where audio is resampled and cut.
+        incoming: what makes the engine's samples of those that are fed.
         sample_rate: of what is fed, in Hz.
-        engine_rate: of what the engine takes.
         longest: seconds that may be fed.
         heard: told the seconds that were fed.
         ended: told how it ended, once, in the event loop.
         """
-        self._loop, self._executor = asyncio.get_running_loop(), executor
+        self._loop, self._executor, self._incoming = asyncio.get_running_loop(), executor, incoming
         self._rate, self._longest, self._heard, self._ended = sample_rate, longest, heard, ended
-        self._resampler = (
-            None if sample_rate == engine_rate else soxr.ResampleStream(sample_rate, engine_rate, 1, dtype="float32")
-        )
         self._samples = 0
         self._order = asyncio.Lock()
         self._finished = self._shutting = self._over = False
@@ -108,18 +76,18 @@ class LiveStream:
             Closing: the server is shutting down; what was fed before is finished.
             BaseException: what the stream failed with.
         """
-        floats = as_floats(samples)
+        array = np.atleast_1d(samples)
         async with self._order:
             self._check()
-            if self._samples + len(floats) > self._longest * self._rate:
+            if self._samples + array.size > self._longest * self._rate:
                 raise AudioTooLong(f"the stream is longer than the {self._longest:g} s that it may have; open another")
-            self._samples += len(floats)
+            self._samples += array.size
             step = self._rate * _PART_SECONDS
-            for start in range(0, len(floats), step):
-                part = floats[start : start + step]
+            for start in range(0, len(array), step):
+                part = array[start : start + step]
                 await self._caught_up()
                 await self._loop.run_in_executor(self._executor, self._feed, part)
-                self._heard(len(part) / self._rate)
+                self._heard(part.size / self._rate)
 
     async def commit(self) -> None:
         """End the open segment now. Raises what :meth:`feed` raises."""
@@ -155,11 +123,11 @@ class LiveStream:
         self._finished = True
         self._ticket.fail(GivenUp())
 
-    async def shut(self) -> None:
-        """The server is shutting down: refuse what comes, and finish what came."""
+    def shut(self) -> Coroutine[Any, Any, None]:
+        """The server is shutting down: refuse what comes, at once, and finish what came, when it is awaited."""
         self._shutting = True
         self._progress.set()
-        await self.finish()
+        return self.finish()
 
     def _check(self) -> None:
         if self._error:
@@ -177,17 +145,13 @@ class LiveStream:
             await self._progress.wait()
         self._check()
 
-    def _feed(self, floats: Floats) -> None:
-        if self._resampler is not None:
-            floats = self._resampler.resample_chunk(floats)
-        if len(floats):
-            self._ticket.feed(floats)
+    def _feed(self, samples: npt.NDArray[Any]) -> None:
+        if len(made := self._incoming.take(samples)):
+            self._ticket.feed(made)
 
     def _finish(self) -> None:
-        if self._resampler is not None:
-            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            if len(rest):
-                self._ticket.feed(rest)
+        if len(rest := self._incoming.end()):
+            self._ticket.feed(rest)
         self._ticket.finish()
 
     def _receive(self, item: list[Event] | BaseException | None) -> None:

@@ -23,9 +23,9 @@ class Metrics:
         requests: ``asr_requests_total{model, endpoint, status}``.
         queue: ``asr_queue_requests{model}``, accepted and not yet finished.
         streams: ``asr_streams{model}``, open.
-        rows: ``asr_rows_in_use{model}``, segments that the engine has.
-        batch: ``asr_batch_size{model}``, segments that the engine had when one of them ended.
-        audio: ``asr_audio_seconds_total{model, kind}``, decoded for a ``file`` or a ``stream``.
+        rows: ``asr_rows_in_use{model}``, segments that are being decoded.
+        batch: ``asr_batch_size{model}``, segments that were being decoded when one of them ended.
+        audio: ``asr_audio_seconds_total{model, kind}``, of each ``file`` that was transcribed, or fed to a ``stream``.
         request_seconds: ``asr_request_seconds{model, endpoint}``.
         first_partial: ``asr_first_partial_seconds{model}``, from the begin of speech to its first text.
         final: ``asr_final_seconds{model}``, from the audio that ends a segment to its final text.
@@ -39,15 +39,17 @@ class Metrics:
         )
         self.queue = Gauge("asr_queue_requests", "Requests accepted and not finished.", ["model"], registry=registry)
         self.streams = Gauge("asr_streams", "Live streams open.", ["model"], registry=registry)
-        self.rows = Gauge("asr_rows_in_use", "Segments that the engine has.", ["model"], registry=registry)
+        self.rows = Gauge("asr_rows_in_use", "Segments being decoded.", ["model"], registry=registry)
         self.batch = Histogram(
             "asr_batch_size",
-            "Segments in the engine when one ended.",
+            "Segments being decoded when one of them ended.",
             ["model"],
             buckets=_BATCH_BUCKETS,
             registry=registry,
         )
-        self.audio = Counter("asr_audio_seconds", "Seconds of audio decoded.", ["model", "kind"], registry=registry)
+        self.audio = Counter(
+            "asr_audio_seconds", "Seconds of audio transcribed or fed.", ["model", "kind"], registry=registry
+        )
         self.request_seconds = Histogram(
             "asr_request_seconds",
             "Seconds that requests took.",

@@ -8,7 +8,7 @@ from typing import Self
 
 from runtime.server.errors import DeadlineExceeded, GivenUp
 from runtime.server.tickets import FileTicket
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 
 Result = Segment | Transcript
 

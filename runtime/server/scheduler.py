@@ -16,7 +16,8 @@ from runtime.server.fairness import Fairness
 from runtime.server.metrics import Metrics
 from runtime.server.stream_ticket import StreamTicket
 from runtime.server.tickets import FileTicket, Ticket
-from runtime.transcriber import Request, Segment, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Segment, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,14 @@ _READERS = 2
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A job that somebody was given a turn for; ``begun`` when the engine has asked once whether it is wanted."""
+    """A job that somebody was given a turn for.
+
+    ``seconds`` are the audio that it is worth; ``begun`` when the engine has asked once whether it is wanted.
+    """
 
     ticket: Ticket
     job: SegmentJob
+    seconds: float
     begun: bool = False
 
 
@@ -154,7 +159,10 @@ class Scheduler:
     def _count(self) -> None:
         self._metrics.queue.labels(self._name).set(len(self._files))
         self._metrics.streams.labels(self._name).set(len(self._streams))
-        self._metrics.rows.labels(self._name).set(len(self._flights))
+        self._metrics.rows.labels(self._name).set(self._rows())
+
+    def _rows(self) -> int:
+        return sum(flight.begun for flight in self._flights)
 
     # The engine's thread.
 
@@ -171,7 +179,8 @@ class Scheduler:
     def _await_job(self) -> bool:
         with self._changed:
             while not self._ending:
-                self._held = self._held or self._choose()
+                if self._held is None or self._held.ticket.over:
+                    self._held = self._choose()
                 if self._held:
                     return True
                 self._changed.wait()
@@ -182,7 +191,7 @@ class Scheduler:
         try:
             for flight, result in self._engine.run(self._next_job):
                 with self._changed:
-                    self._metrics.batch.labels(self._name).observe(len(self._flights))
+                    self._metrics.batch.labels(self._name).observe(self._rows())
                     self._landed(flight)
                 try:
                     flight.ticket.take(flight.job.key, result)
@@ -208,20 +217,28 @@ class Scheduler:
     def _next_job(self) -> SegmentJob | None:
         """What the engine begins next: a group of jobs, then None until it has stepped."""
         with self._changed:
-            if self._ending or self._resting:
+            if self._ending or self._resting or not self._room():
                 return None
             flight, self._held = self._held, None
             if flight is None or flight.ticket.over:
                 flight = self._choose()
             if flight is None:
                 return None
-            if flight.ticket.kind == "stream" and not self._fits(self._seconds(flight.job)):
+            if flight.ticket.kind == "stream" and not self._fits(flight.seconds):
                 self._held = flight
                 return None
-            self._group += self._seconds(flight.job)
+            self._group += flight.seconds
             self._flights.add(flight)
             self._count()
             return msgspec.structs.replace(flight.job, key=flight, alive=lambda: self._alive(flight))
+
+    def _room(self) -> bool:
+        """Whether another job may go to the engine, which encodes ahead of its rows what it can get.
+
+        That is faster, but what a speaker said must not wait behind it: beside streams it gets no more than has rows.
+        """
+        wanted = sum(not flight.ticket.over for flight in self._flights)
+        return not self._streams or wanted < self._engine.plan.rows
 
     def _fits(self, seconds: float) -> bool:
         """Whether a job is still of this group; if not, the group is over."""
@@ -232,30 +249,31 @@ class Scheduler:
         """A new group can begin."""
         self._group, self._resting = 0.0, False
 
-    def _seconds(self, job: SegmentJob) -> float:
-        return len(job.samples) / self._engine.sample_rate
-
     def _choose(self) -> _Flight | None:
         """Whose turn it is, and the job."""
         file = self._fairness.next_file([each for each in self._files if each.waiting])
         if file is None or not self._fairness.files_first:
             for stream in tuple(self._streams):
-                if job := stream.next_job():
+                if given := stream.next_job():
+                    job, seconds = given
                     self._streams.pop(stream)  # it goes to the end of the line
                     self._streams[stream] = None
-                    self._fairness.gave_live(self._seconds(job), file_waits=bool(self._files))
-                    return _Flight(stream, job)
+                    self._fairness.gave_live(seconds, file_waits=bool(self._files))
+                    return _Flight(stream, job, seconds)
         if file is None or not self._fits(file.next_seconds):
             return None
-        job = file.next_job()
-        self._fairness.gave_file(self._seconds(job))
+        seconds = file.next_seconds
+        self._fairness.gave_file(seconds)
         self._changed.notify_all()  # there is room to read on
-        return _Flight(file, job)
+        return _Flight(file, file.next_job(), seconds)
 
     def _alive(self, flight: _Flight) -> bool:
         if flight.begun:  # then it is asked before a step
             self._stepped()
-        flight.begun = True
+        else:
+            flight.begun = True
+            with self._changed:
+                self._count()
         if not flight.ticket.over and flight.job.alive():
             return True
         with self._changed:

@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import BinaryIO
 
+from runtime.audio.incoming import Incoming
 from runtime.server.errors import Busy, Closing
 from runtime.server.limits import Limits
-from runtime.server.live_stream import LiveStream, check_rate
+from runtime.server.live_stream import LiveStream
 from runtime.server.metrics import Metrics
 from runtime.server.results import Results
 from runtime.server.scheduler import Scheduler
 from runtime.server.stream_ticket import Latency, StreamTicket
 from runtime.server.throughput import Throughput
-from runtime.streaming import LiveOptions
-from runtime.transcriber import Request, Transcriber, Transcript
+from runtime.streaming import DEFAULT_LIVE, LiveOptions
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Transcript
 
 __all__ = ["LiveStream", "Results", "Service"]
 
@@ -52,6 +54,8 @@ class Service:
 
     async def start(self) -> None:
         """Start its threads."""
+        # The first text that grows has the engine try out its passes, which nobody else may use meanwhile.
+        await asyncio.to_thread(self.transcriber.engine.live)
         self._scheduler.start()
 
     async def drain(self, grace: float) -> None:
@@ -112,14 +116,14 @@ class Service:
         language: str | None = None,
         context: str = "",
         sample_rate: int = 16_000,
-        live: LiveOptions = LiveOptions(),  # noqa: B008 (it is immutable)
+        live: LiveOptions = DEFAULT_LIVE,
     ) -> LiveStream:
         """Accept a live stream.
 
         Args:
             language: English name or code; None or ``auto`` detects it for each segment.
             context: hot words or free text.
-            sample_rate: of what will be fed, 8000 to 48000 Hz.
+            sample_rate: of what will be fed, in Hz: at least 8000.
             live: how often there are partials, and what ends a segment.
 
         Raises:
@@ -127,12 +131,13 @@ class Service:
             OptionError: a language, context, rate or option that the model or the server cannot do.
         """
         self._check_open()
-        check_rate(sample_rate)
+        rate = self.transcriber.engine.sample_rate
+        incoming = Incoming(sample_rate, rate)
         if (streams := len(self._streams) + self._opening) >= self._limits.max_streams:
             raise self._busy(f"{streams} live streams are open already", self._streams_done, streams)
         self._opening += 1
         try:
-            session = await asyncio.to_thread(self.transcriber.live, language, context, live)  # type: ignore[attr-defined]
+            session = await asyncio.to_thread(self.transcriber.live, language, context, live)
         finally:
             self._opening -= 1
         self._check_open()
@@ -141,12 +146,12 @@ class Service:
         stream = LiveStream(
             lambda deliver, progressed: self._scheduler.attach(
                 lambda changed, ended: StreamTicket(
-                    session, changed, deliver=deliver, progressed=progressed, ended=ended, latency=latency
+                    session, rate, changed, deliver=deliver, progressed=progressed, ended=ended, latency=latency
                 )
             ),
             self._executor,
+            incoming,
             sample_rate=sample_rate,
-            engine_rate=self.transcriber.engine.sample_rate,
             longest=self._limits.stream_seconds,
             heard=audio.inc,
             ended=self._stream_ended,

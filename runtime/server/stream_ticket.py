@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from runtime.engine import SegmentJob, SegmentResult
 from runtime.errors import AsrError
-from runtime.events import Event, Final, Partial, Speech
+from runtime.events import Event, Final, Speech
 from runtime.server.errors import EngineFailure
 from runtime.server.metrics import Metrics
 from runtime.server.tickets import guarded
@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float32]
 # How finely it is remembered when what was heard: more finely than latencies are counted is no use.
 _HEARD_EVERY = 0.05
 _HEARD_REMEMBERED = 4096
+# Of a segment that grows, only what is new is computed, and the unfinished encoder window that it is in: at most this.
+_WINDOW_SECONDS = 8.0
 
 
 class Session(Protocol):
@@ -36,6 +38,9 @@ class Session(Protocol):
 
     @property
     def duration(self) -> float: ...
+
+    @property
+    def behind(self) -> float: ...
 
     def feed(self, samples: Floats) -> list[Event]: ...
 
@@ -56,7 +61,7 @@ class StreamTicket:
 
     Attributes:
         over: every final was given, it failed, or it was given up.
-        behind: seconds of audio that were fed, and neither decoded nor found to be silence.
+        behind: seconds of audio that were fed and are not decoded yet.
     """
 
     kind = "stream"
@@ -64,6 +69,7 @@ class StreamTicket:
     def __init__(
         self,
         session: Session,
+        rate: int,
         changed: threading.Condition,
         *,
         deliver: Callable[[list[Event] | BaseException | None], None],
@@ -73,23 +79,20 @@ class StreamTicket:
     ) -> None:
         """Args:
         session: what cuts the audio and knows what to do next.
+        rate: of its audio, in Hz.
         changed: the scheduler's lock, and whom to tell that there may be a job.
         deliver: told events, and at last None or what was wrong. It must not wait.
         progressed: told, in the same way, when ``behind`` has become less.
         ended: called once, under the scheduler's lock.
         latency: where it is noted how late texts were.
         """
-        self.over = False
-        self._session, self._changed = session, changed
+        self.over, self.behind = False, 0.0
+        self._session, self._rate, self._changed = session, rate, changed
         self._deliver, self._progressed = guarded(deliver), guarded(progressed)
         self._ended, self._latency = ended, latency
         self._lock = threading.Lock()
         self._in_flight = False
-        self._decoded = 0.0
-
-    @property
-    def behind(self) -> float:
-        return self._session.duration - self._decoded
+        self._asked_at = 0.0
 
     def feed(self, samples: Floats) -> None:
         """Mono samples at the engine's rate: voice activity and cutting take time, so not in the event loop."""
@@ -125,22 +128,30 @@ class StreamTicket:
         with self._changed:
             self._changed.notify_all()
 
-    def next_job(self) -> SegmentJob | None:
-        """What the engine should do next for it; None too while audio is being fed, whose end wakes the scheduler."""
+    def next_job(self) -> tuple[SegmentJob, float] | None:
+        """What the engine should do next for it, and how many seconds of audio that is worth.
+
+        None too while audio is being fed; the end of that wakes the scheduler.
+        """
         if self._in_flight or not self._lock.acquire(blocking=False):
             return None
         try:
             job = self._session.next_job()
             self._in_flight = job is not None
-            if job is None:  # all that it has heard is decoded, or silence
-                self._advance(self._session.duration)
+            self._measure()
+            return (job, self._worth(job)) if job else None
         except Exception:
             log.exception("a live stream has no next job")
             self.fail(EngineFailure())
             return None
         finally:
             self._lock.release()
-        return job
+
+    def _worth(self, job: SegmentJob) -> float:
+        before, self._asked_at = self._asked_at, self._session.duration
+        seconds = len(job.samples) / self._rate
+        grows = job.live is not None and not job.live.final
+        return min(seconds, self._asked_at - before + _WINDOW_SECONDS) if grows else seconds
 
     def take(self, key: Any, result: SegmentResult) -> None:
         """See :class:`runtime.server.tickets.Ticket`."""
@@ -158,25 +169,21 @@ class StreamTicket:
         with self._changed:
             if not self.over:
                 self.over = True
+                self._ended(self)  # first, so that who is told finds its place free
                 self._deliver(error)
-                self._ended(self)
                 self._changed.notify_all()
 
     def _tell(self, events: list[Event]) -> None:
         if events:
             self._latency.told(events)
             self._deliver(events)
-        for event in events:
-            if isinstance(event, Partial):
-                self._advance(event.end)
-            elif isinstance(event, Final):
-                self._advance(event.result.end)
+        self._measure()
         if self._session.complete:
             self.fail(None)
 
-    def _advance(self, decoded: float) -> None:
-        if decoded > self._decoded:
-            self._decoded = decoded
+    def _measure(self) -> None:
+        before, self.behind = self.behind, self._session.behind
+        if self.behind < before:
             self._progressed()
 
 

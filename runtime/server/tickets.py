@@ -13,7 +13,8 @@ from runtime.engine import SegmentJob, SegmentResult
 from runtime.errors import AsrError
 from runtime.segmentation import Piece
 from runtime.server.errors import AudioTooLong, EngineFailure, GivenUp
-from runtime.transcriber import Request, Segment, Transcriber, Transcript
+from runtime.transcriber import Request, Transcriber
+from runtime.transcript import Segment, Transcript, segment_of
 from runtime.work import File, Floats, cut
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class FileTicket:
     def _tell(self, file: File) -> None:
         """Deliver what became final."""
         while self._told < len(file.slots) and file.slots[self._told].result:
-            self._deliver(self._transcriber.segment_of(file.slots[self._told].span()))
+            self._deliver(segment_of(file.slots[self._told].span(), self._rate))
             self._told += 1
         if file.complete:
             file.timings.total = time.perf_counter() - file.began
@@ -241,8 +242,8 @@ class FileTicket:
         self._again.clear()
         if not self.reading:
             self._close()
+        self._ended(self)  # first, so that who is told finds its place free
         self._deliver(outcome)
-        self._ended(self)
         self._changed.notify_all()
 
     def _close(self) -> None:

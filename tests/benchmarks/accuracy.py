@@ -9,7 +9,7 @@ from typing import Any
 from runtime import Transcriber
 from runtime.artifact import open_artifact
 from runtime.evaluation import Utterance, load_utterances, recognize, score
-from runtime.transcriber import Transcript
+from runtime.transcript import Transcript
 from tests.benchmarks.artifacts import FLOAT, RECIPES, exported, quantized, run
 from tests.benchmarks.per_tensor import per_tensor
 

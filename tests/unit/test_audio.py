@@ -398,3 +398,19 @@ def test_a_container_without_a_length(tmp_path: Path) -> None:
     with open_audio(io.BytesIO(bytes(live.data)), RATE) as reader:
         assert reader.duration is None
         assert abs(sum(map(len, reader.blocks())) / RATE - 3.0) < 0.1
+
+
+def test_a_stream_is_read_from_where_it_is_and_stays_open(tmp_path: Path) -> None:
+    kept = io.BytesIO()
+    soundfile.write(kept, tone(RATE), RATE, format="WAV")
+    expected = load_audio(io.BytesIO(kept.getvalue()), RATE)
+    beside = io.BytesIO(b"header" + kept.getvalue())
+    beside.seek(6)
+    (tmp_path / "a.wav").write_bytes(kept.getvalue())
+    with (tmp_path / "a.wav").open("rb") as opened:
+        kept.seek(0)
+        for stream in (kept, beside, opened):
+            assert np.array_equal(load_audio(stream, RATE), expected)
+            assert not stream.closed
+    with pytest.raises(AudioInvalidError, match=r"^the upload: is empty"):
+        open_audio(io.BytesIO(), RATE, name="the upload")

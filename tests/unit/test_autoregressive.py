@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.decoding.autoregressive import Hypothesis, Job, greedy_rows, loop_period, loop_start, penalize
+from runtime.decoding.autoregressive import Draft, Hypothesis, Job, greedy_rows, loop_period, loop_start, penalize
+from tests.unit.rows import HashedRows, PlainRows
 
 VOCAB, STOP = 50, 49
 NO_AUDIO = np.zeros((0, 4), np.float32)
 
 
-class Scripts:
+class Scripts(PlainRows):
     """A decoder whose row emits the script that its prompt names; what rows are fed is recorded by script."""
 
     def __init__(self, scripts: list[list[int]], *, movable: bool = True) -> None:
@@ -249,3 +250,84 @@ def test_time_is_told_for_those_it_was_spent_on() -> None:
     assert [key for key, _ in ended] == ["a", "b"]
     prefills = [("prefill", ["a"]), ("prefill", ["b"])]
     assert told == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
+
+
+WORDS = 12
+
+
+def decoded(job: Job, *, blur: float = 0.0, stop: int = WORDS - 1) -> tuple[Hypothesis, HashedRows]:
+    """A job in the middle of others, as it is decoded by a decoder with logits from its rows' contents."""
+    decoder = HashedRows(WORDS, blur=blur)
+    others = [Job([1, 2, 3], NO_AUDIO, 9), Job([5], NO_AUDIO, 4), Job([6, 6], NO_AUDIO, 12)]
+    jobs = iter(enumerate([others[0], job, *others[1:]]))
+    done = dict(greedy_rows(decoder, lambda: next(jobs, None), lambda _: (2, 60), {stop}))
+    assert len(done) == 4
+    return done[1], decoder
+
+
+PROMPT = [4, 0, 7, 7, 2]
+token_lists = st.lists(st.integers(0, WORDS - 2), max_size=20)
+
+
+@given(token_lists, st.integers(1, 15), st.integers(0, 5), st.booleans())
+def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exact: bool) -> None:
+    """Whatever it says, right, wrong, or right to a place: the text is what it is without it."""
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
+    tokens = [*plain.tokens[:right], *tokens]
+    drafted, decoder = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, exact=exact)))
+    assert (drafted.tokens, drafted.finish_reason) == (plain.tokens, plain.finish_reason)
+    assert drafted.log_probabilities == pytest.approx(plain.log_probabilities, rel=1e-5)
+    assert (len(PROMPT) in decoder.passes) == (exact or not tokens)
+
+
+@given(token_lists, st.integers(1, 12))
+def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) -> None:
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
+    draft = Draft([*plain.tokens[:4], *tokens], exact=True, sure=1.0)
+    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=draft), blur=0.5)
+    assert drafted.tokens == plain.tokens
+
+
+@given(token_lists, st.integers(0, 22), st.integers(1, 15))
+def test_forced_tokens_stay(tokens: list[int], forced: int, budget: int) -> None:
+    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
+    if drafted.finish_reason != "repetition":
+        kept = tokens[: min(forced, budget)]
+        assert drafted.tokens[: len(kept)] == kept
+        going, _ = decoded(Job([*PROMPT, *kept], NO_AUDIO, budget))
+        assert drafted.tokens[len(kept) :] == going.tokens[: budget - len(kept)]
+
+
+def test_a_kept_prefix_is_not_computed_again() -> None:
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, 8))
+    first, _ = decoded(Job([*PROMPT[:4], 9], NO_AUDIO, 8, draft=Draft([], keep=4)))
+    assert first.kept == PROMPT[:4]
+    draft = Draft(plain.tokens[:2], kept=first.kept, reuse=3, keep=5)
+    second, decoder = decoded(Job(PROMPT, NO_AUDIO, 8, draft=draft))
+    assert second.tokens == plain.tokens
+    assert 2 + 2 in decoder.passes
+    assert second.kept == PROMPT
+
+
+def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
+    scripts = Scripts([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
+    dead: set[int] = set()
+    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50)), (2, Job([2], NO_AUDIO, 50))])
+    told = []
+    for key, _ in greedy_rows(
+        scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, alive=lambda key: key not in dead
+    ):
+        told.append(key)
+        dead.add(0)
+    assert told == [1, 2]
+    assert len(scripts.fed[0]) < 10
+
+
+def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
+    scripts = Scripts([[1, STOP], [2, STOP]])
+    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50))])
+    done = list(
+        greedy_rows(scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, alive=lambda key: key != 0)
+    )
+    assert [key for key, _ in done] == [1]
+    assert scripts.fed[0] == []

@@ -17,7 +17,7 @@ from runtime.batch import Job, MadeBy, open_output
 from runtime.batch.output import ERRORS, JOURNAL
 from runtime.engine import Timings
 from runtime.errors import OptionError, OutputError
-from runtime.transcriber import TokenCounts
+from runtime.transcript import TokenCounts
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
 PLACES = ["out.jsonl", "out"]

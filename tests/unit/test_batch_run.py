@@ -21,7 +21,8 @@ from runtime.cli.common import parse_bytes
 from runtime.engine import Timings
 from runtime.errors import OptionError, PackageMissingError
 from runtime.providers import AskedProviders
-from runtime.transcriber import Outcome, Request, TokenCounts
+from runtime.transcriber import Outcome, Request
+from runtime.transcript import TokenCounts
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
 OPTIONS = WorkerOptions(None, AskedProviders(), 1, 2, None, None, True)

@@ -24,6 +24,7 @@ from runtime.decoding.autoregressive import Job as Text
 from runtime.decoding.autoregressive import greedy_rows
 from runtime.errors import AudioNotFoundError, OptionError
 from tests.conftest import ARTIFACT, DATA
+from tests.unit.rows import PlainRows
 
 SETUP = Setup(str(ARTIFACT))
 
@@ -56,7 +57,7 @@ def test_tokens_that_are_none(text: str) -> None:
         NewTokens.parse(text)
 
 
-class CountingRows:
+class CountingRows(PlainRows):
     """A decoder that never ends a text, and counts its steps."""
 
     def __init__(self) -> None:

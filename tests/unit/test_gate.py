@@ -27,7 +27,7 @@ from runtime.artifact import (
 )
 from runtime.engine import Probe, Timings
 from runtime.evaluation import Utterance
-from runtime.transcriber import Segment, TokenCounts, Transcript
+from runtime.transcript import Segment, TokenCounts, Transcript
 from tests.conftest import ARTIFACT
 
 BOUNDS = Bounds({"encoder": 0.1, "*": 0.2}, identical=0.9, error_rate=0.01)

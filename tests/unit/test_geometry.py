@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from transformers.models.qwen3_asr.modeling_qwen3_asr import _get_feat_extract_output_lengths
 
 from export.families.qwen3_asr_encoder import window_token_count
-from runtime.families.qwen3_asr import Qwen3AsrEngine, audio_token_count
+from runtime.families.qwen3_asr import Qwen3AsrEngine
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.transcriber import Transcriber
+from runtime.windows import Geometry
 
 CONFIG = LogMelConfig("whisper-log-mel", 16_000, 400, 160, 128, 8_000)
+GEOMETRY = Geometry(chunk_frames=100, chunk_tokens=13, window_frames=800)
 TEN_MINUTES = 600 * 16_000
 
 
@@ -29,11 +31,11 @@ def test_any_length_gives_the_reference_number_of_tokens(samples: int) -> None:
     frames = frame_count(samples, CONFIG)
     assert frames == reference_frames(samples)
     expected = int(_get_feat_extract_output_lengths(torch.tensor(frames)))
-    assert audio_token_count(frames, 100, 13) == expected
+    assert GEOMETRY.tokens(frames) == expected
     assert int(window_token_count(torch.tensor(frames))) == expected
     # Windows cut the same frames without changing their number.
     windows = [min(800, frames - start) for start in range(0, frames, 800)]
-    assert sum(audio_token_count(width, 100, 13) for width in windows) == expected
+    assert sum(GEOMETRY.tokens(width) for width in windows) == expected
 
 
 @given(st.integers(1, 40_000))
@@ -49,5 +51,5 @@ def test_the_engine_returns_that_many_rows(transcriber: Transcriber, samples: in
     engine = transcriber._engine
     assert isinstance(engine, Qwen3AsrEngine)
     rows = engine.encode(log_mel(np.zeros(samples, np.float32), CONFIG))
-    assert rows.shape == (audio_token_count(frame_count(samples, CONFIG), 100, 13), engine.parameters.hidden_size)
+    assert rows.shape == (GEOMETRY.tokens(frame_count(samples, CONFIG)), engine.parameters.hidden_size)
     assert np.isfinite(rows).all()

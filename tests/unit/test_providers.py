@@ -328,7 +328,7 @@ def test_windows_of_fixed_size_give_the_same_rows(transcriber: Transcriber, rng:
         ours, theirs = fixed.engine.encode(features), transcriber.engine.encode(features)
         assert ours.shape == theirs.shape
         assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
-    shapes = [each.shape for each in fixed.engine._encoder.get_inputs()]
+    shapes = [each.shape for each in fixed.engine._encoder.session.get_inputs()]
     assert shapes[0] == [1, 128, 800]
 
 

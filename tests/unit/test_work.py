@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -64,6 +64,12 @@ class Echo:
         raise AssertionError
 
     def run_probe(self, probe: Probe) -> list[Any]:
+        raise AssertionError
+
+    def live(self) -> Any:
+        raise AssertionError
+
+    def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         raise AssertionError
 
     def probes(self, samples: np.ndarray, tokens: list[int], options: SegmentOptions) -> list[Probe]:

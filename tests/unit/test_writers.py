@@ -10,7 +10,7 @@ import pytest
 
 from runtime import Segment, Transcript
 from runtime.engine import Timings
-from runtime.transcriber import TokenCounts
+from runtime.transcript import TokenCounts
 from runtime.writers import FORMATS, as_srt, as_tsv, as_vtt
 
 

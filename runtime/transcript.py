@@ -1,0 +1,63 @@
+"""What comes of audio: segments, and transcripts of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from runtime.decoding.autoregressive import FinishReason
+from runtime.engine import Timings
+from runtime.work import Span
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A piece of the audio that was decoded at once: times in seconds, confidence 0..1.
+
+    ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
+    stop id not. ``decoded_again`` says why it was decoded a second time, in shorter pieces and with a penalty on
+    repetitions; None when it was not.
+    """
+
+    start: float
+    end: float
+    text: str
+    language: str | None
+    confidence: float
+    finish_reason: FinishReason
+    tokens: list[int]
+    decoded_again: FinishReason | None = None
+
+
+class TokenCounts(msgspec.Struct, frozen=True):
+    """Over all segments: rows of audio, prompt positions (these rows included), generated text tokens."""
+
+    audio: int
+    prompt: int
+    generated: int
+
+
+class Transcript(msgspec.Struct, frozen=True):
+    """The complete result. ``language`` is that of most of the speech, or None when nobody spoke."""
+
+    text: str
+    language: str | None
+    duration: float
+    segments: list[Segment]
+    timings: Timings
+    tokens: TokenCounts
+    model: str
+    provider: str
+    versions: dict[str, str]
+
+
+def segment_of(span: Span, rate: int) -> Segment:
+    """What is told of a finished piece of audio at ``rate`` Hz."""
+    return Segment(
+        start=round(span.start / rate, 3),
+        end=round((span.start + span.length) / rate, 3),
+        text=span.result.text,
+        language=span.result.language,
+        confidence=round(span.result.confidence, 4),
+        finish_reason=span.result.finish_reason,
+        tokens=span.result.tokens,
+        decoded_again=span.decoded_again,
+    )

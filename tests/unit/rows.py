@@ -1,0 +1,82 @@
+"""Decoders that are not models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class PlainRows:
+    """What a decoder without drafts need not have."""
+
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Any, keep: int = 1) -> Any:
+        raise AssertionError
+
+    def cut_row(self, row: int, length: int) -> None:
+        raise AssertionError
+
+    def keep_row(self, row: int, length: int) -> Any:
+        raise AssertionError
+
+    def restore_row(self, row: int, kept: Any, length: int) -> None:
+        raise AssertionError
+
+
+class HashedRows:
+    """A decoder whose logits are random, but always the same after the same tokens. It knows what each row holds.
+
+    ``blur`` is how far the logits of passes over many tokens are from those of steps.
+    """
+
+    def __init__(self, vocab: int, *, blur: float = 0.0) -> None:
+        self.vocab, self.blur, self.movable = vocab, blur, True
+        self.layout = (0, 0)
+        self.rows: list[list[int]] = []
+        self.passes: list[int] = []
+
+    def _logits(self, held: Sequence[int], *, blurred: bool = False) -> np.ndarray:
+        made: np.ndarray = np.random.default_rng([7, *held]).standard_normal(self.vocab).astype(np.float32) * 3
+        if blurred:
+            made += np.random.default_rng([8, *held]).uniform(-self.blur, self.blur, self.vocab).astype(np.float32)
+        return made
+
+    def open_rows(self, rows: int, positions: int) -> None:
+        self.layout = (rows, positions)
+        self.rows = [[] for _ in range(rows)]
+
+    def prefill_row(self, row: int, prompt: list[int], audio_embeds: np.ndarray) -> np.ndarray:
+        self.rows[row] = []
+        first: np.ndarray = self.extend_row(row, prompt, audio_embeds)[0]
+        return first
+
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, keep: int = 1) -> np.ndarray:
+        before = len(self.rows[row])
+        self.passes.append(len(ids))
+        self.rows[row] += ids
+        assert len(self.rows[row]) <= self.layout[1]
+        ends = range(len(self.rows[row]) - keep + 1, len(self.rows[row]) + 1)
+        assert ends[0] > before
+        made: np.ndarray = np.stack([self._logits(self.rows[row][:end], blurred=before > 0) for end in ends])
+        return made
+
+    def cut_row(self, row: int, length: int) -> None:
+        del self.rows[row][length:]
+
+    def keep_row(self, row: int, length: int) -> list[int]:
+        assert length <= len(self.rows[row])
+        return self.rows[row][:length]
+
+    def restore_row(self, row: int, kept: list[int], length: int) -> None:
+        assert length <= len(kept)
+        self.rows[row] = kept[:length]
+
+    def move_row(self, source: int, target: int) -> None:
+        self.rows[target] = list(self.rows[source])
+
+    def step(self, tokens: Sequence[int | None]) -> np.ndarray:
+        for row, token in enumerate(tokens):
+            self.rows[row] = [] if token is None else [*self.rows[row], token]
+        made: np.ndarray = np.stack([self._logits(self.rows[row]) for row in range(len(tokens))])
+        return made
