@@ -47,8 +47,8 @@ def recording(file: str) -> Samples:
     return np.clip(np.round(resampled * 32_768), -32_768, 32_767).astype(np.int16)
 
 
-@pytest.fixture(scope="module")
-def app() -> Iterator[Starlette]:
+@contextmanager
+def serving() -> Iterator[Starlette]:
     """A started service behind the route; its loop and address are in the state."""
     service = Service("tiny", Transcriber.from_artifact(ARTIFACT), Limits(max_streams=4), Metrics())
 
@@ -73,6 +73,12 @@ def app() -> Iterator[Starlette]:
         server.should_exit = True
         thread.join(60)
         socket.close()
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Starlette]:
+    with serving() as app:
+        yield app
 
 
 @contextmanager
@@ -193,13 +199,15 @@ def test_one_stream_too_many_is_refused(app: Starlette) -> None:
             late.recv()
 
 
-def test_the_end_of_the_server_is_not_the_end_of_the_text(transcriber: Transcriber, app: Starlette) -> None:
-    """Runs last: the service is drained after it."""
+def test_the_end_of_the_server_is_not_the_end_of_the_text(transcriber: Transcriber) -> None:
     samples = recording(FILES[0])
-    with connected(app) as connection:
-        send(connection, samples, 1.0)
-        assert connection.recv().type == "input_audio_buffer.speech_started"
+    expected = transcriber.transcribe(samples, sample_rate=RATE).text
+    with serving() as app, connected(app) as connection:
+        send(connection, samples, 3.0)
+        connection.session.update(session={"type": "transcription"})
+        while connection.recv().type != "session.updated":  # the audio before it was taken
+            pass
         asyncio.run_coroutine_threadsafe(app.state.services["tiny"].drain(30), app.state.loop)
-        assert heard(connection)[0]
+        assert heard(connection) == [expected]
         with pytest.raises(ConnectionClosedOK, match="1001"):
             connection.recv()
