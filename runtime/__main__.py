@@ -1,10 +1,10 @@
-"""``python -m runtime``: transcribe files, one or thousands, say what a model is, measure how well it works."""
+"""``python -m runtime``: transcribe files, one or thousands, serve, say what a model is, measure how well."""
 
 from __future__ import annotations
 
 import typer
 
-from runtime.cli import batch, benchmark, evaluate, info, prepare, providers, transcribe
+from runtime.cli import batch, benchmark, evaluate, info, prepare, providers, serve, transcribe
 
 app = typer.Typer(
     add_completion=False,
@@ -20,6 +20,7 @@ app.command("prepare")(prepare.prepare_model)
 app.command()(providers.providers)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)
+app.command()(serve.serve)
 
 
 if __name__ == "__main__":

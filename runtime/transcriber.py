@@ -76,7 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     """An audio to transcribe, and how; see :meth:`Transcriber.transcribe` for what the fields mean.
 
     ``known`` are segments that were heard before (see :meth:`Transcriber.transcribe_many`): where the audio is cut at
-    the same places again, they are taken as they are.
+    the same places again, they are taken as they are. ``name`` is what error messages call a binary stream.
     """
 
     source: AudioSource
@@ -85,6 +85,7 @@ class Request(msgspec.Struct, frozen=True):
     sample_rate: int | None = None
     channel: int | None = None
     known: Sequence[Span] = ()
+    name: str = "standard input"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -221,14 +222,14 @@ class Transcriber:
         request = Request(source, language, context, sample_rate, channel)
         work = Work(
             self._engine,
-            [self._prepared(0, request, max_new_tokens, ignore_stop)],
+            [self.prepare(0, request, max_new_tokens, ignore_stop)],
             vad=self._vad,
             told=(lambda file: progress(file.done, file.duration)) if progress else None,
         )
         (file,) = work.finished()
         if file.error:
             raise file.error
-        return self._transcript(file)
+        return self.transcript_of(file)
 
     def transcribe_many(
         self,
@@ -259,16 +260,19 @@ class Transcriber:
                 progress(file.done - done.get(file.place, 0.0))
             done[file.place] = file.done
 
-        prepared = (
-            self._prepared(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests)
-        )
+        prepared = (self.prepare(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests))
         noted = (lambda file, span: kept(file.place, span)) if kept else None
         for file in Work(self._engine, prepared, vad=self._vad, told=told, kept=noted).finished():
             done.pop(file.place, None)
-            yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self._transcript(file))
+            yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self.transcript_of(file))
 
-    def _prepared(self, place: int, request: Request, max_new_tokens: int | None, ignore_stop: bool) -> File:
-        """A file that can be worked on, or one with what is wrong with the request."""
+    def prepare(
+        self, place: int, request: Request, max_new_tokens: int | None = None, ignore_stop: bool = False
+    ) -> File:
+        """A file for :class:`runtime.work.Work`, with its audio opened, or with what is wrong with the request.
+
+        Whoever takes it closes its ``reader``.
+        """
         file = File(place, self._engine.sample_rate, Timings(load=self.load_seconds))
         try:
             if request.context and not self.capabilities.context:
@@ -292,23 +296,26 @@ class Transcriber:
             return audio.open_array(source, request.sample_rate, rate, request.channel)
         if request.sample_rate is not None:
             raise OptionError("sample_rate is for arrays; a file says its own")
-        return audio.open_audio(source, rate, request.channel)
+        return audio.open_audio(source, rate, request.channel, name=request.name)
 
-    def _transcript(self, file: File) -> Transcript:
-        rate, spans = self._engine.sample_rate, file.spans
-        segments = [
-            Segment(
-                start=round(span.start / rate, 3),
-                end=round((span.start + span.length) / rate, 3),
-                text=span.result.text,
-                language=span.result.language,
-                confidence=round(span.result.confidence, 4),
-                finish_reason=span.result.finish_reason,
-                tokens=span.result.tokens,
-                decoded_again=span.decoded_again,
-            )
-            for span in spans
-        ]
+    def segment_of(self, span: Span) -> Segment:
+        """What a transcript says of a finished piece."""
+        rate = self._engine.sample_rate
+        return Segment(
+            start=round(span.start / rate, 3),
+            end=round((span.start + span.length) / rate, 3),
+            text=span.result.text,
+            language=span.result.language,
+            confidence=round(span.result.confidence, 4),
+            finish_reason=span.result.finish_reason,
+            tokens=span.result.tokens,
+            decoded_again=span.decoded_again,
+        )
+
+    def transcript_of(self, file: File) -> Transcript:
+        """The transcript of a file that is complete and without error."""
+        spans = file.spans
+        segments = [self.segment_of(span) for span in spans]
         return Transcript(
             text=join_texts([segment.text for segment in segments]),
             language=_main_language([segment for segment in segments if segment.text]),
@@ -327,8 +334,13 @@ class Transcriber:
 
     @property
     def engine(self) -> Engine:
-        """The loaded model itself, for what measures and compares its graphs."""
+        """The loaded model itself, for what measures and compares its graphs, and for what schedules its work."""
         return self._engine
+
+    @property
+    def vad(self) -> bool:
+        """Whether speech is looked for and silence left out."""
+        return self._vad
 
     @property
     def _family(self) -> str:

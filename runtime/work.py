@@ -216,7 +216,7 @@ class Work:
             try:
                 with file.reader as reader:
                     seen = _Counted(reader.blocks())
-                    for piece in self._pieces(seen):
+                    for piece in cut(seen, self._engine, vad=self._vad):
                         seconds += time.perf_counter() - began
                         yield _Found(file, piece)
                         began = time.perf_counter()
@@ -225,10 +225,6 @@ class Work:
                 yield _Ended(file, error=error)
                 continue
             yield _Ended(file, count, seconds + time.perf_counter() - began)
-
-    def _pieces(self, blocks: Iterable[Floats]) -> Iterator[Piece]:
-        cut = speech_pieces if self._vad else fixed_pieces
-        return cut(blocks, self._engine.sample_rate, self._engine.segment_seconds)
 
     def _next_job(self) -> SegmentJob | None:
         if self._again:
@@ -276,6 +272,12 @@ class Work:
     def _tell(self, file: File) -> None:
         if self._told:
             self._told(file)
+
+
+def cut(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece]:
+    """Consecutive mono samples at the engine's rate in pieces that it can take; ``vad`` leaves silence out."""
+    pieces = speech_pieces if vad else fixed_pieces
+    return pieces(blocks, engine.sample_rate, engine.segment_seconds)
 
 
 class _Counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -61,13 +62,14 @@ class AudioReader:
         self.close()
 
 
-def open_audio(source: Source, rate: int, channel: int | None = None) -> AudioReader:
+def open_audio(source: Source, rate: int, channel: int | None = None, *, name: str = "standard input") -> AudioReader:
     """Open ``source`` to read it as mono float32 samples at ``rate`` Hz.
 
     Args:
-        source: a path, or a binary stream (read to its end; need not be seekable).
+        source: a path, or a binary stream (need not be seekable; it stays the caller's, who closes it afterwards).
         rate: the result's sampling rate in Hz.
         channel: take this channel, counted from 0, instead of the mean of all.
+        name: what messages call a stream.
 
     Raises:
         AudioNotFoundError: no such file.
@@ -79,7 +81,7 @@ def open_audio(source: Source, rate: int, channel: int | None = None) -> AudioRe
         if isinstance(source, (str, os.PathLike)):
             name, stream = str(Path(source)), _open_file(Path(source), opened)
         else:
-            name, stream = "standard input", _spooled(source, "standard input", opened)
+            stream = _rewindable(source, name, opened)
         with _said_in_one_sentence(name):
             sound = decoder(stream, name, opened)
         _check_channel(sound, channel)
@@ -202,6 +204,15 @@ def _open_file(path: Path, opened: ExitStack) -> Nameless:
             raise AudioInvalidError(f"{path}: is a folder, not an audio file")
         stream = opened.enter_context(path.open("rb"))
         return Nameless(stream) if stream.seekable() else _spooled(stream, str(path), opened)  # a named pipe is not
+
+
+def _rewindable(stream: BinaryIO, name: str, opened: ExitStack) -> Nameless:
+    """``stream`` itself where decoders can seek in all of it, else what is left of it."""
+    if isinstance(stream, (io.BytesIO, io.BufferedReader, tempfile.SpooledTemporaryFile)):
+        with _said_in_one_sentence(name):
+            if stream.seekable() and not stream.tell():
+                return Nameless(cast("IO[bytes]", stream))
+    return _spooled(stream, name, opened)
 
 
 def _spooled(stream: IO[bytes], name: str, opened: ExitStack) -> Nameless:

@@ -1,0 +1,125 @@
+"""The endpoints of OpenAI's audio API: transcriptions and models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runtime.errors import OptionError
+from runtime.server.clients import unless_gone
+from runtime.server.errors import Closing
+from runtime.server.logs import Record
+from runtime.server.options import TranscriptionOptions, transcription_options
+from runtime.server.problems import invalid, overloaded, unknown_model
+from runtime.server.replies import json_reply, model_entry, reply
+from runtime.server.settings import Settings
+from runtime.server.sse import send_events, transcript_events
+from runtime.server.uploads import FILE_FIELD, Form, received_form
+from runtime.transcriber import Segment, Transcript
+
+if TYPE_CHECKING:
+    from runtime.server.service import Results, Service
+
+# When too many send at once: seconds after which a place may be free.
+_UPLOAD_RETRY = 1
+
+
+async def models(request: Request) -> Response:
+    """``GET /v1/models``."""
+    services: Mapping[str, Service] = request.app.state.services
+    return json_reply({"object": "list", "data": [model_entry(service) for service in services.values()]})
+
+
+async def model(request: Request) -> Response:
+    """``GET /v1/models/{id}``."""
+    return json_reply(model_entry(_service(request.app.state.services, request.path_params["id"])))
+
+
+def _service(services: Mapping[str, Service], name: str | None) -> Service:
+    """The model with this name; the first where none is named.
+
+    Raises:
+        RequestProblem: there is none.
+    """
+    if name is None:
+        return next(iter(services.values()))
+    if name not in services:
+        raise unknown_model(name, list(services))
+    return services[name]
+
+
+class Transcriptions:
+    """``POST /v1/audio/transcriptions``, an ASGI application: the upload must live until the last event is sent."""
+
+    def __init__(self, services: Mapping[str, Service], settings: Settings) -> None:
+        self._services, self._settings = services, settings
+        self._receiving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what :mod:`runtime.server.problems` makes answers of, and ClientGone."""
+        if not any(service.ready for service in self._services.values()):
+            raise Closing("The server is shutting down, or not yet started.")
+        limits, record = self._settings.limits, scope["state"]["record"]
+        # What is being received takes memory and disk before a model's queue can refuse it.
+        if self._receiving >= limits.max_queue:
+            raise overloaded("Too many files are being sent at once; try again later.", _UPLOAD_RETRY)
+        self._receiving += 1
+        receiving = True
+        try:
+            async with received_form(Headers(scope=scope), receive, limits) as form:
+                self._receiving -= 1
+                receiving = False
+                await self._answer(form, record, scope, receive, send)
+        finally:
+            self._receiving -= receiving
+
+    async def _answer(self, form: Form, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        options = transcription_options(form.values, vad=self._settings.vad)
+        service = _service(self._services, options.model)
+        record.model = service.name
+        if form.file is None:
+            raise invalid("The form has no `file`.", FILE_FIELD)
+        language = _language(service, options)
+        if options.stream:
+            heard = service.segments(form.file, language=language, context=options.prompt)
+            await self._stream(heard, record, receive, send)
+            return
+        work = service.transcribe(form.file, language=language, context=options.prompt)
+        transcript = await unless_gone(receive, work)
+        record.heard(transcript)
+        await reply(transcript, options.response_format)(scope, receive, send)
+
+    async def _stream(self, heard: Results, record: Record, receive: Receive, send: Send) -> None:
+        """Send what is heard as events. What is wrong before the first of them is an answer of its own."""
+
+        async def first() -> Segment | Transcript:
+            return await anext(heard)
+
+        async def everything(begin: Segment | Transcript) -> AsyncIterator[Segment | Transcript]:
+            each = begin
+            while not isinstance(each, Transcript):
+                yield each
+                each = await anext(heard)
+            record.heard(each)
+            yield each
+
+        try:
+            events = transcript_events(everything(await unless_gone(receive, first())))
+            async with aclosing(events):
+                await send_events(events, receive, send, record.id)
+        finally:
+            await heard.aclose()
+
+
+def _language(service: Service, options: TranscriptionOptions) -> str | None:
+    """The language's name, so that what is wrong with it is said of its field."""
+    try:
+        return service.transcriber.resolve_language(options.language)
+    except OptionError as error:
+        raise invalid(str(error), "language") from None

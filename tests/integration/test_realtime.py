@@ -1,0 +1,205 @@
+"""Live audio through a real server, the official client and the tracked model: the text is the text of the file."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openai
+import pytest
+import soundfile
+import soxr
+import uvicorn
+from openai.resources.realtime.realtime import RealtimeConnection
+from openai.types.realtime import ConversationItemInputAudioTranscriptionCompletedEvent as Completed
+from openai.types.realtime import ConversationItemInputAudioTranscriptionDeltaEvent as Delta
+from openai.types.realtime import RealtimeErrorEvent
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+
+from runtime import Transcriber
+from runtime.server.limits import Limits
+from runtime.server.metrics import Metrics
+from runtime.server.realtime import realtime
+from runtime.server.realtime_connection import MAX_MESSAGE_BYTES
+from runtime.server.service import Service
+from tests.conftest import ARTIFACT, DATA
+
+RATE = 24_000
+FILES = ["en-1.wav", "en-2.wav", "ru-1.wav", "zh-1.wav"]
+
+Samples = npt.NDArray[np.int16]
+
+
+def recording(file: str) -> Samples:
+    """A sample recording as a client has it: 16 bits at 24 kHz."""
+    samples, rate = soundfile.read(DATA / file, dtype="float32")
+    resampled: npt.NDArray[np.float32] = soxr.resample(samples, rate, RATE)
+    return np.clip(np.round(resampled * 32_768), -32_768, 32_767).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Starlette]:
+    """A started service behind the route; its loop and address are in the state."""
+    service = Service("tiny", Transcriber.from_artifact(ARTIFACT), Limits(max_streams=4), Metrics())
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        app.state.loop = asyncio.get_running_loop()
+        yield
+        await service.drain(30)
+
+    made = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)], lifespan=lifespan)
+    made.state.services = {"tiny": service}
+    made.state.settings = SimpleNamespace(limits=Limits(), allows=lambda shown: True)
+    config = uvicorn.Config(made, port=0, log_config=None, ws_max_size=MAX_MESSAGE_BYTES)
+    server, socket = uvicorn.Server(config), config.bind_socket()
+    made.state.address = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        socket.close()
+
+
+@contextmanager
+def connected(app: Starlette, **audio_input: Any) -> Iterator[RealtimeConnection]:
+    client = openai.OpenAI(api_key="none", base_url=app.state.address)
+    with client.realtime.connect(model="tiny", extra_query={"intent": "transcription"}) as connection:
+        assert connection.recv().type == "session.created"
+        if audio_input:
+            session: Any = {"type": "transcription", "audio": {"input": audio_input}}
+            connection.session.update(session=session)
+            assert connection.recv().type == "session.updated"
+        yield connection
+
+
+def send(connection: RealtimeConnection, samples: Samples, piece: float = 0.1) -> None:
+    size = round(piece * RATE)
+    for start in range(0, len(samples), size):
+        data = samples[start : start + size].astype("<i2").tobytes()
+        connection.input_audio_buffer.append(audio=base64.b64encode(data).decode())
+
+
+def heard(connection: RealtimeConnection, items: int = 1) -> list[str]:
+    """Transcripts of so many items; what deltas told of each is the same."""
+    told: dict[str, str] = {}
+    transcripts: list[str] = []
+    for event in connection:
+        assert not isinstance(event, RealtimeErrorEvent), event
+        if isinstance(event, Delta):
+            told[event.item_id] = told.get(event.item_id, "") + (event.delta or "")
+        if isinstance(event, Completed):
+            assert told.pop(event.item_id, "") == event.transcript
+            transcripts.append(event.transcript)
+            if len(transcripts) == items:
+                break
+    assert not told
+    return transcripts
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_text_of_an_item_is_that_of_the_file(
+    app: Starlette, transcriber: Transcriber, file: str, turn: bool
+) -> None:
+    samples = recording(file)
+    expected = transcriber.transcribe(samples, sample_rate=RATE)
+    assert len(expected.segments) == 1
+    with connected(app, **({"turn_detection": None} if turn else {})) as connection:
+        send(connection, samples)
+        connection.input_audio_buffer.commit()
+        assert heard(connection) == [expected.text]
+
+
+def test_pauses_end_items(app: Starlette, transcriber: Transcriber) -> None:
+    recordings = [recording(file) for file in FILES]
+    expected = [transcriber.transcribe(samples, sample_rate=RATE).text for samples in recordings]
+    silence = np.zeros(3 * RATE, np.int16)
+    with connected(app) as connection:
+        for samples in recordings:
+            send(connection, np.concatenate([samples, silence]), 0.5)
+        assert heard(connection, len(FILES)) == expected
+
+
+def test_a_language_and_a_prompt_are_followed(app: Starlette, transcriber: Transcriber, samples: Any) -> None:
+    sample = next(each for each in samples if each["context"])
+    audio = recording(sample["file"])
+    language, context = sample["language"], sample["context"]
+    expected = transcriber.transcribe(audio, language, context, sample_rate=RATE).text
+    with connected(app, transcription={"language": language, "prompt": context}) as connection:
+        send(connection, audio)
+        connection.input_audio_buffer.commit()
+        assert heard(connection) == [expected]
+
+
+def test_telephone_audio(app: Starlette, transcriber: Transcriber) -> None:
+    samples, rate = soundfile.read(DATA / FILES[0], dtype="float32")
+    narrow = soxr.resample(samples, rate, 8_000)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, narrow, 8_000, format="RAW", subtype="ULAW")
+    codes = buffer.getvalue()
+    decoded, _ = soundfile.read(
+        io.BytesIO(codes), dtype="int16", format="RAW", subtype="ULAW", samplerate=8_000, channels=1
+    )
+    expected = transcriber.transcribe(decoded, sample_rate=8_000).text
+    with connected(app, format={"type": "audio/pcmu"}) as connection:
+        connection.input_audio_buffer.append(audio=base64.b64encode(codes).decode())
+        connection.input_audio_buffer.commit()
+        assert heard(connection) == [expected]
+
+
+def test_clients_do_not_hear_one_another(app: Starlette, transcriber: Transcriber) -> None:
+    expected = [transcriber.transcribe(recording(file), sample_rate=RATE).text for file in FILES]
+    texts: dict[str, list[str]] = {}
+
+    def talk(file: str) -> None:
+        with connected(app) as connection:
+            send(connection, recording(file))
+            connection.input_audio_buffer.commit()
+            texts[file] = heard(connection)
+
+    threads = [threading.Thread(target=talk, args=(file,)) for file in FILES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert texts == {file: [text] for file, text in zip(FILES, expected, strict=True)}
+
+
+def test_one_stream_too_many_is_refused(app: Starlette) -> None:
+    with connected(app) as a, connected(app) as b, connected(app) as c, connected(app) as d, connected(app) as late:
+        for each in (a, b, c, d):
+            send(each, recording(FILES[0]), 3.0)
+            each.recv()  # the stream is open
+        send(late, recording(FILES[0]), 3.0)
+        event = late.recv()
+        assert isinstance(event, RealtimeErrorEvent)
+        assert event.error.code == "rate_limit_exceeded"
+        with pytest.raises(ConnectionClosedError, match="1013"):
+            late.recv()
+
+
+def test_the_end_of_the_server_is_not_the_end_of_the_text(transcriber: Transcriber, app: Starlette) -> None:
+    """Runs last: the service is drained after it."""
+    samples = recording(FILES[0])
+    with connected(app) as connection:
+        send(connection, samples, 1.0)
+        assert connection.recv().type == "input_audio_buffer.speech_started"
+        asyncio.run_coroutine_threadsafe(app.state.services["tiny"].drain(30), app.state.loop)
+        assert heard(connection)[0]
+        with pytest.raises(ConnectionClosedOK, match="1001"):
+            connection.recv()

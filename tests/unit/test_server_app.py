@@ -1,0 +1,452 @@
+"""Routes, shapes and refusals over HTTP, with a service that has no model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types.audio import TranscriptionVerbose
+from starlette.testclient import TestClient
+
+from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, OptionError, ProviderError
+from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
+from runtime.server.limits import Limits
+from runtime.server.metrics import Metrics
+from runtime.server.settings import Settings
+from tests.fake_service import FakeService, app, segment
+
+PATH = "/v1/audio/transcriptions"
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Whatever a test does, no file is left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def client(service: FakeService) -> Iterator[TestClient]:
+    with TestClient(app(service)) as made:
+        yield made
+
+
+def send(client: TestClient, *, file: Any = b"audio", headers: Any = None, **fields: Any) -> Any:
+    files = {"file": ("../../etc/passwd", file)} if file is not None else {"x": (None, "")}
+    if file is None:
+        return client.post(PATH, files={name: (None, value) for name, value in fields.items()}, headers=headers)
+    return client.post(PATH, data=fields, files=files, headers=headers)
+
+
+def error_of(response: Any, status: int) -> dict[str, Any]:
+    """The error object; every refusal has one, and says nothing of the server's insides."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"].endswith((".", ")")) or status not in (401, 404, 405)
+    for inside in ("Traceback", "/work", "/tmp", ".py", "Error(", "standard input", "SpooledTemporary", "passwd"):
+        assert inside not in response.text
+    return error
+
+
+def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
+    response = send(client, model="fake", language="en", prompt="Jon", temperature="0")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "text": "One two three.",
+        "usage": {
+            "type": "tokens",
+            "input_tokens": 40,
+            "output_tokens": 5,
+            "total_tokens": 45,
+            "input_token_details": {"audio_tokens": 26, "text_tokens": 14},
+        },
+    }
+    assert service.asked == [(b"audio", "English", "Jon")]
+
+
+@pytest.mark.parametrize(
+    ("format", "kind", "body"),
+    [
+        ("text", "text/plain", "One two three.\n"),
+        (
+            "srt",
+            "application/x-subrip",
+            "1\n00:00:00,000 --> 00:00:01,000\nOne two\n\n2\n00:00:01,000 --> 00:00:02,000\nthree.\n",
+        ),
+        (
+            "vtt",
+            "text/vtt",
+            "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nOne two\n\n00:00:01.000 --> 00:00:02.000\nthree.\n",
+        ),
+    ],
+)
+def test_formats_of_text(client: TestClient, format: str, kind: str, body: str) -> None:
+    response = send(client, response_format=format)
+    assert response.headers["content-type"] == f"{kind}; charset=utf-8"
+    assert response.text == body
+
+
+def test_verbose_json_is_what_the_official_types_say() -> None:
+    service = FakeService("fake", segment("Hello hello hello hello", 0.5, 1.25), segment("", 2.0, 3.0))
+    with TestClient(app(service)) as client:
+        response = send(client, response_format="verbose_json", **{"timestamp_granularities[]": "segment"})
+    body = response.json()
+    checked = TranscriptionVerbose.model_validate(body, strict=True)
+    assert (body["task"], checked.language, checked.duration) == ("transcribe", "english", 2.5)
+    assert body["usage"] == {"type": "duration", "seconds": 2.5}
+    assert checked.segments is not None
+    spoken, silent = checked.segments
+    assert (spoken.id, spoken.seek, spoken.start, spoken.end) == (0, 50, 0.5, 1.25)
+    assert (spoken.tokens, spoken.temperature, spoken.avg_logprob) == ([7, 8, 9], 0.0, -0.6931)
+    assert spoken.compression_ratio > 1
+    assert (spoken.no_speech_prob, silent.no_speech_prob, silent.compression_ratio) == (0.0, 1.0, 0.0)
+
+
+def test_nobody_spoke() -> None:
+    service = FakeService()
+    service.segments_heard = ()
+    with TestClient(app(service)) as client:
+        assert send(client, response_format="verbose_json").json()["language"] == ""
+
+
+def test_models(client: TestClient) -> None:
+    entry = {
+        "id": "fake",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "asr-deploy",
+        "languages": [{"code": "en", "name": "English"}],
+    }
+    assert client.get("/v1/models").json() == {"object": "list", "data": [entry]}
+    assert client.get("/v1/models/fake").json() == entry
+    error = error_of(client.get("/v1/models/other"), 404)
+    assert error["code"] == "model_not_found"
+    assert error["message"] == "The model 'other' does not exist; this server has fake."
+
+
+def test_the_first_model_is_the_default_and_others_go_by_name() -> None:
+    first, second = FakeService("first"), FakeService("org/second")
+    with TestClient(app(first, second)) as client:
+        assert send(client).status_code == 200
+        assert send(client, model="org/second").status_code == 200
+        assert client.get("/v1/models/org/second").json()["id"] == "org/second"
+        assert error_of(send(client, model="third"), 404)["param"] == "model"
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": "0.5"}, "temperature"),
+        ({"language": "Klingon"}, "language"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_wrong_fields(client: TestClient, service: FakeService, fields: dict[str, str], param: str) -> None:
+    error = error_of(send(client, **fields), 400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert not service.asked
+
+
+def test_no_file(client: TestClient) -> None:
+    assert error_of(send(client, file=None, model="fake"), 400)["param"] == "file"
+    error_of(client.post(PATH, json={"file": "http://example.org/a.wav"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "says"),
+    [
+        (Busy("too many wait", 7), 429, "rate_limit_exceeded", "too many wait"),
+        (AudioTooLong("it has 9 hours"), 413, "file_too_large", "it has 9 hours"),
+        (DeadlineExceeded("too late"), 504, "deadline_exceeded", "too late"),
+        (Closing("it stops"), 503, "service_unavailable", "it stops"),
+        (AudioInvalidError("the audio: is empty (0 bytes)"), 400, "invalid_audio", "file: is empty (0 bytes)"),
+        (AudioUnsupportedError("the audio: needs PyAV"), 400, "unsupported_format", "file: this server cannot"),
+        (OptionError("no context here"), 400, None, "no context here"),
+        (EngineFailure(), 500, None, "The server failed to answer this request (request req_"),
+        (ProviderError("/work/secret: broke"), 500, None, "The server failed to answer this request"),
+        (AsrError("/work/secret"), 500, None, "The server failed to answer this request"),
+        (ZeroDivisionError("/work/secret.py"), 500, None, "The server failed to answer this request"),
+    ],
+)
+def test_what_goes_wrong(
+    client: TestClient,
+    service: FakeService,
+    caplog: pytest.LogCaptureFixture,
+    raised: Exception,
+    status: int,
+    code: str | None,
+    says: str,
+) -> None:
+    for stream in ("false", "true"):
+        service.error = raised
+        caplog.clear()
+        response = send(client, stream=stream)
+        error = error_of(response, status)
+        assert error["code"] == code
+        assert error["message"].startswith(says)
+        assert response.headers.get("retry-after") == {429: "7", 503: "5"}.get(status)
+        failures = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+        assert bool(failures) == (status == 500)
+        assert all(response.headers["x-request-id"] in entry.getMessage() for entry in failures)
+
+
+def events_of(response: Any) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(block.rpartition("data: ")[2]) for block in response.text.removesuffix("\n\n").split("\n\n")]
+
+
+def test_events(client: TestClient) -> None:
+    response = send(client, stream="true")
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = events_of(response)
+    assert [event["type"].removeprefix("transcript.text.") for event in events] == [
+        "delta",
+        "segment",
+        "delta",
+        "segment",
+        "done",
+    ]
+    deltas = "".join(event["delta"] for event in events if "delta" in event)
+    assert deltas == events[-1]["text"] == "One two three."
+    assert events[-1]["usage"]["total_tokens"] == 45
+    assert events[1] == {
+        "type": "transcript.text.segment",
+        "id": "seg_0",
+        "start": 0.0,
+        "end": 1.0,
+        "text": "One two",
+        "speaker": "",
+        "language": "English",
+    }
+
+
+def test_a_failure_on_the_way_is_an_event(client: TestClient, service: FakeService) -> None:
+    for late, kind in ((DeadlineExceeded("too late"), "server_error"), (EngineFailure(), "server_error")):
+        service.late_error = late
+        response = send(client, stream="true")
+        assert response.status_code == 200
+        assert "event: error\ndata: " in response.text
+        assert events_of(response)[-1]["error"]["type"] == kind
+        assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/models/", 404),
+        ("POST", "/v1/nothing", 404),
+        ("GET", PATH, 405),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/../../etc/hosts", 404),
+    ],
+)
+def test_other_paths_and_methods(client: TestClient, method: str, path: str, status: int) -> None:
+    response = client.request(method, path, content=b"x" * 1000 if method == "POST" else None)
+    error_of(response, status)
+    assert ("allow" in response.headers) == (status == HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+def test_keys(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+    with TestClient(app(service, settings=Settings(keys=("right", "other")))) as client:
+        for headers in ({}, {"authorization": "Basic right"}, {"authorization": "right"}, {"authorization": "Bearer "}):
+            response = client.get("/v1/models", headers=headers)
+            assert error_of(response, 401)["message"].startswith("An API key is needed")
+            assert response.headers["www-authenticate"] == "Bearer"
+        wrong = {"authorization": "Bearer wrong"}
+        for response in (client.get("/v1/nothing", headers=wrong), send(client, headers=wrong)):
+            assert error_of(response, 401)["code"] == "invalid_api_key"
+        assert client.get("/v1/models", headers={"authorization": "bearer other"}).status_code == 200
+        assert send(client, headers={"authorization": "Bearer right"}).status_code == 200
+        for path in ("/health", "/ready", "/metrics"):
+            assert client.get(path).status_code == 200
+    assert len(service.asked) == 1
+    assert "right" not in caplog.text
+    assert "right" not in repr(Settings(keys=("right",)))
+
+
+def test_a_page_of_another_site_cannot_use_it(client: TestClient, service: FakeService) -> None:
+    assert error_of(send(client, headers={"sec-fetch-site": "cross-site"}), 403)["code"] == "cross_site"
+    assert not service.asked
+    assert send(client, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_headers_of_every_answer(client: TestClient) -> None:
+    for response in (client.get("/v1/models"), client.get("/nothing"), send(client), send(client, stream="true")):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert re.fullmatch("req_[0-9a-f]{24}", response.headers["x-request-id"])
+        assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_too_large(service: FakeService) -> None:
+    settings = Settings(limits=Limits(max_upload_bytes=1000))
+    with TestClient(app(service, settings=settings)) as client:
+        for size in (1001, 3_000_000):
+            assert error_of(send(client, file=b"x" * size), 413)["code"] == "file_too_large"
+    assert not service.asked
+
+
+def test_ready_only_between_start_and_drain(service: FakeService) -> None:
+    application = app(service)
+    not_started = TestClient(application)
+    assert not_started.get("/ready").status_code == 503
+    assert not_started.get("/health").status_code == 200
+    assert error_of(send(not_started), 503)["code"] == "service_unavailable"
+    with TestClient(application) as client:
+        assert client.get("/ready").json() == {"status": "ready"}
+    assert service.drained == Settings().grace
+    assert TestClient(application).get("/ready").status_code == 503
+
+
+def test_requests_are_counted_by_few_labels(service: FakeService) -> None:
+    metrics = Metrics()
+    with TestClient(app(service, metrics=metrics)) as client:
+        send(client)
+        send(client, temperature="1")
+        client.get("/v1/models/a")
+        client.get("/v1/models/b")
+        client.get("/v1/x/y")
+        client.get("/elsewhere")
+        text = client.get("/metrics")
+    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    counted = {line for line in text.text.splitlines() if line.startswith("asr_requests_total")}
+    assert counted == {
+        f'asr_requests_total{{endpoint="{PATH}",model="fake",status="200"}} 1.0',
+        f'asr_requests_total{{endpoint="{PATH}",model="",status="400"}} 1.0',
+        'asr_requests_total{endpoint="/v1/models/{id}",model="",status="404"} 2.0',
+        'asr_requests_total{endpoint="other",model="",status="404"} 1.0',
+    }
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_the_log_has_text_only_when_asked(
+    service: FakeService, caplog: pytest.LogCaptureFixture, with_text: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    with TestClient(app(service, settings=Settings(log_text=with_text))) as client:
+        response = send(client, prompt="secret context")
+        client.get("/health")
+    (line,) = [entry.fields for entry in caplog.records if entry.name == "runtime.server.access"]  # type: ignore[attr-defined]
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert (line["method"], line["path"], line["status"]) == ("POST", PATH, 200)
+    assert (line["model"], line["audio_seconds"]) == ("fake", 2.5)
+    assert line.get("text") == ("One two three." if with_text else None)
+    assert "secret" not in str([entry.__dict__ for entry in caplog.records])
+
+
+def ask(application: Any, receive: Callable[[], Any], body: bytes = b"") -> list[Any]:
+    """One request to the bare ASGI application; what it sends."""
+    sent: list[Any] = []
+
+    async def send_message(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "query_string": b"",
+        "headers": [
+            (b"content-type", b"multipart/form-data; boundary=edge"),
+            (b"content-length", str(len(body)).encode()),
+        ],
+        "app": application,
+    }
+    asyncio.run(application(scope, receive, send_message))
+    return sent
+
+
+FORM = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\naudio\r\n--edge--\r\n'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_frees_its_transcription(service: FakeService, stream: bool) -> None:
+    service.ready = True
+    field = b'--edge\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n' if stream else b""
+    messages = [{"type": "http.request", "body": field + FORM, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await asyncio.to_thread(service.entered.wait)
+        return {"type": "http.disconnect"}
+
+    async def never() -> None:
+        service.release = asyncio.Event()
+
+    asyncio.run(never())
+    metrics = Metrics()
+    assert ask(app(service, metrics=metrics), receive, field + FORM) == []
+    assert service.cancelled.is_set()
+    assert b'status="499"' in metrics.exposition()
+
+
+def test_uploads_at_once_are_bounded(service: FakeService) -> None:
+    service.ready = True
+    application = app(service, settings=Settings(limits=Limits(max_queue=1)))
+
+    async def both() -> list[Any]:
+        sent: list[Any] = []
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            arrived.set()
+            await go_on.wait()
+            return {"type": "http.disconnect"}
+
+        def whole() -> Callable[[], Any]:
+            messages = [{"type": "http.request", "body": FORM, "more_body": False}]
+
+            async def receive() -> Any:
+                if not messages:
+                    await asyncio.Event().wait()
+                return messages.pop()
+
+            return receive
+
+        async def note(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": PATH,
+            "query_string": b"",
+            "headers": [(b"content-type", b"multipart/form-data; boundary=edge"), (b"content-length", b"5")],
+        }
+        first = asyncio.create_task(application({**scope}, slow, note))
+        await arrived.wait()
+        await application({**scope}, whole(), note)
+        go_on.set()
+        await first
+        await application({**scope}, whole(), note)
+        return [message["status"] for message in sent if message["type"] == "http.response.start"]
+
+    assert asyncio.run(both()) == [429, 200]

@@ -1,0 +1,64 @@
+"""Where keys come from, and how they are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import OptionError
+from runtime.server.keys import KEYS_VARIABLE, bearer, matches, read_keys, readable_by_others
+from runtime.server.settings import Settings
+
+
+def test_keys_of_a_file_and_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# our keys\nfirst  # of Sara\n\n  second\nfirst\n", encoding="utf-8")
+    assert read_keys(file, {KEYS_VARIABLE: "third, second,,"}) == ("first", "second", "third")
+    assert read_keys(None, {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"# nothing\n\n", "holds no key"),
+        (b"\xff\xfe", "is not a text file"),
+        (b"ok\ntwo words\n", "line 2: a key has printable ASCII"),
+        ("schlüssel".encode(), "line 1: a key has printable ASCII"),
+    ],
+)
+def test_files_that_hold_no_keys(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(content)
+    with pytest.raises(OptionError, match=says) as refused:
+        read_keys(file, {})
+    assert "two words" not in str(refused.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_keys(tmp_path / "none", {})
+    with pytest.raises(OptionError, match=f"{KEYS_VARIABLE}: key 2"):
+        read_keys(None, {KEYS_VARIABLE: "a,b c"})
+
+
+def test_who_may_read_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("k")
+    for mode, others in ((0o600, False), (0o640, True), (0o604, True)):
+        file.chmod(mode)
+        assert readable_by_others(file) is others
+
+
+def test_headers() -> None:
+    assert bearer("Bearer abc") == bearer("bearer  abc ") == "abc"
+    assert [bearer(header) for header in (None, "", "abc", "Bearer", "Bearer ", "Basic abc")] == [None] * 6
+
+
+def test_comparison() -> None:
+    assert matches("b", ("a", "b"))
+    assert not any(matches(key, ("a", "b")) for key in (None, "", "c", "a ", "é", "\udcff"))
+    assert not matches("", ("",))
+    assert Settings().allows(None)
+    assert Settings(keys=("a",)).allows("a")
+    assert not Settings(keys=("a",)).allows(None)
