@@ -15,7 +15,7 @@ from runtime.server.clients import unless_gone
 from runtime.server.errors import EngineFailure
 from runtime.server.problems import problem
 from runtime.server.replies import token_usage
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 
 log = logging.getLogger(__name__)
 
