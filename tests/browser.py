@@ -93,7 +93,11 @@ class ScriptedServer:
 
     def __init__(self) -> None:
         self.key: str | None = None
-        self.models: list[dict[str, Any]] = [{"id": "small"}, {"id": "large"}]
+        english, chinese = {"code": "en", "name": "English"}, {"code": "zh", "name": "Chinese"}
+        self.models: list[dict[str, Any]] = [
+            {"id": "small", "languages": [english, chinese]},
+            {"id": "large", "languages": [english]},
+        ]
         self.before: list[dict[str, Any]] = []  # events that come at once; live, with the first sound
         self.after: list[dict[str, Any]] = []  # events that wait for `go_on`; live, for the commit
         self.refusal: Response | None = None  # instead of events

@@ -19,7 +19,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.serve import Server, bind, url
 from runtime.server.service import Service
 from runtime.server.settings import Settings
-from runtime.transcriber import Segment, TokenCounts, Transcript
+from runtime.transcript import Segment, TokenCounts, Transcript
 
 
 def segment(text: str, start: float = 0.0, end: float = 1.0) -> Segment:

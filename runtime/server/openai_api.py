@@ -21,7 +21,7 @@ from runtime.server.replies import json_reply, model_entry, reply
 from runtime.server.settings import Settings
 from runtime.server.sse import send_events, transcript_events
 from runtime.server.uploads import FILE_FIELD, Form, received_form
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     from runtime.server.service import Results, Service

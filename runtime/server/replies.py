@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from runtime.server.options import ResponseFormat
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 from runtime.writers import FORMATS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from runtime.server.clients import unless_gone
 from runtime.server.errors import EngineFailure
 from runtime.server.problems import problem
 from runtime.server.replies import token_usage
-from runtime.transcriber import Segment, Transcript
+from runtime.transcript import Segment, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ async def transcript_events(heard: AsyncIterator[Segment | Transcript]) -> Async
     The field ``speaker`` is required there and empty: speakers are not told apart. ``language`` and ``duration`` are
     ours.
     """
-    texts: list[str] = []
-    said = ""
+    number, said = 0, ""
     async for each in heard:
         if isinstance(each, Transcript):
             yield {
@@ -45,9 +44,7 @@ async def transcript_events(heard: AsyncIterator[Segment | Transcript]) -> Async
                 "duration": each.duration,
             }
             continue
-        number = len(texts)
-        texts.append(each.text)
-        whole = join_texts(texts)
+        whole = join_texts([said, each.text])
         if len(whole) > len(said):
             yield {"type": "transcript.text.delta", "delta": whole[len(said) :]}
         said = whole
@@ -60,6 +57,7 @@ async def transcript_events(heard: AsyncIterator[Segment | Transcript]) -> Async
             "speaker": "",
             "language": each.language,
         }
+        number += 1
 
 
 async def send_events(events: AsyncIterator[dict[str, Any]], receive: Receive, send: Send, request_id: str) -> None:

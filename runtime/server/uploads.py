@@ -113,8 +113,10 @@ async def _chunks(receive: Receive, limits: Limits) -> AsyncIterator[bytes]:
 
 async def _append(file: IO[bytes], parts: _Parts) -> None:
     """Put what has come of the file behind what is there; in a thread once it goes to a disk."""
-    pieces, parts.pieces = parts.pieces, []
-    data = b"".join(pieces)
+    if not parts.pieces:
+        return
+    data = b"".join(parts.pieces)
+    parts.pieces.clear()
     try:
         if parts.file_bytes > SPOOL_BYTES:
             await asyncio.to_thread(file.write, data)

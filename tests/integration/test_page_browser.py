@@ -95,7 +95,7 @@ def visit(browser: Browser, address: str, server: ScriptedServer) -> Iterator[Vi
         page.on("websocket", lambda socket: requested(socket.url.replace("ws", "http", 1)))
         page.on("request", lambda request: requested(request.url))
         page.goto(address)
-        page.wait_for_load_state("networkidle")
+        page.locator("#model option, #key-form:not([hidden])").first.wait_for(state="attached")
         return page
 
     def requested(url: str) -> None:
@@ -135,15 +135,17 @@ def transcribed(page: Page, server: ScriptedServer) -> None:
 
 def test_segments_of_a_file_show_as_they_come(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
-    page.get_by_label("Language").fill(" en ")
+    assert page.locator("#languages option").all_inner_texts() == ["English", "Chinese"]
     page.get_by_label("Model").select_option("large")
+    assert page.locator("#languages option").all_inner_texts() == ["English"]
+    page.get_by_label("Language").fill(" en ")
     page.get_by_label("Context").fill("Madrid")
     server.before, server.after = segments(1), [*segments(2)[1:], done("")]
     choose(page)
     expect(page.get_by_text("It was very quiet in Madrid.")).to_be_visible()
     expect(page.get_by_role("status")).to_have_text("Transcribing…")
     expect(page.get_by_role("heading", name="en-1.wav")).to_be_visible()
-    expect(page.get_by_role("progressbar", name="Transcribed")).to_be_visible()
+    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
     expect(page.get_by_text("0:02 / 0:02")).to_be_visible()
     expect(page.get_by_role("img", name="Waveform of en-1.wav, 0:02")).to_be_visible()
     expect(page.get_by_role("group", name="Copy or download")).to_be_hidden()
@@ -152,6 +154,7 @@ def test_segments_of_a_file_show_as_they_come(visit: Visit, server: ScriptedServ
     expect(page.get_by_role("status")).to_have_text("Done: 2 segments.")
     assert shown(page) == [TEXTS[0][2], TEXTS[1][2]]
     expect(page.get_by_text("0:00.2 – 0:02.0")).to_be_visible()
+    expect(page.get_by_text(TEXTS[0][2])).to_have_attribute("lang", "en")
     expect(page.get_by_role("progressbar")).to_be_hidden()
     assert server.upload == ("en-1.wav", RECORDING.read_bytes())
     assert server.fields == {
@@ -441,7 +444,7 @@ def listen_to(page: Page) -> None:
     """Speak a little: until a row of the transcript is open or there."""
     page.get_by_role("button", name="Use the microphone").click()
     expect(page.locator(".segment").first).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop and keep the transcript").click()
 
 
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
@@ -463,7 +466,7 @@ def test_the_microphone_is_heard_and_its_text_shown(visit: Visit, server: Script
     expect(page.get_by_role("status")).to_have_text("Listening.")
     expect(page.get_by_role("button", name="Choose a file")).to_be_disabled()
     expect(page.locator("#clock")).to_have_text("0:03")  # the whole recording was played by then
-    stop = page.get_by_role("button", name="Stop")
+    stop = page.get_by_role("button", name="Stop and keep the transcript")
     stop.focus()
     page.keyboard.press("Space")
     expect(page.get_by_role("status")).to_have_text("Done: 2 segments.")
@@ -509,9 +512,26 @@ def test_nothing_said_is_no_error(visit: Visit, server: ScriptedServer) -> None:
     server.after = [{"type": "error", "error": empty}]
     page.get_by_role("button", name="Use the microphone").click()
     expect(page.get_by_role("status")).to_have_text("Listening.")
-    page.get_by_role("button", name="Stop").click()
+    button(page, "Stop").focus()
+    page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_have_text("Done. Nobody was heard to speak.")
     expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.get_by_role("button", name="Use the microphone")).to_be_focused()
+
+
+def test_what_stops_it_stays_in_sight_of_a_long_transcript(visit: Visit, server: ScriptedServer) -> None:
+    page = visit(viewport={"width": 360, "height": 640})
+    finals = [completed(f"item {place}", "A sentence.", place, place + 1) for place in range(40)]
+    server.before = [*finals, partial("last", "The", " end")]
+    page.get_by_role("button", name="Use the microphone").click()
+    expect(page.get_by_text("The end")).to_be_in_viewport()
+    expect(button(page, "Stop")).to_be_in_viewport()
+    server.after = [committed("more"), completed("more", "The end is here.", 40, 41)]
+    page.mouse.wheel(0, -1000)  # who reads further up is left there
+    expect(page.get_by_text("The end")).not_to_be_in_viewport()
+    button(page, "Stop").click()
+    expect(page.get_by_role("status")).to_have_text("Done: 41 segments.")
+    expect(page.get_by_text("The end")).not_to_be_in_viewport()
 
 
 def test_a_live_error_stops_the_microphone(visit: Visit, server: ScriptedServer) -> None:
@@ -584,13 +604,11 @@ def test_events_are_read_however_the_network_cuts_them(visit: Visit) -> None:
     stream = ': hello\r\n\r\nevent: x\r\ndata: {"a":\r\ndata: "é你"}\r\n\r\ndata:{"b": 2}\n\ndata: [DONE]\n\n'
     for size in (1, 2, 3, 7, 1000):
         events = page.evaluate(
-            """async ([bytes, size]) => {
+            """async ([text, size]) => {
                 const { serverSentEvents } = await import(new URL("static/api.js", document.baseURI));
                 const body = new ReadableStream({
                     start(controller) {
-                        for (let at = 0; at < bytes.length; at += size) {
-                            controller.enqueue(new Uint8Array(bytes.slice(at, at + size)));
-                        }
+                        for (let at = 0; at < text.length; at += size) controller.enqueue(text.slice(at, at + size));
                         controller.close();
                     },
                 });
@@ -598,7 +616,7 @@ def test_events_are_read_however_the_network_cuts_them(visit: Visit) -> None:
                 for await (const event of serverSentEvents(body)) events.push(event);
                 return events;
             }""",
-            [list(stream.encode()), size],
+            [stream, size],
         )
         assert events == [{"a": "é你"}, {"b": 2}]
 
@@ -630,8 +648,9 @@ def test_everything_is_reached_by_tab(visit: Visit, server: ScriptedServer) -> N
         page.keyboard.press("Space")
     for key in ("Enter", "Space"):
         page.get_by_role("button", name="Choose a file").focus()
-        with page.expect_file_chooser():
+        with page.expect_file_chooser() as chooser:
             page.keyboard.press(key)
+        chooser.value.set_files([])  # closes it
 
 
 def test_a_screen_reader_is_told_names_states_and_finals(visit: Visit, server: ScriptedServer) -> None:
@@ -698,7 +717,7 @@ def test_light_and_dark_differ_and_both_have_contrast(visit: Visit, server: Scri
         for css in ("#microphone .title", "#microphone .hint"):
             looked_at[css] = contrast(page, css)
         pictures[scheme] = page.screenshot()
-        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Stop and keep the transcript").click()
         expect(page.get_by_role("status")).to_have_text("Done: 1 segment.")
         for css in ("#choose .hint", "#microphone .hint", "#copy", "#job-name", "#transcript-title"):
             looked_at[f"{css} at rest"] = contrast(page, css)

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import openai
 import pytest
 import soundfile
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from runtime import Transcriber
 from runtime.server.app import make_app
@@ -282,6 +284,24 @@ def test_a_client_that_goes_away_leaves_nothing(
     idle = ('asr_rows_in_use{model="qwen3-asr-tiny-int8"} 0.0', 'asr_queue_requests{model="qwen3-asr-tiny-int8"} 0.0')
     until(lambda: all(line in metrics_of(server) for line in idle))
     until(lambda: 'status="499"' in metrics_of(server))
+
+
+def test_a_web_socket_goes_through(server: Running) -> None:
+    where = f"ws://127.0.0.1:{server.port}/v1/realtime?model={MODEL}"
+    with connect(where, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket_:
+        assert json.loads(socket_.recv(timeout=20))["type"] == "session.created"
+    with pytest.raises(InvalidStatus) as refused, connect(where):
+        pass
+    assert 400 <= refused.value.response.status_code < 500
+    until(lambda: 'endpoint="/v1/realtime",model="",status="101"' in metrics_of(server))
+    until(lambda: 'endpoint="/v1/realtime",model="",status="40' in metrics_of(server))
+
+
+def test_the_page_is_served_without_a_key(server: Running) -> None:
+    with urllib.request.urlopen(server.url, timeout=20) as answer:
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers.get_all("x-content-type-options") == ["nosniff"]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.audio import TranscriptionVerbose
 from starlette.testclient import TestClient
 
@@ -23,6 +26,9 @@ from runtime.server.settings import Settings
 from tests.fake_service import FakeService, app, segment
 
 PATH = "/v1/audio/transcriptions"
+ALWAYS_READY = FakeService()
+ALWAYS_READY.ready = True
+CLIENT = TestClient(app(ALWAYS_READY))
 
 
 @pytest.fixture(autouse=True)
@@ -215,8 +221,6 @@ def test_what_goes_wrong(
 
 
 def events_of(response: Any) -> list[dict[str, Any]]:
-    import json
-
     return [json.loads(block.rpartition("data: ")[2]) for block in response.text.removesuffix("\n\n").split("\n\n")]
 
 
@@ -246,7 +250,11 @@ def test_events(client: TestClient) -> None:
 
 
 def test_a_failure_on_the_way_is_an_event(client: TestClient, service: FakeService) -> None:
-    for late, kind in ((DeadlineExceeded("too late"), "server_error"), (EngineFailure(), "server_error")):
+    for late, kind in (
+        (DeadlineExceeded("too late"), "server_error"),
+        (EngineFailure(), "server_error"),
+        (AudioInvalidError("the audio: is truncated"), "invalid_request_error"),
+    ):
         service.late_error = late
         response = send(client, stream="true")
         assert response.status_code == 200
@@ -270,6 +278,18 @@ def test_other_paths_and_methods(client: TestClient, method: str, path: str, sta
     response = client.request(method, path, content=b"x" * 1000 if method == "POST" else None)
     error_of(response, status)
     assert ("allow" in response.headers) == (status == HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+def test_a_segment_without_text_has_no_delta() -> None:
+    with TestClient(app(FakeService("fake", segment(""), segment("Yes.")))) as client:
+        kinds = [event["type"].rpartition(".")[2] for event in events_of(send(client, stream="true"))]
+    assert kinds == ["segment", "delta", "segment", "done"]
+
+
+def test_a_failure_that_nobody_foresaw_cuts_the_connection(client: TestClient, service: FakeService) -> None:
+    service.late_error = ZeroDivisionError("/work/secret.py")
+    with pytest.raises(ZeroDivisionError):
+        send(client, stream="true")
 
 
 def test_keys(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
@@ -406,6 +426,33 @@ def test_a_client_that_goes_away_frees_its_transcription(service: FakeService, s
     assert ask(app(service, metrics=metrics), receive, field + FORM) == []
     assert service.cancelled.is_set()
     assert b'status="499"' in metrics.exposition()
+
+
+@given(
+    content_type=st.sampled_from(
+        ["multipart/form-data; boundary=edge", "multipart/form-data; boundary=", "text/plain"]
+    ),
+    lines=st.lists(
+        st.sampled_from(
+            [
+                b"--edge",
+                b"--edge--",
+                b"",
+                b'Content-Disposition: form-data; name="file"; filename="\\..\\..\0"',
+                b'Content-Disposition: form-data; name="stream"',
+                b"Content-Disposition: form-data; name*=utf-8''file",
+                b"Content-Transfer-Encoding: base64",
+                b"true",
+                b"\xff\xfe\0",
+            ]
+        )
+        | st.binary(max_size=20),
+        max_size=20,
+    ),
+)
+def test_no_form_makes_the_server_fail(content_type: str, lines: list[bytes]) -> None:
+    response = CLIENT.post(PATH, content=b"\r\n".join(lines), headers={"content-type": content_type})
+    assert response.status_code in (200, 400)
 
 
 def test_uploads_at_once_are_bounded(service: FakeService) -> None:

@@ -169,6 +169,25 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
         until(lambda: not server.server.server_state.connections)
 
 
+def test_a_client_that_reads_late_gets_everything() -> None:
+    service = FakeService("fake", *[segment("word " * 2_000)] * 400)
+    with serving(service) as server, connect(server) as connection:
+        field = b'--edge\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n'
+        body = field + FORM
+        connection.sendall(HEAD + f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: any(held.flow.write_paused for held in list(server.server.server_state.connections)))
+        answer = rest(connection)
+        assert answer.count(b'"transcript.text.segment"') == 400
+        assert answer.count(b'"transcript.text.done"') == 1
+
+
+def test_who_is_refused_and_goes_on_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.server.edge._LINGER_SECONDS", 0.1)
+    with serving(max_upload_bytes=1000) as server:
+        status, headers, _ = one(server, HEAD + b"Content-Length: 999999999\r\n\r\n", b"x" * 1000)
+        assert (status, headers["connection"]) == (413, "close")
+
+
 def test_a_client_that_hangs_up_frees_its_transcription() -> None:
     service = FakeService()
     service.release = asyncio.Event()

@@ -1,5 +1,8 @@
 /** What the page asks of the server over HTTP. Addresses are relative, so that a proxy may put a path before them. */
 
+const UNREACHABLE = "The server cannot be reached, or the file can no longer be read. Try again.";
+const BROKEN = "The connection ended before the transcript was complete. Try again.";
+
 /** What went wrong, in a sentence for people. `status` is HTTP's, 0 where no answer came. */
 export class ApiError extends Error {
   /** @param {string} message @param {number} status */
@@ -21,7 +24,7 @@ export function address(path) {
  * @returns {Promise<{id: string, languages?: {name: string, code: string}[]}[]>}
  */
 export async function models(key) {
-  return (await (await request("v1/models", key)).json()).data;
+  return (await get("v1/models", key)).data;
 }
 
 /**
@@ -32,9 +35,9 @@ export async function models(key) {
  * @param {{model: string, language: string, context: string}} options
  * @param {string} key
  * @param {AbortSignal} signal gives the transcription up
- * @param {() => void} accepted called when the server has the file and begins to answer
+ * @param {(fraction: number) => void} sent called with how much of the file is sent, 0..1
  */
-export async function* transcribe(file, options, key, signal, accepted) {
+export async function* transcribe(file, options, key, signal, sent) {
   const form = new FormData();
   form.append("model", options.model);
   form.append("response_format", "verbose_json");
@@ -42,50 +45,102 @@ export async function* transcribe(file, options, key, signal, accepted) {
   if (options.language) form.append("language", options.language);
   if (options.context) form.append("prompt", options.context);
   form.append("file", file); // last, so that a server may judge the rest before the audio arrives
-  const response = await request("v1/audio/transcriptions", key, { method: "POST", body: form, signal });
-  accepted();
-  for await (const event of serverSentEvents(response.body)) {
+  for await (const event of serverSentEvents(post("v1/audio/transcriptions", form, key, signal, sent))) {
     if (event.type === "error" || event.error) throw new ApiError(event.error?.message ?? "The server failed.", 500);
     yield event;
     if (event.type === "transcript.text.done") return;
   }
-  throw new ApiError("The connection ended before the transcript was complete. Try again.");
+  throw new ApiError(BROKEN);
 }
 
-/** @param {string} path @param {string} key @param {RequestInit} init */
-async function request(path, key, init = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+/** @param {string} path @param {string} key */
+async function get(path, key) {
   let response;
   try {
-    response = await fetch(address(path), { ...init, headers });
-  } catch (error) {
-    if (init.signal?.aborted) throw error;
-    throw new ApiError("The server cannot be reached, or the file can no longer be read. Try again.");
+    response = await fetch(address(path), { headers: authorization(key) });
+  } catch {
+    throw new ApiError(UNREACHABLE);
   }
-  if (!response.ok) throw await refusal(response);
-  return response;
+  if (!response.ok) throw refusal(response.status, await response.text());
+  return response.json();
 }
 
-/** @param {Response} response one that is not ok */
-async function refusal(response) {
-  const answer = await response.text();
-  let message = `The server answered with status ${response.status}.`;
+/**
+ * Post a form; the answer as it comes. Not by `fetch`, which does not tell how much was sent.
+ *
+ * @param {string} path
+ * @param {FormData} form
+ * @param {string} key
+ * @param {AbortSignal} signal
+ * @param {(fraction: number) => void} sent
+ * @returns {ReadableStream<string>} one that fails with an ApiError where the server refuses
+ */
+function post(path, form, key, signal, sent) {
+  const request = new XMLHttpRequest();
+  const ended = new AbortController(); // the signal matters no more then
+  let passed = 0; // characters of the answer
+  return new ReadableStream({
+    start(controller) {
+      signal.throwIfAborted();
+      const pass = () => {
+        if (request.status !== 200) return; // a refusal is looked at when it is complete
+        if (passed < request.responseText.length) controller.enqueue(request.responseText.slice(passed));
+        passed = request.responseText.length;
+      };
+      const fail = (/** @type {Error} */ error) => {
+        ended.abort();
+        controller.error(error);
+      };
+      request.upload.onprogress = ({ loaded, total }) => sent(total ? loaded / total : 1);
+      request.upload.onload = () => sent(1);
+      request.onprogress = pass;
+      request.onerror = () => fail(passed ? new ApiError(BROKEN) : new ApiError(UNREACHABLE));
+      request.onload = () => {
+        if (request.status !== 200) return fail(refusal(request.status, request.responseText));
+        pass();
+        ended.abort();
+        controller.close();
+      };
+      request.open("POST", address(path));
+      for (const [name, value] of Object.entries(authorization(key))) request.setRequestHeader(name, value);
+      const abort = () => {
+        request.abort();
+        fail(signal.reason);
+      };
+      signal.addEventListener("abort", abort, { signal: ended.signal });
+      request.send(form);
+    },
+    cancel() {
+      ended.abort();
+      request.abort();
+    },
+  });
+}
+
+/** @param {string} key */
+function authorization(key) {
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+/** @param {number} status @param {string} answer */
+function refusal(status, answer) {
+  let message = `The server answered with status ${status}.`;
   try {
     message = JSON.parse(answer).error.message ?? message;
   } catch {
     // Something in between has answered, such as a proxy: its page is nothing to show.
   }
-  return new ApiError(message, response.status);
+  return new ApiError(message, status);
 }
 
 /**
  * The JSON objects of a server-sent event stream.
  *
- * @param {ReadableStream<Uint8Array>} body
+ * @param {ReadableStream<string>} body
  */
 export async function* serverSentEvents(body) {
   let pending = "";
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.getReader();
   try {
     for (;;) {
       const { value, done } = await reader.read();

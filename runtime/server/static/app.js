@@ -18,6 +18,7 @@ let name = "transcript"; // of the files to download
 let duration = null; // seconds of audio, where known
 let text = null; // of the whole, where the server has said it
 let running = null; // AbortController of the file that is in work
+let pictured = null; // AbortSignal of the file whose waveform is shown
 let recording = null; // {microphone, connection} while live
 let again = null; // what the job's button does once it no longer cancels
 
@@ -84,6 +85,7 @@ async function transcribeFile(file) {
   const abort = new AbortController();
   running = abort;
   begin(file.name, "Uploading…");
+  pictured = abort.signal;
   name = file.name.replace(/\.[^.]*$/, "") || "transcript";
   $("microphone").disabled = true;
   $("progress").hidden = false;
@@ -92,8 +94,7 @@ async function transcribeFile(file) {
   const drawn = showPreview(file, abort.signal);
   try {
     if (!offered.length) await connect();
-    const accepted = () => say("status", "Transcribing…");
-    for await (const event of transcribe(file, options(), key, abort.signal, accepted)) {
+    for await (const event of transcribe(file, options(), key, abort.signal, sent)) {
       if (event.type === "transcript.text.segment") {
         view.add(event);
         heardUntil(event.end);
@@ -115,17 +116,23 @@ async function transcribeFile(file) {
     if (running === abort) {
       running = null;
       $("microphone").disabled = false;
-      $("progress").hidden = true;
       showAction("Transcribe again", () => attempt(() => transcribeFile(file)));
-      showExports();
+      end();
     }
   }
+}
+
+/** @param {number} fraction of the file */
+function sent(fraction) {
+  say("status", fraction < 1 ? "Uploading…" : "Transcribing…");
+  if (fraction < 1) $("progress").value = fraction;
+  else $("progress").removeAttribute("value"); // until the first text comes
 }
 
 /** @param {File} file @param {AbortSignal} signal */
 async function showPreview(file, signal) {
   const decoded = await preview(file);
-  if (running?.signal !== signal) return;
+  if (pictured !== signal) return;
   $("waveform").hidden = !decoded;
   $("no-preview").hidden = Boolean(decoded);
   if (!decoded) return;
@@ -180,7 +187,7 @@ async function listen() {
   showRecording(true);
   begin("Microphone", "Waiting for the microphone…");
   name = `microphone-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}`;
-  showAction(null);
+  showAction("Stop", () => stopListening());
   duration = 0;
   const mine = recording;
   try {
@@ -236,6 +243,7 @@ async function stopListening(problem = "") {
     return;
   }
   mine.stopping = true;
+  showAction(null);
   $("microphone").setAttribute("aria-disabled", "true");
   say("status", "Finishing…");
   await mine.microphone.stop();
@@ -248,9 +256,10 @@ async function stopListening(problem = "") {
 function over(status = "") {
   recording = null;
   showRecording(false);
+  showAction(null);
   if (status) say("status", status);
   else summarize();
-  showExports();
+  end();
 }
 
 /** @param {boolean} on */
@@ -269,14 +278,16 @@ $("microphone").addEventListener("click", () => (recording ? stopListening() : a
 /** @param {string} title @param {string} status */
 function begin(title, status) {
   view.clear();
-  text = duration = null;
+  text = duration = pictured = null;
   $("job").hidden = false;
+  $("job").classList.add("busy");
   $("exports").hidden = true;
   $("progress").hidden = true;
   $("waveform").hidden = false;
   $("waveform").setAttribute("aria-label", `Waveform of ${title}`);
   $("no-preview").hidden = true;
   say("job-name", title);
+  $("job-name").title = title; // where it does not fit
   say("status", status);
   say("clock", "");
   waveform.clear();
@@ -291,7 +302,9 @@ function summarize() {
   say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. Nobody was heard to speak.");
 }
 
-function showExports() {
+function end() {
+  $("job").classList.remove("busy");
+  $("progress").hidden = true;
   $("exports").hidden = view.segments.length === 0;
 }
 
@@ -335,7 +348,9 @@ for (const button of $("exports").querySelectorAll("[data-format]")) {
 
 /** @param {string} id @param {string} words */
 function say(id, words) {
-  if ($(id).textContent !== words) $(id).textContent = words;
+  if ($(id).textContent === words) return;
+  $(id).textContent = words;
+  if (id === "alert" && words) $(id).scrollIntoView({ block: "nearest" });
 }
 
 attempt(connect);

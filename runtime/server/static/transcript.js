@@ -4,6 +4,7 @@ import { joinTexts, readable } from "./formats.js";
 
 const CODE = /^[a-z]{2,3}(-[a-z]+)?$/i; // of a language, where it is not given by name
 const NEAR = 120; // pixels from the page's end that count as being there
+const page = document.documentElement;
 
 export class TranscriptView {
   /**
@@ -16,12 +17,15 @@ export class TranscriptView {
     this.partials = partials;
     this.empty = empty;
     this.codes = new Map(); // names of languages to their codes
+    this.top = 0; // of the page, as last scrolled
     this.clear();
+    addEventListener("scroll", () => this.scrolled(), { passive: true });
   }
 
   clear() {
     /** @type {import("./formats.js").Segment[]} */
     this.segments = [];
+    this.following = true; // what is new is scrolled to
     this.list.replaceChildren();
     this.clearPartials();
   }
@@ -81,12 +85,18 @@ export class TranscriptView {
     this.empty.hidden = this.list.children.length + this.partials.children.length > 0;
   }
 
-  /** Who reads at the end of the page stays there; who reads further up is left alone. */
+  /** Show what is new, unless somebody has scrolled up to read. */
   keepingTheEnd(/** @type {() => void} */ change) {
-    const page = document.documentElement;
-    const atEnd = page.scrollHeight - page.clientHeight - page.scrollTop < NEAR;
     change();
-    if (atEnd && this.segments.length > 1) page.scrollTop = page.scrollHeight;
+    if (this.following) page.scrollTop = page.scrollHeight;
+  }
+
+  /** Somebody, or this page itself, has scrolled. */
+  scrolled() {
+    const atEnd = page.scrollHeight - page.clientHeight - page.scrollTop < NEAR;
+    if (atEnd) this.following = true;
+    else if (page.scrollTop < this.top) this.following = false;
+    this.top = page.scrollTop;
   }
 
   /** @returns {string} */
