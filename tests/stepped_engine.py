@@ -95,7 +95,7 @@ class SteppedEngine:
                 self.changed.notify_all()
                 assert self.changed.wait_for(lambda: self.steps >= wanted, WAIT)  # noqa: B023 (waited for here)
 
-    def live(self) -> None:
+    def live(self) -> Any:
         """Sessions are fakes too."""
 
     def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from runtime.engine import Timings
 from runtime.joining import join_texts
 from runtime.server import page as pages
-from runtime.transcriber import Segment, TokenCounts, Transcript
+from runtime.transcript import Segment, TokenCounts, Transcript
 from runtime.writers import FORMATS
 from tests.browser import PATIENCE, ScriptedServer, chromium, serving
 from tests.conftest import DATA
