@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,21 @@ def test_reading_stays_a_little_ahead_however_long_a_file(bench: Bench) -> None:
     assert heard.transcript().duration == 2000
 
 
+def test_what_many_short_files_have_in_waiting_is_bounded_too(bench: Bench) -> None:
+    submitted = [bench.submit(value, 5) for value in range(1, 31)]
+    tickets = [ticket for ticket, _ in submitted]
+    most = 4 * bench.engine.plan.rows
+    for _ in range(3):
+        bench.until(
+            lambda: sum(len(each.ready) for each in tickets) >= most and not any(each.reading for each in tickets)
+        )
+        assert sum(len(each.ready) for each in tickets) == most
+        bench.engine.step()
+    bench.engine.let(10**9)
+    for value, (_, waiter) in enumerate(submitted, 1):
+        assert waiter.transcript().text == f"{value}:5"
+
+
 def test_who_leaves_frees_the_row_for_the_next(bench: Bench) -> None:
     first, gone = bench.submit(1, 19)
     second, other = bench.submit(2, 19)
@@ -252,6 +268,26 @@ def test_the_source_is_let_go_when_nobody_reads_it() -> None:
         ticket.when_released(again.set)
         assert again.is_set()
         assert bench.engine.begun == []
+
+
+def test_hours_of_silence_are_read_in_steps() -> None:
+    """So that they keep no thread from reading what others sent."""
+    engine = SteppedEngine()
+    engine.sample_rate = 16_000
+    transcriber = FakeTranscriber(engine, vad=True)
+    waiter, ended, changed = Waiter(), threading.Event(), threading.Condition()
+    request = Request(wav(0, 300))
+    ticket = FileTicket(0, transcriber, request, changed, longest=1000, deliver=waiter, ended=lambda _: ended.set())
+    steps = []
+    while not ticket.over:
+        ticket.reading = True
+        ticket.read_on()
+        steps.append(ticket.scanned)
+    assert steps == sorted(steps)
+    assert all(later - earlier <= 11 for earlier, later in pairwise(steps))
+    assert ended.is_set()
+    assert waiter.transcript().segments == []
+    assert waiter.transcript().duration == 300
 
 
 def test_what_is_wrong_with_a_file_is_its_own_business() -> None:

@@ -99,6 +99,11 @@ def test_a_file_is_transcribed_as_offline() -> None:
     run(test())
 
 
+def fake_of(service: Service) -> FakeTranscriber:
+    assert isinstance(service.transcriber, FakeTranscriber)
+    return service.transcriber
+
+
 def engine_of(service: Service) -> SteppedEngine:
     engine = service.transcriber.engine
     assert isinstance(engine, SteppedEngine)
@@ -301,18 +306,20 @@ def test_a_stream_that_is_far_behind_waits_and_closing_it_frees_the_row() -> Non
             await until(engine, lambda: len(engine.rows) == 1)
             await stream.feed(speech(1, MOST_BEHIND_SECONDS + 1))  # with the last of it, it is too far behind
             feeding = asyncio.ensure_future(stream.feed(speech(1, 1)))
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await asyncio.wait({feeding}, timeout=0.1)
             assert not feeding.done()
             engine.let(1)  # the first partial is done, and the next one hears all of it
             await feeding
             await stream.feed(speech(1, MOST_BEHIND_SECONDS - 2))
             stuck = asyncio.ensure_future(stream.feed(speech(1, 10)))
+            await asyncio.wait({stuck}, timeout=0.1)
             await until(engine, lambda: len(engine.rows) == 1)
             await stream.close()
             await until(engine, lambda: not engine.rows)
             with pytest.raises(AudioInvalidError):
                 await stuck
+            (session,) = fake_of(service).sessions
+            assert session.duration < 33 + MOST_BEHIND_SECONDS + 2  # of 71 seconds
             assert all(isinstance(event, Speech | Partial) for event in await collected(stream))
 
     run(test())
