@@ -74,8 +74,8 @@ class Edge:
         """
         if not scope["path"].startswith(_API):
             return
-        # A page elsewhere cannot read our answers, but a form of its could make a local server work without a key.
-        if headers.get("sec-fetch-site") == "cross-site":
+        # A page elsewhere cannot read our answers, but a form of its could make a server without keys work.
+        if self._settings.allows(None) and headers.get("sec-fetch-site") == "cross-site":
             raise RequestProblem(403, "Pages of other sites may not use this server.", code="cross_site")
         presented = bearer(headers.get("authorization"))
         if not self._settings.allows(presented):
@@ -146,6 +146,9 @@ def _noting(record: Record, send: Send) -> Send:
                 record.status = record.status or 403
             case "websocket.http.response.start":
                 record.status = message["status"]
+                headers = MutableHeaders(raw=list(message.get("headers", [])))
+                _complete(headers, record.id)
+                message = {**message, "headers": headers.raw}
         await send(message)
 
     return noted
