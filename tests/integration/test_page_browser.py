@@ -217,14 +217,15 @@ def test_the_waveform_is_drawn_from_the_audio_and_fills_with_the_text(visit: Vis
 def test_a_file_that_the_browser_cannot_decode_is_sent_without_a_preview(
     visit: Visit, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    page = visit()
+    page = visit(viewport={"width": 360, "height": 800})
     server.before = [done("")]
-    odd = tmp_path / "talk.xyz"
+    odd = tmp_path / f"{'talk-' * 30}.xyz"
     odd.write_bytes(b"no audio")
     choose(page, odd)
     expect(page.get_by_text("No preview")).to_be_visible()
     expect(page.locator("#waveform")).to_be_hidden()
-    assert server.upload == ("talk.xyz", b"no audio")
+    assert server.upload == (odd.name, b"no audio")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360  # nor does the name widen the page
 
 
 def test_cancel_gives_the_transcription_up(visit: Visit, server: ScriptedServer) -> None:
@@ -551,6 +552,39 @@ def test_a_broken_connection_stops_the_microphone(visit: Visit, server: Scripted
     expect(page.get_by_role("alert")).to_have_text(re.compile("The connection to the server broke"))
     expect(page.get_by_role("status")).to_have_text("Done. Nobody was heard to speak.")
     expect(page.locator("#partials")).to_be_empty()
+
+
+def test_a_microphone_that_goes_away_ends_it(visit: Visit, server: ScriptedServer) -> None:
+    page = visit()
+    page.evaluate("""() => {
+        const media = navigator.mediaDevices;
+        const given = media.getUserMedia.bind(media);
+        media.getUserMedia = async (wanted) => (window.stream = await given(wanted));
+    }""")
+    server.before = [speech_started("a")]
+    server.after = [committed("a"), completed("a", "Good", 0.0, 0.5)]
+    page.get_by_role("button", name="Use the microphone").click()
+    expect(page.locator("#partials .segment")).to_have_text("…")
+    page.evaluate("stream.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(page.get_by_role("alert")).to_have_text("The microphone has gone.")
+    expect(page.get_by_role("status")).to_have_text("Done: 1 segment.")
+
+
+def test_who_stops_before_it_began_is_not_listened_to(visit: Visit, server: ScriptedServer) -> None:
+    page = visit()
+    page.evaluate("""() => {
+        const media = navigator.mediaDevices;
+        const given = media.getUserMedia.bind(media);
+        const allowed = new Promise((resolve) => (window.allow = resolve));
+        media.getUserMedia = async (wanted) => (window.stream = (await allowed, await given(wanted)));
+    }""")
+    page.get_by_role("button", name="Use the microphone").click()
+    expect(page.get_by_role("status")).to_have_text("Waiting for the microphone…")
+    button(page, "Stop").click()
+    page.evaluate("allow()")
+    expect(page.get_by_role("status")).to_have_text("Done. Nobody was heard to speak.")
+    assert page.evaluate("stream.getAudioTracks()[0].readyState") == "ended"
+    assert server.gone.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(
