@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from runtime.engine import Timings
 from runtime.joining import join_texts
-from runtime.transcriber import Segment, TokenCounts, Transcript
+from runtime.transcript import Segment, TokenCounts, Transcript
 from runtime.writers import FORMATS
 from tests.browser import PATIENCE, ScriptedServer
 from tests.conftest import DATA
