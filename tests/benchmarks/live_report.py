@@ -60,8 +60,8 @@ def _stability(part: dict[str, Any]) -> str:
 def _normalization(part: dict[str, Any]) -> str:
     lines = [
         "**Loudness**, the same utterances with 0.3 s between them, so that segments are long: windows that were "
-        "encoded again, while their segment was open or at its end, and partial texts that differ from those with every "
-        "window normalized to the maximum so far:",
+        "encoded again, while their segment was open or at its end, and partial texts that differ from those with "
+        "every window normalized to the maximum so far:",
         "",
         "| encoded again from a rise of | finished windows | encoded again | other partial texts |",
         "|---|---|---|---|",
