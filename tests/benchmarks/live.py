@@ -15,15 +15,15 @@ import numpy.typing as npt
 
 from export.parity import speech
 from runtime import Transcriber, windows
-from runtime.engine import SegmentJob, SegmentOptions, Timings
+from runtime.engine import SegmentJob, SegmentOptions
 from runtime.events import Event, Final, Partial
 from runtime.families.qwen3_asr import LiveText, Qwen3AsrEngine
-from runtime.segmentation import speech_pieces
 from runtime.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
 from runtime.transcript import Segment
 from runtime.windows import GrowingClip
 from tests.benchmarks.artifacts import exported, quantized, random_weights
 from tests.benchmarks.scale import RATE, TOKENS_A_SECOND, child, recording
+from tests.streams import ends_as_offline, finals, joined, offline, streamed, taken_back
 from tests.tiny.dataset import Item
 from tests.tiny.evaluate import held_out
 
@@ -60,60 +60,23 @@ def measure(work: Path) -> dict[str, Any]:
     }
 
 
-def _joined(clips: list[Floats], gap: float) -> tuple[Floats, list[float]]:
-    """Clips one after the other with so many seconds of faint noise between, and where each begins."""
-    noise = np.random.default_rng(0)
-    parts, starts, at = [], [], 0
-    for clip in clips:
-        starts.append(at / RATE)
-        parts += [clip, (noise.standard_normal(int(gap * RATE)) * 1e-4).astype(np.float32)]
-        at += len(parts[-1]) + len(parts[-2])
-    return np.concatenate(parts), starts
-
-
-def _streamed(stream: Stream, audio: Floats, piece: float) -> list[Event]:
-    step = int(piece * RATE)
-    events = [event for at in range(0, len(audio), step) for event in stream.feed(audio[at : at + step])]
-    return [*events, *stream.finish()]
-
-
-def _offline(transcriber: Transcriber, audio: Floats) -> list[tuple[float, str, list[int]]]:
-    """Start, text and tokens of every piece that a stream is cut into, each decoded alone."""
-    engine = transcriber.engine
-    pieces = speech_pieces([audio], RATE, engine.segment_seconds, pause=DEFAULT_LIVE.pause, live=True)
-    results = [(piece, engine.transcribe(piece.samples, SegmentOptions(), Timings())) for piece in pieces]
-    return [(round(piece.start / RATE, 3), result.text, result.tokens) for piece, result in results]
-
-
 def _against_offline(model: Path, items: list[Item], clips: list[Floats], piece: float) -> dict[str, Any]:
     """Finals whose text, tokens and start are those of the same piece offline; stable text that was taken back."""
     transcriber = Transcriber.from_artifact(model)
-    audio, _ = _joined(clips[:UTTERANCES], GAP)
-    events = _streamed(transcriber.stream(), audio, piece)
-    finals = [event for event in events if isinstance(event, Final)]
-    offline = _offline(transcriber, audio)
-    given = [(final.result.start, final.result.text, final.result.tokens) for final in finals]
+    audio, _ = joined(clips[:UTTERANCES], GAP)
+    events = streamed(transcriber.stream(), audio, piece)
+    expected = offline(transcriber.engine, audio)
+    ends = finals(events)
+    assert len(ends) == len(expected)
     found = {
         "utterances": len(items[:UTTERANCES]),
-        "segments": len(offline),
-        "equal": sum(one == other for one, other in zip(given, offline, strict=True)),
+        "segments": len(expected),
+        "equal": sum(ends_as_offline(final, *one) for final, one in zip(ends, expected, strict=True)),
         "partials": sum(isinstance(event, Partial) for event in events),
-        "taken_back": _taken_back(events),
+        "taken_back": taken_back(events),
     }
     log.info("%s", found)
     return found
-
-
-def _taken_back(events: list[Event]) -> int:
-    """How often a later text of a segment does not begin with what was stable."""
-    stable: dict[int, str] = {}
-    count = 0
-    for event in events:
-        if isinstance(event, Partial | Final):
-            text = event.stable if isinstance(event, Partial) else event.result.text
-            count += not text.startswith(stable.get(event.segment, ""))
-            stable[event.segment] = text
-    return count
 
 
 def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str, Any]:
@@ -122,19 +85,19 @@ def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str,
     """
     rows = []
     transcriber = Transcriber.from_artifact(model)
-    audio, starts = _joined(clips, GAP)
+    audio, starts = joined(clips, GAP)
     for agreeing, early in STABILITY:
         session = transcriber.live(live=LiveOptions(agreeing=agreeing, early=early))
-        events = _streamed(Stream(transcriber.engine, session, RATE), audio, 0.1)
-        finals = [event for event in events if isinstance(event, Final)]
+        events = streamed(Stream(transcriber.engine, session, RATE), audio, 0.1)
+        ends = finals(events)
         stable, late, first = _lateness(events, items, starts)
         rows.append(
             {
                 "agreeing": agreeing,
                 "early": early,
-                "segments": len(finals),
-                "not_as_offline": sum(not final.as_offline for final in finals),
-                "taken_back": _taken_back(events),
+                "segments": len(ends),
+                "not_as_offline": sum(not final.as_offline for final in ends),
+                "taken_back": taken_back(events),
                 "stable_share": stable,
                 "median_seconds": statistics.median(late),
                 "p90_seconds": float(np.quantile(late, 0.9)),
@@ -182,7 +145,7 @@ def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tu
 def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
     """Long segments of joined utterances: windows encoded again, and partial texts other than with the true maximum."""
     transcriber = Transcriber.from_artifact(model)
-    audio, _ = _joined(clips, 0.3)
+    audio, _ = joined(clips, 0.3)
     engine = transcriber.engine
     assert isinstance(engine, Qwen3AsrEngine)
     texts: list[list[str]] = []
@@ -199,7 +162,7 @@ def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
             return state
 
         engine.live = live  # type: ignore[method-assign]
-        events = _streamed(transcriber.stream(), audio, 0.1)
+        events = streamed(transcriber.stream(), audio, 0.1)
         texts.append([each.stable + each.unstable for each in events if isinstance(each, Partial)])
         same = [one == other for one, other in zip(texts[-1], texts[0], strict=True)]
         found[f"{rise:g}"] = {
@@ -240,7 +203,7 @@ def _chunks(model: Path) -> dict[str, Any]:
     stream = open_stream()
     spent: list[float] = []
     partials: list[float] = []
-    finals: list[float] = []
+    last: list[float] = []
     first = 0.0
     began = time.perf_counter()
     for number in range(MINUTES):
@@ -250,7 +213,7 @@ def _chunks(model: Path) -> dict[str, Any]:
             seconds = time.perf_counter() - before
             spent.append(seconds)
             if any(isinstance(event, Final) for event in events):
-                finals.append(seconds)
+                last.append(seconds)
             elif any(isinstance(event, Partial) for event in events):
                 partials.append(seconds)
                 first = first or at / RATE + 1 + seconds
@@ -264,7 +227,7 @@ def _chunks(model: Path) -> dict[str, Any]:
         "minutes": minutes,
         "first_text": first,
         "partial": _spread(partials),
-        "final": _spread(finals),
+        "final": _spread(last),
         "timings": {
             stage: getattr(stream.session.timings, stage) for stage in ("features", "encode", "prefill", "decode")
         },
