@@ -31,6 +31,7 @@ from runtime.transcriber import Transcriber, default_model
 
 _MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "websockets")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LIMITS = Limits()
 
 
@@ -65,6 +66,14 @@ def serve(
         Path | None,
         typer.Option(
             help="API keys, one a line, # begins a comment; ASR_DEPLOY_API_KEYS may hold more, separated by commas."
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Without keys: a name under which browsers find this server, beside addresses and local names; "
+            "repeat it for several.",
         ),
     ] = None,
     max_upload_mb: Annotated[float, typer.Option(help="Largest file, in MB.")] = _LIMITS.max_upload_bytes / 1e6,
@@ -103,7 +112,14 @@ def serve(
         )
         if not grace >= 0:
             raise OptionError(f"--grace must not be negative, not {grace:g}")
-        settings = Settings(read_keys(api_keys_file, os.environ), limits, log_text, vad, grace)
+        settings = Settings(
+            read_keys(api_keys_file, os.environ),
+            limits,
+            log_text,
+            vad,
+            grace,
+            (host.lower(), *_host_names(allow_host or [])),
+        )
         folders = _folders(model or [str(default_model())])
         with bind(host, port) as bound:
             if api_keys_file is not None and readable_by_others(api_keys_file):
@@ -140,6 +156,18 @@ def _check_packages() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise PackageMissingError(f"serve needs more packages ({error}): pip install 'asr-deploy[serve]'") from None
+
+
+def _host_names(given: Iterable[str]) -> tuple[str, ...]:
+    """Names as they are compared.
+
+    Raises:
+        OptionError: one has more than a name.
+    """
+    for name in given:
+        if not _HOST.fullmatch(name):
+            raise OptionError(f"--allow-host {name}: give a name alone, such as asr.example.org, without a port")
+    return tuple(name.lower().removesuffix(".") for name in given)
 
 
 def _folders(given: Iterable[str]) -> list[tuple[str | None, Path]]:

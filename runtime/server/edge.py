@@ -13,7 +13,8 @@ from runtime.server.clients import ClientGone
 from runtime.server.keys import bearer
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
-from runtime.server.problems import RequestProblem, failed, unknown_key
+from runtime.server.origins import is_known_host, same_origin
+from runtime.server.problems import RequestProblem, failed, unknown_host, unknown_key
 from runtime.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,17 @@ class Edge:
         """Check the key, before anything is read.
 
         Raises:
-            RequestProblem: a key is needed, or a page of another site asks.
+            RequestProblem: a key is needed, or a page of another site asks, or one under a name that is not ours.
         """
         if not scope["path"].startswith(_API):
             return
         # A page elsewhere cannot read our answers, but a form of its could make a local server work without a key.
-        if headers.get("sec-fetch-site") == "cross-site":
+        foreign = headers.get("sec-fetch-site") == "cross-site"
+        if self._settings.allows(None):
+            if not is_known_host(headers, self._settings.hosts):
+                raise unknown_host(headers["host"])
+            foreign |= not same_origin(headers)
+        if foreign:
             raise RequestProblem(403, "Pages of other sites may not use this server.", code="cross_site")
         presented = bearer(headers.get("authorization"))
         if not self._settings.allows(presented):

@@ -8,6 +8,8 @@ from contextlib import suppress
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from runtime.server.origins import is_known_host, same_origin
+from runtime.server.problems import unknown_host
 from runtime.server.realtime_connection import POLICY_VIOLATION, Connection
 from runtime.server.realtime_events import error_event
 from runtime.server.realtime_session import EventError, checked_model
@@ -54,22 +56,16 @@ def presented_key(websocket: WebSocket) -> str | None:
     return None
 
 
-def same_origin(websocket: WebSocket) -> bool:
-    """Whether a page of this very host asks, or no page at all.
-
-    Browsers let any page open a WebSocket to any host, and say in ``Origin`` which page it is.
-    """
-    origin = websocket.headers.get("origin")
-    return origin is None or origin.lower().partition("://")[2] == websocket.headers.get("host", "").lower()
-
-
 def _refusal(websocket: WebSocket, settings: Settings) -> tuple[int, str, str] | None:
     """Status, code and message for a client that may not connect."""
     if not settings.allows(presented_key(websocket)):
         return 401, "invalid_api_key", "this server needs an API key: send it as a bearer, or as a subprotocol"
     # With keys, a foreign page that shows one was given it; without, whoever opens a page would lend it this server.
-    if settings.allows(None) and not same_origin(websocket):
+    if settings.allows(None) and not same_origin(websocket.headers):
         return 403, "origin_not_allowed", "pages of another host may use this server only with an API key"
+    if settings.allows(None) and not is_known_host(websocket.headers, settings.hosts):
+        unknown = unknown_host(websocket.headers["host"])
+        return unknown.status, str(unknown.code), str(unknown)
     return None
 
 

@@ -50,6 +50,7 @@ from runtime.server.realtime_session import (
     read_legacy_session,
     read_session,
 )
+from runtime.server.settings import Settings
 from runtime.streaming import LiveOptions
 
 RATE = 24_000
@@ -141,7 +142,7 @@ class Service:
 def make_app(*services: Service, key: str | None = None, limits: Limits | None = None) -> Starlette:
     app = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)])
     app.state.services = {f"model-{number}": service for number, service in enumerate(services)}
-    app.state.settings = SimpleNamespace(limits=limits or Limits(), allows=lambda shown: key in (None, shown))
+    app.state.settings = Settings(keys=(key,) if key else (), limits=limits or Limits())
     return app
 
 
