@@ -301,6 +301,15 @@ def test_samples_that_are_none(samples: np.ndarray, said: str) -> None:
         Incoming(RATE, RATE).take(samples)
 
 
+@pytest.mark.parametrize("rate", [RATE, 8_000])
+def test_a_stream_that_was_finished_takes_nothing_more(rate: int) -> None:
+    stream = Stream(fickle(), LiveSession(fickle(), SegmentOptions()), rate)
+    stream.feed(np.zeros(100, np.float32))
+    assert stream.finish() == stream.finish() == stream.commit() == []
+    with pytest.raises(ValueError, match="the stream is finished"):
+        stream.feed(np.zeros(100, np.float32))
+
+
 def test_a_rate_that_no_speech_has() -> None:
     with pytest.raises(OptionError, match="4000 Hz"):
         Incoming(4_000, RATE)
