@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -102,6 +103,8 @@ def serve(
         from runtime.server.service import Service
         from runtime.server.settings import Settings
 
+        if not 0 < max_upload_mb < math.inf:
+            raise OptionError(f"--max-upload-mb must be positive, not {max_upload_mb:g}")
         limits = Limits(
             max_queue=max_queue,
             max_streams=max_streams,

@@ -61,6 +61,8 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         (("--host", "no.such.host.invalid"), "no such host"),
         (("--max-queue", "0"), "limit max_queue must be positive"),
         (("--grace", "-1"), "--grace must not be negative"),
+        (("--max-upload-mb", "nan"), "--max-upload-mb must be positive, not nan"),
+        (("--max-upload-mb", "inf"), "--max-upload-mb must be positive, not inf"),
         (("--allow-host", "https://asr.example"), "give a name alone"),
         (("--api-keys-file", "/nonexistent"), "/nonexistent: cannot be read"),
         (("--model", "a b=/x"), "a name has letters"),
