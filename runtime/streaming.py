@@ -120,9 +120,10 @@ class LiveSession:
 
     @property
     def behind(self) -> float:
-        """Seconds of audio that were fed and are not decoded yet, not even once."""
-        first = self._closed[0][0] if self._closed else self._open
-        return 0.0 if first is None else max(0.0, (self._samples - max(first.heard, first.start)) / self._rate)
+        """Seconds of audio that were fed and are not decoded yet, not even once; silence after speech is none."""
+        span = self._cutter.open
+        first, end = (self._closed[0][0], self._samples) if self._closed else (self._open, span[1] if span else 0)
+        return 0.0 if first is None else max(0.0, (end - max(first.heard, first.start)) / self._rate)
 
     @property
     def complete(self) -> bool:
