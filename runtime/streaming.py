@@ -298,13 +298,14 @@ class Stream:
         """``sample_rate`` is that of the audio which will be fed, in Hz."""
         self._engine, self.session = engine, session
         self._incoming = Incoming(sample_rate, engine.sample_rate)
+        self._failed = False
 
     def feed(self, samples: npt.NDArray[Any]) -> list[Event]:
         """Take the next samples, mono floats or 16-bit integers, and decode what became possible with them.
 
         Raises:
             AudioInvalidError: an array of another shape or type.
-            ValueError: the stream was finished.
+            ValueError: the stream was finished, or failed before: what the engine raised came through then.
         """
         return self._run(self.session.feed(self._incoming.take(samples)))
 
@@ -320,6 +321,10 @@ class Stream:
         return self._run([*events, *self.session.finish()])
 
     def _run(self, events: list[Event]) -> list[Event]:
+        if self._failed:
+            raise ValueError("the stream failed before; open another one")
+        self._failed = True  # whatever comes through here, an interrupt too, takes a job's result with it
         for key, result in self._engine.run(self.session.next_job):
             events = [*events, *self.session.take(key, result)]
+        self._failed = False
         return events

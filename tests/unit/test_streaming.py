@@ -326,6 +326,23 @@ def test_a_stream_that_was_finished_takes_nothing_more(rate: int) -> None:
         stream.feed(np.zeros(100, np.float32))
 
 
+def test_a_stream_that_failed_does_not_seem_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that was lost would be waited for, and texts would be missing in silence."""
+    engine = fickle(whim=0.0)
+    stream = Stream(engine, LiveSession(engine, SegmentOptions()), RATE)
+
+    def fail(_: SegmentJob) -> SegmentResult:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "transcribe", fail)
+    with pytest.raises(MemoryError):
+        stream.feed(audio([(2.0, 0.1)]))
+    monkeypatch.undo()
+    for call in (lambda: stream.feed(audio([(0.5, 0.1)])), stream.commit, stream.finish):
+        with pytest.raises(ValueError, match="failed before"):
+            call()
+
+
 def test_a_rate_that_no_speech_has() -> None:
     with pytest.raises(OptionError, match="4000 Hz"):
         Incoming(4_000, RATE)
