@@ -386,7 +386,7 @@ class SpeechCutter:
         elif self._frame > self._last + 1:
             self._pauses.append(((self._last + 1) * FRAME_SAMPLES, begin))
         self._last = self._frame
-        if begin - self._start >= self._most:
+        while begin - self._start >= self._most:  # a pause may have been longer than a piece
             left, right = self._cut_early(self._start)
             yield self._tail.piece((self._start, left))
             self._start, self._over = right, left
