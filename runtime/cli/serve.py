@@ -34,6 +34,7 @@ _MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "we
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LIMITS = Limits()
+_LONGEST_GRACE = 86_400
 
 
 class LogFormat(StrEnum):
@@ -113,8 +114,8 @@ def serve(
             deadline=deadline,
             max_connections=max_connections,
         )
-        if not grace >= 0:
-            raise OptionError(f"--grace must not be negative, not {grace:g}")
+        if not 0 <= grace <= _LONGEST_GRACE:
+            raise OptionError(f"--grace must be from 0 to {_LONGEST_GRACE} s, not {grace:g}")
         settings = Settings(
             read_keys(api_keys_file, os.environ),
             limits,

@@ -13,8 +13,8 @@ from runtime.server.clients import ClientGone
 from runtime.server.keys import bearer
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
-from runtime.server.origins import is_known_host, same_origin
-from runtime.server.problems import RequestProblem, failed, unknown_host, unknown_key
+from runtime.server.origins import foreign_page
+from runtime.server.problems import RequestProblem, cross_site, failed, unknown_key
 from runtime.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,10 @@ class Edge:
         if not scope["path"].startswith(_API):
             return
         # A page elsewhere cannot read our answers, but a form of its could make a local server work without a key.
-        foreign = headers.get("sec-fetch-site") == "cross-site"
-        if self._settings.allows(None):
-            if not is_known_host(headers, self._settings.hosts):
-                raise unknown_host(headers["host"])
-            foreign |= not same_origin(headers)
-        if foreign:
-            raise RequestProblem(403, "Pages of other sites may not use this server.", code="cross_site")
+        if headers.get("sec-fetch-site") == "cross-site":
+            raise cross_site()
+        if self._settings.allows(None) and (refused := foreign_page(headers, self._settings.hosts)):
+            raise refused
         presented = bearer(headers.get("authorization"))
         if not self._settings.allows(presented):
             raise unknown_key(presented is not None)

@@ -12,8 +12,17 @@ from collections.abc import Collection
 
 from starlette.datastructures import Headers
 
+from runtime.server.problems import RequestProblem, cross_site, unknown_host
+
 # Top-level names that nobody can register: RFC 6761, RFC 6762, and ICANN's decision of 2024 on .internal.
 _PRIVATE = ("localhost", "local", "internal")
+
+
+def foreign_page(headers: Headers, names: Collection[str]) -> RequestProblem | None:
+    """Why a server without keys, known by ``names`` too, refuses whoever asks; None when it does not."""
+    if not is_known_host(headers, names):
+        return unknown_host(headers["host"])
+    return None if same_origin(headers) else cross_site()
 
 
 def same_origin(headers: Headers) -> bool:
