@@ -66,7 +66,7 @@ random-0.6b random-1.7b: random-%: $(STAMP)
 	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/qwen3-asr-$*-random
 	$(BIN)/python -m export qwen3-asr-$* --checkpoint build/checkpoints/qwen3-asr-$*-random --out build/artifacts/qwen3-asr-$*-random
 
-# Every figure and picture of docs/quantization.md and docs/speed.md (about an hour, 25 GB of disk).
+# Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
 benchmark: $(STAMP) espeak
 	$(BIN)/python -m tests.benchmarks
 

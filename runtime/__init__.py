@@ -9,6 +9,7 @@ print(transcript.text)
 
 from __future__ import annotations
 
+import runtime.telemetry  # noqa: F401 (first: before anything imports ONNX Runtime)
 from runtime.artifact import Artifact, Manifest, open_artifact
 from runtime.errors import AsrError
 from runtime.transcriber import Outcome, Request, Transcriber

@@ -120,7 +120,7 @@ def prepared_graph(
     if tuple(providers) != (ProviderSpec(),) or folder is None or origin is None:
         return None
     home = folder / _name(origin)
-    if not home.is_dir():
+    if not os.path.isdir(home):  # noqa: PTH112 (Path.is_dir raises where the folder above is not ours to read)
         return None
     record = _read(home)
     if record is None or record.origin != origin:

@@ -19,7 +19,7 @@ from runtime.engine import Engine, SegmentJob, SegmentOptions, SegmentResult, Ti
 from runtime.errors import AsrError
 from runtime.joining import join_texts
 from runtime.prefetch import prefetch
-from runtime.segmentation import Piece, fixed_pieces, speech_pieces, split_piece
+from runtime.segmentation import Piece, SpeechCutter, fixed_pieces, split_piece
 
 Floats = npt.NDArray[np.float32]
 
@@ -274,10 +274,21 @@ class Work:
             self._told(file)
 
 
+def cut_in_steps(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece | None]:
+    """The pieces of :func:`cut`, and None after each block of audio: time to do something else."""
+    if not vad:
+        yield from fixed_pieces(blocks, engine.sample_rate, engine.segment_seconds)
+        return
+    cutter = SpeechCutter(engine.sample_rate, engine.segment_seconds)
+    for block in blocks:
+        yield from cutter.hear(block)
+        yield None
+    yield from cutter.end()
+
+
 def cut(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece]:
     """Consecutive mono samples at the engine's rate in pieces that it can take; ``vad`` leaves silence out."""
-    pieces = speech_pieces if vad else fixed_pieces
-    return pieces(blocks, engine.sample_rate, engine.segment_seconds)
+    return (piece for piece in cut_in_steps(blocks, engine, vad=vad) if piece)
 
 
 class _Counted:

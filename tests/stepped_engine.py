@@ -247,9 +247,9 @@ class Session:
 class FakeTranscriber(Transcriber):
     """A transcriber with that engine and that session."""
 
-    def __init__(self, engine: SteppedEngine) -> None:
+    def __init__(self, engine: SteppedEngine, *, vad: bool = False) -> None:
         with patch("runtime.transcriber.make_engine", lambda *_: engine):
-            super().__init__(open_artifact(default_model()), EngineOptions(), vad=False)
+            super().__init__(open_artifact(default_model()), EngineOptions(), vad=vad)
         self.sessions: list[Session] = []
 
     def live(self, language: str | None = None, context: str = "", live: LiveOptions = LiveOptions()) -> Any:  # noqa: B008

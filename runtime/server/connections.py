@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from runtime.server.limits import Limits
 from runtime.server.problems import RequestProblem, invalid, too_slow, unavailable
+from runtime.server.realtime_connection import MAX_MESSAGE_BYTES
 
 
 def connection_type(limits: Limits) -> type[asyncio.Protocol]:
@@ -125,7 +126,7 @@ def uvicorn_options(limits: Limits) -> dict[str, Any]:
         "http": connection_type(limits),
         "h11_max_incomplete_event_size": 1 << 14,
         "ws": "websockets-sansio",
-        "ws_max_size": 1 << 21,
+        "ws_max_size": MAX_MESSAGE_BYTES,
         "ws_per_message_deflate": False,
         # Of a client that sends faster than is heard nothing is read for a while, its pongs neither. One that is gone
         # is found by its silence, or by not reading: see :mod:`runtime.server.realtime_connection`.

@@ -14,7 +14,7 @@ from runtime.server.keys import bearer
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
 from runtime.server.origins import foreign_page
-from runtime.server.problems import RequestProblem, cross_site, failed, unknown_key
+from runtime.server.problems import RequestProblem, failed, unknown_key
 from runtime.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,7 @@ class Edge:
         """
         if not scope["path"].startswith(_API):
             return
-        # A page elsewhere cannot read our answers, but a form of its could make a local server work without a key.
-        if headers.get("sec-fetch-site") == "cross-site":
-            raise cross_site()
+        # A page elsewhere cannot read our answers, but a form of its could make a server without keys work.
         if self._settings.allows(None) and (refused := foreign_page(headers, self._settings.hosts)):
             raise refused
         presented = bearer(headers.get("authorization"))
@@ -149,6 +147,9 @@ def _noting(record: Record, send: Send) -> Send:
                 record.status = record.status or 403
             case "websocket.http.response.start":
                 record.status = message["status"]
+                headers = MutableHeaders(raw=list(message.get("headers", [])))
+                _complete(headers, record.id)
+                message = {**message, "headers": headers.raw}
         await send(message)
 
     return noted

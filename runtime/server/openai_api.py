@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
@@ -65,19 +65,26 @@ class Transcriptions:
         """Raises what :mod:`runtime.server.problems` makes answers of, and ClientGone."""
         if not any(service.ready for service in self._services.values()):
             raise Closing("The server is shutting down, or not yet started.")
-        limits, record = self._settings.limits, scope["state"]["record"]
-        # What is being received takes memory and disk before a model's queue can refuse it.
-        if self._receiving >= limits.max_queue:
+        with ExitStack() as place:
+            place.enter_context(self._place_to_receive())
+            async with received_form(Headers(scope=scope), receive, self._settings.limits) as form:
+                place.close()
+                await self._answer(form, scope["state"]["record"], scope, receive, send)
+
+    @contextmanager
+    def _place_to_receive(self) -> Iterator[None]:
+        """One of those that may send at once: that takes memory and disk before a model's queue can refuse it.
+
+        Raises:
+            RequestProblem: all are taken.
+        """
+        if self._receiving >= self._settings.limits.max_queue:
             raise overloaded("Too many files are being sent at once; try again later.", _UPLOAD_RETRY)
         self._receiving += 1
-        receiving = True
         try:
-            async with received_form(Headers(scope=scope), receive, limits) as form:
-                self._receiving -= 1
-                receiving = False
-                await self._answer(form, record, scope, receive, send)
+            yield
         finally:
-            self._receiving -= receiving
+            self._receiving -= 1
 
     async def _answer(self, form: Form, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         options = transcription_options(form.values, vad=self._settings.vad)

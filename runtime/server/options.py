@@ -15,6 +15,9 @@ ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 _FORMATS = get_args(ResponseFormat)
 _STREAMED = ("json", "text", "verbose_json")
 
+# No language has a longer name; what is longer is not looked up, nor repeated in a message.
+_LONGEST_NAME = 64
+
 _LISTS = ("timestamp_granularities", "include")
 _VAD_OPTIONS = ("prefix_padding_ms", "silence_duration_ms", "threshold")
 _SINGLE = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
@@ -52,6 +55,8 @@ def transcription_options(values: Mapping[str, list[str]], *, vad: bool) -> Tran
     if format not in _FORMATS:
         raise invalid(f"response_format {format[:40]!r} is none of {', '.join(_FORMATS)}.", "response_format")
     stream = _stream(single.get("stream", "false"), format)
+    if len(single.get("language", "")) > _LONGEST_NAME:
+        raise invalid("language is no name or code of a language.", "language")
     _check_temperature(single.get("temperature", "0"))
     _check_granularities(lists["timestamp_granularities"], format)
     _check_include(lists["include"])

@@ -22,7 +22,9 @@ def foreign_page(headers: Headers, names: Collection[str]) -> RequestProblem | N
     """Why a server without keys, known by ``names`` too, refuses whoever asks; None when it does not."""
     if not is_known_host(headers, names):
         return unknown_host(headers["host"])
-    return None if same_origin(headers) else cross_site()
+    if headers.get("sec-fetch-site") == "cross-site" or not same_origin(headers):
+        return cross_site()
+    return None
 
 
 def same_origin(headers: Headers) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from runtime.engine import SegmentJob
 from runtime.server.errors import Closing, EngineFailure
-from runtime.server.fairness import Fairness
+from runtime.server.fairness import OLDEST_EVERY, Fairness
 from runtime.server.metrics import Metrics
 from runtime.server.stream_ticket import StreamTicket
 from runtime.server.tickets import FileTicket, Ticket
@@ -67,6 +67,7 @@ class Scheduler:
         self._flights: set[_Flight] = set()
         self._held: _Flight | None = None
         self._group, self._resting = 0.0, False
+        self._reads = 0
         self._ending = False
         # Daemons: a server that is killed while it drains must not wait for a step of the model.
         self._threads = [threading.Thread(target=self._run, name=f"asr-engine-{name}", daemon=True)]
@@ -302,7 +303,7 @@ class Scheduler:
             return None
 
     def _next_to_read(self) -> FileTicket | None:
-        """The oldest file when it has nothing ready, for its turns come too; else the one with the least claim."""
+        """The file of which least was read, and now and then the oldest: as with the engine (:class:`Fairness`)."""
         rows = self._engine.plan.rows
         ahead = sum(len(each.ready) + each.reading for each in self._files)
         unread = [each for each in self._files if not (each.read or each.reading)]
@@ -310,5 +311,7 @@ class Scheduler:
             unread = [each for each in unread if not each.ready]
         if ahead >= _AHEAD_FOR_NEW * rows or not unread:
             return None
-        oldest = min(unread, key=lambda each: each.arrival)
-        return oldest if not oldest.ready else min(unread, key=lambda each: (each.claimed, each.arrival))
+        self._reads += 1
+        if self._reads % OLDEST_EVERY == 0:
+            return min(unread, key=lambda each: (bool(each.ready), each.arrival))
+        return min(unread, key=lambda each: (each.scanned, each.arrival))

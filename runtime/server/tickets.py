@@ -15,7 +15,7 @@ from runtime.segmentation import Piece
 from runtime.server.errors import AudioTooLong, EngineFailure, GivenUp
 from runtime.transcriber import Request, Transcriber
 from runtime.transcript import Segment, Transcript, segment_of
-from runtime.work import File, Floats, cut
+from runtime.work import File, Floats, cut_in_steps
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,6 @@ class FileTicket:
         arrival: its place among all files.
         attained: seconds of its audio that were handed to the engine.
         ready: numbers of pieces that wait for the engine.
-        ready_seconds: their audio.
         reading: a thread is at it.
         read: there is nothing more to read.
         over: it is done, failed, or was given up.
@@ -92,14 +91,13 @@ class FileTicket:
         """
         self.arrival, self.attained = arrival, 0.0
         self.ready: deque[int] = deque()
-        self.ready_seconds = 0.0
         self.reading = self.read = self.over = False
         self._again: deque[SegmentJob] = deque()
         self._transcriber, self._request, self._changed, self._longest = transcriber, request, changed, longest
         self._deliver, self._ended = guarded(deliver), ended
         self._rate = transcriber.engine.sample_rate
         self._file: File | None = None
-        self._pieces: Iterator[Piece] | None = None
+        self._pieces: Iterator[Piece | None] | None = None
         self._samples, self._seconds, self._told, self._exhausted = 0, 0.0, 0, False
         self._released: list[Callable[[], None]] = []
 
@@ -109,9 +107,9 @@ class FileTicket:
         return bool(self._again or self.ready)
 
     @property
-    def claimed(self) -> float:
-        """Seconds of its audio that the engine was given, or that wait for it."""
-        return self.attained + self.ready_seconds
+    def scanned(self) -> float:
+        """Seconds that were read, speech or not."""
+        return self._samples / self._rate
 
     @property
     def next_seconds(self) -> float:
@@ -123,11 +121,7 @@ class FileTicket:
     def next_job(self) -> SegmentJob:
         """What the engine should do next for it, while :attr:`waiting`."""
         assert self._file
-        if self._again:
-            job = self._again.popleft()
-        else:
-            job = self._file.job(self.ready.popleft())
-            self.ready_seconds -= len(job.samples) / self._rate
+        job = self._again.popleft() if self._again else self._file.job(self.ready.popleft())
         self.attained += len(job.samples) / self._rate
         return job
 
@@ -152,17 +146,14 @@ class FileTicket:
             self._end(self._transcriber.transcript_of(file))
 
     def read_on(self) -> None:
-        """Read until there is another piece, or where all was read the rest. For a thread that set :attr:`reading`."""
+        """Read on by a piece or a block, and at the end all the rest. For a thread that set :attr:`reading`."""
         error: BaseException | None = None
         began = time.perf_counter()
         try:
-            pieces = [self._next_piece()]
-            while self._exhausted and pieces[-1]:  # so that a short file is known to be over before it is decoded
-                pieces.append(self._next_piece())
+            pieces, ended = self._read_some()
             with self._changed:
                 self._seconds += time.perf_counter() - began
-                for piece in pieces:
-                    self._advance(piece)
+                self._advance(pieces, ended)
         except GivenUp:
             pass
         except AsrError as wrong:
@@ -179,7 +170,8 @@ class FileTicket:
                 self._close()
             self._changed.notify_all()
 
-    def _next_piece(self) -> Piece | None:
+    def _read_some(self) -> tuple[list[Piece], bool]:
+        """The next pieces, at most one before the last block, and whether they are the last ones."""
         if self._pieces is None:
             file = self._transcriber.prepare(self.arrival, self._request)
             if file.error or not file.reader:
@@ -187,10 +179,15 @@ class FileTicket:
             self._file = file
             if file.duration > self._longest:
                 raise self._too_long()
-            self._pieces = iter(
-                cut(self._watched(file.reader.blocks()), self._transcriber.engine, vad=self._transcriber.vad)
-            )
-        return next(self._pieces, None)
+            blocks = self._watched(file.reader.blocks())
+            self._pieces = cut_in_steps(blocks, self._transcriber.engine, vad=self._transcriber.vad)
+        found = []
+        for piece in self._pieces:
+            if piece:
+                found.append(piece)
+            if not self._exhausted:  # a short file is known to be over before it is decoded
+                return found, False
+        return found, True
 
     def _watched(self, blocks: Iterator[Floats]) -> Iterator[Floats]:
         for block in blocks:
@@ -207,14 +204,13 @@ class FileTicket:
             f"{self._request.name}: is longer than the {self._longest:g} s that this server takes; send it in parts"
         )
 
-    def _advance(self, piece: Piece | None) -> None:
-        """A piece was read, or the end of the audio."""
+    def _advance(self, pieces: list[Piece], ended: bool) -> None:
+        """Pieces were read, or the rest of them."""
         if self.over:
             return
         assert self._file
-        if piece is not None:
-            self.ready.append(self._file.add(piece))
-            self.ready_seconds += len(piece.samples) / self._rate
+        self.ready.extend(self._file.add(piece) for piece in pieces)
+        if not ended:
             return
         self.read = True
         self._close()

@@ -33,7 +33,8 @@ Floats = npt.NDArray[np.float32]
 
 UTTERANCES, GAP = 100, 1.2
 PIECES = (0.02, 0.1, 1.0)
-AGREEING = (2, 3, 4)
+# Hypotheses that must agree, and whether words are told before the encoder is done with them.
+STABILITY = ((3, False), (2, False), (2, True), (3, True), (4, True))
 RISES = (0.0, 0.3, 1.0, math.inf)
 MINUTES = 10
 # Of a forced hypothesis the last tokens are decoded again each time, as words at the end of what was heard change.
@@ -119,25 +120,30 @@ def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str,
     """All utterances, by how many hypotheses must agree: what becomes stable, how long after it was said, and how often
     the segment's text would have been another one.
     """
-    found = {}
+    rows = []
     transcriber = Transcriber.from_artifact(model)
     audio, starts = _joined(clips, GAP)
-    for agreeing in AGREEING:
-        session = transcriber.live(live=LiveOptions(agreeing=agreeing))
+    for agreeing, early in STABILITY:
+        session = transcriber.live(live=LiveOptions(agreeing=agreeing, early=early))
         events = _streamed(Stream(transcriber.engine, session, RATE), audio, 0.1)
         finals = [event for event in events if isinstance(event, Final)]
         stable, late, first = _lateness(events, items, starts)
-        found[str(agreeing)] = {
-            "segments": len(finals),
-            "not_as_offline": sum(not final.as_offline for final in finals),
-            "taken_back": _taken_back(events),
-            "stable_share": stable,
-            "median_seconds": statistics.median(late),
-            "p90_seconds": float(np.quantile(late, 0.9)),
-            "first_text_seconds": first,
-        }
-        log.info("%s: %s", agreeing, found[str(agreeing)])
-    return {"usual": DEFAULT_LIVE.agreeing, "agreeing": found}
+        rows.append(
+            {
+                "agreeing": agreeing,
+                "early": early,
+                "segments": len(finals),
+                "not_as_offline": sum(not final.as_offline for final in finals),
+                "taken_back": _taken_back(events),
+                "stable_share": stable,
+                "median_seconds": statistics.median(late),
+                "p90_seconds": float(np.quantile(late, 0.9)),
+                "words": len(late),
+                "first_text_seconds": first,
+            }
+        )
+        log.info("%s", rows[-1])
+    return {"usual": DEFAULT_LIVE.agreeing, "rows": rows}
 
 
 def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tuple[float, list[float], float]:

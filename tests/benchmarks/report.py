@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from tests.benchmarks import speed_report
+from tests.benchmarks import live_report, speed_report
 from tests.benchmarks.artifacts import FLOAT, RECIPES
 from tests.benchmarks.stamp import measured, stamp
 
@@ -33,7 +34,7 @@ _COLOURS = {
 
 def store(docs: Path, part: str, results: dict[str, Any]) -> None:
     """Put one part's results, with machine, versions and date, beside those of the others on its page."""
-    path = docs / (SPEED_RESULTS if part in speed_report.TABLES else RESULTS)
+    path = docs / next(page.results for page in PAGES if part in page.tables)
     known = json.loads(path.read_text()) if path.exists() else {}
     known[part] = stamp() | {"results": results}
     write_atomically(path, json.dumps(known, indent=1).encode() + b"\n")
@@ -41,19 +42,15 @@ def store(docs: Path, part: str, results: dict[str, Any]) -> None:
 
 def write(docs: Path) -> str:
     """The tables into the pages, and the pictures beside them; returns the tables."""
-    pages = (
-        (RESULTS, PAGE, _TABLES, "speed", PICTURE, draw),
-        (SPEED_RESULTS, SPEED_PAGE, speed_report.TABLES, "speech", SPEED_PICTURE, speed_report.draw),
-    )
     written = []
-    for results, page, tables, drawn, picture, draw_it in pages:
-        if not (docs / results).exists():
+    for page in PAGES:
+        if not (docs / page.results).exists():
             continue
-        known = json.loads((docs / results).read_text())
-        rendered = [table for part, render in tables.items() if part in known for table in render(known[part])]
-        written.append(_put(docs / page, "\n\n".join(rendered)))
-        if drawn in known:
-            draw_it(known[drawn]["results"], docs / picture)
+        known = json.loads((docs / page.results).read_text())
+        rendered = [table for part, render in page.tables.items() if part in known for table in render(known[part])]
+        written.append(_put(docs / page.text, "\n\n".join(rendered)))
+        if page.drawn in known and page.draw:
+            page.draw(known[page.drawn]["results"], docs / page.picture)
     return "\n\n".join(written)
 
 
@@ -160,9 +157,6 @@ def _kernels(part: dict[str, Any]) -> list[str]:
     return ["\n".join(stem), "\n".join(blocks), measured(part)]
 
 
-_TABLES = {"accuracy": _accuracy, "speed": _speed, "large": _large, "kernels": _kernels}
-
-
 def _scaled(row: dict[str, Any], key: str, factor: float) -> float | None:
     return factor * row[key] if key in row else None
 
@@ -193,3 +187,23 @@ def draw(rows: dict[str, Any], path: Path) -> None:
             axes.margins(x=0.2)
             axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of ``docs``: its stored results, its tables by part, and its picture with the part that it shows."""
+
+    results: str
+    text: str
+    tables: Mapping[str, Callable[[dict[str, Any]], list[str]]]
+    picture: str = ""
+    drawn: str = ""
+    draw: Callable[[dict[str, Any], Path], None] | None = None
+
+
+_TABLES = {"accuracy": _accuracy, "speed": _speed, "large": _large, "kernels": _kernels}
+PAGES = (
+    Page(RESULTS, PAGE, _TABLES, PICTURE, "speed", draw),
+    Page(SPEED_RESULTS, SPEED_PAGE, speed_report.TABLES, SPEED_PICTURE, "speech", speed_report.draw),
+    Page("streaming.json", "streaming.md", live_report.TABLES),
+)

@@ -267,6 +267,21 @@ def test_importing_the_runtime_pulls_in_nothing_heavy() -> None:
     assert not {"torch", "transformers", "onnx", "onnx_ir", "av", "rich", "pydantic"} & set(result.stdout.split())
 
 
+def test_nothing_is_written_at_home_and_nothing_is_reported(tmp_path: Path) -> None:
+    """ONNX Runtime's reports begin with a folder there; asked for, they are made, or this test would prove nothing."""
+    for asked, found in ({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True):
+        home = tmp_path / str(found)
+        home.mkdir()
+        subprocess.run(
+            [sys.executable, "-m", "runtime", "transcribe", DATA / "en-1.wav"],
+            env={"PATH": os.environ["PATH"], "HOME": str(home)} | asked,  # (it reports nothing in CI, by its variables)
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+        )
+        assert any(home.rglob("*onnxruntime*")) == found
+
+
 def test_a_closed_pipe_leaves_no_traceback() -> None:
     command = f"{sys.executable} -m runtime transcribe {' '.join(str(DATA / 'en-1.wav') for _ in range(20))} | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False)

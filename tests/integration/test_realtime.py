@@ -64,6 +64,7 @@ def serving() -> Iterator[Starlette]:
     made.state.settings = Settings()
     config = uvicorn.Config(made, port=0, log_config=None, ws_max_size=MAX_MESSAGE_BYTES)
     server, socket = uvicorn.Server(config), config.bind_socket()
+    socket.listen()  # so that who connects before the server accepts waits for it
     made.state.address = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
     thread.start()

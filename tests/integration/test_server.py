@@ -292,7 +292,8 @@ def test_a_web_socket_goes_through(server: Running) -> None:
         assert json.loads(socket_.recv(timeout=20))["type"] == "session.created"
     with pytest.raises(InvalidStatus) as refused, connect(where):
         pass
-    assert 400 <= refused.value.response.status_code < 500
+    assert refused.value.response.status_code == 401
+    assert refused.value.response.headers["x-request-id"].startswith("req_")
     until(lambda: 'endpoint="/v1/realtime",model="",status="101"' in metrics_of(server))
     until(lambda: 'endpoint="/v1/realtime",model="",status="40' in metrics_of(server))
 

@@ -112,3 +112,28 @@ def test_one_scale_a_tensor_rounds_all_rows_alike(float_artifact: Path, tmp_path
     rows = [make_engine(each, EngineOptions()).probes(samples, [], SegmentOptions())[-1] for each in (parent, made)]
     exact, found = (probe.feeds["audio_embeds"] for probe in rows)
     assert 0.002 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.3
+
+
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.text)
+def test_every_page_says_what_was_measured(page: report.Page, tmp_path: Path) -> None:
+    for name in (page.results, page.text):
+        shutil.copy(DOCS / name, tmp_path)
+    report.write(tmp_path)
+    assert (tmp_path / page.text).read_text(encoding="utf-8") == (DOCS / page.text).read_text(encoding="utf-8")
+
+
+def test_streams_reach_what_was_asked_for() -> None:
+    known = json.loads((DOCS / "streaming.json").read_text())["live"]["results"]
+    for pieces in known["offline"].values():
+        assert set(pieces) == {"0.02", "0.1", "1"}
+        for row in pieces.values():
+            assert row["equal"] == row["segments"] >= 100
+            assert row["taken_back"] == 0
+    assert all(row["taken_back"] == 0 for row in known["stability"]["rows"])
+    chunks = known["chunks"]
+    assert len(chunks["minutes"]) == 10
+    assert chunks["minutes"][-1] <= 1.1 * chunks["minutes"][0]
+    assert chunks["total"] / chunks["seconds"] < 0.5
+    hours = known["hours"]
+    assert hours["seconds"] == 7200
+    assert hours["last_bytes"] <= 1.03 * hours["first_bytes"]

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,26 @@ def test_the_source_is_let_go_when_nobody_reads_it() -> None:
         ticket.when_released(again.set)
         assert again.is_set()
         assert bench.engine.begun == []
+
+
+def test_hours_of_silence_are_read_in_steps() -> None:
+    """So that they keep no thread from reading what others sent."""
+    engine = SteppedEngine()
+    engine.sample_rate = 16_000
+    transcriber = FakeTranscriber(engine, vad=True)
+    waiter, ended, changed = Waiter(), threading.Event(), threading.Condition()
+    request = Request(wav(0, 300))
+    ticket = FileTicket(0, transcriber, request, changed, longest=1000, deliver=waiter, ended=lambda _: ended.set())
+    steps = []
+    while not ticket.over:
+        ticket.reading = True
+        ticket.read_on()
+        steps.append(ticket.scanned)
+    assert steps == sorted(steps)
+    assert all(later - earlier <= 11 for earlier, later in pairwise(steps))
+    assert ended.is_set()
+    assert waiter.transcript().segments == []
+    assert waiter.transcript().duration == 300
 
 
 def test_what_is_wrong_with_a_file_is_its_own_business() -> None:

@@ -314,6 +314,9 @@ def test_a_page_of_another_site_cannot_use_it(client: TestClient, service: FakeS
     assert error_of(send(client, headers={"sec-fetch-site": "cross-site"}), 403)["code"] == "cross_site"
     assert not service.asked
     assert send(client, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+    with TestClient(app(service, settings=Settings(keys=("k",)))) as with_keys:
+        given = {"sec-fetch-site": "cross-site", "authorization": "Bearer k"}
+        assert send(with_keys, headers=given).status_code == 200  # whoever shows a key was given it
 
 
 def test_headers_of_every_answer(client: TestClient) -> None:

@@ -56,6 +56,7 @@ def test_an_empty_language_is_none() -> None:
         ({"chunking_strategy": '{"type":"server_vad","threshold":0.9}'}, "chunking_strategy", "threshold cannot be"),
         ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "1"}, "chunking_strategy", "be set"),
         ({"chunking_strategy": "auto", "chunking_strategy[type]": "server_vad"}, "chunking_strategy", "twice"),
+        ({"language": "x" * 65}, "language", "no name or code"),
         ({"keywords[]": ["Jon"]}, "keywords", "into `prompt`"),
         ({"known_speaker_names[]": ["Jon"]}, "known_speaker_names", "speakers"),
         ({"beam_size": "5"}, "beam_size", "Unknown field 'beam_size'; known are file, model"),

@@ -64,6 +64,7 @@ $("key-form").addEventListener("submit", (event) => {
   key = $("key").value.trim();
   $("key").value = "";
   const action = retry ?? connect;
+  retry = null;
   attempt(async () => {
     await connect();
     $("choose").focus();
@@ -172,7 +173,7 @@ addEventListener("drop", (event) => {
   depth = 0;
   highlight(false);
   if (recording) say("alert", "The microphone is on. Stop it first, then drop the file.");
-  else attempt(() => transcribeFile(event.dataTransfer.files[0]));
+  else for (const file of [...event.dataTransfer.files].slice(0, 1)) attempt(() => transcribeFile(file));
 });
 
 /** @param {boolean} over */
