@@ -24,6 +24,8 @@ SPEECH_PROBABILITY = 0.3
 # A pause as long as this ends a piece, and is left out but for the margins. Shorter ones stay: half a sentence alone is
 # harder to recognize than a second of silence is to encode.
 PAUSE_SECONDS = 1.5
+# What may be asked for instead, at most: audio is held until a piece ends.
+LONGEST_PAUSE_SECONDS = 60.0
 # Kept of the silence on both sides of speech. The detector finds an onset up to 130 ms late.
 MARGIN_SECONDS = 0.25
 # Silence up to this at the beginning and at the end of an audio stays: cutting it saves next to nothing, and so a short
@@ -311,8 +313,9 @@ class SpeechCutter:
             raise OptionError(
                 f"voice activity is detected at {SAMPLE_RATE} Hz, not at {rate}; turn it off for this model"
             )
-        if pause < 2 * MARGIN_SECONDS:
-            raise OptionError(f"a pause must last at least {2 * MARGIN_SECONDS} s to end a piece, not {pause}")
+        least, most = 2 * MARGIN_SECONDS, LONGEST_PAUSE_SECONDS
+        if not least <= pause <= most:
+            raise OptionError(f"a pause must last {least:g} to {most:g} s to end a piece, not {pause:g}")
         self._limit = _limit(longest, rate)
         self._pause_frames = math.ceil(pause * rate / FRAME_SAMPLES)
         self._detector = detector or SpeechDetector()
@@ -383,7 +386,7 @@ class SpeechCutter:
         elif self._frame > self._last + 1:
             self._pauses.append(((self._last + 1) * FRAME_SAMPLES, begin))
         self._last = self._frame
-        if begin - self._start >= self._most:
+        while begin - self._start >= self._most:  # a pause may have been longer than a piece
             left, right = self._cut_early(self._start)
             yield self._tail.piece((self._start, left))
             self._start, self._over = right, left

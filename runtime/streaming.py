@@ -120,9 +120,10 @@ class LiveSession:
 
     @property
     def behind(self) -> float:
-        """Seconds of audio that were fed and are not decoded yet, not even once."""
-        first = self._closed[0][0] if self._closed else self._open
-        return 0.0 if first is None else max(0.0, (self._samples - max(first.heard, first.start)) / self._rate)
+        """Seconds of audio that were fed and are not decoded yet, not even once; silence after speech is none."""
+        span = self._cutter.open
+        first, end = (self._closed[0][0], self._samples) if self._closed else (self._open, span[1] if span else 0)
+        return 0.0 if first is None else max(0.0, (end - max(first.heard, first.start)) / self._rate)
 
     @property
     def complete(self) -> bool:
@@ -297,13 +298,14 @@ class Stream:
         """``sample_rate`` is that of the audio which will be fed, in Hz."""
         self._engine, self.session = engine, session
         self._incoming = Incoming(sample_rate, engine.sample_rate)
+        self._failed = False
 
     def feed(self, samples: npt.NDArray[Any]) -> list[Event]:
         """Take the next samples, mono floats or 16-bit integers, and decode what became possible with them.
 
         Raises:
             AudioInvalidError: an array of another shape or type.
-            ValueError: the stream was finished.
+            ValueError: the stream was finished, or failed before: what the engine raised came through then.
         """
         return self._run(self.session.feed(self._incoming.take(samples)))
 
@@ -319,6 +321,10 @@ class Stream:
         return self._run([*events, *self.session.finish()])
 
     def _run(self, events: list[Event]) -> list[Event]:
+        if self._failed:
+            raise ValueError("the stream failed before; open another one")
+        self._failed = True  # whatever comes through here, an interrupt too, takes a job's result with it
         for key, result in self._engine.run(self.session.next_job):
             events = [*events, *self.session.take(key, result)]
+        self._failed = False
         return events

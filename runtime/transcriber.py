@@ -123,7 +123,8 @@ class Transcriber:
             memory: bytes that this process may have resident, which bounds the batch too; by default half of what the
                 system has left.
             segment_seconds: longest segment, up to what the model is made for.
-            vad: look for speech and send nothing else to the model; without it every sample is sent.
+            vad: look for speech and send nothing else to the model; without it every sample is sent. Streams always
+                look for speech: its pauses end their segments.
 
         Raises:
             ArtifactNotFoundError, ArtifactInvalidError, ProviderError, OptionError: see :mod:`runtime.errors`.

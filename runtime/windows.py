@@ -136,21 +136,21 @@ class GrowingClip:
         """Features [mels, frames] that are to be encoded, now that the clip is ``samples`` (all of them).
 
         With ``final`` they are those of the whole clip, so that all rows will be what it gives when it is encoded at
-        once.
+        once. It may be shorter than it was: speech that goes on is cut behind a part of what was heard.
         """
-        known = self._windows[: self.finished]
-        first = self.finished * self._frames
+        # The last half of a transform's window sees the clip's end, which moves.
+        whole = max(0, len(samples) - self._config.n_fft // 2) // self._config.hop_length // self._frames
+        known = self._windows[: min(self.finished, whole)]
+        first = len(known) * self._frames
         power = log_power(samples, self._config, first)
         parts = [power[:, start : start + self._frames] for start in range(0, power.shape[1], self._frames)]
         made = [_Window(part, part.min()) for part in parts]
-        if len(self._windows) > self.finished and made:  # the one that is not finished, once more
-            last = self._windows[self.finished]
+        if len(self._windows) > len(known) and made:  # the one that was not finished, once more
+            last = self._windows[len(known)]
             if np.array_equal(last.power, made[0].power):
                 made[0] = last
         self._windows = [*known, *made]
-        # The last half of a transform's window sees the clip's end, which moves.
-        whole = max(0, len(samples) - self._config.n_fft // 2) // self._config.hop_length
-        finished = min(whole // self._frames, len(self._windows))
+        finished = min(whole, len(self._windows))
         loudest = max(float(window.power.max()) for window in self._windows)
         self._wanted = [
             window

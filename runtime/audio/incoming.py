@@ -53,8 +53,8 @@ class Incoming:
         return made
 
     def end(self) -> Floats:
-        """What the resampler still held."""
+        """What the resampler still held; it takes nothing more."""
         made: Floats = np.zeros(0, np.float32)
         if self._resampler:
-            made = self._resampler.resample_chunk(made, last=True)
+            made, self._resampler = self._resampler.resample_chunk(made, last=True), None
         return made

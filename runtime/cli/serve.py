@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -31,7 +32,9 @@ from runtime.transcriber import Transcriber, default_model
 
 _MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "websockets")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LIMITS = Limits()
+_LONGEST_GRACE = 86_400
 
 
 class LogFormat(StrEnum):
@@ -67,6 +70,14 @@ def serve(
             help="API keys, one a line, # begins a comment; ASR_DEPLOY_API_KEYS may hold more, separated by commas."
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Without keys: a name under which browsers find this server, beside addresses and local names; "
+            "repeat it for several.",
+        ),
+    ] = None,
     max_upload_mb: Annotated[float, typer.Option(help="Largest file, in MB.")] = _LIMITS.max_upload_bytes / 1e6,
     max_audio_seconds: Annotated[float, typer.Option(help="Longest audio of a file.")] = _LIMITS.max_audio_seconds,
     max_queue: Annotated[int, typer.Option(help="Most requests at once for a model; more get 429.")] = (
@@ -93,6 +104,8 @@ def serve(
         from runtime.server.service import Service
         from runtime.server.settings import Settings
 
+        if not 0 < max_upload_mb < math.inf:
+            raise OptionError(f"--max-upload-mb must be positive, not {max_upload_mb:g}")
         limits = Limits(
             max_queue=max_queue,
             max_streams=max_streams,
@@ -101,9 +114,16 @@ def serve(
             deadline=deadline,
             max_connections=max_connections,
         )
-        if not grace >= 0:
-            raise OptionError(f"--grace must not be negative, not {grace:g}")
-        settings = Settings(read_keys(api_keys_file, os.environ), limits, log_text, vad, grace)
+        if not 0 <= grace <= _LONGEST_GRACE:
+            raise OptionError(f"--grace must be from 0 to {_LONGEST_GRACE} s, not {grace:g}")
+        settings = Settings(
+            read_keys(api_keys_file, os.environ),
+            limits,
+            log_text,
+            vad,
+            grace,
+            (host.lower(), *_host_names(allow_host or [])),
+        )
         folders = _folders(model or [str(default_model())])
         with bind(host, port) as bound:
             if api_keys_file is not None and readable_by_others(api_keys_file):
@@ -140,6 +160,18 @@ def _check_packages() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise PackageMissingError(f"serve needs more packages ({error}): pip install 'asr-deploy[serve]'") from None
+
+
+def _host_names(given: Iterable[str]) -> tuple[str, ...]:
+    """Names as they are compared.
+
+    Raises:
+        OptionError: one has more than a name.
+    """
+    for name in given:
+        if not _HOST.fullmatch(name):
+            raise OptionError(f"--allow-host {name}: give a name alone, such as asr.example.org, without a port")
+    return tuple(name.lower().removesuffix(".") for name in given)
 
 
 def _folders(given: Iterable[str]) -> list[tuple[str | None, Path]]:

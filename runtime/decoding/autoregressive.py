@@ -19,6 +19,9 @@ _LOOP_TOKENS = 24
 _LOOP_REPEATS = 6
 _LONGEST_PERIOD = 24
 
+# Of a draft's logits, with 150,000 a token.
+_LINES_AT_ONCE = 16
+
 
 class Hypothesis(msgspec.Struct, frozen=True):
     """Decoded ids without the stop id, and why the text ended.
@@ -295,7 +298,7 @@ def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: lis
         if not text.take(token, None):
             return False
     taken = forced
-    for line, (token, log_probability) in zip(logits, _choices([text] * len(logits), logits, forbidden), strict=True):
+    for line, token, log_probability in _lines(text, logits, forbidden):
         if text.unsure(line, token):
             return _start_over(decoder, row, text, forbidden)
         if not text.take(token, log_probability):
@@ -305,6 +308,17 @@ def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: lis
         taken += 1
     decoder.cut_row(row, len(text.job.prompt) + taken)
     return True
+
+
+def _lines(text: _Text, logits: Floats, forbidden: list[int]) -> Iterator[tuple[Floats, int, float]]:
+    """Rows of ``logits`` [tokens, vocab] with their choices, some at a time.
+
+    Of a draft that is wrong few are asked for, and choosing takes as much memory as the logits that it looks at.
+    """
+    for start in range(0, len(logits), _LINES_AT_ONCE):
+        some = logits[start : start + _LINES_AT_ONCE]
+        for line, (token, log_probability) in zip(some, _choices([text] * len(some), some, forbidden), strict=True):
+            yield line, token, log_probability
 
 
 def _start_over(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:

@@ -128,6 +128,9 @@ def uvicorn_options(limits: Limits) -> dict[str, Any]:
         "ws": "websockets-sansio",
         "ws_max_size": MAX_MESSAGE_BYTES,
         "ws_per_message_deflate": False,
+        # Of a client that sends faster than is heard nothing is read for a while, its pongs neither. One that is gone
+        # is found by its silence, or by not reading: see :mod:`runtime.server.realtime_connection`.
+        "ws_ping_timeout": None,
         "proxy_headers": False,
         "server_header": False,
         "access_log": False,

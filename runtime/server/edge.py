@@ -13,6 +13,7 @@ from runtime.server.clients import ClientGone
 from runtime.server.keys import bearer
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
+from runtime.server.origins import foreign_page
 from runtime.server.problems import RequestProblem, failed, unknown_key
 from runtime.server.settings import Settings
 
@@ -70,13 +71,13 @@ class Edge:
         """Check the key, before anything is read.
 
         Raises:
-            RequestProblem: a key is needed, or a page of another site asks.
+            RequestProblem: a key is needed, or a page of another site asks, or one under a name that is not ours.
         """
         if not scope["path"].startswith(_API):
             return
         # A page elsewhere cannot read our answers, but a form of its could make a server without keys work.
-        if self._settings.allows(None) and headers.get("sec-fetch-site") == "cross-site":
-            raise RequestProblem(403, "Pages of other sites may not use this server.", code="cross_site")
+        if self._settings.allows(None) and (refused := foreign_page(headers, self._settings.hosts)):
+            raise refused
         presented = bearer(headers.get("authorization"))
         if not self._settings.allows(presented):
             raise unknown_key(presented is not None)

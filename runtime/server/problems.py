@@ -75,6 +75,17 @@ def unknown_key(presented: bool) -> RequestProblem:
     return RequestProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
+def cross_site() -> RequestProblem:
+    """A page of another site asks (403)."""
+    return RequestProblem(403, "Pages of other sites may not use this server.", code="cross_site")
+
+
+def unknown_host(host: str) -> RequestProblem:
+    """Without keys, whoever comes by this name could be a page elsewhere that has its name point here (403)."""
+    message = f"This server is not known as {host[:80]!r}: start it with --allow-host, or with API keys."
+    return RequestProblem(403, message, code="host_not_allowed")
+
+
 def unknown_model(model: str, known: list[str]) -> RequestProblem:
     """No such model (404)."""
     listed = ", ".join(known)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from runtime.server.keys import bearer
+from runtime.server.origins import foreign_page
+from runtime.server.problems import RequestProblem, unknown_key
 from runtime.server.realtime_connection import POLICY_VIOLATION, Connection
 from runtime.server.realtime_events import error_event
 from runtime.server.realtime_session import EventError, checked_model
@@ -29,7 +31,7 @@ async def realtime(websocket: WebSocket) -> None:
     settings: Settings = websocket.app.state.settings
     refused = _refusal(websocket, settings)
     if refused:
-        await _refuse(websocket, *refused)
+        await _refuse(websocket, refused)
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -45,41 +47,28 @@ async def realtime(websocket: WebSocket) -> None:
 
 def presented_key(websocket: WebSocket) -> str | None:
     """The key that a client shows: a bearer's, or the one among its subprotocols; None without one."""
-    scheme, _, key = websocket.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
+    if key := bearer(websocket.headers.get("authorization")):
+        return key
     for offered in websocket.scope.get("subprotocols", []):
         if offered.startswith(_KEY_SUBPROTOCOL):
             return str(offered.removeprefix(_KEY_SUBPROTOCOL))
     return None
 
 
-def same_origin(websocket: WebSocket) -> bool:
-    """Whether a page of this very host asks, or no page at all.
-
-    Browsers let any page open a WebSocket to any host, and say in ``Origin`` which page it is.
-    """
-    origin = websocket.headers.get("origin")
-    return origin is None or origin.lower().partition("://")[2] == websocket.headers.get("host", "").lower()
-
-
-def _refusal(websocket: WebSocket, settings: Settings) -> tuple[int, str, str] | None:
-    """Status, code and message for a client that may not connect."""
-    if not settings.allows(presented_key(websocket)):
-        return 401, "invalid_api_key", "this server needs an API key: send it as a bearer, or as a subprotocol"
+def _refusal(websocket: WebSocket, settings: Settings) -> RequestProblem | None:
+    """What a client that may not connect is told."""
+    presented = presented_key(websocket)
+    if not settings.allows(presented):
+        return unknown_key(presented is not None)
     # With keys, a foreign page that shows one was given it; without, whoever opens a page would lend it this server.
-    if settings.allows(None) and not same_origin(websocket):
-        return 403, "origin_not_allowed", "pages of another host may use this server only with an API key"
-    return None
+    return foreign_page(websocket.headers, settings.hosts) if settings.allows(None) else None
 
 
-async def _refuse(websocket: WebSocket, status: int, code: str, message: str) -> None:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+async def _refuse(websocket: WebSocket, problem: RequestProblem) -> None:
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-        await websocket.send_denial_response(JSONResponse({"error": error}, status, headers=headers))
+        await websocket.send_denial_response(problem.response())
     else:
-        await websocket.close(4000 + status, code)
+        await websocket.close(4000 + problem.status, problem.code)
 
 
 def _read_query(query: Mapping[str, str], services: Mapping[str, Service]) -> tuple[str, bool]:

@@ -240,7 +240,7 @@ class Connection:
     async def _open(self) -> LiveStream:
         config, service = self._config, self._services[self._config.model]
         turn = config.pause is None
-        # Segments of a turn are joined: there the pause that ends one is that of files, and the text as of a file.
+        # Segments of a turn are joined: there the pause that ends one is that of files.
         live = LiveOptions(pause=PAUSE_SECONDS if config.pause is None else config.pause / 1000)
         try:
             stream = await service.open_stream(

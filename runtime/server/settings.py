@@ -17,6 +17,7 @@ class Settings(msgspec.Struct, frozen=True):
         log_text: write what was transcribed into the log.
         vad: the models look for speech, and cut at its pauses.
         grace: seconds that accepted requests get to finish when the server stops.
+        hosts: without keys, names of the server beside its addresses and local names: pages find it under no others.
     """
 
     keys: tuple[str, ...] = ()
@@ -24,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_text: bool = False
     vad: bool = True
     grace: float = 30.0
+    hosts: tuple[str, ...] = ()
 
     def allows(self, presented: str | None) -> bool:
         """Whether somebody with this key may use ``/v1``. How long that takes says nothing about the keys."""

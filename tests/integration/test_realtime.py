@@ -8,7 +8,6 @@ import io
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.realtime import realtime
 from runtime.server.realtime_connection import MAX_MESSAGE_BYTES
 from runtime.server.service import Service
+from runtime.server.settings import Settings
 from tests.conftest import ARTIFACT, DATA
 
 RATE = 24_000
@@ -61,7 +61,7 @@ def serving() -> Iterator[Starlette]:
 
     made = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)], lifespan=lifespan)
     made.state.services = {"tiny": service}
-    made.state.settings = SimpleNamespace(limits=Limits(), allows=lambda shown: True)
+    made.state.settings = Settings()
     config = uvicorn.Config(made, port=0, log_config=None, ws_max_size=MAX_MESSAGE_BYTES)
     server, socket = uvicorn.Server(config), config.bind_socket()
     socket.listen()  # so that who connects before the server accepts waits for it

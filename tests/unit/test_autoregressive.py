@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -307,6 +308,30 @@ def test_a_kept_prefix_is_not_computed_again() -> None:
     assert second.tokens == plain.tokens
     assert 2 + 2 in decoder.passes
     assert second.kept == PROMPT
+
+
+def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
+    """A vocabulary has 150,000 words: several floats each, for every token of a draft, would be hundreds of MB."""
+    draft, size = [1 + place % 90 for place in range(300)], 4000
+    logits = np.zeros((len(draft) + 1, size), np.float32)
+    logits[np.arange(len(draft)), draft] = 9.0
+    logits[-1, 0] = 9.0
+
+    class Agreeing(HashedRows):
+        def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, keep: int = 1) -> np.ndarray:
+            assert keep == len(logits)
+            return logits
+
+        def cut_row(self, row: int, length: int) -> None:
+            return
+
+    waiting = iter([(0, Job([1], NO_AUDIO, 400, draft=Draft(draft)))])
+    tracemalloc.start()
+    ((_, text),) = greedy_rows(Agreeing(size), lambda: next(waiting, None), lambda _: (1, 400), {0})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.tokens == draft
+    assert peak < logits.nbytes / 3
 
 
 def test_a_text_that_nobody_waits_for_frees_its_row() -> None:

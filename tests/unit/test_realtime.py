@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import openai
@@ -35,6 +36,7 @@ from runtime.errors import OptionError
 from runtime.events import Event, Final, Partial, Speech
 from runtime.joining import join_texts
 from runtime.server import realtime_connection
+from runtime.server.connections import uvicorn_options
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
 from runtime.server.limits import Limits
 from runtime.server.realtime import realtime
@@ -50,6 +52,7 @@ from runtime.server.realtime_session import (
     read_legacy_session,
     read_session,
 )
+from runtime.server.settings import Settings
 from runtime.streaming import LiveOptions
 
 RATE = 24_000
@@ -141,7 +144,7 @@ class Service:
 def make_app(*services: Service, key: str | None = None, limits: Limits | None = None) -> Starlette:
     app = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)])
     app.state.services = {f"model-{number}": service for number, service in enumerate(services)}
-    app.state.settings = SimpleNamespace(limits=limits or Limits(), allows=lambda shown: key in (None, shown))
+    app.state.settings = Settings(keys=(key,) if key else (), limits=limits or Limits())
     return app
 
 
@@ -893,9 +896,10 @@ class TestDeltas:
 
 
 @contextmanager
-def served(app: Starlette) -> Iterator[str]:
-    """The app behind a real server; its address without the scheme."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws_max_size=MAX_MESSAGE_BYTES)
+def served(app: Starlette, **defaults: Any) -> Iterator[str]:
+    """The app behind a real server, with our options and ``defaults`` beside them; its address without the scheme."""
+    options: dict[str, Any] = defaults | uvicorn_options(Limits()) | {"lifespan": "off"}
+    config = uvicorn.Config(app, port=0, **options)
     server = uvicorn.Server(config)
     socket = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
@@ -954,6 +958,27 @@ class TestOfficialClient:
 
         with served(make_app(Service(transcriber, UTTERANCE))) as address:
             run(scenario(address))
+
+    def test_who_sends_faster_than_is_heard_is_slowed_down_and_not_cut_off(self, transcriber: Transcriber) -> None:
+        """While nothing is read, the answers to pings lie behind what was sent."""
+
+        class Slow(Stream):
+            async def feed(self, samples: np.ndarray) -> None:
+                await asyncio.sleep(0.04)
+                await super().feed(samples)
+
+        service: Any = Service(transcriber)
+        stream = Slow([], 24_000)
+        service.open_stream = AsyncMock(return_value=stream)
+        with served(make_app(service), ws_ping_interval=0.1, ws_ping_timeout=0.2) as address:
+            client = openai.OpenAI(api_key="none", base_url=f"http://{address}/v1")
+            with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+                for _ in range(6):
+                    connection.input_audio_buffer.append(audio=pcm(16.0))
+                connection.input_audio_buffer.commit()
+                assert connection.recv().type == "session.created"
+                assert connection.recv().type == "error"  # there was no speech to commit
+        assert stream.seconds == 6 * 16
 
     def test_a_wrong_key(self, transcriber: Transcriber) -> None:
         from websockets.exceptions import InvalidStatus

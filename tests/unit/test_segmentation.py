@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import load_audio
 from runtime.errors import OptionError
-from runtime.segmentation import Piece, fixed_pieces, speech_pieces, split_piece
+from runtime.segmentation import Piece, SpeechCutter, fixed_pieces, speech_pieces, split_piece
 from runtime.voice_activity import FRAME_SAMPLES
 from tests.conftest import DATA
 
@@ -95,6 +95,30 @@ def test_pieces_have_all_speech_and_no_long_pause(
     # However the audio comes in blocks, the pieces are the same.
     whole = list(speech_pieces([samples], RATE, longest, Scripted(speech), pause=1.5))
     assert spans(whole) == spans(pieces)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 160), st.integers(1, 400)), min_size=1, max_size=6), st.sampled_from([1.0, 5.0])
+)
+@example([(148, 280), (3, 1)], 5.0)  # the pause begins where a piece must have ended
+@settings(max_examples=60, deadline=None)
+def test_what_is_open_is_never_longer_than_a_piece(runs: list[tuple[int, int]], longest: float) -> None:
+    """Whatever the pauses: those that do not end a piece may be longer than one."""
+    speech = np.concatenate([np.repeat([1.0, 0.0], run) for run in runs])
+    cutter = SpeechCutter(RATE, longest, Scripted(speech), pause=10.0, live=True)
+    samples = audio_for(speech)
+    pieces: list[Piece] = []
+    for start in range(0, len(samples), FRAME_SAMPLES):
+        pieces += cutter.hear(samples[start : start + FRAME_SAMPLES])
+        first, last = cutter.open or (0, 0)
+        assert last - first <= longest * RATE
+    pieces += cutter.end()
+    assert all(before.end <= after.start for before, after in pairwise(pieces))
+    assert all(len(piece.samples) <= longest * RATE for piece in pieces)
+    heard = np.zeros(len(samples), bool)
+    for piece in pieces:
+        heard[piece.start : piece.end] = True
+    assert heard.reshape(-1, FRAME_SAMPLES)[speech > 0].all()
 
 
 def test_long_pauses_are_left_out_and_short_ones_stay() -> None:
@@ -264,7 +288,7 @@ def test_bad_options() -> None:
             fixed_pieces([], RATE, longest)
     with pytest.raises(OptionError, match="16000 Hz, not at 8000"):
         speech_pieces([], 8000, 30.0)
-    with pytest.raises(OptionError, match=r"at least 0\.5 s"):
+    with pytest.raises(OptionError, match=r"0\.5 to 60 s"):
         speech_pieces([], RATE, 30.0, pause=0.2)
     piece = Piece(0, np.zeros(10, np.float32))
     with pytest.raises(OptionError, match="number of parts"):

@@ -60,7 +60,11 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         (("--port", "70000"), "--port must be from 0 to 65535, not 70000"),
         (("--host", "no.such.host.invalid"), "no such host"),
         (("--max-queue", "0"), "limit max_queue must be positive"),
-        (("--grace", "-1"), "--grace must not be negative"),
+        (("--grace", "-1"), "--grace must be from 0 to 86400 s, not -1"),
+        (("--grace", "inf"), "not inf"),
+        (("--max-upload-mb", "nan"), "--max-upload-mb must be positive, not nan"),
+        (("--max-upload-mb", "inf"), "--max-upload-mb must be positive, not inf"),
+        (("--allow-host", "https://asr.example"), "give a name alone"),
         (("--api-keys-file", "/nonexistent"), "/nonexistent: cannot be read"),
         (("--model", "a b=/x"), "a name has letters"),
         (("--model", "a=/x", "--model", "a=/y"), "two models are named 'a'"),
@@ -105,6 +109,11 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
     assert _folders([str(folder), f"x={folder}"]) == [(None, folder), ("x", folder)]
     with pytest.raises(OptionError):
         _folders(["=x"])
+
+
+def test_names_that_browsers_may_use(served: list[Any]) -> None:
+    assert run("--port", "0", "--allow-host", "ASR.example.", "--allow-host", "b.example").exit_code == 0
+    assert served[0][1].hosts == ("127.0.0.1", "asr.example", "b.example")
 
 
 def test_warnings(served: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,17 @@ def test_silence_gives_nothing_and_holds_nothing() -> None:
     assert session.complete
 
 
+def test_silence_is_not_behind() -> None:
+    """Else a stream with a long pause would wait for the engine, which has nothing to do."""
+    engine = fickle(whim=0.0)
+    session = LiveSession(engine, SegmentOptions(), LiveOptions(pause=40.0))
+    events = session.feed(audio([(2.0, 35.0)]))
+    for key, result in engine.run(session.next_job):
+        events += session.take(key, result)
+    assert isinstance(events[-1], Partial)
+    assert session.behind < 0.5
+
+
 def test_looped_text_is_decoded_again_in_parts() -> None:
     engine = fickle(whim=0.0, loops=True)
     (final,) = finals(streamed(engine, audio([(5.0, 1.5)]), 0.1))
@@ -269,7 +280,12 @@ def test_looped_text_is_decoded_again_in_parts() -> None:
 
 @pytest.mark.parametrize(
     ("live", "said"),
-    [(LiveOptions(interval=0.0), "interval of 0 s"), (LiveOptions(pause=0.2), "pause must last at least 0.5 s")],
+    [
+        (LiveOptions(interval=0.0), "interval of 0 s"),
+        (LiveOptions(pause=0.2), "pause must last 0.5 to 60 s"),
+        (LiveOptions(pause=float("nan")), "not nan"),
+        (LiveOptions(pause=float("inf")), "not inf"),
+    ],
 )
 def test_options_that_cannot_be(live: LiveOptions, said: str) -> None:
     with pytest.raises(OptionError, match=said):
@@ -299,6 +315,33 @@ def test_any_rate_comes_in_as_the_models(rate: int) -> None:
 def test_samples_that_are_none(samples: np.ndarray, said: str) -> None:
     with pytest.raises(AudioInvalidError, match=said):
         Incoming(RATE, RATE).take(samples)
+
+
+@pytest.mark.parametrize("rate", [RATE, 8_000])
+def test_a_stream_that_was_finished_takes_nothing_more(rate: int) -> None:
+    stream = Stream(fickle(), LiveSession(fickle(), SegmentOptions()), rate)
+    stream.feed(np.zeros(100, np.float32))
+    assert stream.finish() == stream.finish() == stream.commit() == []
+    with pytest.raises(ValueError, match="the stream is finished"):
+        stream.feed(np.zeros(100, np.float32))
+
+
+def test_a_stream_that_failed_does_not_seem_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that was lost would be waited for, and texts would be missing in silence."""
+    engine = fickle(whim=0.0)
+    stream = Stream(engine, LiveSession(engine, SegmentOptions()), RATE)
+
+    def fail(_: SegmentJob) -> SegmentResult:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "transcribe", fail)
+    with pytest.raises(MemoryError):
+        stream.feed(audio([(2.0, 0.1)]))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="failed before"):
+        stream.feed(audio([(0.5, 0.1)]))
+    with pytest.raises(ValueError, match="failed before"):
+        stream.finish()
 
 
 def test_a_rate_that_no_speech_has() -> None:

@@ -48,6 +48,19 @@ def test_in_the_end_rows_are_those_of_the_whole(seconds: float, seed: int, stops
     assert np.array_equal(rows, at_once(samples))
 
 
+@given(st.floats(0.5, 19.9), st.floats(0.5, 19.9), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_clip_that_is_cut_shorter_gives_the_rows_of_what_is_left(heard: float, left: float, seed: int) -> None:
+    """A stream cuts speech that goes on behind a part of what was heard, windows that seemed finished included."""
+    samples = speechlike(20.0, seed)
+    clip = GrowingClip(CONFIG, WINDOW)
+    for end in (heard, 20.0):
+        clip.encoded(encode(clip.wanted(samples[: int(end * RATE)], final=False)))
+    cut = samples[: int(left * RATE)]
+    assert np.array_equal(clip.encoded(encode(clip.wanted(cut, final=True))), at_once(cut))
+    assert clip.unchanged <= clip.finished <= left / 8
+
+
 def test_a_finished_window_is_encoded_once() -> None:
     """The loudest comes first; then only the window that grows is encoded."""
     samples = speechlike(19.0, 1)

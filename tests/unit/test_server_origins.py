@@ -1,0 +1,80 @@
+"""Pages elsewhere cannot use a server without keys, under whatever name they come."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from runtime.server.origins import is_known_host
+from runtime.server.settings import Settings
+from tests.fake_service import FakeService, app
+
+PATH = "/v1/audio/transcriptions"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "192.168.1.7",
+        "localhost:8000",
+        "asr",
+        "a.local.",
+        "asr.localhost:1",
+        "me.example",
+    ],
+)
+def test_hosts_that_are_known(host: str) -> None:
+    assert is_known_host(Headers({"host": host}), ["me.example"])
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"]
+)
+def test_hosts_that_are_not(host: str) -> None:
+    assert not is_known_host(Headers({"host": host}), ["me.example"])
+
+
+def test_who_says_no_host_is_no_browser() -> None:
+    assert is_known_host(Headers({}), [])
+
+
+def test_a_name_that_points_here_opens_nothing() -> None:
+    """DNS rebinding: for the browser it is the page's own server."""
+    service = FakeService()
+    headers = {"host": "evil.example:8000", "origin": "http://evil.example:8000", "sec-fetch-site": "same-origin"}
+    with TestClient(app(service)) as client:
+        for response in (
+            client.post(PATH, files={"file": b"audio"}, headers=headers),
+            client.get("/v1/models", headers=headers),
+        ):
+            assert response.status_code == 403
+            assert response.json()["error"]["code"] == "host_not_allowed"
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            client.websocket_connect("/v1/realtime", headers={**headers, "sec-websocket-version": "13"}),
+        ):
+            pass
+        assert denied.value.status_code == 403
+        assert client.get("/health", headers=headers).status_code == 200
+    assert not service.asked
+
+
+def test_a_form_of_another_page_is_refused_where_browsers_do_not_say_from_what_site() -> None:
+    """``Sec-Fetch-Site`` is sent to https and the own machine alone, and another port of it counts as the same site."""
+    service = FakeService()
+    with TestClient(app(service)) as client:
+        for origin in ("http://evil.example", "http://testserver:3000", "null"):
+            response = client.post(PATH, files={"file": b"audio"}, headers={"origin": origin})
+            assert response.status_code == 403
+        assert not service.asked
+        assert client.post(PATH, files={"file": b"audio"}, headers={"origin": "http://testserver"}).status_code == 200
+
+
+@pytest.mark.parametrize("settings", [Settings(hosts=("asr.example",)), Settings(keys=("key",))])
+def test_a_name_that_was_given_opens_it_and_so_does_a_key(settings: Settings) -> None:
+    headers = {"host": "asr.example:80", "authorization": "Bearer key"}
+    with TestClient(app(FakeService(), settings=settings)) as client:
+        assert client.get("/v1/models", headers=headers).status_code == 200
