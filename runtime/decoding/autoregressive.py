@@ -131,7 +131,7 @@ class _Text:
     def clear(self) -> None:
         """Let it be empty."""
         self._tokens: list[int] = []
-        self._log_probabilities: list[float] = []
+        self._log_probabilities: list[float | None] = []  # None for a forced one
         self._reason: FinishReason = "length"
 
     @property
@@ -147,8 +147,7 @@ class _Text:
 
     def take(self, token: int, log_probability: float | None) -> bool:
         """Append ``token``, without a probability if it was forced; False when the text has ended."""
-        if log_probability is not None:
-            self._log_probabilities.append(log_probability)
+        self._log_probabilities.append(log_probability)
         if token in self._stop_ids and not self.job.ignore_stop:
             self._reason = "stop"
             return False
@@ -162,7 +161,8 @@ class _Text:
 
     def hypothesis(self) -> Hypothesis:
         """What was decoded."""
-        return Hypothesis(self._tokens, self._log_probabilities, self._reason, self.kept)
+        chosen = [each for each in self._log_probabilities if each is not None]
+        return Hypothesis(self._tokens, chosen, self._reason, self.kept)
 
     def unsure(self, logits: Floats, token: int) -> bool:
         """Whether steps alone might have chosen another than ``token`` from ``logits`` [vocab]."""

@@ -356,3 +356,12 @@ def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
     )
     assert [key for key, _ in done] == [1]
     assert scripts.fed[0] == []
+
+
+def test_of_a_forced_loop_the_probabilities_are_those_of_what_was_chosen() -> None:
+    forced = [1, 2] + [3] * 30
+    looped, _ = decoded(Job(PROMPT, NO_AUDIO, 50, draft=Draft(forced, forced=len(forced))))
+    assert looped.finish_reason == "repetition"
+    assert looped.tokens == [1, 2, 3]
+    assert looped.log_probabilities == []
+    assert looped.confidence == 0.0
