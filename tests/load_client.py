@@ -81,7 +81,7 @@ def serving(*options: object, environment: Mapping[str, str] | None = None) -> I
         process = subprocess.Popen(
             [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, options)],
             cwd=REPOSITORY,
-            env={**os.environ, "TMPDIR": folder, **(environment or {})},
+            env={**os.environ, "TMPDIR": folder, "ORT_DISABLE_TELEMETRY": "1", **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,4 +1,5 @@
-"""``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md`` and ``docs/speed.md``.
+"""``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md``, ``docs/speed.md`` and
+``docs/serving.md``.
 
 About an hour on two cores and 25 GB of disk, most of it exporting and quantizing random weights of the real sizes.
 Artifacts that are there already are not made again, whatever code made them: remove the folder that ``--work`` names to
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks import accuracy, kernels, limits, report, scale, speech, speed
+from tests.benchmarks import accuracy, kernels, limits, report, scale, serving, speech, speed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -30,8 +31,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md) or report, in "
-            "place of all (repeatable)."
+            help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md), serving "
+            "(serving.md) or report, in place of all (repeatable)."
         ),
     ] = None,
 ) -> None:
@@ -44,6 +45,7 @@ def main(
         "speech": lambda: speech.measure(work),
         "scale": lambda: scale.measure(work),
         "limits": lambda: limits.measure(work),
+        "serving": serving.measure,
     }
     wanted = only or [*parts, "report"]
     if unknown := set(wanted) - {*parts, "report"}:

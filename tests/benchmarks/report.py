@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from tests.benchmarks import speed_report
+from tests.benchmarks import serving_report, speed_report
 from tests.benchmarks.artifacts import FLOAT, RECIPES
 from tests.benchmarks.stamp import measured, stamp
 
 RESULTS, PAGE, PICTURE = "quantization.json", "quantization.md", "quantization.svg"
 SPEED_RESULTS, SPEED_PAGE, SPEED_PICTURE = "speed.json", "speed.md", "speed.svg"
+SERVING_RESULTS, SERVING_PAGE = "serving.json", "serving.md"
 BEGIN, END = "<!-- results: python -m tests.benchmarks -->", "<!-- end of results -->"
 LANGUAGES = ("English", "Russian", "Chinese")
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -33,7 +34,8 @@ _COLOURS = {
 
 def store(docs: Path, part: str, results: dict[str, Any]) -> None:
     """Put one part's results, with machine, versions and date, beside those of the others on its page."""
-    path = docs / (SPEED_RESULTS if part in speed_report.TABLES else RESULTS)
+    pages = {SPEED_RESULTS: speed_report.TABLES, SERVING_RESULTS: serving_report.TABLES}
+    path = docs / next((name for name, tables in pages.items() if part in tables), RESULTS)
     known = json.loads(path.read_text()) if path.exists() else {}
     known[part] = stamp() | {"results": results}
     write_atomically(path, json.dumps(known, indent=1).encode() + b"\n")
@@ -47,14 +49,20 @@ def write(docs: Path) -> str:
     )
     written = []
     for results, page, tables, drawn, picture, draw_it in pages:
-        if not (docs / results).exists():
-            continue
-        known = json.loads((docs / results).read_text())
-        rendered = [table for part, render in tables.items() if part in known for table in render(known[part])]
-        written.append(_put(docs / page, "\n\n".join(rendered)))
-        if drawn in known:
-            draw_it(known[drawn]["results"], docs / picture)
+        if (docs / results).exists():
+            known = json.loads((docs / results).read_text())
+            written.append(_tables(known, tables, docs / page))
+            if drawn in known:
+                draw_it(known[drawn]["results"], docs / picture)
+    if (docs / SERVING_RESULTS).exists():
+        known = json.loads((docs / SERVING_RESULTS).read_text())
+        written.append(_tables(known, serving_report.TABLES, docs / SERVING_PAGE))
     return "\n\n".join(written)
+
+
+def _tables(known: dict[str, Any], tables: Mapping[str, Callable[[dict[str, Any]], list[str]]], page: Path) -> str:
+    rendered = [table for part, render in tables.items() if part in known for table in render(known[part])]
+    return _put(page, "\n\n".join(rendered))
 
 
 def _put(page: Path, tables: str) -> str:
