@@ -81,6 +81,8 @@ def _check_length(stream: Nameless, size: int, name: str) -> None:
     declared = size
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         declared = int.from_bytes(head[4:8], "little") + 8
+    elif head[:4] == b"RF64" and head[12:16] == b"ds64":  # EBU Tech 3306: the size in 64 bits
+        declared = int.from_bytes(head[20:28], "little") + 8
     elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         declared = int.from_bytes(head[4:8], "big") + 8
     elif head[:4] == b".snd":

@@ -14,7 +14,7 @@ from runtime.server.keys import bearer
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
 from runtime.server.origins import foreign_page
-from runtime.server.problems import RequestProblem, failed, unknown_key
+from runtime.server.problems import RequestProblem, failed, head_too_large, unknown_key
 from runtime.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ _LINGER_SECONDS = 5.0
 # nginx's number for a client that closed its connection before it was answered.
 CLIENT_GONE = 499
 _API = "/v1/"
+# Of a head, which h11 bounds only where it comes in pieces: what arrives at once may be 64 KiB. Browsers send a dozen
+# headers, proxies add some.
+_HEAD_BYTES, _MOST_HEADERS = 1 << 14, 100
 _COUNTED = ("/v1/audio/transcriptions", "/v1/models", "/v1/realtime")
 _NOT_COUNTED = frozenset({"/health", "/ready", "/metrics"})
 
@@ -68,11 +71,16 @@ class Edge:
             await failed(record.id).response()(scope, exchange.receive, exchange.send)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Check the key, before anything is read.
+        """Check head and key, before anything is read.
 
         Raises:
-            RequestProblem: a key is needed, or a page of another site asks, or one under a name that is not ours.
+            RequestProblem: the head is too large, a key is needed, or a page of another site asks, or one under a name
+                that is not ours.
         """
+        target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+        size = target + sum(len(name) + len(value) for name, value in headers.raw)
+        if size > _HEAD_BYTES or len(headers.raw) > _MOST_HEADERS:
+            raise head_too_large(_HEAD_BYTES, _MOST_HEADERS)
         if not scope["path"].startswith(_API):
             return
         # A page elsewhere cannot read our answers, but a form of its could make a server without keys work.

@@ -69,6 +69,11 @@ def too_slow(message: str) -> RequestProblem:
     return RequestProblem(408, message, code="request_timeout", headers={"connection": "close"})
 
 
+def head_too_large(size: int, count: int) -> RequestProblem:
+    """More than ``size`` bytes or ``count`` headers (431)."""
+    return RequestProblem(431, f"The head of a request may have {size // 1024} KiB and {count} headers.")
+
+
 def unknown_key(presented: bool) -> RequestProblem:
     """No key, or a wrong one (401)."""
     message = "Incorrect API key provided." if presented else "An API key is needed: Authorization: Bearer KEY."

@@ -53,6 +53,10 @@ class Session(Protocol):
     def take(self, key: Any, result: SegmentResult) -> list[Event]: ...
 
 
+def _nobody(*_: object) -> None:
+    """Who is told of a stream that is over."""
+
+
 class StreamTicket:
     """A live stream on its way. Its session has a lock of its own, for it works while others are scheduled.
 
@@ -171,6 +175,8 @@ class StreamTicket:
                 self.over = True
                 self._ended(self)  # first, so that who is told finds its place free
                 self._deliver(error)
+                # Whom it told holds it: apart, both and their audio go now, and not with a later garbage collection.
+                self._deliver = self._progressed = _nobody
                 self._changed.notify_all()
 
     def _tell(self, events: list[Event]) -> None:

@@ -1,5 +1,5 @@
-"""``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md``, ``docs/speed.md`` and
-``docs/streaming.md``.
+"""``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md``, ``docs/speed.md``,
+``docs/streaming.md`` and ``docs/serving.md``.
 
 About an hour on two cores and 25 GB of disk, most of it exporting and quantizing random weights of the real sizes.
 Artifacts that are there already are not made again, whatever code made them: remove the folder that ``--work`` names to
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks import accuracy, kernels, limits, live, report, scale, speech, speed
+from tests.benchmarks import accuracy, kernels, limits, live, report, scale, serving, speech, speed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def main(
         list[str] | None,
         typer.Option(
             help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md), live "
-            "(streaming.md) or report, in place of all (repeatable)."
+            "(streaming.md), serving (serving.md) or report, in place of all (repeatable)."
         ),
     ] = None,
 ) -> None:
@@ -46,6 +46,7 @@ def main(
         "scale": lambda: scale.measure(work),
         "limits": lambda: limits.measure(work),
         "live": lambda: live.measure(work),
+        "serving": serving.measure,
     }
     wanted = only or [*parts, "report"]
     if unknown := set(wanted) - {*parts, "report"}:

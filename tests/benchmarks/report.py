@@ -12,12 +12,14 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from tests.benchmarks import live_report, speed_report
+from tests.benchmarks import live_report, serving_report, speed_report
 from tests.benchmarks.artifacts import FLOAT, RECIPES
 from tests.benchmarks.stamp import measured, stamp
 
 RESULTS, PAGE, PICTURE = "quantization.json", "quantization.md", "quantization.svg"
 SPEED_RESULTS, SPEED_PAGE, SPEED_PICTURE = "speed.json", "speed.md", "speed.svg"
+STREAMING_RESULTS, STREAMING_PAGE = "streaming.json", "streaming.md"
+SERVING_RESULTS, SERVING_PAGE = "serving.json", "serving.md"
 BEGIN, END = "<!-- results: python -m tests.benchmarks -->", "<!-- end of results -->"
 LANGUAGES = ("English", "Russian", "Chinese")
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -205,5 +207,6 @@ _TABLES = {"accuracy": _accuracy, "speed": _speed, "large": _large, "kernels": _
 PAGES = (
     Page(RESULTS, PAGE, _TABLES, PICTURE, "speed", draw),
     Page(SPEED_RESULTS, SPEED_PAGE, speed_report.TABLES, SPEED_PICTURE, "speech", speed_report.draw),
-    Page("streaming.json", "streaming.md", live_report.TABLES),
+    Page(STREAMING_RESULTS, STREAMING_PAGE, live_report.TABLES),
+    Page(SERVING_RESULTS, SERVING_PAGE, serving_report.TABLES),
 )

@@ -165,6 +165,7 @@ def test_truncated_files(tmp_path: Path) -> None:
         ("aiff", "PCM_16"),
         ("au", "PCM_16"),
         ("w64", "PCM_16"),
+        ("rf64", "PCM_16"),
         ("caf", "PCM_16"),
         ("ogg", "VORBIS"),
         ("ogg", "OPUS"),

@@ -15,6 +15,7 @@ from runtime.families import make_engine
 from tests.benchmarks import report
 from tests.benchmarks.per_tensor import per_tensor
 from tests.conftest import REPOSITORY
+from tests.hostile import ENDED_BY_CLIENT
 
 DOCS = REPOSITORY / "docs"
 
@@ -84,6 +85,28 @@ def test_the_published_speed_reaches_what_was_asked_for() -> None:
     short, long = scale["hours"].values()
     samples = 4 * 16_000 * (long["duration"] - short["duration"])
     assert long["peak_bytes"] - short["peak_bytes"] <= samples
+
+
+def test_the_published_load_loses_and_mixes_up_nothing() -> None:
+    results = json.loads((DOCS / report.SERVING_RESULTS).read_text())["serving"]["results"]
+    clients, batching, hostile = results["clients"], results["batching"], results["hostile"]
+    assert (clients["clients"], clients["streams"]) == (200, 8)
+    assert clients["seconds"] >= 120
+    for row in (clients["files"], clients["live"], *(run for runs in batching["runs"].values() for run in runs)):
+        assert row["right"] == row["requests"] > 0
+        assert row["wrong"] == row["lost"] == row["refused"] == 0
+    assert clients["resident_bytes"]["last"] <= 1.1 * clients["resident_bytes"]["half"]
+    assert batching["rounds"] >= 3
+    spent = batching["cpu_seconds_a_request"]  # of processor time, which neighbours on the machine change least
+    assert spent["16"] < spent["1"]
+    assert hostile["requests"] == 1000
+    assert hostile["not_refused"] == {}
+    assert sum(hostile["outcomes"].values()) == 1000
+    assert set(hostile["closed"]) <= ENDED_BY_CLIENT
+    assert hostile["good_request"]
+    assert hostile["grown"]["resident_bytes"] <= 5e6
+    assert hostile["grown"]["open_files"] <= 0
+    assert hostile["grown"]["temporary_files"] == 0
 
 
 def test_a_page_without_marks_is_not_touched(tmp_path: Path) -> None:

@@ -319,6 +319,15 @@ def test_a_page_of_another_site_cannot_use_it(client: TestClient, service: FakeS
         assert send(with_keys, headers=given).status_code == 200  # whoever shows a key was given it
 
 
+def test_a_head_that_is_too_large(client: TestClient, service: FakeService) -> None:
+    """Even where it came at once, and so was parsed already."""
+    for headers in ({f"x-{number}": "1" for number in range(100)}, {"x-long": "1" * 20_000}):
+        error_of(send(client, headers=headers), 431)
+    error_of(client.get("/" + "a" * 20_000), 431)
+    assert not service.asked
+    assert send(client, headers={f"x-{number}": "1" for number in range(80)}).status_code == 200
+
+
 def test_headers_of_every_answer(client: TestClient) -> None:
     for response in (client.get("/v1/models"), client.get("/nothing"), send(client), send(client, stream="true")):
         assert response.headers["x-content-type-options"] == "nosniff"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -340,6 +342,30 @@ def test_a_stream_fails_with_the_engine() -> None:
             assert (await service.transcribe(wav(1, 1))).text == "1:1"
 
     run(test())
+
+
+def test_a_stream_that_ended_is_gone_without_garbage_collection() -> None:
+    """Its audio is much, and collections are rare in a server."""
+
+    async def test() -> None:
+        engine = SteppedEngine(free=True)
+        async with serving(engine) as service:
+            for way in (LiveStream.finish, LiveStream.close):
+                stream = await service.open_stream(sample_rate=8000)
+                await stream.feed(speech(4, 2))
+                await way(stream)
+                await collected(stream)
+                left = weakref.ref(stream)
+                del stream
+                async with asyncio.timeout(WAIT):
+                    while left():  # the engine's thread may still be at its end
+                        await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
 
 
 def test_slow_readers_are_not_told_what_has_changed_since() -> None:

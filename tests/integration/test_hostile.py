@@ -1,0 +1,80 @@
+"""Every kind of hostile request is refused, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from runtime import Transcriber
+from runtime.server.app import make_app
+from runtime.server.limits import Limits
+from runtime.server.metrics import Metrics
+from runtime.server.service import Service
+from runtime.server.settings import Settings
+from tests import hostile
+from tests.conftest import ARTIFACT, DATA
+from tests.fake_service import Running, running, until
+from tests.load_client import Connection, transcription
+
+MODEL = "qwen3-asr-tiny-int8"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A server with short timeouts, whose temporary folder is ``tmp_path``."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits = Limits(
+        max_upload_bytes=hostile.MAX_UPLOAD_BYTES,
+        max_audio_seconds=hostile.MAX_AUDIO_SECONDS,
+        header_timeout=1.0,
+        body_timeout=1.0,
+    )
+    settings, metrics = Settings(keys=(hostile.KEY,), limits=limits), Metrics()
+    service = Service(MODEL, Transcriber.from_artifact(ARTIFACT), limits, metrics)
+    with running(make_app({MODEL: service}, settings, metrics), settings) as held:
+        yield held
+
+
+@pytest.mark.slow
+def test_every_kind_is_refused(server: Running, tmp_path: Path, transcriber: Transcriber) -> None:
+    outcomes = asyncio.run(hostile.attack(server.port, len(hostile.KINDS), at_once=24))
+    assert {kind: outcome for kind, outcome in outcomes if not outcome.refused} == {}
+    # Only where the client itself has ended the connection there is nobody to answer.
+    assert {kind for kind, outcome in outcomes if outcome.name == "closed"} <= hostile.ENDED_BY_CLIENT
+    until(lambda: not server.server.server_state.connections)
+    assert not list(tmp_path.iterdir())
+
+    async def good() -> tuple[int, str]:
+        audio = (DATA / "en-1.wav").read_bytes()
+        async with Connection(server.port) as connection:
+            answer = await connection.exchange(transcription(audio, hostile.WITH_KEY), 60)
+        return answer.status, msgspec.json.decode(answer.body)["text"]
+
+    assert asyncio.run(good()) == (200, transcriber.transcribe(DATA / "en-1.wav").text)
+
+
+def test_a_seed_gives_the_same_requests() -> None:
+    made = [[make(Random(7)) for make in hostile.KINDS.values()] for _ in range(2)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "refused"),
+    [
+        (hostile.Outcome("answered", (400, 404)), True),
+        (hostile.Outcome("answered", (400, 200)), False),
+        (hostile.Outcome("answered", (500,)), False),
+        (hostile.Outcome("hangs"), False),
+        (hostile.Outcome("websocket", code=1009), True),
+        (hostile.Outcome("websocket", code=1000), False),
+        (hostile.Outcome("websocket", code=1011), False),
+    ],
+)
+def test_what_counts_as_refused(outcome: hostile.Outcome, refused: bool) -> None:
+    assert outcome.refused is refused

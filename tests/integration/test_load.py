@@ -1,0 +1,36 @@
+"""What the load benchmark counts, over a few seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks import serving
+from tests.load_client import Answer
+
+
+@pytest.mark.slow
+def test_clients_and_streams_get_their_own_texts() -> None:
+    found = serving.clients(count=12, streams=2, seconds=4)
+    for row in (found["files"], found["live"]):
+        assert row["right"] == row["requests"] > 0
+    assert found["files"]["requests"] >= 12
+    assert all(size > 0 for size in found["resident_bytes"].values())
+    assert found["batch_size"]["mean"] > 1
+
+
+def test_every_outcome_is_told_from_the_others() -> None:
+    clip = serving.recordings()[0]
+    tally = serving.Tally()
+    right = b'{"text": "%b"}' % clip.text.encode()
+    for status, body in ((200, right), (200, b'{"text": "another"}'), (429, b""), (500, b""), (400, b"")):
+        tally.note(clip, Answer(status, body), 0.5)
+    tally.lost(clip, TimeoutError())
+    found = tally.results(2.0)
+    assert {key: found[key] for key in ("requests", "right", "lost", "wrong", "refused")} == {
+        "requests": 6,
+        "right": 1,
+        "lost": 2,
+        "wrong": 2,
+        "refused": 1,
+    }
+    assert found["latency"]["p99"] == 0.5
