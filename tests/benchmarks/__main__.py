@@ -31,8 +31,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md), live "
-            "(streaming.md), serving (serving.md) or report, in place of all (repeatable)."
+            help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md), live, "
+            "chunks (streaming.md), serving (serving.md) or report, in place of all (repeatable)."
         ),
     ] = None,
 ) -> None:
@@ -46,6 +46,7 @@ def main(
         "scale": lambda: scale.measure(work),
         "limits": lambda: limits.measure(work),
         "live": lambda: live.measure(work),
+        "chunks": lambda: live.measure_chunks(work),
         "serving": serving.measure,
     }
     wanted = only or [*parts, "report"]
