@@ -54,13 +54,11 @@ class Stem(nn.Module):
         x = features.unsqueeze(1)
         for layer in self.layers:
             x = layer(x)
-            if not isinstance(layer, nn.Conv2d):
-                continue
-            if layer.stride[0] > 1:
+            if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1:
                 lengths = (lengths + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
-            if layer.groups == 1:
-                # The next convolution over time must see zeros where padding is. A depthwise one is followed by one
-                # over single frames, whose result is masked.
+            elif isinstance(layer, nn.ReLU):
+                # The next convolution over time must see zeros where padding is. The reference masks after every
+                # convolution: here a convolution and its ReLU stay next to one another, to be run as one.
                 x = x * valid_frames(lengths, x.shape[2])[:, None, :, None].to(x.dtype)
         x = x.transpose(1, 2)
         return self.linear(x.reshape(x.shape[0], x.shape[1], -1)), lengths
