@@ -133,7 +133,7 @@ def test_a_budget_cuts_and_says_so() -> None:
 def test_what_nobody_waits_for_is_not_computed() -> None:
     engine = Counting()
     assert run(engine, [clip([1]), clip([2])], alive=lambda: False) == {}
-    assert engine.calls == engine.decoded == []
+    assert (engine.calls, engine.decoded) == ([], [])
     asked = count()
     assert run(engine, [clip([1])], alive=lambda: next(asked) < 1) == {}
     assert (engine.calls, engine.decoded) == ([(1, 1)], [])
