@@ -26,7 +26,7 @@ DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work."""
+    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was."""
 
     name: str
     family: str
@@ -64,6 +64,22 @@ CHECKPOINTS = {
             "7278e1e70fe206f11671096ffdd38061171dd6e5",
             "Apache-2.0",
             "2.0 B parameters, 30 languages",
+        ),
+        Checkpoint(
+            "parakeet-tdt-0.6b-v3",
+            "parakeet-tdt",
+            "nvidia/parakeet-tdt-0.6b-v3",
+            "6d590f77001d318fb17a0b5bf7ee329a91b52598",
+            "CC-BY-4.0",
+            "0.6 B parameters, 25 European languages, word times",
+        ),
+        Checkpoint(
+            "parakeet-ctc-1.1b",
+            "parakeet-ctc",
+            "nvidia/parakeet-ctc-1.1b",
+            None,
+            "CC-BY-4.0",
+            "1.1 B parameters, English, word times",
         ),
     )
 }
@@ -128,7 +144,7 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
     (huggingface-hub does both). ``revision`` overrides the pinned commit.
 
     Raises:
-        CheckpointNotFoundError: no such folder, or not in the cache and the hub cannot be reached.
+        CheckpointNotFoundError: no such folder, no commit to ask for, or not cached and the hub cannot be reached.
     """
     if folder is not None:
         if revision is not None:
@@ -146,7 +162,13 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
                 f"{checkpoint.bundled}: the bundled checkpoint is missing; work in a clone, or give --checkpoint DIR"
             )
         return CheckpointFolder(checkpoint.bundled, checkpoint.repo, None)
-    path = _download(checkpoint.repo, revision or checkpoint.revision)
+    wanted = revision or checkpoint.revision
+    if wanted is None:
+        raise CheckpointNotFoundError(
+            f"{checkpoint.name}: no commit of {checkpoint.repo} is known to work; name one with --revision, or "
+            "give a downloaded folder with --checkpoint DIR"
+        )
+    path = _download(checkpoint.repo, wanted)
     # The snapshot's folder is named by the commit: what a branch pointed to at first use is recorded, not the branch.
     return CheckpointFolder(path, checkpoint.repo, path.name)
 

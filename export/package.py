@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from export.card import CARD, model_card
 from export.checkpoints import Checkpoint, CheckpointFolder
 from export.families import load_family
 from quantize.errors import OutputError
@@ -46,17 +47,19 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
     with appearing(out) as work:
         graphs = family.write(work, report)
         parity = family.parity(work, graphs, report)
+        source = Source(
+            repo=folder.repo,
+            revision=folder.revision,
+            licence=checkpoint.licence,
+            layout=family.layout,
+            weights_sha256=_weights_hash(folder, report),
+        )
+        (work / CARD).write_text(model_card(checkpoint.name, checkpoint.family, source), encoding="utf-8")
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=checkpoint.family,
             name=checkpoint.name,
-            source=Source(
-                repo=folder.repo,
-                revision=folder.revision,
-                licence=checkpoint.licence,
-                layout=family.layout,
-                weights_sha256=_weights_hash(folder, report),
-            ),
+            source=source,
             graphs=graphs,
             files=hash_files(work, report),
             tokenizer="tokenizer.json",

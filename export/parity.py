@@ -128,7 +128,7 @@ def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
         (output,) = session.run(["audio_embeds"], {"features": case.windows, "lengths": case.lengths})
         counts = window_token_count(torch.from_numpy(case.lengths)).tolist()
         ours = np.concatenate([rows[:count] for rows, count in zip(output, counts, strict=True)])
-        worst = max(worst, _difference(ours, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
+        worst = max(worst, difference(ours, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
     return Parity(worst, ENCODER_TOLERANCE, [case.name for case in cases])
 
 
@@ -148,7 +148,7 @@ def check_decoder(rows: list[DecoderRow], graph: Path, audio_id: int) -> Parity:
             for place in range(len(batch)):
                 found[place].append(stepped[place : place + 1].copy())
         for ours, row in zip(found, batch, strict=True):
-            worst = max(worst, _difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
+            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
         cases.append(name)
     return Parity(worst, DECODER_TOLERANCE, cases)
 
@@ -178,7 +178,12 @@ def _reference_logits(model: Any, prompt: list[int], embeds: Tensor) -> tuple[Fl
     return torch.cat(logits).numpy(), tokens
 
 
-def _difference(ours: Floats, reference: Floats, what: str, tolerance: float) -> float:
+def difference(ours: Floats, reference: Floats, what: str, tolerance: float) -> float:
+    """The largest absolute difference; ``what`` names the case.
+
+    Raises:
+        ParityError: it is above ``tolerance`` or no number, or the shapes differ.
+    """
     if ours.shape != reference.shape:
         raise ParityError(
             f"{what}: the graph gives {list(ours.shape)} where the reference gives {list(reference.shape)}"

@@ -252,7 +252,9 @@ class LiveSession:
     def _ended(self, key: _Final, result: SegmentResult) -> list[Event]:
         segment, file, stable = key.segment, key.file, key.segment.text
         if key.held:
-            told = result if result.text.startswith(stable) else msgspec.structs.replace(result, text=stable)
+            # What cannot be forced is left out, and with it the times of words that are not those of the text.
+            kept = result.text.startswith(stable)
+            told = result if kept else msgspec.structs.replace(result, text=stable, words=None)
             span = msgspec.structs.replace(file.slots[0].span(), result=told)
             return [Final(segment.number, segment_of(span, self._rate), as_offline=False)]
         for job in file.take(0, key.part, result):

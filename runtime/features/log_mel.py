@@ -59,7 +59,7 @@ def slaney_mel_filters(n_mels: int, n_fft: int, sample_rate: int) -> npt.NDArray
     return filters
 
 
-class _Band(NamedTuple):
+class MelBand(NamedTuple):
     """Neighbouring filters: which rows of the spectrogram they give, the bins they read, weights [rows, bins]."""
 
     rows: slice
@@ -67,18 +67,22 @@ class _Band(NamedTuple):
     weights: Floats
 
 
-@lru_cache(maxsize=4)
-def _tables(config: LogMelConfig) -> tuple[Floats, list[_Band]]:
-    """(periodic Hann window [n_fft], the filters in bands)."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
-    filters = slaney_mel_filters(config.n_mels, config.n_fft, config.sample_rate)
+def mel_bands(filters: npt.NDArray[np.float64]) -> list[MelBand]:
+    """Filters [n_mels, bins] in bands of neighbours, each with the bins it reads alone."""
     bands = []
-    for start in range(0, config.n_mels, _BAND_FILTERS):
-        rows = slice(start, min(start + _BAND_FILTERS, config.n_mels))
+    for start in range(0, len(filters), _BAND_FILTERS):
+        rows = slice(start, min(start + _BAND_FILTERS, len(filters)))
         used = np.flatnonzero(filters[rows].any(axis=0))
         bins = slice(used[0], used[-1] + 1) if len(used) else slice(0, 0)
-        bands.append(_Band(rows, bins, np.ascontiguousarray(filters[rows, bins], np.float32)))
-    return window.astype(np.float32), bands
+        bands.append(MelBand(rows, bins, np.ascontiguousarray(filters[rows, bins], np.float32)))
+    return bands
+
+
+@lru_cache(maxsize=4)
+def _tables(config: LogMelConfig) -> tuple[Floats, list[MelBand]]:
+    """(periodic Hann window [n_fft], the filters in bands)."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
+    return window.astype(np.float32), mel_bands(slaney_mel_filters(config.n_mels, config.n_fft, config.sample_rate))
 
 
 def frame_count(samples: int, config: LogMelConfig) -> int:

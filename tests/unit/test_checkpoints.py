@@ -57,9 +57,14 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
 
 
-def test_real_names_are_pinned_to_commits() -> None:
+def test_real_names_are_pinned_to_commits_or_ask_for_one(hub: Callable[..., Hub], tmp_path: Path) -> None:
     for checkpoint in CHECKPOINTS.values():
-        if checkpoint.bundled is None:
+        if checkpoint.bundled is None and checkpoint.revision is None:
+            calls = hub(cached=tmp_path, remote=AssertionError("asked the network")).calls
+            with pytest.raises(CheckpointNotFoundError, match="name one with --revision, or give a downloaded folder"):
+                locate(checkpoint)
+            assert not calls
+        elif checkpoint.bundled is None:
             assert checkpoint.revision is not None
             assert len(checkpoint.revision) == 40
             int(checkpoint.revision, 16)

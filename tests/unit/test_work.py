@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.engine import BatchPlan, Capabilities, Engine, Probe, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engine import (
+    BatchPlan,
+    Capabilities,
+    Engine,
+    Probe,
+    SegmentJob,
+    SegmentOptions,
+    SegmentResult,
+    Timings,
+    Word,
+)
 from runtime.errors import AudioInvalidError
 from runtime.work import REPETITION_PENALTY, File, Span, Work
 
@@ -98,6 +108,7 @@ class Echo:
                         finish_reason="repetition" if looped else "stop",
                         audio_tokens=1,
                         prompt_tokens=2,
+                        words=None if value == 301 else [Word(str(value), 0.25, seconds, 0.5)],
                     ),
                 )
 
@@ -159,6 +170,16 @@ def test_a_loop_is_decoded_again_once_in_shorter_pieces_with_a_penalty() -> None
     (still,) = work(engine, [file(0, 4, value=201)])
     assert (still.spans[0].decoded_again, still.spans[0].result.finish_reason) == ("repetition", "repetition")
     assert len(engine.jobs) == 3  # once, and not for ever
+
+
+def test_words_of_parts_have_the_times_of_the_whole() -> None:
+    engine = Echo()
+    (found,) = work(engine, [file(0, 4, value=101)])
+    first = len(engine.jobs[1].samples) / RATE
+    expected = [Word("101", 0.25, first, 0.5), Word("101", first + 0.25, 4.0, 0.5)]
+    assert found.spans[0].result.words == expected
+    (without,) = work(Echo(), [file(0, 4, value=301)])
+    assert without.spans[0].result.words is None
 
 
 def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:

@@ -9,9 +9,12 @@ import msgspec
 import pytest
 
 from runtime import Segment, Transcript
-from runtime.engine import Timings
-from runtime.transcript import TokenCounts
-from runtime.writers import FORMATS, as_srt, as_tsv, as_vtt
+from runtime.cli.live_output import event_as_json
+from runtime.engine import SegmentResult, Timings, Word
+from runtime.events import Final
+from runtime.transcript import TokenCounts, segment_of
+from runtime.work import Span
+from runtime.writers import FORMATS, as_json, as_srt, as_tsv, as_vtt
 
 
 def segment(start: float, end: float, text: str) -> Segment:
@@ -74,3 +77,19 @@ def test_silence_is_a_valid_file(format: str) -> None:
     expected = {"srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "txt": "\n"}
     text = FORMATS[format](transcript(segment(0.0, 1.0, "")))
     assert text == expected[format] if format in expected else msgspec.json.decode(text)["text"] == ""
+
+
+def test_words_have_times_of_the_audio_and_show_where_there_are_any() -> None:
+    heard = SegmentResult(
+        "Hi, you", None, [1], 0.5, "stop", 1, 0, [Word("Hi,", 0.1, 0.2, 0.98765), Word("you", 0.3, 0.4, 1)]
+    )
+    spoken = segment_of(Span(32_000, 16_000, heard, None), 16_000)
+    assert spoken.words == [Word("Hi,", 2.1, 2.2, 0.9877), Word("you", 2.3, 2.4, 1.0)]
+    shown = [{"text": "Hi,", "start": 2.1, "end": 2.2, "confidence": 0.9877}]
+    shown.append({"text": "you", "start": 2.3, "end": 2.4, "confidence": 1.0})
+    first, second = msgspec.json.decode(as_json(transcript(spoken, segment(3.0, 4.0, "x"))))["segments"]
+    assert first["words"] == shown
+    assert "words" not in second
+    assert msgspec.json.decode(event_as_json(Final(0, spoken, True)))["result"]["words"] == shown
+    assert "words" not in msgspec.json.decode(event_as_json(Final(0, segment(3.0, 4.0, "x"), True)))["result"]
+    assert FORMATS["srt"](transcript(spoken)) == "1\n00:00:02,000 --> 00:00:03,000\nHi, you\n"
