@@ -84,6 +84,22 @@ CHECKPOINTS = {
             "Apache-2.0",
             "2.0 B parameters, 30 languages",
         ),
+        Checkpoint(
+            "parakeet-tdt-0.6b-v3",
+            "parakeet-tdt",
+            "nvidia/parakeet-tdt-0.6b-v3",
+            "6d590f77001d318fb17a0b5bf7ee329a91b52598",
+            "CC-BY-4.0",
+            "0.6 B parameters, 25 European languages, word times",
+        ),
+        Checkpoint(
+            "parakeet-ctc-1.1b",
+            "parakeet-ctc",
+            "nvidia/parakeet-ctc-1.1b",
+            None,
+            "CC-BY-4.0",
+            "1.1 B parameters, English, word times",
+        ),
     )
 }
 

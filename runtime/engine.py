@@ -106,8 +106,20 @@ class SegmentJob(msgspec.Struct, frozen=True):
     live: LiveWork | None = None
 
 
+class Word(msgspec.Struct, frozen=True):
+    """A word as it stands in the text, punctuation included: times in seconds, confidence 0..1.
+
+    Times are from the segment's first sample in a :class:`SegmentResult`, from that of the audio in a transcript.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
 class SegmentResult(msgspec.Struct, frozen=True):
-    """One segment's text, and the numbers that go with it."""
+    """One segment's text, and the numbers that go with it. ``words`` is None where the model tells no times."""
 
     text: str
     language: str | None
@@ -116,6 +128,7 @@ class SegmentResult(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     audio_tokens: int
     prompt_tokens: int
+    words: list[Word] | None = None
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import Timings
+from runtime.engine import Timings, Word
 from runtime.work import Span
 
 
@@ -14,7 +16,7 @@ class Segment(msgspec.Struct, frozen=True):
 
     ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
     stop id not. ``decoded_again`` says why it was decoded a second time, in shorter pieces and with a penalty on
-    repetitions; None when it was not.
+    repetitions; None when it was not. ``words`` have their own times, and are None where the model tells none.
     """
 
     start: float
@@ -25,6 +27,7 @@ class Segment(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     tokens: list[int]
     decoded_again: FinishReason | None = None
+    words: list[Word] | None = None
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -49,8 +52,20 @@ class Transcript(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
+def fields_of(value: Any) -> Any:
+    """A transcript, a segment, or what holds them, as plain values for JSON: without ``words`` where there are none."""
+    return _without_empty_words(msgspec.to_builtins(value))
+
+
+def _without_empty_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty_words(each) for key, each in value.items() if not (key == "words" and each is None)}
+    return [_without_empty_words(each) for each in value] if isinstance(value, list) else value
+
+
 def segment_of(span: Span, rate: int) -> Segment:
     """What is told of a finished piece of audio at ``rate`` Hz."""
+    begin, words = span.start / rate, span.result.words
     return Segment(
         start=round(span.start / rate, 3),
         end=round((span.start + span.length) / rate, 3),
@@ -60,4 +75,11 @@ def segment_of(span: Span, rate: int) -> Segment:
         finish_reason=span.result.finish_reason,
         tokens=span.result.tokens,
         decoded_again=span.decoded_again,
+        words=None if words is None else [_in_audio(word, begin) for word in words],
     )
+
+
+def _in_audio(word: Word, begin: float) -> Word:
+    """A word of a segment that begins after ``begin`` seconds, with times of the audio."""
+    start, end = round(begin + word.start, 3), round(begin + word.end, 3)
+    return Word(word.text, start, end, round(word.confidence, 4))

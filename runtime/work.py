@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from runtime.audio import AudioReader
 from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import Engine, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engine import Engine, SegmentJob, SegmentOptions, SegmentResult, Timings, Word
 from runtime.errors import AsrError
 from runtime.joining import join_texts
 from runtime.prefetch import prefetch
@@ -50,6 +50,7 @@ class _Slot:
     result: SegmentResult | None = None
     again: FinishReason | None = None
     parts: list[SegmentResult | None] = field(default_factory=list)
+    begins: list[float] = field(default_factory=list)  # seconds from the piece's start to each part's
 
     def span(self) -> Span:
         """What is kept of a piece that is done."""
@@ -124,11 +125,12 @@ class File:
             heard = [each for each in slot.parts if each]
             if len(heard) < len(slot.parts):
                 return []
-            result = joined(heard)
+            result = joined(heard, slot.begins)
         elif result.finish_reason != "stop" and not self.options.max_new_tokens and slot.piece:
             longest = max(_SHORTEST_PART, _PART * slot.length / self.rate)
             pieces = split_piece(slot.piece, self.rate, longest=longest)
             slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
+            slot.begins = [(piece.start - slot.start) / self.rate for piece in pieces]
             guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
             return [self._job(number, place, piece, guarded) for place, piece in enumerate(pieces)]
         self.finish(number, result)
@@ -306,8 +308,11 @@ class _Counted:
 _WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
 
 
-def joined(parts: list[SegmentResult]) -> SegmentResult:
-    """The results of consecutive parts of a segment as one, with the worst of their finish reasons."""
+def joined(parts: list[SegmentResult], begins: list[float]) -> SegmentResult:
+    """The results of consecutive parts of a segment as one, with the worst of their finish reasons.
+
+    ``begins`` are seconds from the segment's start to each part's, for the times of words.
+    """
     counts = [max(1, len(part.tokens)) for part in parts]
     logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]
     return SegmentResult(
@@ -318,4 +323,15 @@ def joined(parts: list[SegmentResult]) -> SegmentResult:
         finish_reason=max((part.finish_reason for part in parts), key=_WORST.__getitem__),
         audio_tokens=sum(part.audio_tokens for part in parts),
         prompt_tokens=sum(part.prompt_tokens for part in parts),
+        words=_joined_words(parts, begins),
     )
+
+
+def _joined_words(parts: list[SegmentResult], begins: list[float]) -> list[Word] | None:
+    """Words of all parts with times of the segment; None when a part has none to tell."""
+    words: list[Word] = []
+    for part, begin in zip(parts, begins, strict=True):
+        if part.words is None:
+            return None
+        words += [Word(word.text, begin + word.start, begin + word.end, word.confidence) for word in part.words]
+    return words

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.transcript import Segment, Transcript
+from runtime.transcript import Segment, Transcript, fields_of
 
 if TYPE_CHECKING:  # `transcribe` need not wait for it
     from runtime.evaluation import Evaluation, Score, Utterance
@@ -18,7 +18,7 @@ VTT_HEADER = "WEBVTT\n"
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
     """One line of JSON, ``extra`` fields first; durations are rounded to a tenth of a millisecond."""
-    fields = {key: _printable(value) for key, value in extra.items()} | msgspec.to_builtins(transcript)
+    fields = {key: _printable(value) for key, value in extra.items()} | fields_of(transcript)
     fields["timings"] = {stage: round(seconds, 4) for stage, seconds in fields["timings"].items()}
     return msgspec.json.encode(fields).decode()
 

@@ -10,7 +10,11 @@ from export.checkpoints import CheckpointFolder
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
-FAMILIES = {"qwen3-asr": "export.families.qwen3_asr:Qwen3Asr"}
+FAMILIES = {
+    "qwen3-asr": "export.families.qwen3_asr:Qwen3Asr",
+    "parakeet-tdt": "export.families.parakeet:ParakeetTdt",
+    "parakeet-ctc": "export.families.parakeet:ParakeetCtc",
+}
 
 
 class Family(Protocol):

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from runtime.events import Event, Final
-from runtime.transcript import Segment
+from runtime.transcript import Segment, fields_of
 from runtime.writers import VTT_HEADER, on_one_line, srt_cue, vtt_cue
 
 
@@ -106,7 +106,7 @@ def spoken(events: Sequence[Event]) -> list[Segment]:
 
 def event_as_json(event: Event) -> str:
     """One line of JSON: the event's fields under their names, ``type`` first; seconds to the millisecond."""
-    fields: dict[str, Any] = msgspec.to_builtins(event)
+    fields: dict[str, Any] = fields_of(event)
     for times in (fields, fields.get("result", {})):
         for name in ("start", "end"):
             if name in times:

@@ -28,3 +28,11 @@ class FrameHypothesis(msgspec.Struct, frozen=True):
         if not self.log_probabilities:
             return 0.0
         return math.exp(math.fsum(self.log_probabilities) / len(self.log_probabilities))
+
+    def cut(self, most: int | None) -> FrameHypothesis:
+        """The hypothesis with ``most`` tokens at the most, of which the others were cut off (``length``)."""
+        if most is None or len(self.tokens) <= most:
+            return self
+        return FrameHypothesis(
+            self.tokens[:most], self.starts[:most], self.ends[:most], self.log_probabilities[:most], "length"
+        )

@@ -1,0 +1,276 @@
+"""What engines have in common whose text comes from an encoder's frames, without a decoder that looks back at it.
+
+Transducers and CTC models: a segment's features go through the encoder once, then a loop over its frames gives tokens
+that know their times. There is no prompt, nothing to force and nothing to keep of a text.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from onnxruntime import InferenceSession
+
+from runtime.artifact import Artifact
+from runtime.batching import plan_rows
+from runtime.decoding.frames import FrameHypothesis
+from runtime.engine import (
+    DEFAULT_SEGMENT_SECONDS,
+    BatchPlan,
+    Capabilities,
+    EngineOptions,
+    Probe,
+    SegmentJob,
+    SegmentOptions,
+    SegmentResult,
+    Timings,
+    Word,
+)
+from runtime.errors import OptionError
+from runtime.prepared import prepared_graph
+from runtime.session import make_session, placement
+from runtime.words import Timed, spell, words_of
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+# Bound on one call of the encoder, in segments of full length: its activations are the most memory that a model takes,
+# and more rows at once are no faster on a CPU.
+_SEGMENTS_PER_CALL = 2
+# Clips that go through the encoder together have at least this share of the longest one's frames: the rest is padding.
+_SIMILAR = 0.8
+
+
+class FrameModel(msgspec.Struct, frozen=True):
+    """What the shared part needs to know of a family's model.
+
+    ``segment_seconds`` is the longest segment that it is made for, ``frame_seconds`` the time of an encoder frame,
+    ``frame_bytes`` what decoding holds of one, ``work_bytes`` the encoder's activations for a second of audio.
+    """
+
+    sample_rate: int
+    segment_seconds: float
+    frame_seconds: float
+    frame_bytes: int
+    work_bytes: int
+
+
+class Still:
+    """What is kept of a segment that grows: nothing. Every frame sees all others, so none is done before the end."""
+
+    @property
+    def settled(self) -> int:
+        """See :class:`runtime.engine.LiveState`."""
+        return 0
+
+
+def open_graph(artifact: Artifact, role: str, options: EngineOptions) -> InferenceSession:
+    """A session for the graph with ``role``, prepared for this machine if it was."""
+    providers = options.providers_for(role)
+    prepared = prepared_graph(artifact, role, providers)
+    return make_session(artifact.graph_path(role), providers, threads=options.threads, prepared=prepared)
+
+
+class FrameEngine(ABC):
+    """An opened model of such a family (see :class:`runtime.engine.Engine`); what a family does is abstract here."""
+
+    capabilities = Capabilities(context=False, language=False, language_detection=False)
+
+    def __init__(
+        self, artifact: Artifact, options: EngineOptions, model: FrameModel, sessions: dict[str, InferenceSession]
+    ) -> None:
+        """Call it when ``sessions``, by role, are loaded: the plan counts what is resident then.
+
+        Raises:
+            OptionError: segments longer than the model is made for, or a memory budget too small for one row.
+        """
+        self.sample_rate = model.sample_rate
+        self.segment_seconds = options.segment_seconds or min(DEFAULT_SEGMENT_SECONDS, model.segment_seconds)
+        if self.segment_seconds > model.segment_seconds:
+            raise OptionError(
+                f"segments of {self.segment_seconds:g} s are too long: this model is made for "
+                f"{model.segment_seconds:g} s at most"
+            )
+        self._family, self._frame_seconds, self._sessions = artifact.manifest.family, model.frame_seconds, sessions
+        self.plan: BatchPlan = plan_rows(
+            options.max_batch,
+            options.memory,
+            positions=math.ceil(self.segment_seconds / model.frame_seconds),
+            position_bytes=model.frame_bytes,
+            work_bytes=math.ceil(_SEGMENTS_PER_CALL * self.segment_seconds * model.work_bytes),
+        )
+
+    @abstractmethod
+    def features(self, samples: Floats) -> Floats:
+        """Features [frames, channels] of mono ``samples``, at least one frame whatever their length."""
+
+    @abstractmethod
+    def encode(self, features: Floats, lengths: Ints) -> tuple[Floats, Ints]:
+        """A padded batch [clips, frames, channels] and its valid frames → encoder frames [clips, most, width], and
+        how many of each clip are valid.
+        """
+
+    @abstractmethod
+    def decode(
+        self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
+    ) -> Iterator[tuple[int, FrameHypothesis]]:
+        """Decode clips given their encoder frames [frames, width].
+
+        Args:
+            encoded: of each clip.
+            budgets: most tokens of each; None for as many as there come.
+            alive: asked of a clip's place between steps; when it says no, the clip is dropped.
+
+        Yields:
+            A clip's place and what was decoded of it, in the order in which clips end.
+        """
+
+    @abstractmethod
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, spaces at its ends included."""
+
+    @abstractmethod
+    def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
+        """See :class:`runtime.engine.Engine`."""
+
+    def check(self, options: SegmentOptions) -> None:
+        """Refuse what such a model cannot do.
+
+        Raises:
+            OptionError: a context, a language, or what would steer a decoder that writes text.
+        """
+        models = f"models of the family {self._family!r}"
+        if options.context:
+            raise OptionError(f"a context was given, but {models} cannot use one")
+        if options.language is not None:
+            raise OptionError(f"a language was given, but {models} cannot be told one")
+        if options.ignore_stop:
+            raise OptionError(f"ignore_stop was given, but texts of {models} end with the audio and cannot go on")
+        if options.repetition_penalty != 1.0:
+            raise OptionError(f"a repetition penalty was given, but {models} do not look back at their text")
+
+    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
+        """See :class:`runtime.engine.Engine`.
+
+        Raises:
+            OptionError: see :meth:`check`.
+        """
+        self.check(options)
+        only = iter([SegmentJob(None, samples, options, timings, time.perf_counter())])
+        ((_, result),) = self.run(lambda: next(only, None))
+        return result
+
+    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
+        """See :class:`runtime.engine.Engine`. As many segments as there are rows are taken at once."""
+        while taken := list(islice(iter(next_job, None), self.plan.rows)):
+            jobs = [job for job in taken if job.alive()]
+            encoded = self._encode(jobs)
+            # Segments that nobody waits for any more by now need no decoding.
+            going = [place for place, job in enumerate(jobs) if job.alive()]
+            if going:
+                yield from self._decode([jobs[place] for place in going], [encoded[place] for place in going])
+
+    def _encode(self, jobs: Sequence[SegmentJob]) -> list[Floats]:
+        """Encoder frames [frames, width] of every job's audio."""
+        features = []
+        for job in jobs:
+            with job.timings.measure("features"):
+                features.append(self.features(job.samples))
+        encoded: dict[int, Floats] = {}
+        for places in self._calls([len(each) for each in features], [len(job.samples) for job in jobs]):
+            began = time.perf_counter()
+            batch, lengths = padded([features[place] for place in places])
+            frames, valid = self.encode(batch, lengths)
+            spent = time.perf_counter() - began
+            for row, place in enumerate(places):
+                encoded[place] = frames[row, : valid[row]]
+                jobs[place].timings.add("encode", spent * float(lengths[row] / lengths.sum()))
+        return [encoded[place] for place in range(len(jobs))]
+
+    def _calls(self, lengths: Sequence[int], samples: Sequence[int]) -> list[list[int]]:
+        """Places of clips in calls of the encoder: of similar length, and together no longer than the bound."""
+        most = _SEGMENTS_PER_CALL * self.segment_seconds * self.sample_rate
+        calls: list[list[int]] = []
+        for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+            longest = calls[-1][0] if calls else place
+            fits = (len(calls[-1]) + 1) * samples[longest] <= most if calls else False
+            if fits and lengths[place] >= _SIMILAR * lengths[longest]:
+                calls[-1].append(place)
+            else:
+                calls.append([place])
+        return calls
+
+    def _decode(self, jobs: Sequence[SegmentJob], encoded: Sequence[Floats]) -> Iterator[tuple[Any, SegmentResult]]:
+        going = dict(enumerate(jobs))
+        budgets = [job.options.max_new_tokens for job in jobs]
+        began = time.perf_counter()
+        for place, hypothesis in self.decode(encoded, budgets, lambda place: jobs[place].alive()):
+            now = time.perf_counter()
+            for job in going.values():
+                job.timings.add("decode", (now - began) / len(going))
+            job = going.pop(place)
+            if not job.timings.first_token:
+                job.timings.first_token = now - job.began
+            yield job.key, self._result(job, hypothesis, len(encoded[place]))
+            began = time.perf_counter()
+
+    def _result(self, job: SegmentJob, hypothesis: FrameHypothesis, frames: int) -> SegmentResult:
+        return SegmentResult(
+            text=self.spelled(hypothesis.tokens).strip(),
+            language=None,
+            tokens=hypothesis.tokens,
+            confidence=hypothesis.confidence,
+            finish_reason=hypothesis.finish_reason,
+            audio_tokens=frames,
+            prompt_tokens=0,
+            words=self._words(hypothesis, len(job.samples) / self.sample_rate),
+        )
+
+    def _words(self, hypothesis: FrameHypothesis, duration: float) -> list[Word]:
+        """Words with times in a segment of ``duration`` seconds; its last frame may reach beyond its end."""
+        seconds = self._frame_seconds
+        pieces = [
+            Timed(text, min(start * seconds, duration), min(end * seconds, duration), log_probability)
+            for text, start, end, log_probability in zip(
+                spell(self.spelled, hypothesis.tokens),
+                hypothesis.starts,
+                hypothesis.ends,
+                hypothesis.log_probabilities,
+                strict=True,
+            )
+        ]
+        return words_of(pieces)
+
+    def live(self) -> Still:
+        """See :class:`runtime.engine.Engine`: a growing segment is decoded from its beginning each time."""
+        return Still()
+
+    def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        """See :class:`runtime.engine.Engine`."""
+        text = self.spelled(tokens)
+        return language, (text if ended else text.rstrip("\ufffd")).strip()
+
+    def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """See :class:`runtime.engine.Engine`."""
+        outputs: list[npt.NDArray[Any]] = self._sessions[probe.role].run(probe.outputs, probe.feeds)
+        return outputs
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """See :class:`runtime.engine.Engine`."""
+        return {role: placement(session) for role, session in self._sessions.items()}
+
+
+def padded(features: Sequence[Floats]) -> tuple[Floats, Ints]:
+    """Features [frames, channels] of clips → a batch [clips, longest, channels] padded with zeros, and their frames."""
+    lengths = np.array([len(each) for each in features], np.int64)
+    batch = np.zeros((len(features), int(lengths.max()), features[0].shape[1]), np.float32)
+    for row, each in zip(batch, features, strict=True):
+        row[: len(each)] = each
+    return batch, lengths
