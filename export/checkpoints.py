@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+SENTENCEPIECE = "tokenizer.model"
 # What torch.load raises on files that are cut, altered, or hold other objects than tensors.
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -99,6 +100,26 @@ CHECKPOINTS = {
             None,
             "CC-BY-4.0",
             "1.1 B parameters, English, word times",
+        ),
+        Checkpoint(
+            "gigaam-v3-ctc",
+            "gigaam-ctc",
+            "ai-sage/GigaAM-v3",
+            "15ef3b5a88da78f93134b3cb7f015c70aefa8946",
+            "MIT",
+            "0.2 B parameters, Russian in lower case without punctuation, word times",
+            downloaded=("config.json", PICKLED, "LICENSE*"),
+            tokenizers=((),),
+        ),
+        Checkpoint(
+            "gigaam-v3-e2e-ctc",
+            "gigaam-ctc",
+            "ai-sage/GigaAM-v3",
+            "cec030b4c4f35d928e4a9044a3bdb29ebd499fac",
+            "MIT",
+            "0.2 B parameters, Russian with punctuation and numbers, word times",
+            downloaded=("config.json", PICKLED, SENTENCEPIECE, "LICENSE*"),
+            tokenizers=((SENTENCEPIECE,),),
         ),
     )
 }

@@ -19,7 +19,7 @@ from torch.export import Dim
 from transformers.initialization import no_init_weights
 
 from export import compare
-from export.checkpoints import CheckpointFolder
+from export.checkpoints import SENTENCEPIECE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.gigaam_model import GigaAMCtc, GigaAMSizes
 from export.sentencepiece import read_sentencepiece, to_tokenizer
@@ -196,7 +196,7 @@ def load_tokenizer(folder: CheckpointFolder, settings: Settings) -> Tokenizer:
     where, decoding = folder.path / "config.json", settings.decoding
     if decoding.model_path is not None:
         # The published code takes this file whatever path is named.
-        tokenizer = to_tokenizer(read_sentencepiece(folder.path / "tokenizer.model"))
+        tokenizer = to_tokenizer(read_sentencepiece(folder.path / SENTENCEPIECE))
     elif decoding.vocabulary:
         if any(len(character) != 1 for character in decoding.vocabulary) or len({*decoding.vocabulary}) != len(
             decoding.vocabulary
@@ -305,6 +305,8 @@ class GigaAM:
             "positions": POSITIONS,
             "vocab_size": self.settings.head.num_classes,
             "blank_id": self.settings.head.num_classes - 1,
+            "heads": self.settings.encoder.n_heads,
+            "hidden": self.settings.encoder.d_model * self.settings.encoder.ff_expansion_factor,
             "segment_seconds": self._segment_seconds,
         }
 
@@ -321,7 +323,7 @@ class GigaAM:
         graph = trace(
             self.model,
             {"features": torch.zeros(3, mels, 50), "lengths": torch.tensor([50, 33, 7])},
-            ["log_probs", "output_lengths"],
+            ["log_probs", "encoded_lengths"],
             {"features": {0: clips, 2: frames}, "lengths": {0: clips}},
         )
         graph.graph.name = "encoder"
@@ -372,7 +374,7 @@ def check_encoder(cases: list[ParityCase], graph: Path) -> Parity:
     worst = 0.0
     for case in cases:
         rows, lengths = session.run(
-            ["log_probs", "output_lengths"], {"features": case.features, "lengths": case.lengths}
+            ["log_probs", "encoded_lengths"], {"features": case.features, "lengths": case.lengths}
         )
         for ours, length, expected in zip(rows, lengths, case.expected, strict=True):
             worst = max(worst, compare.difference(ours[:length], expected, f"encoder, {case.name}", TOLERANCE))

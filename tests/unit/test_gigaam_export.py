@@ -74,6 +74,8 @@ def test_what_a_checkpoint_of_characters_says(characters: Path) -> None:
         "positions": 1500,
         "vocab_size": 34,
         "blank_id": 33,
+        "heads": 4,
+        "hidden": 128,
         "segment_seconds": 25.0,
     }
     assert [family.tokenizer.id_to_token(at) for at in range(33)] == LETTERS
@@ -245,7 +247,7 @@ def test_the_graph_is_the_module(pieces: Path, tmp_path: Path) -> None:
         "features": ["clips", 64, "frames"],
         "lengths": ["clips"],
         "log_probs": ["clips", "tokens", 121],
-        "output_lengths": ["clips"],
+        "encoded_lengths": ["clips"],
     }
 
     # All weights of any size are where quantization finds them, under the names of their modules.
