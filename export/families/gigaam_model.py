@@ -6,8 +6,8 @@ published names. Two things are written differently, for graphs that quantize we
 
 - convolutions over one frame are linear layers, and those of the subsampling have a second dimension of size 1, so that
   all weights of any size are in plain products and in 2-D convolutions (:meth:`GigaAMCtc.published_shape`);
-- frames past a clip's end are zeroed before each convolution that would reach over it (the package does so since 2026,
-  the code beside the checkpoints does not), so that a clip gives the same in any batch as alone.
+- frames past a clip's end are zeroed before each convolution that would reach over it (the package does so in the
+  subsampling too, the code beside the checkpoints does not), so that a clip gives the same in any batch as alone.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_names_and_shapes_are_the_published_ones(model: GigaAMCtc) -> None:
 
 
 def test_the_real_model_has_its_size() -> None:
-    """220 M, as published: in half precision the size of the published weights, up to what the file says about them."""
+    """220 M, as published."""
     with torch.device("meta"):
         real = GigaAMCtc(sizes_of(read_settings(configuration("ctc"), REPOSITORY)))
     assert sum(parameter.numel() for parameter in real.parameters()) == 220_707_874
