@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,19 @@ log = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parent.parent
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+SENTENCEPIECE = "tokenizer.model"
+# What torch.load raises on files that are cut, altered, or hold other objects than tensors.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+)
 # What an export reads; a repo's README, images and duplicate weight formats stay on the hub.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
@@ -26,7 +40,11 @@ DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was."""
+    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was.
+
+    ``downloaded`` are patterns of the files that are fetched, and ``tokenizers`` sets of files, one of which a complete
+    download has.
+    """
 
     name: str
     family: str
@@ -35,6 +53,8 @@ class Checkpoint:
     licence: str
     summary: str
     bundled: Path | None = None
+    downloaded: tuple[str, ...] = DOWNLOADED
+    tokenizers: tuple[tuple[str, ...], ...] = (("tokenizer.json",), TOKENIZER_FILES)
 
 
 CHECKPOINTS = {
@@ -81,6 +101,26 @@ CHECKPOINTS = {
             "CC-BY-4.0",
             "1.1 B parameters, English, word times",
         ),
+        Checkpoint(
+            "gigaam-v3-ctc",
+            "gigaam-ctc",
+            "ai-sage/GigaAM-v3",
+            "15ef3b5a88da78f93134b3cb7f015c70aefa8946",
+            "MIT",
+            "0.2 B parameters, Russian in lower case without punctuation, word times",
+            downloaded=("config.json", PICKLED, "LICENSE*"),
+            tokenizers=((),),
+        ),
+        Checkpoint(
+            "gigaam-v3-e2e-ctc",
+            "gigaam-ctc",
+            "ai-sage/GigaAM-v3",
+            "cec030b4c4f35d928e4a9044a3bdb29ebd499fac",
+            "MIT",
+            "0.2 B parameters, Russian with punctuation and numbers, word times",
+            downloaded=("config.json", PICKLED, SENTENCEPIECE, "LICENSE*"),
+            tokenizers=((SENTENCEPIECE,),),
+        ),
     )
 }
 
@@ -111,12 +151,14 @@ class CheckpointFolder:
         return value
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files, from the index when the checkpoint is sharded."""
+        """The safetensors files, from the index when the checkpoint is sharded; without any, ``pytorch_model.bin``."""
         if (self.path / INDEX).is_file():
             weight_map = self.read_json(INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointInvalidError(f"{self.path / INDEX}: holds no `weight_map`")
             files = [self.path / name for name in sorted(set(weight_map.values()))]
+        elif (self.path / PICKLED).is_file() and not (self.path / SINGLE).is_file():
+            files = [self.path / PICKLED]
         else:
             files = [self.path / SINGLE]
         for file in files:
@@ -129,12 +171,32 @@ class CheckpointFolder:
         from safetensors import SafetensorError, safe_open
 
         for file in self.weight_files():
+            if file.name == PICKLED:
+                yield from _unpickled(file).items()
+                continue
             try:
                 with safe_open(file, framework="pt", device="cpu") as handle:
                     for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
                         yield name, handle.get_tensor(name)
             except SafetensorError as error:
                 raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that ``torch.save`` wrote. Nothing but tensors is ever made of it: no code of its runs."""
+    import torch
+
+    try:
+        # Mapped, so that half of a model in memory is enough. Files from before torch 1.6 cannot be, and are refused.
+        value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointInvalidError(f"{file}: not a readable file of tensors alone ({reason})") from None
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    ):
+        raise CheckpointInvalidError(f"{file}: holds something else than tensors by name")
+    return value
 
 
 def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | None = None) -> CheckpointFolder:
@@ -168,30 +230,30 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
             f"{checkpoint.name}: no commit of {checkpoint.repo} is known to work; name one with --revision, or "
             "give a downloaded folder with --checkpoint DIR"
         )
-    path = _download(checkpoint.repo, wanted)
+    path = _download(checkpoint, wanted)
     # The snapshot's folder is named by the commit: what a branch pointed to at first use is recorded, not the branch.
     return CheckpointFolder(path, checkpoint.repo, path.name)
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_complete(folder: Path, checkpoint: Checkpoint) -> bool:
     """Whether a cached snapshot holds what an export reads: an interrupted download leaves a folder without some."""
     try:
         CheckpointFolder(folder, "", None).weight_files()
     except (CheckpointNotFoundError, CheckpointInvalidError):
         return False
     names = {path.name for path in folder.iterdir()}
-    return "config.json" in names and ("tokenizer.json" in names or names >= {*TOKENIZER_FILES})
+    return "config.json" in names and any(names >= {*needed} for needed in checkpoint.tokenizers)
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(checkpoint: Checkpoint, revision: str | None) -> Path:
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-    patterns = list(DOWNLOADED)
+    repo, patterns = checkpoint.repo, list(checkpoint.downloaded)
     try:
         cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
-        if _is_complete(cached):
+        if _is_complete(cached, checkpoint):
             return cached
     except LocalEntryNotFoundError:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from export.errors import ParityError
+from export.compare import RATE, difference, speech
 from export.families.qwen3_asr_encoder import window_token_count
 from quantize.graph import read_interface
-from quantize.speech import samples_folder
 from runtime.artifact import Parity
 from runtime.decoder import CausalDecoder
 from runtime.providers import ProviderSpec
@@ -26,23 +24,12 @@ from runtime.session import make_session
 
 Floats = npt.NDArray[np.float32]
 
-RATE = 16_000
 ENCODER_TOLERANCE = 1e-4
 DECODER_TOLERANCE = 1e-3
 STEPS = 4
 # Seconds of audio: under one chunk, a partial chunk, one whole window, several windows and a partial one.
 ENCODER_SECONDS = (0.6, 2.3, 8.0, 26.7)
 DECODER_SECONDS = (0.6, 2.3, 8.0)
-
-
-def speech(seconds: float) -> Floats:
-    """Speech at 16 kHz from the sample recordings, repeated as needed."""
-    clips = []
-    for path in sorted(samples_folder().glob("*.wav"))[:6]:
-        with wave.open(str(path)) as stream:
-            clips.append(np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.float32) / 32768)
-    samples = np.concatenate(clips)
-    return np.resize(samples, int(seconds * RATE))
 
 
 def features(clips: Sequence[Floats], mels: int) -> tuple[Tensor, Tensor]:
@@ -176,21 +163,3 @@ def _reference_logits(model: Any, prompt: list[int], embeds: Tensor) -> tuple[Fl
         )
         logits.append(model.lm_head(output.last_hidden_state)[0])
     return torch.cat(logits).numpy(), tokens
-
-
-def difference(ours: Floats, reference: Floats, what: str, tolerance: float) -> float:
-    """The largest absolute difference; ``what`` names the case.
-
-    Raises:
-        ParityError: it is above ``tolerance`` or no number, or the shapes differ.
-    """
-    if ours.shape != reference.shape:
-        raise ParityError(
-            f"{what}: the graph gives {list(ours.shape)} where the reference gives {list(reference.shape)}"
-        )
-    difference = float(np.abs(ours - reference).max())
-    if not difference <= tolerance:  # also when it is NaN
-        raise ParityError(
-            f"{what}: the graph differs from the reference by {difference:.2e}, more than {tolerance:.0e}"
-        )
-    return difference

@@ -99,6 +99,9 @@ class FrameEngine(ABC):
                 f"{model.segment_seconds:g} s at most"
             )
         self._family, self._frame_seconds, self._sessions = artifact.manifest.family, model.frame_seconds, sessions
+        languages = artifact.manifest.languages
+        # Such a model does not say which language it heard; one that knows a single one need not.
+        self._language = languages[0].name if len(languages) == 1 else None
         self.plan: BatchPlan = plan_rows(
             options.max_batch,
             options.memory,
@@ -222,9 +225,10 @@ class FrameEngine(ABC):
             began = time.perf_counter()
 
     def _result(self, job: SegmentJob, hypothesis: FrameHypothesis, frames: int) -> SegmentResult:
+        text = self.spelled(hypothesis.tokens).strip()
         return SegmentResult(
-            text=self.spelled(hypothesis.tokens).strip(),
-            language=None,
+            text=text,
+            language=self._language if text else None,
             tokens=hypothesis.tokens,
             confidence=hypothesis.confidence,
             finish_reason=hypothesis.finish_reason,
@@ -255,7 +259,8 @@ class FrameEngine(ABC):
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         """See :class:`runtime.engine.Engine`."""
         text = self.spelled(tokens)
-        return language, (text if ended else text.rstrip("\ufffd")).strip()
+        text = (text if ended else text.rstrip("\ufffd")).strip()
+        return language or (self._language if text else None), text
 
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
         """See :class:`runtime.engine.Engine`."""

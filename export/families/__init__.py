@@ -14,6 +14,7 @@ FAMILIES = {
     "qwen3-asr": "export.families.qwen3_asr:Qwen3Asr",
     "parakeet-tdt": "export.families.parakeet:ParakeetTdt",
     "parakeet-ctc": "export.families.parakeet:ParakeetCtc",
+    "gigaam-ctc": "export.families.gigaam:GigaAM",
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import ParakeetFeatureExtractor
 
-from export.parity import RATE, difference, speech
+from export.compare import RATE, difference, speech
 from runtime.artifact import Parity
 from runtime.providers import ProviderSpec
 from runtime.session import make_session

@@ -12,6 +12,7 @@ FAMILIES = {
     "qwen3-asr": "runtime.families.qwen3_asr:Qwen3AsrEngine",
     "parakeet-tdt": "runtime.families.parakeet:ParakeetTdtEngine",
     "parakeet-ctc": "runtime.families.parakeet:ParakeetCtcEngine",
+    "gigaam-ctc": "runtime.families.gigaam:GigaAMEngine",
 }
 
 

@@ -68,7 +68,7 @@ class MelBand(NamedTuple):
 
 
 def mel_bands(filters: npt.NDArray[np.float64]) -> list[MelBand]:
-    """Filters [n_mels, bins] in bands of neighbours, each with the bins it reads alone."""
+    """``filters`` [mels, bins] in bands of neighbours, each with the bins that any of them reads."""
     bands = []
     for start in range(0, len(filters), _BAND_FILTERS):
         rows = slice(start, min(start + _BAND_FILTERS, len(filters)))
@@ -78,11 +78,31 @@ def mel_bands(filters: npt.NDArray[np.float64]) -> list[MelBand]:
     return bands
 
 
+def periodic_hann(size: int) -> Floats:
+    """The window [size] whose next sample would be its first again."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    return window.astype(np.float32)
+
+
+def mel_power(frames: Floats, window: Floats, bands: list[MelBand]) -> Floats:
+    """Mel power spectrum [mels, frames] of ``frames`` [frames, n_fft] of samples, a view of them or not."""
+    mel = np.empty((bands[-1].rows.stop, len(frames)), np.float32)
+    windowed = np.empty((_BLOCK_FRAMES, len(window)), np.float32)
+    for start in range(0, len(frames), _BLOCK_FRAMES):
+        block = frames[start : start + _BLOCK_FRAMES]
+        spectrum = np.fft.rfft(np.multiply(block, window, out=windowed[: len(block)]))
+        power = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        for band in bands:
+            np.matmul(band.weights, power[:, band.bins].T, out=mel[band.rows, start : start + len(block)])
+    return mel
+
+
 @lru_cache(maxsize=4)
 def _tables(config: LogMelConfig) -> tuple[Floats, list[MelBand]]:
     """(periodic Hann window [n_fft], the filters in bands)."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
-    return window.astype(np.float32), mel_bands(slaney_mel_filters(config.n_mels, config.n_fft, config.sample_rate))
+    filters = slaney_mel_filters(config.n_mels, config.n_fft, config.sample_rate)
+    return periodic_hann(config.n_fft), mel_bands(filters)
 
 
 def frame_count(samples: int, config: LogMelConfig) -> int:
@@ -127,15 +147,6 @@ def log_power(samples: Floats, config: LogMelConfig, first: int = 0) -> Floats:
     # The reflection at the beginning only where the first frames are wanted.
     padded = np.pad(samples, half, mode="reflect") if begin < 0 else np.pad(samples[begin:], (0, half), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop_length]
-    frames = frames[: count - first]
-    mel = np.empty((config.n_mels, len(frames)), np.float32)
-    windowed = np.empty((_BLOCK_FRAMES, config.n_fft), np.float32)
-    for start in range(0, len(frames), _BLOCK_FRAMES):
-        block = frames[start : start + _BLOCK_FRAMES]
-        spectrum = np.fft.rfft(np.multiply(block, window, out=windowed[: len(block)]))
-        power = np.square(spectrum.real)
-        power += np.square(spectrum.imag)
-        for band in bands:
-            np.matmul(band.weights, power[:, band.bins].T, out=mel[band.rows, start : start + len(block)])
+    mel = mel_power(frames[: count - first], window, bands)
     np.log10(np.maximum(mel, 1e-10, out=mel), out=mel)
     return mel

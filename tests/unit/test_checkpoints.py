@@ -96,6 +96,37 @@ def test_a_cache_without_its_tokenizer_is_completed(hub: Callable[..., Hub], cop
     assert locate(REAL).path == CHECKPOINT
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("gigaam-v3-ctc", ["config.json", "pytorch_model.bin"]),
+        ("gigaam-v3-e2e-ctc", ["config.json", "pytorch_model.bin", "tokenizer.model"]),
+    ],
+)
+def test_a_checkpoint_has_files_of_its_own(
+    name: str, files: list[str], hub: Callable[..., Hub], tmp_path: Path
+) -> None:
+    """Nothing else is downloaded, and a cache without one of them is completed."""
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    for file in files:
+        (cached / file).touch()
+    calls = hub(cached=cached, remote=AssertionError("asked the network")).calls
+    assert locate(CHECKPOINTS[name]).path == cached
+    assert calls[0]["allow_patterns"] == [*files, "LICENSE*"]
+    for file in files:
+        (cached / file).unlink()
+        remote = tmp_path / "remote"
+        hub(cached=cached, remote=remote)
+        assert locate(CHECKPOINTS[name]).path == remote
+        (cached / file).touch()
+
+
+def test_safetensors_come_before_pickled_tensors(copy: Path) -> None:
+    (copy / "pytorch_model.bin").touch()
+    assert [file.name for file in CheckpointFolder(copy, "x", None).weight_files()] == ["model.safetensors"]
+
+
 def test_another_revision_is_recorded_by_its_commit(hub: Callable[..., Hub], tmp_path: Path) -> None:
     commit = "f" * 40
     calls = hub(remote=Path(shutil.copytree(CHECKPOINT, tmp_path / commit))).calls

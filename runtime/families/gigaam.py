@@ -1,0 +1,149 @@
+"""GigaAM with a CTC head: log-mel → Conformer → a token or a blank for each frame.
+
+Sources: ``modeling_gigaam.py`` and ``config.json`` of ai-sage/GigaAM-v3. The tests compare with a torch module that
+computes their formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from runtime.artifact import MANIFEST, Artifact, GraphSpec
+from runtime.decoding.ctc import greedy_ctc
+from runtime.decoding.frames import FrameHypothesis
+from runtime.engine import EngineOptions, Probe, SegmentOptions
+from runtime.errors import ArtifactInvalidError
+from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
+from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
+from runtime.loading import load_together
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Typed = TypeVar("Typed")
+
+ENCODER, LOG_PROBS = "encoder", "log_probs"
+# Tensors of the encoder's largest parts that are alive at the same time: what goes in, what comes out, and one between.
+_ALIVE = 3
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The manifest's ``parameters`` for this family.
+
+    ``subsampling`` feature frames make an encoder frame, of which a clip has ``positions`` at most. ``heads`` and
+    ``hidden``, the channels of a feed-forward part, say how much memory a clip takes.
+    """
+
+    subsampling: int
+    positions: int
+    vocab_size: int
+    blank_id: int
+    heads: int
+    hidden: int
+    segment_seconds: float
+
+
+class GigaAMEngine(FrameEngine):
+    """An opened GigaAM artifact."""
+
+    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        manifest = artifact.manifest
+        self._front_end = _typed(artifact, manifest.front_end, HtkLogMelConfig)
+        self.parameters = _typed(artifact, manifest.parameters, Parameters)
+        encoder, self._tokenizer, _ = load_together(
+            lambda: open_graph(artifact, ENCODER, options),
+            lambda: Tokenizer.from_file(str(artifact.path / manifest.tokenizer)),
+            lambda: None,
+        )
+        self._check(artifact)
+        front, said = self._front_end, self.parameters
+        frame_seconds = said.subsampling * front.hop_length / front.sample_rate
+        # Scores of all heads, every frame with every other, and a feed-forward part's channels.
+        widest = max(said.hidden, said.heads * said.segment_seconds / frame_seconds)
+        model = FrameModel(
+            sample_rate=front.sample_rate,
+            segment_seconds=said.segment_seconds,
+            frame_seconds=frame_seconds,
+            frame_bytes=4 * (said.vocab_size + said.subsampling * front.n_mels),
+            work_bytes=int(4 * _ALIVE * widest / frame_seconds),
+        )
+        super().__init__(artifact, options, model, {ENCODER: encoder})
+
+    def _check(self, artifact: Artifact) -> None:
+        """A manifest that contradicts itself, its graph or its tokenizer is found at load, not in the text."""
+        front, said = self._front_end, self.parameters
+        if min(said.subsampling, said.heads, said.hidden) < 1 or said.segment_seconds <= 0:
+            raise _contradiction(artifact, "parameters have a number that is not positive")
+        graph = artifact.manifest.graphs[ENCODER]
+        for key, value, found in (
+            ("front_end.n_mels", front.n_mels, _size(graph, "features", 1)),
+            ("parameters.vocab_size", said.vocab_size, _size(graph, LOG_PROBS, -1)),
+            ("parameters.vocab_size", said.vocab_size, self._tokenizer.get_vocab_size() + 1),
+            ("parameters.blank_id", said.blank_id, said.vocab_size - 1),
+        ):
+            if found != value:
+                raise _contradiction(artifact, f"{key} is {value}, but graph or tokenizer have {found}")
+        longest = said.positions * said.subsampling * front.hop_length / front.sample_rate
+        if said.segment_seconds > longest:
+            raise _contradiction(
+                artifact,
+                f"parameters.segment_seconds is {said.segment_seconds:g}, but positions are for {longest:g} s",
+            )
+
+    def features(self, samples: Floats) -> Floats:
+        """See :class:`runtime.frame_engine.FrameEngine`."""
+        return htk_log_mel(samples, self._front_end).T
+
+    def encode(self, features: Floats, lengths: Ints) -> tuple[Floats, Ints]:
+        """See :class:`runtime.frame_engine.FrameEngine`: log-probabilities of the classes are what is encoded."""
+        found = self._sessions[ENCODER].run([LOG_PROBS, "encoded_lengths"], self._feeds(features, lengths))
+        return found[0], found[1]
+
+    @staticmethod
+    def _feeds(features: Floats, lengths: Ints) -> dict[str, npt.NDArray[Any]]:
+        """The graph's inputs; it takes features with their channels first."""
+        return {"features": np.ascontiguousarray(features.transpose(0, 2, 1)), "lengths": lengths}
+
+    def decode(
+        self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
+    ) -> Iterator[tuple[int, FrameHypothesis]]:
+        """See :class:`runtime.frame_engine.FrameEngine`."""
+        for place, (rows, budget) in enumerate(zip(encoded, budgets, strict=True)):
+            if alive(place):
+                yield place, greedy_ctc(rows, self.parameters.blank_id).cut(budget)
+
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """See :class:`runtime.frame_engine.FrameEngine`."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def probes(
+        self,
+        samples: Floats,
+        tokens: list[int],  # noqa: ARG002  (of the interface; the graph is told no text)
+        options: SegmentOptions,  # noqa: ARG002
+    ) -> list[Probe]:
+        """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
+        feeds = self._feeds(*padded([self.features(samples)]))
+        return [Probe(ENCODER, feeds, [LOG_PROBS], choice=LOG_PROBS)]
+
+
+def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise _contradiction(artifact, str(error)) from None
+
+
+def _contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:
+    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
+
+
+def _size(graph: GraphSpec, name: str, axis: int) -> int | str | None:
+    """A size of an input or output; None when there is no such."""
+    return next((tensor.shape[axis] for tensor in (*graph.inputs, *graph.outputs) if tensor.name == name), None)
