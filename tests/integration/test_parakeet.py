@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from export import parity
+from export import compare
 from export.__main__ import app
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
@@ -129,7 +129,8 @@ def test_tokens_durations_and_text_are_those_of_generate(tdt: ParakeetTdtEngine,
             assert result.tokens == hypothesis.tokens
             text = processor.decode([step[0] for step in row], skip_special_tokens=True)
             assert result.text == text.strip()
-            assert (result.finish_reason, result.language) == ("stop", None)
+            # (This small checkpoint has one language.)
+            assert (result.finish_reason, result.language) == ("stop", "English")
             assert result.audio_tokens == lengths[0]
 
 
@@ -417,7 +418,7 @@ def test_out_of_tolerance_stops_the_export(
     assert result.exit_code == 2
     assert "the graph differs from the reference by" in result.stderr
     assert list(tmp_path.iterdir()) == []
-    assert parity.RATE == RATE
+    assert compare.RATE == RATE
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Counting(FrameEngine):
         self.calls: list[tuple[int, int]] = []
         self.decoded: list[int] = []
         model = FrameModel(RATE, segment_seconds=6.0, frame_seconds=HOP / RATE, frame_bytes=1000, work_bytes=1)
-        artifact = cast(Any, SimpleNamespace(manifest=SimpleNamespace(family="counting")))
+        artifact = cast(Any, SimpleNamespace(manifest=SimpleNamespace(family="counting", languages=[])))
         asked = EngineOptions(max_batch=rows, segment_seconds=seconds, **options)
         super().__init__(artifact, asked, model, {})
 
