@@ -193,9 +193,9 @@ def test_no_file(client: TestClient) -> None:
         (AudioUnsupportedError("the audio: needs PyAV"), 400, "unsupported_format", "file: this server cannot"),
         (OptionError("no context here"), 400, None, "no context here"),
         (EngineFailure(), 500, None, "The server failed to answer this request (request req_"),
-        (ProviderError("/work/secret: broke"), 500, None, "The server failed to answer this request"),
-        (AsrError("/work/secret"), 500, None, "The server failed to answer this request"),
-        (ZeroDivisionError("/work/secret.py"), 500, None, "The server failed to answer this request"),
+        (ProviderError("/srv/secret: broke"), 500, None, "The server failed to answer this request"),
+        (AsrError("/srv/secret"), 500, None, "The server failed to answer this request"),
+        (ZeroDivisionError("/srv/secret.py"), 500, None, "The server failed to answer this request"),
     ],
 )
 def test_what_goes_wrong(
@@ -287,7 +287,7 @@ def test_a_segment_without_text_has_no_delta() -> None:
 
 
 def test_a_failure_that_nobody_foresaw_cuts_the_connection(client: TestClient, service: FakeService) -> None:
-    service.late_error = ZeroDivisionError("/work/secret.py")
+    service.late_error = ZeroDivisionError("/srv/secret.py")
     with pytest.raises(ZeroDivisionError):
         send(client, stream="true")
 
