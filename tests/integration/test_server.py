@@ -74,7 +74,7 @@ def official(server: Running, key: str = KEY) -> openai.OpenAI:
 
 def message_of(error: openai.APIStatusError) -> str:
     """What the client was told, after a look for what it should not be."""
-    for inside in ("Traceback", "/work", "/tmp", ".py", "standard input", "Spooled", "Error("):
+    for inside in ("Traceback", "/srv", "/tmp", ".py", "standard input", "Spooled", "Error("):
         assert inside not in error.response.text
     assert error.response.headers["x-request-id"] == error.request_id
     body: dict[str, str] = error.response.json()["error"]

@@ -70,7 +70,7 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
     assert set(error) == {"message", "type", "param", "code"}
     assert isinstance(error["message"], str)
     assert error["message"].endswith((".", ")")) or status not in (401, 404, 405)
-    for inside in ("Traceback", "/work", "/tmp", ".py", "Error(", "standard input", "SpooledTemporary", "passwd"):
+    for inside in ("Traceback", "/srv", "/tmp", ".py", "Error(", "standard input", "SpooledTemporary", "passwd"):
         assert inside not in response.text
     return error
 
