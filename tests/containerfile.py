@@ -164,7 +164,7 @@ def build(file: Containerfile, repository: Path, ignored: Ignored, root: Path) -
             elif each.keyword == "RUN":
                 _run(each.value.replace("/opt/", f"{root}/opt/"), where, variables)
             else:
-                raise NotImplementedError(f"{each.keyword} in a stage before the final one")
+                raise ValueError(f"{each.keyword} in the stage {stage.name} cannot be replayed")
         directories[stage.name] = directory
 
 

@@ -6,6 +6,7 @@ Sources: ``config.json`` and ``modeling_gigaam.py`` of ai-sage/GigaAM-v3; see :m
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders, models
+from torch import Tensor
 from torch.export import Dim
 from transformers.initialization import no_init_weights
 
@@ -24,6 +26,7 @@ from export.errors import CheckpointInvalidError
 from export.families.gigaam_model import GigaAMCtc, GigaAMSizes
 from export.sentencepiece import read_sentencepiece, to_tokenizer
 from export.trace import trace
+from export.weights import fill
 from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
@@ -231,32 +234,30 @@ def load_model(folder: CheckpointFolder, sizes: GigaAMSizes, front_end: HtkLogMe
         WINDOW: periodic_hann(front_end.n_fft),
         FILTERS: htk_mel_filters(front_end.n_mels, front_end.n_fft, front_end.sample_rate).T,
     }
-    missing = set(wanted)
-    for published, tensor in folder.tensors():
-        name = published.removeprefix("model.")
-        where = f"{folder.path}: tensor {published!r}"
-        if name not in wanted and name not in tables:
-            raise CheckpointInvalidError(f"{where} is left over: what config.json describes has no such part")
-        shape = list(tables[name].shape) if name in tables else model.published_shape(name)
-        if list(tensor.shape) != shape:
-            raise CheckpointInvalidError(f"{where} has shape {list(tensor.shape)} where config.json asks for {shape}")
-        if not tensor.is_floating_point():
-            raise CheckpointInvalidError(f"{where} is {tensor.dtype}: quantized checkpoints cannot be exported")
-        if name in tables:
+
+    def given() -> Iterator[tuple[str, str, Tensor]]:
+        for published, tensor in folder.tensors():
+            name = published.removeprefix("model.")
+            if name not in wanted and name not in tables:
+                yield published, name, tensor
+                continue
+            where = f"{folder.path}: tensor {published!r}"
+            shape = list(tables[name].shape) if name in tables else model.published_shape(name)
+            if list(tensor.shape) != shape:
+                raise CheckpointInvalidError(
+                    f"{where} has shape {list(tensor.shape)} where config.json asks for {shape}"
+                )
+            if name in wanted:
+                # A copy: what was read may be mapped from the file.
+                yield published, name, tensor.clone().reshape(wanted[name].shape)
+                continue
             difference = float(np.abs(tensor.double().numpy() - tables[name]).max())
             if not difference <= TABLE_TOLERANCE:
                 raise CheckpointInvalidError(
                     f"{where} differs by {difference:.1e} from that of the runtime, whose features would be others"
                 )
-            continue
-        # A copy, whatever its type: what was read may be mapped from the file.
-        wanted[name].data = tensor.to(torch.float32, copy=True).reshape(wanted[name].shape)
-        missing.discard(name)
-    if missing:
-        first, more = min(missing), len(missing) - 1
-        raise CheckpointInvalidError(
-            f"{folder.path}: tensor {first!r} is missing" + (f" (and {more} more)" if more else "")
-        )
+
+    fill(wanted, given(), folder.path)
     return model
 
 

@@ -25,6 +25,7 @@ from export.errors import CheckpointInvalidError, CheckpointNotFoundError
 from export.families import parakeet_parity as parity
 from export.families.parakeet_modules import DecoderJoint, FastConformer, pointwise
 from export.trace import trace
+from export.weights import fill
 from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
@@ -384,28 +385,6 @@ def _load(folder: CheckpointFolder, kind: Any, config: Any) -> Any:
     wanted: dict[str, Tensor] = {
         name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.endswith(_COUNTER)
     }
-    missing = set(wanted)
-    for name, tensor in folder.tensors():
-        if name.endswith(_COUNTER):
-            continue
-        if name not in wanted:
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} is left over: what config.json describes has no such part"
-            )
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} has shape {list(tensor.shape)} where config.json asks for "
-                f"{list(wanted[name].shape)}"
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} is {tensor.dtype}: quantized checkpoints cannot be exported"
-            )
-        wanted[name].data = tensor.to(torch.float32)
-        missing.discard(name)
-    if missing:
-        first, more = min(missing), len(missing) - 1
-        raise CheckpointInvalidError(
-            f"{folder.path}: tensor {first!r} is missing" + (f" (and {more} more)" if more else "")
-        )
+    given = ((name, name, tensor) for name, tensor in folder.tensors() if not name.endswith(_COUNTER))
+    fill(wanted, given, folder.path)
     return model.requires_grad_(False)

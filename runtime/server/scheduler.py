@@ -196,10 +196,10 @@ class Scheduler:
                     self._landed(flight)
                 try:
                     flight.ticket.take(flight.job.key, result)
-                except Exception:
+                except Exception:  # (the boundary of one request: it fails and is told, the others go on)
                     log.exception("a result could not be taken")
                     flight.ticket.fail(EngineFailure())
-        except Exception:
+        except Exception:  # (whatever ONNX Runtime raises: those in flight are told, and the engine begins anew)
             log.exception("the engine of %s failed with %d segments in flight", self._name, len(self._flights))
             self._engine_failed()
         self._stepped()

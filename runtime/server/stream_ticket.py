@@ -144,7 +144,7 @@ class StreamTicket:
             self._in_flight = job is not None
             self._measure()
             return (job, self._worth(job)) if job else None
-        except Exception:
+        except Exception:  # (the boundary of one stream, as above)
             log.exception("a live stream has no next job")
             self.fail(EngineFailure())
             return None

@@ -46,7 +46,7 @@ def guarded(call: Callable[P, object]) -> Callable[P, None]:
     def told(*values: P.args, **named: P.kwargs) -> None:
         try:
             call(*values, **named)
-        except Exception:
+        except Exception:  # (a client's callback: its event loop may be gone)
             log.exception("somebody could not be told")
 
     return told
@@ -158,7 +158,7 @@ class FileTicket:
             pass
         except AsrError as wrong:
             error = wrong
-        except Exception:
+        except Exception:  # (the boundary of one upload: its client is told, the log has the reason)
             if not self.over:  # else its stream was perhaps closed meanwhile
                 log.exception("an upload cannot be read")
             error = EngineFailure()
