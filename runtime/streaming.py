@@ -213,9 +213,7 @@ class LiveSession:
     def _heard(self, key: _Partial, result: SegmentResult) -> Event:
         segment = key.segment
         segment.hypotheses.append(result.tokens)
-        if not key.may_be_cut:
-            segment.most = None
-        elif segment.most is None:
+        if key.may_be_cut and segment.most is None:
             # What the hypothesis before said is of audio that stays; words behind it may go to the next segment.
             segment.most = len(segment.hypotheses[-2]) if len(segment.hypotheses) > 1 else 0
         segment.heard_by.append((key.end - segment.start, len(result.tokens)))
