@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from export.families.qwen3_asr import REAL_IDS, REAL_VOCABULARY
-from tests.tiny.tokenizer import PATTERN
+from tests.tiny.qwen3_asr.tokenizer import PATTERN
 
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "0.6b": {

@@ -16,15 +16,17 @@ from tokenizers import Tokenizer
 from transformers import Qwen3ASRForConditionalGeneration
 
 from runtime.errors import AsrError
-from tests.tiny import dataset, publish
+from tests.tiny import dataset
 from tests.tiny.evaluate import Floats, evaluate, held_out, missed, table
-from tests.tiny.model import parse, transcribe
+from tests.tiny.loop import Plan, train
+from tests.tiny.qwen3_asr import publish
+from tests.tiny.qwen3_asr.model import parse, transcribe
+from tests.tiny.qwen3_asr.tokenizer import train_tokenizer
+from tests.tiny.qwen3_asr.train import Batches, Trainee
+from tests.tiny.qwen3_asr.twin import write_twin
 from tests.tiny.samples import write_evaluation, write_folder, write_samples
 from tests.tiny.sentences import LANGUAGES, sentence
 from tests.tiny.synth import RATE, UNHEARD, VARIANTS
-from tests.tiny.tokenizer import train_tokenizer
-from tests.tiny.train import Batches, Plan, Trainee, train
-from tests.tiny.twin import write_twin
 
 log = logging.getLogger("tiny")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)

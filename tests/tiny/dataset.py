@@ -130,3 +130,12 @@ def sounding(item: Item) -> Iterator[tuple[float, str]]:
     for start, label in item.phonemes:
         if label != "_|" and not label.startswith("("):
             yield start, label
+
+
+def phonemes_at(item: Item, times: npt.NDArray[np.float64], table: dict[str, int]) -> npt.NDArray[np.int64]:
+    """The class of the phoneme that sounds at each of ``times`` (seconds); 0 is silence, -100 one not in the table."""
+    marks = list(sounding(item))
+    starts = np.array([start for start, _ in marks])
+    classes = np.array([0 if label in SILENT else table.get(label, -100) for _, label in marks], np.int64)
+    found: npt.NDArray[np.int64] = classes[np.clip(np.searchsorted(starts, times, side="right") - 1, 0, None)]
+    return found

@@ -14,11 +14,12 @@ from tests.conftest import CHECKPOINT
 from tests.tiny.dataset import Corpus, generate, phoneme_table
 from tests.tiny.espeak import Espeak
 from tests.tiny.evaluate import error_rate, held_out, normalize
-from tests.tiny.model import log_mel, token_counts
+from tests.tiny.loop import Plan, train
+from tests.tiny.qwen3_asr.model import log_mel, token_counts
+from tests.tiny.qwen3_asr.tokenizer import PLAIN, SPECIAL, train_tokenizer
+from tests.tiny.qwen3_asr.train import Batches, Trainee
 from tests.tiny.sentences import HOMOPHONES, LANGUAGES, chinese_number, sentence
 from tests.tiny.synth import UNHEARD, VARIANTS, VOICES, augment, noise_only, utterance
-from tests.tiny.tokenizer import PLAIN, SPECIAL, train_tokenizer
-from tests.tiny.train import Batches, Plan, Trainee, train
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from export.errors import CheckpointInvalidError
 from tests.conftest import CHECKPOINT, DATA
 from tests.tiny.__main__ import app
-from tests.tiny.model import log_mel, prompt_ids, token_counts, transcribe
-from tests.tiny.twin import FACTORS, Outliers, choose, rescale, write_twin
+from tests.tiny.qwen3_asr.model import log_mel, prompt_ids, token_counts, transcribe
+from tests.tiny.qwen3_asr.twin import FACTORS, Outliers, choose, rescale, write_twin
 
 SAMPLES = ("en-1.wav", "ru-2.wav", "zh-3.wav")
 

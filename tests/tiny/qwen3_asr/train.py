@@ -1,18 +1,11 @@
-"""Training of the small checkpoint: language-model loss, and beside it frame-level phonemes on the encoder's output.
+"""Training of the small Qwen3-ASR: language-model loss, and beside it frame-level phonemes on the encoder's output.
 
-Without the phoneme loss the decoder learns the sentences' grammar and ignores the audio. The order of the data and
-every augmentation are functions of the seed and the step, so a run that was interrupted continues as if it had not.
+Without the phoneme loss the decoder learns the sentences' grammar and ignores the audio.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,28 +15,17 @@ from torch.nn import functional as F
 from transformers import Qwen3ASRForConditionalGeneration
 
 from export.families.qwen3_asr_encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder, window_token_count
-from tests.tiny.dataset import SILENT, Corpus, Item, sounding
-from tests.tiny.model import config, log_mel, prompt_ids, token_counts
+from tests.tiny.dataset import Corpus, Item, phonemes_at
+from tests.tiny.loop import Order, Plan
+from tests.tiny.qwen3_asr.model import config, log_mel, prompt_ids, token_counts
 from tests.tiny.sentences import LANGUAGES
 from tests.tiny.synth import augment, noise_only
 
 WINDOW_FRAMES = 800
 NOISE_SHARE = 0.02
+PHONEME_WEIGHT = 0.6
 # A token spans 80 ms, more than many phonemes: two labels a token, this far (seconds) from its centre.
 LABEL_OFFSETS = (-0.02, 0.02)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What decides the result, beside the corpus."""
-
-    steps: int
-    batch: int = 24
-    peak: float = 2e-3
-    warmup: int = 250
-    weight_decay: float = 0.05
-    phoneme_weight: float = 0.6
-    seed: int = 7
 
 
 class Trainee(nn.Module):
@@ -60,8 +42,8 @@ class Trainee(nn.Module):
         self.phoneme_head = nn.Linear(self.asr.config.audio_config.d_model, len(LABEL_OFFSETS) * phonemes)
         self.windows = WindowedEncoder(self.asr.model.audio_tower, self.asr.model.multi_modal_projector)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(language-model loss, phoneme loss)."""
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Language-model loss and weighted phoneme loss."""
         hidden = self.windows.hidden(batch.features, batch.lengths)
         rows = hidden[batch.valid]
         phonemes = self.phoneme_head(rows).reshape(-1, self.phoneme_head.out_features // len(LABEL_OFFSETS))
@@ -73,7 +55,8 @@ class Trainee(nn.Module):
             inputs_embeds=embeds, attention_mask=batch.attention, use_cache=False
         ).last_hidden_state
         logits = self.asr.lm_head(output[:, :-1][batch.targets[:, 1:] >= 0])
-        return F.cross_entropy(logits.float(), batch.targets[:, 1:][batch.targets[:, 1:] >= 0]), phoneme_loss
+        text_loss = F.cross_entropy(logits.float(), batch.targets[:, 1:][batch.targets[:, 1:] >= 0])
+        return {"text": text_loss, "phonemes": PHONEME_WEIGHT * phoneme_loss}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +77,20 @@ class Batches:
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, phonemes: dict[str, int], plan: Plan) -> None:
         self.corpus, self.tokenizer, self.phonemes, self.plan = corpus, tokenizer, phonemes, plan
-        self.per_epoch = len(corpus) // plan.batch
-        self._epoch = (-1, np.zeros((0, 0), np.int64))
-
-    def order(self, epoch: int) -> np.ndarray:
-        """[batches, batch] indices: clips of like length together, the batches themselves shuffled."""
-        if self._epoch[0] != epoch:
-            rng = np.random.default_rng((self.plan.seed, epoch))
-            size = self.plan.batch
-            order = rng.permutation(len(self.corpus))[: self.per_epoch * size]
-            for start in range(0, len(order), size * 25):
-                pool = order[start : start + size * 25]
-                order[start : start + size * 25] = sorted(pool, key=lambda i: self.corpus.items[i].count)
-            self._epoch = (epoch, rng.permutation(order.reshape(-1, size)))
-        return self._epoch[1]
+        self.order = Order(corpus.items, plan)
 
     def make(self, step: int) -> Batch:
         """The batch of ``step``."""
-        epoch, place = divmod(step, self.per_epoch)
         rng = np.random.default_rng((self.plan.seed, 1, step))
         clips, rows = [], []
         items: list[Item | None] = []
-        for index in self.order(epoch)[place]:
-            item = self.corpus.items[index]
+        for spoken in self.order.batch(step):
             if rng.random() < NOISE_SHARE:
                 clips.append(noise_only(rng))
                 items.append(None)
             else:
-                clips.append(augment(self.corpus.samples(item), rng))
-                items.append(item)
+                clips.append(augment(self.corpus.samples(spoken), rng))
+                items.append(spoken)
         features, frames = log_mel(clips)
         if rng.random() < 0.5:
             low, width = int(rng.integers(0, 116)), int(rng.integers(1, 13))
@@ -152,13 +120,7 @@ class Batches:
         token = np.arange(count)
         centre = token // CHUNK_TOKENS + token % CHUNK_TOKENS * 0.08
         times = centre[:, None] + np.array(LABEL_OFFSETS)
-        if item is None:
-            return np.zeros(times.shape, np.int64)
-        marks = list(sounding(item))
-        starts = np.array([start for start, _ in marks])
-        classes = np.array([0 if label in SILENT else self.phonemes.get(label, -100) for _, label in marks])
-        labels: np.ndarray = classes[np.clip(np.searchsorted(starts, times, side="right") - 1, 0, None)]
-        return labels
+        return phonemes_at(item, times, self.phonemes) if item else np.zeros(times.shape, np.int64)
 
 
 def cut_windows(features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,60 +131,3 @@ def cut_windows(features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     windows = features.reshape(batch, mels, total // width, width).transpose(1, 2).reshape(-1, mels, width)
     lengths = (frames[:, None] - torch.arange(total // width) * width).clamp(0, width).reshape(-1)
     return windows[lengths > 0], lengths[lengths > 0]
-
-
-def learning_rate(step: int, plan: Plan) -> float:
-    """Linear warm-up, then a cosine to 1 % of the peak."""
-    if step < plan.warmup:
-        return plan.peak * (step + 1) / plan.warmup
-    progress = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    return plan.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def train(
-    trainee: Trainee, batches: Batches, state: Path, save_every: int = 200
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train ``trainee`` by the plan of ``batches``, from ``state`` when it exists.
-
-    Yields (steps done, means since the last yield) at every save.
-    """
-    plan = batches.plan
-    decay = [p for p in trainee.parameters() if p.ndim >= 2]
-    rest = [p for p in trainee.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=plan.peak,
-        betas=(0.9, 0.98),
-    )
-    first = 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        trainee.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = int(saved["step"])
-    sums, since, began = np.zeros(2), 0, time.monotonic()
-    trainee.train()
-    ahead = ThreadPoolExecutor(1)  # features of the next batch while this one is computed
-    following = ahead.submit(batches.make, first)
-    for step in range(first, plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, plan)
-        batch = following.result()
-        following = ahead.submit(batches.make, step + 1)
-        with torch.autocast("cpu", torch.bfloat16):
-            language_loss, phoneme_loss = trainee(batch)
-        optimizer.zero_grad(set_to_none=True)
-        (language_loss + plan.phoneme_weight * phoneme_loss).backward()
-        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-        optimizer.step()
-        sums += (language_loss.item(), phoneme_loss.item())
-        since += 1
-        done = step + 1
-        if done % save_every == 0 or done == plan.steps:
-            temporary = state.with_suffix(".tmp")
-            torch.save({"model": trainee.state_dict(), "optimizer": optimizer.state_dict(), "step": done}, temporary)
-            os.replace(temporary, state)
-            seconds = (time.monotonic() - began) / since
-            yield done, {"text": sums[0] / since, "phonemes": sums[1] / since, "seconds": seconds}
-            trainee.train()
-            sums, since, began = np.zeros(2), 0, time.monotonic()
