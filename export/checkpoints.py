@@ -65,6 +65,14 @@ CHECKPOINTS = {
             "Apache-2.0",
             "2.0 B parameters, 30 languages",
         ),
+        Checkpoint(
+            "whisper-large-v3-turbo",
+            "whisper",
+            "openai/whisper-large-v3-turbo",
+            "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
+            "MIT",
+            "0.8 B parameters, 100 languages",
+        ),
     )
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from export.errors import ParityError
+from export.compare import RATE, difference, speech
 from export.families.qwen3_asr_encoder import window_token_count
 from quantize.graph import read_interface
-from quantize.speech import samples_folder
 from runtime.artifact import Parity
 from runtime.decoder import CausalDecoder
 from runtime.providers import ProviderSpec
@@ -26,23 +24,12 @@ from runtime.session import make_session
 
 Floats = npt.NDArray[np.float32]
 
-RATE = 16_000
 ENCODER_TOLERANCE = 1e-4
 DECODER_TOLERANCE = 1e-3
 STEPS = 4
 # Seconds of audio: under one chunk, a partial chunk, one whole window, several windows and a partial one.
 ENCODER_SECONDS = (0.6, 2.3, 8.0, 26.7)
 DECODER_SECONDS = (0.6, 2.3, 8.0)
-
-
-def speech(seconds: float) -> Floats:
-    """Speech at 16 kHz from the sample recordings, repeated as needed."""
-    clips = []
-    for path in sorted(samples_folder().glob("*.wav"))[:6]:
-        with wave.open(str(path)) as stream:
-            clips.append(np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.float32) / 32768)
-    samples = np.concatenate(clips)
-    return np.resize(samples, int(seconds * RATE))
 
 
 def features(clips: Sequence[Floats], mels: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +115,7 @@ def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
         (output,) = session.run(["audio_embeds"], {"features": case.windows, "lengths": case.lengths})
         counts = window_token_count(torch.from_numpy(case.lengths)).tolist()
         ours = np.concatenate([rows[:count] for rows, count in zip(output, counts, strict=True)])
-        worst = max(worst, _difference(ours, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
+        worst = max(worst, difference(ours, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
     return Parity(worst, ENCODER_TOLERANCE, [case.name for case in cases])
 
 
@@ -148,7 +135,7 @@ def check_decoder(rows: list[DecoderRow], graph: Path, audio_id: int) -> Parity:
             for place in range(len(batch)):
                 found[place].append(stepped[place : place + 1].copy())
         for ours, row in zip(found, batch, strict=True):
-            worst = max(worst, _difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
+            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
         cases.append(name)
     return Parity(worst, DECODER_TOLERANCE, cases)
 
@@ -176,16 +163,3 @@ def _reference_logits(model: Any, prompt: list[int], embeds: Tensor) -> tuple[Fl
         )
         logits.append(model.lm_head(output.last_hidden_state)[0])
     return torch.cat(logits).numpy(), tokens
-
-
-def _difference(ours: Floats, reference: Floats, what: str, tolerance: float) -> float:
-    if ours.shape != reference.shape:
-        raise ParityError(
-            f"{what}: the graph gives {list(ours.shape)} where the reference gives {list(reference.shape)}"
-        )
-    difference = float(np.abs(ours - reference).max())
-    if not difference <= tolerance:  # also when it is NaN
-        raise ParityError(
-            f"{what}: the graph differs from the reference by {difference:.2e}, more than {tolerance:.0e}"
-        )
-    return difference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from runtime.decoding.autoregressive import FinishReason
 from runtime.providers import Providers, ProviderSpec
 
 Floats = npt.NDArray[np.float32]
+Task = Literal["transcribe", "translate"]
 
 # Rows that are decoded together unless asked otherwise: a step of eight costs two to three of one.
 DEFAULT_BATCH = 8
@@ -30,6 +31,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     context: bool
     language: bool
     language_detection: bool
+    timestamps: bool = False
+    translation: bool = False
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -54,7 +57,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
 class SegmentOptions(msgspec.Struct, frozen=True):
     """What is asked of one segment: a language by its English name (None detects it), a context, a forced length.
 
-    A ``repetition_penalty`` above 1 guards against loops.
+    A ``repetition_penalty`` above 1 guards against loops. ``timestamps`` asks for the times of parts of the text,
+    ``task`` for the text itself or for English.
     """
 
     language: str | None = None
@@ -62,6 +66,8 @@ class SegmentOptions(msgspec.Struct, frozen=True):
     max_new_tokens: int | None = None
     ignore_stop: bool = False
     repetition_penalty: float = 1.0
+    timestamps: bool = False
+    task: Task = "transcribe"
 
 
 def _always() -> bool:
@@ -106,8 +112,16 @@ class SegmentJob(msgspec.Struct, frozen=True):
     live: LiveWork | None = None
 
 
+class TimedText(msgspec.Struct, frozen=True):
+    """A part of a segment's text; its times in seconds from the segment's beginning."""
+
+    start: float
+    end: float
+    text: str
+
+
 class SegmentResult(msgspec.Struct, frozen=True):
-    """One segment's text, and the numbers that go with it."""
+    """One segment's text, and the numbers that go with it; ``phrases`` are its parts, if timestamps were asked for."""
 
     text: str
     language: str | None
@@ -116,6 +130,7 @@ class SegmentResult(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     audio_tokens: int
     prompt_tokens: int
+    phrases: list[TimedText] = []
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -10,7 +10,10 @@ from export.checkpoints import CheckpointFolder
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
-FAMILIES = {"qwen3-asr": "export.families.qwen3_asr:Qwen3Asr"}
+FAMILIES = {
+    "qwen3-asr": "export.families.qwen3_asr:Qwen3Asr",
+    "whisper": "export.families.whisper:Whisper",
+}
 
 
 class Family(Protocol):

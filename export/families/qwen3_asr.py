@@ -7,6 +7,7 @@ arXiv 2601.21337.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from export.decoder import build_decoder, genai_config
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
 from export.families.qwen3_asr_encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder
 from export.trace import trace
+from export.weights import fill
 from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
@@ -158,41 +160,26 @@ def load_model(folder: CheckpointFolder, config: Qwen3ASRConfig) -> Qwen3ASRForC
     wanted: dict[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
     tied = bool(config.tie_word_embeddings)
     head: Tensor | None = None
-    missing = set(wanted)
-    for name, tensor in folder.tensors():
-        native = native_name(name)
-        if native == "lm_head.weight" and tied:
-            head = tensor
-            missing.discard(native)
-            continue
-        if native not in wanted:
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} is left over: what config.json describes has no such part"
-            )
-        if tensor.shape != wanted[native].shape:
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} has shape {list(tensor.shape)} where config.json asks for "
-                f"{list(wanted[native].shape)}"
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointInvalidError(
-                f"{folder.path}: tensor {name!r} is {tensor.dtype}: quantized checkpoints cannot be exported"
-            )
-        wanted[native].data = tensor.to(torch.float32)
-        missing.discard(native)
+
+    def given() -> Iterator[tuple[str, str, Tensor]]:
+        nonlocal head
+        for name, tensor in folder.tensors():
+            native = native_name(name)
+            if native == "lm_head.weight" and tied:
+                head = tensor
+            else:
+                yield name, native, tensor
+
     if tied:
-        missing.discard("lm_head.weight")
+        wanted.pop("lm_head.weight", None)
+    fill(wanted, given(), folder.path)
+    if tied:
         embedding = wanted["model.language_model.embed_tokens.weight"].data
         if head is not None and not torch.equal(head.to(torch.float32), embedding):
             raise CheckpointInvalidError(
                 f"{folder.path}: config.json ties lm_head to the embedding, but the checkpoint's lm_head differs"
             )
         model.lm_head.weight = model.model.language_model.embed_tokens.weight
-    if missing:
-        first, more = min(missing), len(missing) - 1
-        raise CheckpointInvalidError(
-            f"{folder.path}: tensor {first!r} is missing" + (f" (and {more} more)" if more else "")
-        )
     return model
 
 

@@ -8,7 +8,10 @@ from runtime.artifact import MANIFEST, Artifact
 from runtime.engine import Engine, EngineOptions
 from runtime.errors import ArtifactInvalidError
 
-FAMILIES = {"qwen3-asr": "runtime.families.qwen3_asr:Qwen3AsrEngine"}
+FAMILIES = {
+    "qwen3-asr": "runtime.families.qwen3_asr:Qwen3AsrEngine",
+    "whisper": "runtime.families.whisper:WhisperEngine",
+}
 
 
 def make_engine(artifact: Artifact, options: EngineOptions) -> Engine:

@@ -8,7 +8,7 @@ from typing import Any
 
 import soundfile
 
-from export.parity import speech
+from export.compare import speech
 from tests.benchmarks.artifacts import quantized, random_weights, run
 
 SECONDS, TOKENS = 60, 180

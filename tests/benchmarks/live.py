@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from export.parity import speech
+from export.compare import speech
 from runtime import Transcriber, windows
 from runtime.engine import SegmentJob, SegmentOptions, Timings
 from runtime.events import Event, Final, Partial

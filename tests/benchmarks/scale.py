@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import soundfile
 
-from export.parity import speech
+from export.compare import speech
 from tests.benchmarks.artifacts import quantized, random_weights
 from tests.conftest import ARTIFACT, DATA
 

@@ -91,7 +91,7 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def _write_clip(work: Path) -> None:
-    from export.parity import speech  # here: torch must not count as memory of the runtime's processes
+    from export.compare import speech  # here: torch must not count as memory of the runtime's processes
 
     np.save(work / CLIP, speech(SECONDS))
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from export.parity import speech
+from export.compare import speech
 from runtime.artifact import Artifact, open_artifact
 from runtime.decoder import CausalDecoder
 from runtime.features.log_mel import LogMelConfig, log_mel

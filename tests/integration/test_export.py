@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from export import package, parity
 from export.__main__ import app
+from export.compare import difference
 from export.decoder import build_decoder
 from export.errors import ParityError
 from quantize.graph import read_interface, save_graph, weight_bytes
@@ -99,11 +100,11 @@ def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.M
 def test_parity_sees_what_is_wrong() -> None:
     good = np.zeros((3, 4), np.float32)
     with pytest.raises(ParityError, match="more than 1e-04"):
-        parity._difference(good + 1e-3, good, "x", 1e-4)
+        difference(good + 1e-3, good, "x", 1e-4)
     with pytest.raises(ParityError, match="nan"):
-        parity._difference(good * np.nan, good, "x", 1e-4)
+        difference(good * np.nan, good, "x", 1e-4)
     with pytest.raises(ParityError, match=r"gives \[3, 4\] where the reference gives \[2, 4\]"):
-        parity._difference(good, good[:2], "x", 1e-4)
+        difference(good, good[:2], "x", 1e-4)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
