@@ -33,6 +33,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     language_detection: bool
     timestamps: bool = False
     translation: bool = False
+    long_form: bool = False
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
     ``providers`` are execution providers by a graph's role, the CPU for a role that is not named. ``max_batch`` bounds
     the rows, ``memory`` the bytes that this process may have resident (None: half of what is free), ``segment_seconds``
-    the longest segment (None: :data:`DEFAULT_SEGMENT_SECONDS`, or the model's own where that is shorter).
+    the longest segment (None: what is fastest for the family, :data:`DEFAULT_SEGMENT_SECONDS` or the model's own).
     """
 
     providers: dict[str, Providers] = {}
@@ -100,7 +101,7 @@ class SegmentJob(msgspec.Struct, frozen=True):
 
     ``began`` is when its audio was begun (``time.perf_counter``): the time to the first token counts from there.
     ``alive`` is asked between steps: when it says no, the text is dropped where it is, its row is free for another, and
-    there is no result.
+    there is no result. ``features`` are those of the samples, where they are not what the samples alone would give.
     """
 
     key: Any
@@ -110,14 +111,16 @@ class SegmentJob(msgspec.Struct, frozen=True):
     began: float
     alive: Callable[[], bool] = _always
     live: LiveWork | None = None
+    features: Floats | None = None
 
 
 class TimedText(msgspec.Struct, frozen=True):
-    """A part of a segment's text; its times in seconds from the segment's beginning."""
+    """A part of a segment's text and its tokens; its times in seconds from the segment's beginning."""
 
     start: float
     end: float
     text: str
+    tokens: list[int]
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -137,12 +140,14 @@ class Probe(msgspec.Struct, frozen=True):
     """What a graph is fed for some audio and text, and which of its outputs matter.
 
     ``choice`` names the output whose largest entry along the last axis is a decision (logits), if there is one.
+    ``rows`` are those that an encoder gives for the audio, or the positions of a decoder's text.
     """
 
     role: str
     feeds: dict[str, npt.NDArray[Any]]
     outputs: list[str]
     choice: str | None = None
+    rows: int = 0
 
 
 class Timings(msgspec.Struct):

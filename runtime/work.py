@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -50,6 +51,7 @@ class _Slot:
     result: SegmentResult | None = None
     again: FinishReason | None = None
     parts: list[SegmentResult | None] = field(default_factory=list)
+    offsets: list[float] = field(default_factory=list)  # of the parts, seconds from the piece's beginning
 
     def span(self) -> Span:
         """What is kept of a piece that is done."""
@@ -120,7 +122,7 @@ class File:
         """
         slot = self.slots[number]
         if part is not None:
-            slot.parts[part] = result
+            slot.parts[part] = later(result, slot.offsets[part])
             heard = [each for each in slot.parts if each]
             if len(heard) < len(slot.parts):
                 return []
@@ -129,6 +131,7 @@ class File:
             longest = max(_SHORTEST_PART, _PART * slot.length / self.rate)
             pieces = split_piece(slot.piece, self.rate, longest=longest)
             slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
+            slot.offsets = [(piece.start - slot.start) / self.rate for piece in pieces]
             guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
             return [self._job(number, place, piece, guarded) for place, piece in enumerate(pieces)]
         self.finish(number, result)
@@ -306,6 +309,15 @@ class _Counted:
 _WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
 
 
+def later(result: SegmentResult, seconds: float) -> SegmentResult:
+    """A result whose times count from so much earlier."""
+    shifted = [
+        msgspec.structs.replace(phrase, start=phrase.start + seconds, end=phrase.end + seconds)
+        for phrase in result.phrases
+    ]
+    return msgspec.structs.replace(result, phrases=shifted)
+
+
 def joined(parts: list[SegmentResult]) -> SegmentResult:
     """The results of consecutive parts of a segment as one, with the worst of their finish reasons."""
     counts = [max(1, len(part.tokens)) for part in parts]
@@ -318,4 +330,30 @@ def joined(parts: list[SegmentResult]) -> SegmentResult:
         finish_reason=max((part.finish_reason for part in parts), key=_WORST.__getitem__),
         audio_tokens=sum(part.audio_tokens for part in parts),
         prompt_tokens=sum(part.prompt_tokens for part in parts),
+        phrases=[phrase for part in parts for phrase in part.phrases],
     )
+
+
+class LongWork(Protocol):
+    """One long audio on its way through an engine, in windows that the model itself says the ends of."""
+
+    def next_job(self) -> SegmentJob | None:
+        """The next window, whose key is this object; None while one is on its way, and after the last."""
+
+    def take(self, result: SegmentResult) -> None:
+        """What the window that was on its way says."""
+
+    @property
+    def done(self) -> int:
+        """Samples that are done."""
+
+    @property
+    def spans(self) -> list[Span]:
+        """What was heard so far, in order."""
+
+
+class LongFormEngine(Engine, Protocol):
+    """An engine whose capabilities have ``long_form``."""
+
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongWork:
+        """Mono float32 ``samples`` of any length as windows to run."""

@@ -55,6 +55,14 @@ class Generation(msgspec.Struct, frozen=True):
     prev_sot_token_id: int | None = None
 
 
+def name_attention(graph: ir.Graph) -> None:
+    """Call fused attention as the module whose output projection reads it; the operator itself is no module's."""
+    for node in graph:
+        if node.op_type in ("MultiHeadAttention", "GroupQueryAttention"):
+            reader = next(use.node for use in node.outputs[0].uses())
+            node.name = f"{(reader.name or '').removesuffix('/out_proj/MatMul')}/{node.op_type}"
+
+
 def load_config(folder: CheckpointFolder) -> WhisperConfig:
     """The checked configuration.
 
@@ -284,6 +292,7 @@ class Whisper:
             {"features": {0: Dim("clips", min=1, max=65_536)}},
         )
         graph.graph.name = "encoder"
+        name_attention(graph.graph)
         graph.graph.inputs[0].shape = ir.Shape(["clips", mels, self._window_frames])
         for value in graph.graph.outputs:
             value.shape = ir.Shape(["clips", heads, int(config.max_source_positions), int(config.d_model) // heads])
@@ -314,6 +323,7 @@ class Whisper:
         )
         graph = model.graph
         graph.name = "decoder"
+        name_attention(graph)
         shapes: dict[str, list[int | str]] = {
             "input_ids": ["batch_size", "sequence_length"],
             "attention_mask": ["batch_size", "total_sequence_length"],

@@ -116,3 +116,27 @@ def phrases(tokens: Sequence[int], rules: TimestampRules, step: float, duration:
     if text:
         found.append(Phrase(begun, duration, text))
     return found
+
+
+def advance(tokens: Sequence[int], rules: TimestampRules, frames: int, frames_per_step: int) -> tuple[int, int]:
+    """How much of a window's text stays, and where the next window begins.
+
+    A text whose last part has no end may have been cut in the middle of a word: it is heard again, from the end of the
+    part before. One that ends with a single timestamp has nobody speaking after it, and one without parts is taken as
+    it is.
+
+    Args:
+        tokens: the text of a window.
+        rules: which tokens are timestamps.
+        frames: of the window.
+        frames_per_step: frames between timestamps.
+
+    Returns:
+        (tokens that stay, frames until the next window, at least one)
+    """
+    stamps = [token >= rules.first_id for token in tokens]
+    pairs = [place for place in range(1, len(tokens)) if stamps[place - 1] and stamps[place]]
+    if not pairs or stamps[-2:] == [False, True]:
+        return len(tokens), max(1, frames)
+    ended = (tokens[pairs[-1] - 1] - rules.first_id) * frames_per_step
+    return pairs[-1] + 1, max(1, min(ended, frames))

@@ -363,7 +363,12 @@ class Qwen3AsrEngine:
         """See :class:`runtime.engine.Engine`: the encoder's batches, then the decoder over prompt and text at once."""
         features = log_mel(samples, self._front_end)
         made = [
-            Probe("encoder", {"features": windows, "lengths": np.array(lengths, np.int64)}, ["audio_embeds"])
+            Probe(
+                "encoder",
+                {"features": windows, "lengths": np.array(lengths, np.int64)},
+                ["audio_embeds"],
+                rows=sum(self.parameters.geometry.tokens(frames) for frames in lengths),
+            )
             for _, windows, lengths in self._encoder.windows([features])
         ]
         audio = self.encode(features)
@@ -374,7 +379,8 @@ class Qwen3AsrEngine:
             "audio_embeds": audio,
             "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
         }
-        return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
+        feeds |= self._decoder.empty_past()
+        return [*made, Probe("decoder", feeds, ["logits"], choice="logits", rows=ids.shape[1])]
 
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
         """See :class:`runtime.engine.Engine`."""

@@ -24,7 +24,6 @@ from runtime.decoding.autoregressive import Draft, FinishReason, Hypothesis, Job
 from runtime.decoding.guards import is_silence, likeliest_language, probability, repeats
 from runtime.decoding.timestamps import NextTokenRules, TimestampRules, phrases
 from runtime.engine import (
-    DEFAULT_SEGMENT_SECONDS,
     BatchPlan,
     Capabilities,
     EngineOptions,
@@ -37,6 +36,7 @@ from runtime.engine import (
     Timings,
 )
 from runtime.errors import ArtifactInvalidError, OptionError
+from runtime.families.whisper_long import LongForm, Reading
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.loading import load_together, open_graph
 from runtime.session import placement
@@ -108,7 +108,8 @@ class WhisperEngine:
             raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
         parameters = self.parameters
         self.sample_rate = self._front_end.sample_rate
-        self.segment_seconds = options.segment_seconds or min(DEFAULT_SEGMENT_SECONDS, parameters.segment_seconds)
+        # A window costs the encoder the same however much of it is audio, so it had better be full.
+        self.segment_seconds = options.segment_seconds or parameters.segment_seconds
         if self.segment_seconds > parameters.segment_seconds:
             raise OptionError(
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
@@ -121,6 +122,7 @@ class WhisperEngine:
             language_detection=many,
             timestamps=True,
             translation="translate" in parameters.task_ids,
+            long_form=True,
         )
         self._codes = {language.name: language.code for language in manifest.languages}
         self._names = {code: name for name, code in self._codes.items()}
@@ -180,8 +182,6 @@ class WhisperEngine:
     def check(self, options: SegmentOptions) -> None:
         """See :class:`runtime.engine.Engine`."""
         parameters = self.parameters
-        if options.task == "translate" and not self.capabilities.translation:
-            raise OptionError("this model knows English alone and cannot translate")
         if not options.context:
             return
         if parameters.previous_id is None:
@@ -225,17 +225,20 @@ class WhisperEngine:
         ):
             yield heard.segment.key, self._result(heard, hypothesis)
 
-    def encode(self, samples: Floats, timings: Timings) -> list[Floats]:
-        """Samples of at most a window → keys and values of cross-attention, each [1, heads, positions, head_dim]."""
-        with timings.measure("features"):
-            features = log_mel(samples, self._front_end)[None]
+    def encode(self, samples: Floats, timings: Timings, features: Floats | None = None) -> list[Floats]:
+        """Samples of at most a window, or features [mels, frames] of a whole one → keys and values of cross-attention,
+        each [1, heads, positions, head_dim].
+        """
+        if features is None:
+            with timings.measure("features"):
+                features = log_mel(samples, self._front_end)
         with timings.measure("encode"):
-            arrays: list[Floats] = self._encoder.run(self._decoder.cross_names, {"features": features})
+            arrays: list[Floats] = self._encoder.run(self._decoder.cross_names, {"features": features[None]})
         return arrays
 
     def _encode(self, segment: SegmentJob) -> tuple[_Heard, Job]:
         options = segment.options
-        audio = self.encode(segment.samples, segment.timings)
+        audio = self.encode(segment.samples, segment.timings, segment.features)
         with segment.timings.measure("prefill"):
             first = self._decoder.look([self.parameters.start_id], audio)[0]
         no_speech = probability(first, self.parameters.no_speech_id)
@@ -303,7 +306,18 @@ class WhisperEngine:
         step, seconds = self.parameters.timestamp_seconds, samples / self.sample_rate
         found = phrases(tokens, self._timestamps, step, seconds)
         texts = [(phrase, self.read(phrase.tokens, None, ended=False)[1]) for phrase in found]
-        return [TimedText(phrase.start, phrase.end, text) for phrase, text in texts if text]
+        return [TimedText(phrase.start, phrase.end, text, phrase.tokens) for phrase, text in texts if text]
+
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongForm:
+        """See :class:`runtime.work.LongFormEngine`."""
+        frames_per_step = round(self.parameters.timestamp_seconds * self.sample_rate / self._front_end.hop_length)
+        reading = Reading(
+            self._timestamps,
+            frames_per_step,
+            lambda tokens: self.read(tokens, None, ended=False)[1],
+            self._phrases,
+        )
+        return LongForm(samples, self._front_end, reading, options, timings)
 
     def live(self) -> WholeWindow:
         """See :class:`runtime.engine.Engine`."""
@@ -323,7 +337,10 @@ class WhisperEngine:
         code = self._language(self._decoder.look([self.parameters.start_id], audio)[0], options.language)
         ids = np.array([[*self.prompt_ids(code, options), *tokens]], np.int64)
         feeds = self._decoder.feeds(ids, audio, keep=len(tokens) + 1)
-        return [Probe("encoder", {"features": features}, names), Probe("decoder", feeds, ["logits"], choice="logits")]
+        return [
+            Probe("encoder", {"features": features}, names, rows=self.parameters.audio_positions),
+            Probe("decoder", feeds, ["logits"], choice="logits", rows=ids.shape[1]),
+        ]
 
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
         """See :class:`runtime.engine.Engine`."""

@@ -21,12 +21,14 @@ from export.compare import RATE, speech
 from export.errors import CheckpointInvalidError
 from export.families.whisper import load_config, load_model
 from runtime import Transcriber, open_artifact
+from runtime.__main__ import app as cli
 from runtime.engine import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.events import Final
 from runtime.families import whisper
 from runtime.families.whisper import WhisperEngine
 from tests import whisper_checkpoint
+from tests.conftest import DATA
 
 pytestmark = pytest.mark.slow
 
@@ -150,8 +152,8 @@ def test_models_of_english_alone(english: Pair) -> None:
             assert [result.tokens for result in results] == expected
             assert {result.language for result in results} <= {"English", None}
     assert (engine.capabilities.language_detection, engine.capabilities.translation) == (False, False)
-    with pytest.raises(OptionError, match="knows English alone and cannot translate"):
-        engine.check(SegmentOptions(task="translate"))
+    with pytest.raises(OptionError, match="a translation was asked for, but this model only writes down"):
+        Transcriber.from_artifact(english.artifact).transcribe(clips[0], sample_rate=RATE, task="translate")
 
 
 def test_a_context_comes_before_the_start(pair: Pair) -> None:
@@ -261,6 +263,135 @@ def test_transcripts_of_files_and_streams(pair: Pair) -> None:
     assert any(isinstance(event, Final) for event in [*events, *stream.finish()])
 
 
+def test_timestamps_make_segments(pair: Pair) -> None:
+    """Parts of a text are segments with times of their own, of the whole audio; also of what was decoded in parts."""
+    audio = speech(6.5)
+    transcriber = Transcriber.from_artifact(pair.artifact, vad=False)
+    plain = transcriber.transcribe(audio, "de", sample_rate=RATE)
+    timed = transcriber.transcribe(audio, "de", sample_rate=RATE, timestamps=True, task="translate")
+    assert len(timed.segments) > len(plain.segments)
+    edges = [edge for segment in timed.segments for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+    assert edges[-1] <= 6.5
+    assert all(token < 256 for segment in timed.segments for token in segment.tokens)
+    assert timed.tokens.generated > sum(len(segment.tokens) for segment in timed.segments)
+
+
+@pytest.mark.parametrize("prompt", ["", "Sara, Jon"], ids=["no context", "context"])
+@pytest.mark.parametrize("language", ["German", None])
+def test_the_long_form_is_that_of_generate(pair: Pair, language: str | None, prompt: str) -> None:
+    """Eleven seconds with a window of two: as many windows as the text says, and the same text in each."""
+    audio = speech(11.0)
+    transcriber = Transcriber.from_artifact(pair.artifact)
+    told: list[float] = []
+    transcript = transcriber.transcribe(
+        audio,
+        language,
+        prompt,
+        sample_rate=RATE,
+        long_form=True,
+        max_new_tokens=BUDGET,
+        progress=lambda done, _: told.append(done),
+    )
+    extract = WhisperFeatureExtractor(feature_size=80)
+    features = extract(audio, sampling_rate=RATE, truncation=False, padding="longest", return_tensors="pt")
+    engine = transcriber.engine
+    assert isinstance(engine, WhisperEngine)
+    ids = torch.tensor([engine.parameters.previous_id, *engine._context_ids(prompt)]) if prompt else None
+    expected = pair.model.generate(
+        features["input_features"],
+        max_new_tokens=BUDGET,
+        task="transcribe",
+        language="de" if language else None,
+        return_timestamps=True,
+        return_segments=True,
+        prompt_ids=ids,
+        do_sample=False,
+    )
+    work = engine.long_form(audio, SegmentOptions(language, prompt, BUDGET), Timings())
+    for _, result in engine.run(work.next_job):
+        work.take(result)
+    assert [token for span in work.spans for token in span.result.tokens] == [
+        token for segment in expected["segments"][0] for token in segment["tokens"].tolist()
+    ]
+    assert len(work.spans) > 5
+    assert told == sorted(told)
+    assert told[-1] == 11.0
+    wanted = [
+        (float(each["start"]), min(float(each["end"]), 11.0))
+        for each in expected["segments"][0]
+        if engine.read(each["tokens"].tolist(), None, ended=False)[1]
+    ]
+    assert [(each.start, each.end) for each in transcript.segments] == [
+        pytest.approx(each, abs=2e-3) for each in wanted
+    ]
+    assert transcript.duration == 11.0
+
+
+def test_what_repeats_in_a_window_is_decoded_once_more(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a penalty, and taken as it is then; windows without speech are passed over."""
+    engine = pair.engine()
+    penalties: list[float] = []
+    monkeypatch.setattr(whisper, "repeats", lambda _: True)
+    work = engine.long_form(speech(3.0), SegmentOptions("German"), Timings())
+
+    def next_job() -> SegmentJob | None:
+        job = work.next_job()
+        if job:
+            penalties.append(job.options.repetition_penalty)
+        return job
+
+    for _, result in engine.run(next_job):
+        work.take(result)
+    assert penalties[:4] == [1.0, 1.1, 1.0, 1.1]
+    assert {span.decoded_again for span in work.spans} == {"repetition"}
+    monkeypatch.setattr(whisper, "is_silence", lambda *_: True)
+    silent = engine.long_form(speech(3.0), SegmentOptions("German"), Timings())
+    for _, result in engine.run(silent.next_job):
+        silent.take(result)
+    assert silent.spans == []
+    assert silent.done == 3 * RATE
+
+
+def test_the_command_line_asks_for_it(pair: Pair) -> None:
+    asked = [
+        "transcribe",
+        str(DATA / "en-1.wav"),
+        "--model",
+        str(pair.artifact),
+        "--language",
+        "en",
+        "--format",
+        "json",
+    ]
+    plain = CliRunner().invoke(cli, asked)
+    timed = CliRunner().invoke(cli, [*asked, "--timestamps", "--translate"])
+    long = CliRunner().invoke(cli, [*asked, "--long-form"])
+    for result in (plain, timed, long):
+        assert result.exit_code == 0, result.output
+    texts = [json.loads(result.stdout)["text"] for result in (plain, timed, long)]
+    assert len(set(texts)) == 3
+    refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--long-form"])
+    assert refused.exit_code == 2
+    assert "models of the family 'qwen3-asr' have no long form; leave it out" in refused.stderr
+    refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--timestamps"])
+    assert "timestamps were asked for, but models of the family 'qwen3-asr' say none" in refused.stderr
+
+
+def test_a_size_without_a_name_is_exported_by_its_repo_id(pair: Pair, tmp_path: Path) -> None:
+    """The folder says which family it is of; the repo gives the name."""
+    checkpoint = pair.artifact.parent / "checkpoint"
+    result = export("openai/whisper-Tiny", "--checkpoint", checkpoint, "--out", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    manifest = open_artifact(tmp_path / "x").manifest
+    assert (manifest.name, manifest.family) == ("whisper-tiny", "whisper")
+    assert manifest.files["decoder.onnx"] == open_artifact(pair.artifact).manifest.files["decoder.onnx"]
+    other = rewritten(checkpoint, tmp_path / "other", "config.json", model_type="wav2vec2")
+    refused = export("a/b", "--checkpoint", other, "--out", tmp_path / "y")
+    assert refused.exit_code == 2
+    assert "model_type is 'wav2vec2', and no family is known for it" in " ".join(refused.stderr.split())
+
+
 def test_silence_is_no_text(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = pair.engine()
     clip = np.zeros(RATE, np.float32)
@@ -320,6 +451,7 @@ def test_probes_are_what_the_engine_runs(pair: Pair) -> None:
     options = SegmentOptions("German", "", BUDGET)
     result = engine.transcribe(clip, options, Timings())
     encoder, decoder = engine.probes(clip, result.tokens, options)
+    assert (encoder.rows, decoder.rows) == (100, len(result.tokens) + 4)
     assert len(engine.run_probe(encoder)) == 4
     (logits,) = engine.run_probe(decoder)
     assert logits.shape == (1, len(result.tokens) + 1, engine.parameters.vocab_size)
@@ -327,6 +459,28 @@ def test_probes_are_what_the_engine_runs(pair: Pair) -> None:
         engine._rules[False](line, result.tokens[:place])
     assert logits[0].argmax(1).tolist() == [*result.tokens, engine.parameters.stop_id]
     assert set(engine.placement()) == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4", "q8"])
+def test_quantized_graphs_run(recipe: str, tmp_path: Path) -> None:
+    """Every recipe applies to both graphs, caches included; what noise would have said is no measure of it."""
+    folder = tmp_path / "checkpoint"
+    whisper_checkpoint.write(folder, width=64, positions=1500)
+    result = export(NAME, "--checkpoint", folder, "--recipe", recipe, "--force", "--out", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    quantization = open_artifact(tmp_path / "x").manifest.quantization
+    assert quantization is not None
+    done = {role: graph.nodes for role, graph in quantization.graphs.items()}
+    assert sum(done["encoder"].values()) == 2 * 6 + 2 * 2
+    assert sum(done["decoder"].values()) >= 2 * 8 + 1
+    assert quantization.graphs["decoder"].caches == (0 if recipe == "q8" else 2)
+    assert quantization.gate.relative_error["encoder"] < 0.2
+    engine = WhisperEngine(open_artifact(tmp_path / "x"), EngineOptions(max_batch=2))
+    clips = [speech(4.0), speech(9.0)[RATE:], speech(6.0)[2 * RATE :]]
+    together = transcribe(engine, clips, SegmentOptions("German", "", BUDGET))
+    alone = [engine.transcribe(clip, SegmentOptions("German", "", BUDGET), Timings()) for clip in clips]
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert all(each.tokens for each in alone)
 
 
 def rewritten(checkpoint: Path, folder: Path, name: str, **changed: Any) -> Path:

@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from runtime.decoding.autoregressive import Draft, Job, greedy_rows
-from runtime.decoding.timestamps import NextTokenRules, Phrase, TimestampRules, phrases
+from runtime.decoding.timestamps import NextTokenRules, Phrase, TimestampRules, advance, phrases
 from tests.unit.rows import HashedRows
 
 STOP, NO_TIMESTAMPS, VOCAB = 20, 26, 60
@@ -123,6 +123,47 @@ def test_phrases(tokens: list[int], expected: list[tuple[float, float, list[int]
     assert [phrase.tokens for phrase in found] == [text for _, _, text in expected]
     edges = [edge for start, end, _ in expected for edge in (start, end)]
     assert [edge for phrase in found for edge in (phrase.start, phrase.end)] == pytest.approx(edges)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([FIRST, 3, 4], (3, 100)),
+        ([FIRST, 3, 4, FIRST + 9], (4, 100)),
+        ([FIRST, 3, FIRST + 9, FIRST + 11, 4], (4, 18)),
+        ([FIRST, 3, FIRST + 9, FIRST + 11, 4, FIRST + 12], (6, 100)),
+        ([FIRST, 3, FIRST + 9, FIRST + 9, 4, FIRST + 12, FIRST + 12], (7, 24)),
+        ([FIRST, 3, FIRST + 9, FIRST + 9], (4, 18)),
+        ([FIRST, FIRST, 3], (2, 1)),
+        ([FIRST, 3, FIRST + 30, FIRST + 30, 5], (4, 60)),
+        ([3, 4], (2, 100)),
+        ([], (0, 100)),
+    ],
+    ids=[
+        "no end",
+        "nobody after it",
+        "cut",
+        "nobody after the second",
+        "cut after the second",
+        "cut after the first",
+        "no length",
+        "behind the end",
+        "no timestamps",
+        "nothing",
+    ],
+)
+def test_where_the_next_window_begins(tokens: list[int], expected: tuple[int, int]) -> None:
+    kept, frames = advance(tokens, RULES, 100, 2)
+    assert (kept, frames) == expected
+    if expected[1] == 60:
+        assert advance(tokens, RULES, 40, 2) == (4, 40)  # never behind the audio
+
+
+@given(st.lists(st.integers(0, VOCAB - 1), max_size=30), st.integers(1, 3000))
+def test_every_window_gets_further_and_no_further_than_its_end(tokens: list[int], frames: int) -> None:
+    kept, further = advance(tokens, RULES, frames, 2)
+    assert 0 <= kept <= len(tokens)
+    assert 1 <= further <= frames
 
 
 @given(st.lists(st.integers(0, VOCAB - 1), max_size=30), st.floats(0.01, 30.0))

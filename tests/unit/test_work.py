@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.engine import BatchPlan, Capabilities, Engine, Probe, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engine import (
+    BatchPlan,
+    Capabilities,
+    Engine,
+    Probe,
+    SegmentJob,
+    SegmentOptions,
+    SegmentResult,
+    TimedText,
+    Timings,
+)
 from runtime.errors import AudioInvalidError
+from runtime.transcript import segments_of
 from runtime.work import REPETITION_PENALTY, File, Span, Work
 
 RATE = 100
@@ -98,6 +109,7 @@ class Echo:
                         finish_reason="repetition" if looped else "stop",
                         audio_tokens=1,
                         prompt_tokens=2,
+                        phrases=[TimedText(0.25, seconds, str(value), [value])] if job.options.timestamps else [],
                     ),
                 )
 
@@ -159,6 +171,25 @@ def test_a_loop_is_decoded_again_once_in_shorter_pieces_with_a_penalty() -> None
     (still,) = work(engine, [file(0, 4, value=201)])
     assert (still.spans[0].decoded_again, still.spans[0].result.finish_reason) == ("repetition", "repetition")
     assert len(engine.jobs) == 3  # once, and not for ever
+
+
+def test_times_count_from_the_beginning_of_the_audio() -> None:
+    """Those of parts from the piece's beginning, those of segments from the file's."""
+    engine = Echo()
+    (looped,) = work(engine, [file(0, 8, value=101, timestamps=True)])
+    assert len(looped.spans) > 1
+    for number, span in enumerate(looped.spans):
+        seconds = span.length / RATE
+        cut = next(len(job.samples) / RATE for job in engine.jobs if job.key[1:] == (number, 0))
+        edges = [(phrase.start, phrase.end) for phrase in span.result.phrases]
+        assert edges == [pytest.approx((0.25, cut)), pytest.approx((cut + 0.25, seconds))]
+        segments = segments_of(span, RATE)
+        assert [segment.text for segment in segments] == ["101", "101"]
+        start = span.start / RATE
+        assert [segment.end for segment in segments] == pytest.approx([start + cut, start + seconds])
+        assert [segment.decoded_again for segment in segments] == [None, "repetition"]
+    (still,) = work(Echo(), [file(0, 4, value=201, timestamps=True)])
+    assert [segment.finish_reason for segment in segments_of(still.spans[0], RATE)] == ["stop", "repetition"]
 
 
 def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:
