@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from runtime.decoding.autoregressive import FinishReason
 from runtime.decoding.timestamps import TimestampRules, advance
 from runtime.engine import SegmentJob, SegmentOptions, SegmentResult, TimedText, Timings
 from runtime.features.log_mel import LogMelConfig, log_mel
@@ -61,7 +62,7 @@ class LongForm:
     @property
     def _frames(self) -> int:
         """Frames of this window that are audio."""
-        return min(self._features.shape[1] - self._seek, self._window)
+        return min(int(self._features.shape[1]) - self._seek, self._window)
 
     def next_job(self) -> SegmentJob | None:
         """The next window; None while one is on its way, and after the last."""
@@ -86,7 +87,8 @@ class LongForm:
         if result.finish_reason == "repetition" and not self._again and not self._options.max_new_tokens:
             self._again = True
             return
-        decoded_again, self._again = ("repetition" if self._again else None), False
+        decoded_again: FinishReason | None = "repetition" if self._again else None
+        self._again = False
         frames = self._frames
         if result.text:  # and else nobody spoke
             kept, frames = advance(result.tokens, self._reading.rules, frames, self._reading.frames_per_step)
