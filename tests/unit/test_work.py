@@ -179,15 +179,15 @@ def test_times_count_from_the_beginning_of_the_audio() -> None:
     (looped,) = work(engine, [file(0, 8, value=101, timestamps=True)])
     assert len(looped.spans) > 1
     for number, span in enumerate(looped.spans):
-        seconds = span.length / RATE
-        cut = next(len(job.samples) / RATE for job in engine.jobs if job.key[1:] == (number, 0))
-        edges = [(phrase.start, phrase.end) for phrase in span.result.phrases]
-        assert edges == [pytest.approx((0.25, cut)), pytest.approx((cut + 0.25, seconds))]
+        parts = {job.key[2]: len(job.samples) / RATE for job in engine.jobs if job.key[1] == number}
+        ends = np.cumsum([parts[place] for place in range(len(parts) - 1)])  # the whole piece has the key None
+        starts = [0.25, *(ends[:-1] + 0.25)]
+        assert [phrase.start for phrase in span.result.phrases] == pytest.approx(starts)
+        assert [phrase.end for phrase in span.result.phrases] == pytest.approx(ends)
         segments = segments_of(span, RATE)
-        assert [segment.text for segment in segments] == ["101", "101"]
-        start = span.start / RATE
-        assert [segment.end for segment in segments] == pytest.approx([start + cut, start + seconds])
-        assert [segment.decoded_again for segment in segments] == [None, "repetition"]
+        assert [segment.end for segment in segments] == pytest.approx(span.start / RATE + ends)
+        assert [segment.decoded_again for segment in segments] == [None] * (len(ends) - 1) + ["repetition"]
+    assert max(len(span.result.phrases) for span in looped.spans) > 1
     (still,) = work(Echo(), [file(0, 4, value=201, timestamps=True)])
     assert [segment.finish_reason for segment in segments_of(still.spans[0], RATE)] == ["stop", "repetition"]
 
