@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from export.checkpoints import Checkpoint
 from runtime.artifact import Language, Source
 
 CARD = "README.md"
@@ -15,32 +16,31 @@ LICENCES = {
 HUB = "https://huggingface.co"
 
 
-def model_card(name: str, family: str, source: Source, languages: Sequence[Language], *, local: bool) -> str:
+def model_card(checkpoint: Checkpoint, source: Source, languages: Sequence[Language]) -> str:
     """Markdown with the front matter that the hub reads; quantization adds what it did.
 
     Licences that ask for attribution ask for the author, where the work is, the licence and its address, that changes
-    are named, and that nobody is said to endorse them (CC BY 4.0, section 3 a). ``local``: the checkpoint was a folder,
-    whose weights only the giver knows; ``source.repo`` is its name then.
+    are named, and that nobody is said to endorse them (CC BY 4.0, section 3 a). Where the checkpoint was a folder, only
+    its giver knows whose the weights are: ``source.repo`` is its name then.
     """
-    address = LICENCES.get(source.licence)
-    licence = f"[{source.licence}]({address})" if address else source.licence
-    front = [f"license: {source.licence.lower() if address else 'other'}"]
-    if source.revision:
-        front.append(f"base_model: {source.repo}")
+    local = source.repo != checkpoint.repo
+    front = [f"license: {checkpoint.licence.lower() if checkpoint.licence in LICENCES else 'other'}"]
+    if not local and not checkpoint.bundled:
+        front.append(f"base_model: {checkpoint.repo}")
     front.append(f"language: [{', '.join(repr(language.code) for language in languages)}]")
     front += ["pipeline_tag: automatic-speech-recognition", "library_name: onnx"]
     return f"""---
 {chr(10).join(front)}
 ---
 
-# {name}
+# {checkpoint.name}
 
-Graphs of a speech recognition model for ONNX Runtime, of the family `{family}`, made with asr-deploy:
+Graphs of a speech recognition model for ONNX Runtime, of the family `{checkpoint.family}`, made with asr-deploy:
 `python -m runtime transcribe audio.wav --model FOLDER` turns audio into text with them.
 
 ## Licence
 
-{_local(source, licence, name) if local else _published(source, licence)}
+{_local(checkpoint, source) if local else _published(checkpoint, source)}
 
 ## Changes
 
@@ -49,22 +49,32 @@ Graphs of a speech recognition model for ONNX Runtime, of the family `{family}`,
 """
 
 
-def _published(source: Source, licence: str) -> str:
-    by = f" by {source.author}" if source.author else ""
-    where = f"[{source.repo}]({HUB}/{source.repo})" if source.revision else f"`{source.repo}`"
+def _model(checkpoint: Checkpoint) -> str:
+    """The published model, where it is and whose."""
+    where = f"`{checkpoint.repo}`" if checkpoint.bundled else f"[{checkpoint.repo}]({HUB}/{checkpoint.repo})"
+    return f"{where} by {checkpoint.author or 'its authors'}"
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    address = LICENCES.get(checkpoint.licence)
+    return f"[{checkpoint.licence}]({address})" if address else checkpoint.licence
+
+
+def _published(checkpoint: Checkpoint, source: Source) -> str:
     revision = f", at revision `{source.revision}`" if source.revision else ""
-    apart = f", and {source.author or 'its authors'} did not make or endorse this conversion" if source.revision else ""
-    return f"""The weights are those of {where}{by}{revision},
-under {licence}.
+    others = f", and {checkpoint.author or 'they'} did not make or endorse this conversion"
+    return f"""The weights are those of {_model(checkpoint)}{revision},
+under {_licence(checkpoint)}.
 
 Whoever passes this folder on does so under that licence: with this notice, the name of the author, the links to the
-model and to the licence, and with what they changed themselves. The weights come without any warranty{apart}."""
+model and to the licence, and with what they changed themselves. The weights come without any
+warranty{"" if checkpoint.bundled else others}."""
 
 
-def _local(source: Source, licence: str, name: str) -> str:
-    by = f" by {source.author}" if source.author else ""
-    return f"""The weights are those of a folder, `{source.repo}`, that was given as the model `{name}`{by}.
-That model is under {licence}; if the weights are others, such as
+def _local(checkpoint: Checkpoint, source: Source) -> str:
+    return f"""The weights are those of a folder, `{source.repo}`, that was given as the model
+{_model(checkpoint)}.
+That model is under {_licence(checkpoint)}; if the weights are others, such as
 some that were trained on from them, their own licence holds as well.
 
 Whoever passes this folder on keeps this notice, says whose weights these are, and what they changed themselves. The

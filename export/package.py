@@ -54,12 +54,10 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
             licence=checkpoint.licence,
             layout=family.layout,
             weights_sha256=_weights_hash(folder, report),
-            author=checkpoint.author or None,
+            author=checkpoint.author or None if folder.repo == checkpoint.repo else None,
             parameters=folder.parameters(),
         )
-        local = folder.repo != checkpoint.repo
-        card = model_card(checkpoint.name, checkpoint.family, source, family.languages, local=local)
-        (work / CARD).write_text(card, encoding="utf-8")
+        (work / CARD).write_text(model_card(checkpoint, source, family.languages), encoding="utf-8")
         for licence in folder.path.glob("LICENSE*"):
             shutil.copyfile(licence, work / licence.name)
         manifest = Manifest(
