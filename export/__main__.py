@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from export.checkpoints import CHECKPOINTS, locate
-from export.errors import CheckpointNotFoundError
+from export.checkpoints import CHECKPOINTS, locate, named
 from quantize.output import refuse_existing
 from quantize.recipe import Recipe, load_recipe, shipped
 from quantize.report import Report, peak_memory
@@ -60,19 +60,19 @@ def main(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     began = time.monotonic()
     try:
-        if name not in CHECKPOINTS:
-            raise CheckpointNotFoundError(f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}")
-        known = CHECKPOINTS[name]
+        known = named(name)
         chosen = _recipe(recipe, int8=int8, int4=int4, reduce_range=reduce_range)
         if chosen is None and (calibration or eval or force):
             raise OptionError("--calibration, --eval and --force are for quantization; give a recipe too")
-        target = out or Path("artifacts") / (f"{name}-{chosen.name}" if chosen else name)
+        target = out or Path("artifacts") / (f"{known.name}-{chosen.name}" if chosen else known.name)
         refuse_existing(target)  # before gigabytes are downloaded
         folder = locate(known, checkpoint, revision)
         # These import torch: seconds that a wrong name need not cost.
+        from export.families import family_of
         from export.package import export_artifact, export_quantized
         from quantize.package import Plan
 
+        known = known if known.family else replace(known, family=family_of(folder))
         with Report() as report:
             if chosen is None:
                 artifact = export_artifact(known, folder, target, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +122,38 @@ CHECKPOINTS = {
             downloaded=("config.json", PICKLED, SENTENCEPIECE, "LICENSE*"),
             tokenizers=((SENTENCEPIECE,),),
         ),
+        Checkpoint(
+            "whisper-large-v3-turbo",
+            "whisper",
+            "openai/whisper-large-v3-turbo",
+            "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
+            "MIT",
+            "0.8 B parameters, 100 languages",
+        ),
     )
 }
+
+
+# As the hub has them: parts begin and end with a letter, digit or underscore.
+_REPO = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/(\w(?:[\w.-]{0,94}\w)?)")
+
+
+def named(name: str) -> Checkpoint:
+    """What the command line means: a name of :data:`CHECKPOINTS`, or a repo id on the hub.
+
+    A repo has no pinned commit, and its family (empty here) is known when its configuration is.
+
+    Raises:
+        CheckpointNotFoundError: neither.
+    """
+    if name in CHECKPOINTS:
+        return CHECKPOINTS[name]
+    repo = _REPO.fullmatch(name)
+    if repo is None:
+        raise CheckpointNotFoundError(
+            f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}, and repo ids such as openai/whisper-small"
+        )
+    return Checkpoint(repo[1].lower(), "", name, None, f"that of {name}", "")
 
 
 @dataclass(frozen=True, slots=True)

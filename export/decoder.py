@@ -6,10 +6,7 @@ are added or changed here:
 * ``audio_embeds[N,H]`` replace the embedding rows where ``input_ids`` is the audio placeholder, in order of rows and
   positions. Fewer of them than placeholders are an error of the graph; more are not looked at, so that an engine may
   leave them bound while it steps.
-* ``num_logits_to_keep[1]`` says of how many positions logits are wanted, ``logits[B,K,vocab]``: 1 gives the last valid
-  row of each sequence (found from the attention mask, so padded prompts may differ in length), k the last k rows, 0 all
-  rows. The lm_head is a fifth of a step's arithmetic, and prompts have hundreds of rows that nobody reads. The name is
-  the one for which onnxruntime-genai supplies a 0 by itself.
+* ``num_logits_to_keep[1]`` says of how many positions logits are wanted (see :mod:`export.logits`).
 * a tied lm_head reads the embedding matrix itself (``Gemm`` with ``transB``) instead of a transposed copy.
 """
 
@@ -29,6 +26,7 @@ from builders.qwen import Qwen3Model
 from torch import nn
 from transformers import PretrainedConfig
 
+from export.logits import add_input, keep_rows, name_logits, tied_head
 from quantize.graph import Editor
 
 log = logging.getLogger(__name__)
@@ -87,14 +85,8 @@ def build_decoder(
             value.shape = ir.Shape([*value.shape[:3], int(config.head_dim)])
     _graft_audio(model.graph, audio_token_id, int(config.hidden_size))
     tied = lm_head.weight.data_ptr() == text_model.embed_tokens.weight.data_ptr()  # type: ignore[union-attr,operator]
-    _select_logits(model.graph, int(config.hidden_size), int(config.vocab_size), tied=tied)
+    _select_logits(model.graph, int(config.vocab_size), tied=tied)
     return model
-
-
-def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
-    graph.inputs.append(value)
-    return value
 
 
 def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
@@ -107,7 +99,7 @@ def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
     embedded = gather.outputs[0]
     readers = list(embedded.uses())
     ids = next(value for value in graph.inputs if value.name == "input_ids")
-    audio = _input(graph, "audio_embeds", ir.DataType.FLOAT, ["audio_tokens", hidden])
+    audio = add_input(graph, "audio_embeds", ir.DataType.FLOAT, ["audio_tokens", hidden])
     edit = Editor(graph, "/model/audio_graft")
     is_audio = edit.node("Equal", [ids, edit.constant("token", np.array(audio_token_id, np.int64))])
     ones = edit.node("Cast", [is_audio], to=ir.DataType.INT64)
@@ -123,46 +115,21 @@ def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
         node.replace_input_with(place, merged)
 
 
-def _select_logits(graph: ir.Graph, hidden: int, vocab: int, *, tied: bool) -> None:
+def _select_logits(graph: ir.Graph, vocab: int, *, tied: bool) -> None:
     """Keep the rows that ``num_logits_to_keep`` asks for before the lm_head."""
     (head,) = (node for node in graph if node.name == "/lm_head/MatMul")
     rows, weight = head.inputs
     if rows is None or weight is None:
         raise ValueError("the builder's lm_head has no inputs: its graph is not the one this code knows")
-    named = {value.name: value for value in graph.inputs}
-    keep = _input(graph, "num_logits_to_keep", ir.DataType.INT64, [1])
     edit = Editor(graph, "/lm_head/select")
-    zero, one, minus = (edit.constant(f"int_{n}", np.array([n], np.int64)) for n in (0, 1, -1))
-    length = edit.node("Shape", [named["input_ids"]], start=1, end=2)
-    # A first prompt is as long as its row of the mask has ones; after a filled cache the mask counts the past too.
-    valid = edit.node("Min", [length, edit.node("ReduceSum", [named["attention_mask"], one], keepdims=1)])
-    everything = edit.node("Equal", [keep, zero])
-    count = edit.node("Where", [everything, length, keep])
-    end = edit.node("Where", [everything, length, valid])
-    scalars = [edit.constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1)]
-    steps = edit.node("Range", [scalars[0], edit.node("Squeeze", [count]), scalars[1]])
-    index = edit.node("Max", [edit.node("Add", [edit.node("Sub", [end, count]), steps]), zero])
-    selected = edit.node("GatherND", [rows, edit.node("Unsqueeze", [index, minus])], batch_dims=1)
-    logits = graph.outputs[0]
+    selected, index = keep_rows(graph, edit, rows)
     if tied:
-        flat = edit.node("Reshape", [selected, edit.constant("rows", np.array([-1, hidden], np.int64))])
-        table = graph.initializers["model.embed_tokens.weight"]
-        product = ir.Node("", "Gemm", [flat, table], [ir.AttrInt64("transB", 1)], name="/lm_head/Gemm")
-        product.outputs[0].name = "/lm_head/Gemm/output_0"
-        graph.append(product)
-        size = edit.constant("vocab", np.array([vocab], np.int64))
-        result = edit.node(
-            "Reshape", [product.outputs[0], edit.node("Concat", [edit.node("Shape", [index]), size], axis=0)]
-        )
+        graph.outputs[0] = tied_head(graph, edit, selected, index, graph.initializers["model.embed_tokens.weight"])
         graph.remove(head, safe=False)
         del graph.initializers["lm_head.MatMul.weight"]
-        graph.outputs[0] = result
     else:
         head.replace_input_with(0, selected)
-        result = logits
-    result.name = "logits"
-    result.shape = ir.Shape(["batch_size", "logit_rows", vocab])
-    result.type = ir.TensorType(ir.DataType.FLOAT)
+    name_logits(graph.outputs[0], vocab)
 
 
 def genai_config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -17,7 +18,7 @@ OPSET = 20
 @torch.no_grad()
 def trace(
     module: nn.Module,
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]],
     outputs: list[str],
     dynamic_shapes: dict[str, Any],
 ) -> ir.Model:
@@ -25,10 +26,12 @@ def trace(
 
     Args:
         module: in eval mode; called with ``inputs`` as keyword arguments in their order.
-        inputs: example tensors by graph input name. Sizes of dynamic axes must differ from 0 and 1.
+        inputs: example tensors by graph input name; an argument that is a mapping of tensors gives as many inputs by
+            its own names. Sizes of dynamic axes must differ from 0 and 1.
         outputs: graph output names in order.
         dynamic_shapes: per input, axis → :class:`torch.export.Dim`, as torch.export takes it.
     """
+    names = [name for key, value in inputs.items() for name in (value if isinstance(value, Mapping) else [key])]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -37,8 +40,8 @@ def trace(
             warnings.simplefilter("ignore")  # deprecation notes of the exporter about itself
             program = torch.onnx.export(
                 module.eval(),
-                kwargs=inputs,
-                input_names=list(inputs),
+                kwargs=dict(inputs),
+                input_names=names,
                 output_names=outputs,
                 dynamic_shapes=dynamic_shapes,
                 opset_version=OPSET,

@@ -26,6 +26,8 @@ _NORMS = {
     "SkipSimplifiedLayerNormalization": (2,),
     "SkipLayerNormalization": (2, 3),
 }
+# Attention in one node, its values the third input.
+_FUSED = ("GroupQueryAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +172,15 @@ def _elementwise(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | Non
 
 
 def _grouped_attention(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | None:
-    """Values of GroupQueryAttention: a channel of a key-value head feeds one channel of each query head it serves."""
+    """Values of fused attention: a channel of a key-value head feeds one channel of each query head it serves."""
     node = x.producer()
-    if node is None or node.op_type != "GroupQueryAttention" or node.outputs[0] is not x:
+    if node is None or node.op_type not in _FUSED or node.outputs[0] is not x:
         return None
     owner = _column_owner(node.inputs[2], made_by)
     if owner is None:
         return None
-    heads, kv_heads = node.attributes.get_int("num_heads", 0), node.attributes.get_int("kv_num_heads", 0)
+    heads = node.attributes.get_int("num_heads", 0)
+    kv_heads = node.attributes.get_int("kv_num_heads", heads)
     width = (owner[2].stop - owner[2].start) // kv_heads
     head, channel = np.divmod(np.arange(heads * width), width)
     return head // (heads // kv_heads) * width + channel, _from_columns(owner)

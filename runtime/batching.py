@@ -7,7 +7,9 @@ from runtime.errors import OptionError
 from runtime.memory import available_bytes, resident_bytes
 
 
-def plan_rows(max_batch: int, memory: int | None, *, positions: int, position_bytes: int, work_bytes: int) -> BatchPlan:
+def plan_rows(
+    max_batch: int, memory: int | None, *, positions: int, position_bytes: int, work_bytes: int, audio_bytes: int = 0
+) -> BatchPlan:
     """As many rows as fit, ``max_batch`` at most. Call it when the model is loaded: what is resident then is counted.
 
     Args:
@@ -16,6 +18,7 @@ def plan_rows(max_batch: int, memory: int | None, *, positions: int, position_by
         positions: of a row.
         position_bytes: keys and values of one position.
         work_bytes: activations of the largest call of a graph.
+        audio_bytes: what a row has of its audio beside its positions.
 
     Raises:
         OptionError: the budget is too small for a single row (without a budget one row is always planned).
@@ -23,7 +26,7 @@ def plan_rows(max_batch: int, memory: int | None, *, positions: int, position_by
     if max_batch < 1:
         raise OptionError(f"max_batch must be at least 1, not {max_batch}")
     resident = resident_bytes()
-    fixed, row = resident + work_bytes, positions * position_bytes
+    fixed, row = resident + work_bytes, positions * position_bytes + audio_bytes
     budget = memory if memory is not None else resident + available_bytes() // 2
     rows = min(max_batch, (budget - fixed) // row)
     if rows < 1 and memory is not None:

@@ -25,7 +25,7 @@ _TRIED = [(37 * place) % 199 + 1 for place in range(56)]
 _TRIED_PROMPT = 32
 
 
-def _untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Zeros in pages that the system hands out when they are first written to.
 
     ``np.zeros`` asks for huge pages, and so a row of which a third is used would take all of its memory.
@@ -55,8 +55,8 @@ class PassComparison(NamedTuple):
     splits: bool
 
 
-class CausalDecoder:
-    """Prefill and step over rows that share one set of buffers.
+class RowDecoder:
+    """Prefill and step over rows that share one set of buffers; what audio is to the graph, a subclass says.
 
     Each layer's keys and values live in one array ``[rows, kv_heads, positions, head_dim]``, bound both as past and as
     present, where the graph's provider has its memory: new positions are written in place and nothing is ever copied.
@@ -66,20 +66,33 @@ class CausalDecoder:
     row counts.
     """
 
-    def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, audio_id: int, context_length: int) -> None:
-        """``audio_id`` is the placeholder that audio rows replace; ``context_length`` the graph's positions."""
-        self._session, self._audio_id, self.context_length = session, audio_id, context_length
-        self._spec = spec
+    def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, context_length: int) -> None:
+        """``context_length``: the graph's positions."""
+        self._session, self._spec, self.context_length = session, spec, context_length
         past = [tensor for tensor in spec.inputs if tensor.name.startswith("past_key_values.")]
         _, heads, _, size = past[0].shape
         logits = next(tensor for tensor in spec.outputs if tensor.name == "logits")
-        audio = next(tensor for tensor in spec.inputs if tensor.name == "audio_embeds")
         self._kv_names = [tensor.name for tensor in past]
         self._kv_dtype = np.dtype(past[0].dtype)
         self.layers, self.kv_heads, self.head_dim = len(past) // 2, int(heads), int(size)
-        self.vocab_size, self.hidden_size = int(logits.shape[-1]), int(audio.shape[-1])
+        self.vocab_size = int(logits.shape[-1])
         self._where = input_location(session, self._kv_names[0])
         self._close()
+
+    def _accept(self, rows: slice, prompts: Sequence[Sequence[int]], audio: Any) -> Any:
+        """Check the audio that comes with tokens for some rows, and take it; None when there is none.
+
+        Returns:
+            What :meth:`_bind_audio` needs.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        raise NotImplementedError
+
+    def _bind_audio(self, made: Binding, rows: slice, accepted: Any) -> None:
+        """Bind the graph's inputs that are audio."""
+        raise NotImplementedError
 
     @property
     def layout(self) -> tuple[int, int]:
@@ -122,36 +135,31 @@ class CausalDecoder:
             return
         self._close()  # let go of the old ones before the new are made, and know of none if these do not fit
         shape = (rows, self.kv_heads, positions, self.head_dim)
-        self._buffers = [RowBuffer(shape, self._kv_dtype, self._where, _untouched) for _ in self._kv_names]
+        self._buffers = [RowBuffer(shape, self._kv_dtype, self._where, untouched) for _ in self._kv_names]
         self._arrange(rows, positions)
 
-    def _binding(self, ids: Ids, mask: Ids, audio: Floats, logits: Floats, rows: slice) -> Binding:
+    def _binding(self, ids: Ids, mask: Ids, accepted: Any, logits: Floats, rows: slice) -> Binding:
         keep = np.array([0 if logits.shape[1] == ids.shape[1] else logits.shape[1]], np.int64)
         inputs: dict[str, npt.NDArray[Any]] = {
             "input_ids": ids,
             "attention_mask": mask,
-            "audio_embeds": audio,
             "num_logits_to_keep": keep,
         }
         made = Binding(self._session)
         for name, array in inputs.items():
             made.bind_input(name, array)
+        self._bind_audio(made, rows, accepted)
         made.bind_output("logits", logits)
         for name, buffer in zip(self._kv_names, self._buffers, strict=True):
             made.bind_rows(name, name.replace("past_key_values", "present"), buffer, rows)
         return made
 
-    def _check_audio(self, placeholders: int, audio_embeds: Floats) -> Floats:
-        if placeholders != len(audio_embeds):
-            raise ValueError(f"{len(audio_embeds)} audio rows do not fit the prompt's {placeholders} placeholders")
-        return np.ascontiguousarray(audio_embeds, np.float32)
-
-    def prefill(self, prompts: list[list[int]], audio_embeds: Floats, budget: int, *, all_rows: bool = False) -> Floats:
+    def prefill(self, prompts: list[list[int]], audio: Any, budget: int, *, all_rows: bool = False) -> Floats:
         """Start ``len(prompts)`` rows at once, with room for ``budget`` more positions each.
 
         Args:
-            prompts: token ids of each row; placeholders for audio in order of rows.
-            audio_embeds: [N, hidden], one row a placeholder over all prompts.
+            prompts: token ids of each row.
+            audio: of all rows.
             budget: positions to keep free for the steps that follow.
             all_rows: logits of every prompt position instead of each row's last.
 
@@ -159,54 +167,54 @@ class CausalDecoder:
             Logits [rows, 1, vocab], or [rows, longest prompt, vocab]: rows past a prompt's end are meaningless.
 
         Raises:
-            ValueError: as many audio rows as placeholders are needed.
+            ValueError: the audio does not fit the prompts.
         """
-        audio = self._check_audio(sum(prompt.count(self._audio_id) for prompt in prompts), audio_embeds)
         lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         rows, longest = len(prompts), int(lengths.max())
         if rows != self.layout[0] or longest + budget > self.layout[1]:
             self.open_rows(rows, longest + budget)
+        accepted = self._accept(slice(None), prompts, audio)
         ids = np.zeros((rows, longest), np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
         mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
         logits = np.empty((rows, longest if all_rows else 1, self.vocab_size), np.float32)
-        self._binding(ids, mask, audio, logits, slice(None)).run()
+        self._binding(ids, mask, accepted, logits, slice(None)).run()
         self._set_lengths(slice(None), lengths)
         return logits
 
-    def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats:
+    def prefill_row(self, row: int, prompt: list[int], audio: Any) -> Floats:
         """Start one row while the others wait; returns the logits [vocab] of its first token.
 
         Raises:
-            ValueError: as many audio rows as placeholders are needed, or the prompt is longer than the row.
+            ValueError: the audio does not fit the prompt, or the prompt is longer than the row.
         """
         self.cut_row(row, 0)
-        first: Floats = self.extend_row(row, prompt, audio_embeds)[0]
+        first: Floats = self.extend_row(row, prompt, audio)[0]
         return first
 
-    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Floats, keep: int = 1) -> Floats:
+    def extend_row(self, row: int, ids: Sequence[int], audio: Any, keep: int = 1) -> Floats:
         """Append ``ids`` to what a row holds, in one pass, while the others wait.
 
         Args:
             row: which one; see :meth:`cut_row` and :meth:`restore_row` for what it begins with.
-            ids: token ids, with placeholders for audio.
-            audio_embeds: [N, hidden], one row a placeholder.
+            ids: token ids.
+            audio: what comes with them, or None.
             keep: of how many of the last positions logits are wanted.
 
         Returns:
             Logits [keep, vocab].
 
         Raises:
-            ValueError: as many audio rows as placeholders are needed, or the row is too short.
+            ValueError: the audio does not fit the ids, or the row is too short.
         """
-        audio = self._check_audio(list(ids).count(self._audio_id), audio_embeds)
+        accepted = self._accept(slice(row, row + 1), [ids], audio)
         length = int(self._lengths[row]) + len(ids)
         if length > self.layout[1]:
             raise ValueError(f"{length} positions do not fit a row of {self.layout[1]}")
         logits: Floats = np.empty((1, keep, self.vocab_size), np.float32)
         mask = np.ones((1, length), np.int64)
-        self._binding(np.array([ids], np.int64), mask, audio, logits, slice(row, row + 1)).run()
+        self._binding(np.array([ids], np.int64), mask, accepted, logits, slice(row, row + 1)).run()
         self._set_lengths(slice(row, row + 1), np.array([length], np.int64))
         wanted: Floats = logits[0]
         return wanted
@@ -234,22 +242,6 @@ class CausalDecoder:
     def _set_lengths(self, rows: slice, lengths: Ids) -> None:
         self._lengths[rows] = lengths
         self._mask[rows] = np.arange(self.layout[1]) < lengths[:, None]
-
-    def compare_passes(self) -> PassComparison:
-        """Try how exact passes are, in a row of its own: whatever is decoded meanwhile is not touched."""
-        other = CausalDecoder(self._session, self._spec, audio_id=self._audio_id, context_length=self.context_length)
-        prompt, half, text = _TRIED[:_TRIED_PROMPT], _TRIED_PROMPT // 2, _TRIED[_TRIED_PROMPT:]
-        ids = [token for token in (each % self.vocab_size for each in prompt) if token != self._audio_id]
-        none = np.zeros((0, self.hidden_size), np.float32)
-        other.open_rows(1, len(_TRIED))
-        whole = other.prefill_row(0, ids, none)
-        stepped = [other.step([token])[0].copy() for token in text]
-        other.cut_row(0, len(ids))
-        steps = np.array_equal(other.extend_row(0, text, none, len(text)), stepped)
-        other.prefill_row(0, ids[:half], none)
-        splits = np.array_equal(other.extend_row(0, ids[half:], none)[0], whole)
-        splits = splits and np.array_equal(other.extend_row(0, text, none, len(text)), stepped)
-        return PassComparison(steps, splits)
 
     @property
     def movable(self) -> bool:
@@ -282,9 +274,48 @@ class CausalDecoder:
         self._mask[np.arange(count), lengths] = 1
         lengths += 1
         if count not in self._steps:
-            none = np.zeros((0, self.hidden_size), np.float32)
+            none = self._accept(slice(count), (), None)
             self._steps[count] = self._binding(
                 self._tokens[:count], self._mask[:count], none, self._logits[:count], slice(count)
             )
         self._steps[count].run()
         return self._logits[:count, 0]
+
+
+class CausalDecoder(RowDecoder):
+    """A decoder whose audio is in its prompts: embedding rows ``audio_embeds[N, hidden]`` in the places of a token.
+
+    Audio is [N, hidden], one row a placeholder, in order of rows and positions.
+    """
+
+    def __init__(self, session: ort.InferenceSession, spec: GraphSpec, *, audio_id: int, context_length: int) -> None:
+        """``audio_id`` is the placeholder that audio rows replace; ``context_length`` the graph's positions."""
+        super().__init__(session, spec, context_length=context_length)
+        self._audio_id = audio_id
+        audio = next(tensor for tensor in spec.inputs if tensor.name == "audio_embeds")
+        self.hidden_size = int(audio.shape[-1])
+
+    def _accept(self, rows: slice, prompts: Sequence[Sequence[int]], audio: Any) -> Floats:  # noqa: ARG002
+        given = np.zeros((0, self.hidden_size), np.float32) if audio is None else audio
+        placeholders = sum(list(prompt).count(self._audio_id) for prompt in prompts)
+        if placeholders != len(given):
+            raise ValueError(f"{len(given)} audio rows do not fit the prompt's {placeholders} placeholders")
+        return np.ascontiguousarray(given, np.float32)
+
+    def _bind_audio(self, made: Binding, rows: slice, accepted: Floats) -> None:  # noqa: ARG002
+        made.bind_input("audio_embeds", accepted)
+
+    def compare_passes(self) -> PassComparison:
+        """Try how exact passes are, in a row of its own: whatever is decoded meanwhile is not touched."""
+        other = CausalDecoder(self._session, self._spec, audio_id=self._audio_id, context_length=self.context_length)
+        prompt, half, text = _TRIED[:_TRIED_PROMPT], _TRIED_PROMPT // 2, _TRIED[_TRIED_PROMPT:]
+        ids = [token for token in (each % self.vocab_size for each in prompt) if token != self._audio_id]
+        other.open_rows(1, len(_TRIED))
+        whole = other.prefill_row(0, ids, None)
+        stepped = [other.step([token])[0].copy() for token in text]
+        other.cut_row(0, len(ids))
+        steps = np.array_equal(other.extend_row(0, text, None, len(text)), stepped)
+        other.prefill_row(0, ids[:half], None)
+        splits = np.array_equal(other.extend_row(0, ids[half:], None)[0], whole)
+        splits = splits and np.array_equal(other.extend_row(0, text, None, len(text)), stepped)
+        return PassComparison(steps, splits)

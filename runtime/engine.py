@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from runtime.decoding.autoregressive import FinishReason
 from runtime.providers import Providers, ProviderSpec
 
 Floats = npt.NDArray[np.float32]
+Task = Literal["transcribe", "translate"]
 
 # Rows that are decoded together unless asked otherwise: a step of eight costs two to three of one.
 DEFAULT_BATCH = 8
@@ -30,6 +31,9 @@ class Capabilities(msgspec.Struct, frozen=True):
     context: bool
     language: bool
     language_detection: bool
+    timestamps: bool = False
+    translation: bool = False
+    long_form: bool = False
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -37,7 +41,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
     ``providers`` are execution providers by a graph's role, the CPU for a role that is not named. ``max_batch`` bounds
     the rows, ``memory`` the bytes that this process may have resident (None: half of what is free), ``segment_seconds``
-    the longest segment (None: :data:`DEFAULT_SEGMENT_SECONDS`, or the model's own where that is shorter).
+    the longest segment (None: what is fastest for the family, :data:`DEFAULT_SEGMENT_SECONDS` or the model's own).
     """
 
     providers: dict[str, Providers] = {}
@@ -54,7 +58,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
 class SegmentOptions(msgspec.Struct, frozen=True):
     """What is asked of one segment: a language by its English name (None detects it), a context, a forced length.
 
-    A ``repetition_penalty`` above 1 guards against loops.
+    A ``repetition_penalty`` above 1 guards against loops. ``timestamps`` asks for the times of parts of the text,
+    ``task`` for the text itself or for English.
     """
 
     language: str | None = None
@@ -62,6 +67,8 @@ class SegmentOptions(msgspec.Struct, frozen=True):
     max_new_tokens: int | None = None
     ignore_stop: bool = False
     repetition_penalty: float = 1.0
+    timestamps: bool = False
+    task: Task = "transcribe"
 
 
 def _always() -> bool:
@@ -94,7 +101,7 @@ class SegmentJob(msgspec.Struct, frozen=True):
 
     ``began`` is when its audio was begun (``time.perf_counter``): the time to the first token counts from there.
     ``alive`` is asked between steps: when it says no, the text is dropped where it is, its row is free for another, and
-    there is no result.
+    there is no result. ``features`` are those of the samples, where they are not what the samples alone would give.
     """
 
     key: Any
@@ -104,6 +111,16 @@ class SegmentJob(msgspec.Struct, frozen=True):
     began: float
     alive: Callable[[], bool] = _always
     live: LiveWork | None = None
+    features: Floats | None = None
+
+
+class TimedText(msgspec.Struct, frozen=True):
+    """A part of a segment's text and its tokens; its times in seconds from the segment's beginning."""
+
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
 
 
 class Word(msgspec.Struct, frozen=True):
@@ -119,7 +136,11 @@ class Word(msgspec.Struct, frozen=True):
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
-    """One segment's text, and the numbers that go with it. ``words`` is None where the model tells no times."""
+    """One segment's text, and the numbers that go with it.
+
+    ``words`` is None where the model tells no times of words; ``phrases`` are parts of the text with times of their
+    own, if they were asked for.
+    """
 
     text: str
     language: str | None
@@ -129,18 +150,21 @@ class SegmentResult(msgspec.Struct, frozen=True):
     audio_tokens: int
     prompt_tokens: int
     words: list[Word] | None = None
+    phrases: list[TimedText] = []
 
 
 class Probe(msgspec.Struct, frozen=True):
     """What a graph is fed for some audio and text, and which of its outputs matter.
 
     ``choice`` names the output whose largest entry along the last axis is a decision (logits), if there is one.
+    ``rows`` are those that an encoder gives for the audio, or the positions of a decoder's text.
     """
 
     role: str
     feeds: dict[str, npt.NDArray[Any]]
     outputs: list[str]
     choice: str | None = None
+    rows: int = 0
 
 
 class Timings(msgspec.Struct):

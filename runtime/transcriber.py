@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import numpy as np
@@ -18,15 +18,23 @@ import onnxruntime
 from runtime import audio
 from runtime.artifact import Artifact, open_artifact
 from runtime.cpu import lacks_vnni
-from runtime.engine import DEFAULT_BATCH, BatchPlan, Engine, EngineOptions, SegmentOptions, Timings
+from runtime.engine import (
+    DEFAULT_BATCH,
+    BatchPlan,
+    Engine,
+    EngineOptions,
+    SegmentOptions,
+    Task,
+    Timings,
+)
 from runtime.errors import AsrError, OptionError
 from runtime.families import make_engine
 from runtime.joining import join_texts
 from runtime.providers import describe, parse_providers
 from runtime.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
-from runtime.transcript import Segment, TokenCounts, Transcript, segment_of
+from runtime.transcript import Segment, TokenCounts, Transcript, segments_of
 from runtime.version import __version__
-from runtime.work import File, Span, Work
+from runtime.work import File, LongFormEngine, Span, Work
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +55,8 @@ class Request(msgspec.Struct, frozen=True):
     channel: int | None = None
     known: Sequence[Span] = ()
     name: str = "standard input"
+    timestamps: bool = False
+    task: Task = "transcribe"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -161,6 +171,9 @@ class Transcriber:
         *,
         sample_rate: int | None = None,
         channel: int | None = None,
+        timestamps: bool = False,
+        task: Task = "transcribe",
+        long_form: bool = False,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
         progress: Callable[[float, float], object] | None = None,
@@ -173,6 +186,10 @@ class Transcriber:
             context: hot words or free text that decides between spellings.
             sample_rate: of an array, in Hz.
             channel: use this channel, counted from 0, instead of the mean.
+            timestamps: let the model say the times of parts of the text; each is then a segment of its own.
+            task: `transcribe`, or `translate` into English.
+            long_form: let the model itself say where each of its windows ends and the next begins, instead of cutting
+                the audio at its pauses; with timestamps. All of the audio is read before the first text.
             max_new_tokens: bound on the tokens of a segment, in place of one from its length.
             ignore_stop: decode exactly ``max_new_tokens`` (to time random weights).
             progress: called with (seconds done, seconds in all, as far as is known) after every segment.
@@ -181,10 +198,13 @@ class Transcriber:
             OptionError: an unknown language, or an option that this model's family cannot do.
             AudioNotFoundError, AudioInvalidError, AudioUnsupportedError: see :mod:`runtime.audio`.
         """
-        request = Request(source, language, context, sample_rate, channel)
+        request = Request(source, language, context, sample_rate, channel, timestamps=timestamps, task=task)
+        prepared = self.prepare(0, request, max_new_tokens, ignore_stop)
+        if long_form:
+            return self._long_form(prepared, progress)
         work = Work(
             self._engine,
-            [self.prepare(0, request, max_new_tokens, ignore_stop)],
+            [prepared],
             vad=self._vad,
             told=(lambda file: progress(file.done, file.duration)) if progress else None,
         )
@@ -192,6 +212,25 @@ class Transcriber:
         if file.error:
             raise file.error
         return self.transcript_of(file)
+
+    def _long_form(self, file: File, progress: Callable[[float, float], object] | None) -> Transcript:
+        """Transcribe by the model's own rule for long audio."""
+        if file.error or not file.reader:
+            raise file.error or AssertionError("a file without reader and error")
+        with file.reader as reader:
+            if not self.capabilities.long_form:
+                raise OptionError(f"models of the family {self._family!r} have no long form; leave it out")
+            with file.timings.measure("segment"):
+                samples = np.concatenate(list(reader.blocks()))
+        engine = cast(LongFormEngine, self._engine)
+        work = engine.long_form(samples, file.options, file.timings)
+        rate = self._engine.sample_rate
+        for _, result in self._engine.run(work.next_job):
+            work.take(result)
+            if progress:
+                progress(work.done / rate, len(samples) / rate)
+        file.timings.total = time.perf_counter() - file.began
+        return self._transcript(work.spans, len(samples) / rate, file.timings)
 
     def transcribe_many(
         self,
@@ -270,10 +309,16 @@ class Transcriber:
         """
         if request.context and not self.capabilities.context:
             raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
+        if request.timestamps and not self.capabilities.timestamps:
+            raise OptionError(f"timestamps were asked for, but models of the family {self._family!r} say none")
+        if request.task == "translate" and not self.capabilities.translation:
+            raise OptionError("a translation was asked for, but this model only writes down what was said")
         if ignore_stop and not max_new_tokens:
             raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
         language = self.resolve_language(request.language)
-        options = SegmentOptions(language, request.context, max_new_tokens, ignore_stop)
+        options = SegmentOptions(
+            language, request.context, max_new_tokens, ignore_stop, timestamps=request.timestamps, task=request.task
+        )
         self._engine.check(options)
         return options
 
@@ -305,18 +350,20 @@ class Transcriber:
 
     def transcript_of(self, file: File) -> Transcript:
         """The transcript of a file that is complete and without error."""
-        spans = file.spans
-        segments = [segment_of(span, self._engine.sample_rate) for span in spans]
+        return self._transcript(file.spans, file.duration, file.timings)
+
+    def _transcript(self, spans: Sequence[Span], duration: float, timings: Timings) -> Transcript:
+        segments = [segment for span in spans for segment in segments_of(span, self._engine.sample_rate)]
         return Transcript(
             text=join_texts([segment.text for segment in segments]),
             language=_main_language([segment for segment in segments if segment.text]),
-            duration=round(file.duration, 3),
+            duration=round(duration, 3),
             segments=segments,
-            timings=file.timings,
+            timings=timings,
             tokens=TokenCounts(
                 audio=sum(span.result.audio_tokens for span in spans),
                 prompt=sum(span.result.prompt_tokens for span in spans),
-                generated=sum(len(segment.tokens) for segment in segments),
+                generated=sum(len(span.result.tokens) for span in spans),
             ),
             model=self.artifact.manifest.name,
             provider=self._provider,

@@ -83,3 +83,27 @@ def _in_audio(word: Word, begin: float) -> Word:
     """A word of a segment that begins after ``begin`` seconds, with times of the audio."""
     start, end = round(begin + word.start, 3), round(begin + word.end, 3)
     return Word(word.text, start, end, round(word.confidence, 4))
+
+
+def segments_of(span: Span, rate: int) -> list[Segment]:
+    """The same, as the parts that have times of their own, where timestamps were asked for.
+
+    What is said of the text's end and of its decoding, is said of the last part.
+    """
+    whole = segment_of(span, rate)
+    if not span.result.phrases:
+        return [whole]
+    parts = [
+        msgspec.structs.replace(
+            whole,
+            start=round(span.start / rate + phrase.start, 3),
+            end=round(span.start / rate + phrase.end, 3),
+            text=phrase.text,
+            tokens=phrase.tokens,
+            finish_reason="stop",
+            decoded_again=None,
+        )
+        for phrase in span.result.phrases
+    ]
+    last = msgspec.structs.replace(parts[-1], finish_reason=whole.finish_reason, decoded_again=whole.decoded_again)
+    return [*parts[:-1], last]

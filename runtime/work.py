@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -50,7 +51,7 @@ class _Slot:
     result: SegmentResult | None = None
     again: FinishReason | None = None
     parts: list[SegmentResult | None] = field(default_factory=list)
-    begins: list[float] = field(default_factory=list)  # seconds from the piece's start to each part's
+    offsets: list[float] = field(default_factory=list)  # of the parts, seconds from the piece's beginning
 
     def span(self) -> Span:
         """What is kept of a piece that is done."""
@@ -121,16 +122,16 @@ class File:
         """
         slot = self.slots[number]
         if part is not None:
-            slot.parts[part] = result
+            slot.parts[part] = later(result, slot.offsets[part])
             heard = [each for each in slot.parts if each]
             if len(heard) < len(slot.parts):
                 return []
-            result = joined(heard, slot.begins)
+            result = joined(heard)
         elif result.finish_reason != "stop" and not self.options.max_new_tokens and slot.piece:
             longest = max(_SHORTEST_PART, _PART * slot.length / self.rate)
             pieces = split_piece(slot.piece, self.rate, longest=longest)
             slot.again, slot.parts = result.finish_reason, [None] * len(pieces)
-            slot.begins = [(piece.start - slot.start) / self.rate for piece in pieces]
+            slot.offsets = [(piece.start - slot.start) / self.rate for piece in pieces]
             guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
             return [self._job(number, place, piece, guarded) for place, piece in enumerate(pieces)]
         self.finish(number, result)
@@ -308,10 +309,22 @@ class _Counted:
 _WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
 
 
-def joined(parts: list[SegmentResult], begins: list[float]) -> SegmentResult:
+def later(result: SegmentResult, seconds: float) -> SegmentResult:
+    """A result whose times count from so much earlier."""
+    phrases = [
+        msgspec.structs.replace(phrase, start=phrase.start + seconds, end=phrase.end + seconds)
+        for phrase in result.phrases
+    ]
+    words = result.words and [
+        msgspec.structs.replace(word, start=word.start + seconds, end=word.end + seconds) for word in result.words
+    ]
+    return msgspec.structs.replace(result, phrases=phrases, words=words)
+
+
+def joined(parts: list[SegmentResult]) -> SegmentResult:
     """The results of consecutive parts of a segment as one, with the worst of their finish reasons.
 
-    ``begins`` are seconds from the segment's start to each part's, for the times of words.
+    Their times are those of the segment already (:func:`later`).
     """
     counts = [max(1, len(part.tokens)) for part in parts]
     logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]
@@ -323,15 +336,41 @@ def joined(parts: list[SegmentResult], begins: list[float]) -> SegmentResult:
         finish_reason=max((part.finish_reason for part in parts), key=_WORST.__getitem__),
         audio_tokens=sum(part.audio_tokens for part in parts),
         prompt_tokens=sum(part.prompt_tokens for part in parts),
-        words=_joined_words(parts, begins),
+        phrases=[phrase for part in parts for phrase in part.phrases],
+        words=_joined_words(parts),
     )
 
 
-def _joined_words(parts: list[SegmentResult], begins: list[float]) -> list[Word] | None:
-    """Words of all parts with times of the segment; None when a part has none to tell."""
+def _joined_words(parts: list[SegmentResult]) -> list[Word] | None:
+    """The words of all parts; None when a part has none to tell."""
     words: list[Word] = []
-    for part, begin in zip(parts, begins, strict=True):
+    for part in parts:
         if part.words is None:
             return None
-        words += [Word(word.text, begin + word.start, begin + word.end, word.confidence) for word in part.words]
+        words += part.words
     return words
+
+
+class LongWork(Protocol):
+    """One long audio on its way through an engine, in windows that the model itself says the ends of."""
+
+    def next_job(self) -> SegmentJob | None:
+        """The next window, whose key is this object; None while one is on its way, and after the last."""
+
+    def take(self, result: SegmentResult) -> None:
+        """What the window that was on its way says."""
+
+    @property
+    def done(self) -> int:
+        """Samples that are done."""
+
+    @property
+    def spans(self) -> list[Span]:
+        """What was heard so far, in order."""
+
+
+class LongFormEngine(Engine, Protocol):
+    """An engine whose capabilities have ``long_form``."""
+
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongWork:
+        """Mono float32 ``samples`` of any length as windows to run."""

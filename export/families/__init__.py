@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from export.checkpoints import CheckpointFolder
+from export.errors import CheckpointInvalidError
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
@@ -15,7 +16,33 @@ FAMILIES = {
     "parakeet-tdt": "export.families.parakeet:ParakeetTdt",
     "parakeet-ctc": "export.families.parakeet:ParakeetCtc",
     "gigaam-ctc": "export.families.gigaam:GigaAM",
+    "whisper": "export.families.whisper:Whisper",
 }
+
+
+# By the ``model_type`` of a checkpoint's config.json, for those that no name of the command line stands for.
+MODEL_TYPES = {
+    "qwen3_asr": "qwen3-asr",
+    "parakeet_tdt": "parakeet-tdt",
+    "parakeet_ctc": "parakeet-ctc",
+    "gigaam": "gigaam-ctc",
+    "whisper": "whisper",
+}
+
+
+def family_of(folder: CheckpointFolder) -> str:
+    """The family of any checkpoint.
+
+    Raises:
+        CheckpointInvalidError: none of :data:`FAMILIES`.
+    """
+    kind = folder.config().get("model_type")
+    if kind not in MODEL_TYPES:
+        raise CheckpointInvalidError(
+            f"{folder.path / 'config.json'}: model_type is {kind!r}, and no family is known for it, only for "
+            f"{', '.join(MODEL_TYPES)}"
+        )
+    return MODEL_TYPES[kind]
 
 
 class Family(Protocol):

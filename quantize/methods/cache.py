@@ -53,15 +53,15 @@ def find_attention(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def taps(graph: ir.Graph) -> list[str]:
-    """Names of the values whose channel peaks :func:`scales` needs: keys before their rotation, and values."""
+    """Names of the values whose channel peaks :func:`scales` needs: keys before a rotation, and values."""
     return [_given(node, place).name or "" for node in find_attention(graph) for place in (1, 2)]
 
 
 def scales(graph: ir.Graph, inputs: dict[str, Inputs], products: list[Product], weights: Weights) -> dict[str, Scales]:
     """Scales by node name, before products are rewritten.
 
-    A rotation turns channels j and j + head_dim/2 into one another, so both get what the longest vector of the two
-    could give; scales folded into the values' columns are applied.
+    A rotation, where there is one, turns channels j and j + head_dim/2 into one another, so both get what the longest
+    vector of the two could give; scales folded into the values' columns are applied.
 
     Args:
         graph: its attention.
@@ -75,9 +75,10 @@ def scales(graph: ir.Graph, inputs: dict[str, Inputs], products: list[Product], 
     found = {}
     for node in find_attention(graph):
         _check(node)
-        heads = node.attributes.get_int("kv_num_heads", 0)
-        halves = inputs[_given(node, 1).name or ""].channel_peak.reshape(heads, 2, -1)
-        keys = np.broadcast_to(np.sqrt(np.square(halves).sum(1, keepdims=True)), halves.shape).reshape(-1)
+        keys = inputs[_given(node, 1).name or ""].channel_peak
+        if _rotates(node):
+            halves = keys.reshape(node.attributes.get_int("kv_num_heads", 0), 2, -1)
+            keys = np.broadcast_to(np.sqrt(np.square(halves).sum(1, keepdims=True)), halves.shape).reshape(-1)
         value = _given(node, 2)
         values = inputs[value.name or ""].channel_peak
         if owner := made_columns(value, products):
@@ -114,12 +115,15 @@ def _given(node: ir.Node, place: int) -> ir.Value:
     return value
 
 
+def _rotates(node: ir.Node) -> bool:
+    return bool(node.attributes.get_int("do_rotary", 0))
+
+
 def _check(node: ir.Node) -> None:
     """Refuse what the float branch does not compute."""
     attributes = node.attributes
     plain = (
-        attributes.get_int("do_rotary", 0) == 1
-        and attributes.get_int("local_window_size", -1) == -1
+        attributes.get_int("local_window_size", -1) == -1
         and not attributes.get_float("softcap", 0.0)
         and not attributes.get_int("smooth_softmax", 0)
         and all(value is None for value in node.inputs[9:])
@@ -196,6 +200,8 @@ def _first_pass(
     start = common.constant("start", np.array([0], np.int64))
 
     def rotated(place: int, count: int) -> ir.Value:
+        if not _rotates(node):
+            return _given(node, place)
         given = [_given(node, place), start, _given(node, 7), _given(node, 8)]
         interleaved = attributes.get_int("rotary_interleaved", 0)
         return edit.node("RotaryEmbedding", given, domain=MICROSOFT, num_heads=count, interleaved=interleaved)

@@ -122,8 +122,7 @@ def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], di
             session.run(probe.outputs, probe.feeds)
             counted = _operations(Path(session.end_profiling()))
             operations[probe.role] = operations.get(probe.role, 0.0) + counted
-            if probe.role == "decoder":
-                rows = {"encoder": len(probe.feeds["audio_embeds"]), "decoder": probe.feeds["input_ids"].shape[1]}
+            rows[probe.role] = rows.get(probe.role, 0) + probe.rows
     return rows, operations
 
 

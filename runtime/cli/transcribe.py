@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -45,6 +45,19 @@ def transcribe(
     channel: Annotated[
         int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
     ] = None,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Let the model time the parts of its text, where it can.")
+    ] = False,
+    translate: Annotated[
+        bool, typer.Option("--translate", help="Write English, whatever is spoken, where the model can.")
+    ] = False,
+    long_form: Annotated[
+        bool,
+        typer.Option(
+            "--long-form",
+            help="Let the model say where each of its windows ends, where it can, instead of cutting at pauses.",
+        ),
+    ] = False,
     threads: ThreadsOption = None,
     max_batch: BatchOption = DEFAULT_BATCH,
     memory: MemoryOption = None,
@@ -70,9 +83,15 @@ def transcribe(
             vad=vad,
         )
         transcriber.resolve_language(language)
-        failed = sum(
-            not _transcribe_one(transcriber, file, files, language, context, format, channel) for file in files
-        )
+        asked: dict[str, Any] = {
+            "language": language,
+            "context": context,
+            "channel": channel,
+            "timestamps": timestamps,
+            "task": "translate" if translate else "transcribe",
+            "long_form": long_form,
+        }
+        failed = sum(not _transcribe_one(transcriber, file, files, asked, format) for file in files)
     if failed:
         if len(files) > 1:
             typer.echo(f"error: {failed} of {len(files)} files failed", err=True)
@@ -83,16 +102,14 @@ def _transcribe_one(
     transcriber: Transcriber,
     file: str,
     files: list[str],
-    language: str,
-    context: str,
+    asked: dict[str, Any],
     format: TranscriptFormat,
-    channel: int | None,
 ) -> bool:
-    """Print one file's transcript, or on standard error why there is none; False then."""
+    """Print one file's transcript as ``asked`` for, or on standard error why there is none; False then."""
     try:
         with progress_bar(file) as progress:
             source = _standard_input() if file == "-" else file
-            transcript = transcriber.transcribe(source, language, context, channel=channel, progress=progress)
+            transcript = transcriber.transcribe(source, progress=progress, **asked)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         return False

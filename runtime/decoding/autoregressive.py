@@ -19,9 +19,6 @@ _LOOP_TOKENS = 24
 _LOOP_REPEATS = 6
 _LONGEST_PERIOD = 24
 
-# Of a draft's logits, with 150,000 a token.
-_LINES_AT_ONCE = 16
-
 
 class Hypothesis(msgspec.Struct, frozen=True):
     """Decoded ids without the stop id, and why the text ended.
@@ -68,18 +65,20 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A text to decode: prompt ids, its audio rows [N, hidden], and the most tokens it may have.
+    """A text to decode: prompt ids, its audio as the decoder takes it, and the most tokens it may have.
 
     ``ignore_stop`` decodes exactly the budget. A ``repetition_penalty`` above 1 makes tokens that the text already has
-    less likely (see :func:`penalize`).
+    less likely (see :func:`penalize`). ``rules`` change the logits [vocab] of the next token in place, given the text
+    so far: what they set to -inf is not chosen.
     """
 
     prompt: list[int]
-    audio: Floats
+    audio: Any
     budget: int
     ignore_stop: bool = False
     repetition_penalty: float = 1.0
     draft: Draft | None = None
+    rules: Callable[[Floats, Sequence[int]], object] | None = None
 
     @property
     def positions(self) -> int:
@@ -100,9 +99,9 @@ class Rows(Protocol):
     def movable(self) -> bool:
         """Whether rows can be moved; if not, gaps between them are stepped too."""
 
-    def prefill_row(self, row: int, prompt: list[int], audio_embeds: Floats) -> Floats: ...
+    def prefill_row(self, row: int, prompt: list[int], audio: Any, /) -> Floats: ...
 
-    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Floats, keep: int = 1) -> Floats: ...
+    def extend_row(self, row: int, ids: Sequence[int], audio: Any, /, keep: int = 1) -> Floats: ...
 
     def cut_row(self, row: int, length: int) -> None: ...
 
@@ -138,6 +137,15 @@ class _Text:
     def last(self) -> int:
         """The token that the next step appends."""
         return self._tokens[-1]
+
+    def forget_audio(self) -> None:
+        """Let go of the audio, now that the decoder has it: it can be as large as all else of a row."""
+        self.job = msgspec.structs.replace(self.job, audio=None)
+
+    def rule(self, logits: Floats) -> None:
+        """Change ``logits`` [vocab] of the next token as the job's rules say."""
+        if self.job.rules:
+            self.job.rules(logits, self._tokens)
 
     def choose(self, logits: Floats, best: int) -> int:
         """The next token, given ``logits`` [vocab] and the most probable one."""
@@ -219,8 +227,10 @@ def greedy_rows(
                 continue
             row = texts.index(None) if None in texts else len(texts)
             text = _Text(key, job, stop_ids)
+            del job
             began = time.perf_counter()
             going = _begin(decoder, row, text, forbidden)
+            text.forget_audio()
             spent("prefill", [key], time.perf_counter() - began)
             if not going:
                 yield key, text.hypothesis()
@@ -254,6 +264,8 @@ def greedy_rows(
 def _choices(texts: Sequence[_Text], logits: Floats, forbidden: list[int]) -> list[tuple[int, float]]:
     """The next token of each text by its row of ``logits`` [rows, vocab], which change, and its log-probability."""
     logits[:, forbidden] = -np.inf
+    for text, line in zip(texts, logits, strict=True):
+        text.rule(line)
     best = logits.argmax(axis=1)
     peaks = logits[np.arange(len(texts)), best]
     totals = np.log(np.exp(logits - peaks[:, None]).sum(axis=1))
@@ -274,11 +286,12 @@ def _begin(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
         decoder.restore_row(row, draft.kept, draft.reuse)
     else:
         decoder.cut_row(row, 0)
-    rest, audio, tokens = job.prompt[draft.reuse :], job.audio[draft.reuse_audio :], draft.tokens[: job.budget]
+    rest, tokens = job.prompt[draft.reuse :], draft.tokens[: job.budget]
+    audio = job.audio[draft.reuse_audio :] if draft.reuse_audio else job.audio
     forced = min(draft.forced, len(tokens))
     if draft.exact and tokens:
         first = decoder.extend_row(row, rest, audio)
-        logits = np.concatenate([first, decoder.extend_row(row, tokens, audio[:0], len(tokens))])[forced:]
+        logits = np.concatenate([first, decoder.extend_row(row, tokens, None, len(tokens))])[forced:]
     else:
         logits = decoder.extend_row(row, [*rest, *tokens], audio, len(tokens) - forced + 1)
     if draft.keep:
@@ -298,7 +311,8 @@ def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: lis
         if not text.take(token, None):
             return False
     taken = forced
-    for line, token, log_probability in _lines(text, logits, forbidden):
+    for line in logits:
+        token, log_probability = _choices([text], line[None], forbidden)[0]  # by rules that look at the text so far
         if text.unsure(line, token):
             return _start_over(decoder, row, text, forbidden)
         if not text.take(token, log_probability):
@@ -308,17 +322,6 @@ def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: lis
         taken += 1
     decoder.cut_row(row, len(text.job.prompt) + taken)
     return True
-
-
-def _lines(text: _Text, logits: Floats, forbidden: list[int]) -> Iterator[tuple[Floats, int, float]]:
-    """Rows of ``logits`` [tokens, vocab] with their choices, some at a time.
-
-    Of a draft that is wrong few are asked for, and choosing takes as much memory as the logits that it looks at.
-    """
-    for start in range(0, len(logits), _LINES_AT_ONCE):
-        some = logits[start : start + _LINES_AT_ONCE]
-        for line, (token, log_probability) in zip(some, _choices([text] * len(some), some, forbidden), strict=True):
-            yield line, token, log_probability
 
 
 def _start_over(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:

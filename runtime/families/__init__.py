@@ -13,6 +13,7 @@ FAMILIES = {
     "parakeet-tdt": "runtime.families.parakeet:ParakeetTdtEngine",
     "parakeet-ctc": "runtime.families.parakeet:ParakeetCtcEngine",
     "gigaam-ctc": "runtime.families.gigaam:GigaAMEngine",
+    "whisper": "runtime.families.whisper:WhisperEngine",
 }
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
@@ -39,9 +38,8 @@ from runtime.engine import (
 )
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
-from runtime.loading import load_together
-from runtime.prepared import prepared_graph
-from runtime.session import make_session, placement
+from runtime.loading import load_together, open_graph
+from runtime.session import placement
 from runtime.windows import Geometry, GrowingClip, WindowEncoder
 
 Floats = npt.NDArray[np.float32]
@@ -134,15 +132,6 @@ class LiveText:
         self.kept, self.windows = kept, self.coming
 
 
-def _session(
-    artifact: Artifact, role: str, options: EngineOptions, sizes: dict[str, int] | None = None
-) -> InferenceSession:
-    providers = options.providers_for(role)
-    prepared = prepared_graph(artifact, role, providers)
-    path = artifact.graph_path(role)
-    return make_session(path, providers, threads=options.threads, dimensions=sizes, prepared=prepared)
-
-
 class Qwen3AsrEngine:
     """An opened Qwen3-ASR artifact."""
 
@@ -167,8 +156,8 @@ class Qwen3AsrEngine:
         sizes = {"windows": 1, "frames": self.parameters.window_frames} if fixed else None
         tokenizer = artifact.path / manifest.tokenizer
         encoder, self._decoder_session, self._tokenizer = load_together(
-            lambda: _session(artifact, "encoder", options, sizes),
-            lambda: _session(artifact, "decoder", options),
+            lambda: open_graph(artifact, "encoder", options, sizes),
+            lambda: open_graph(artifact, "decoder", options),
             lambda: Tokenizer.from_file(str(tokenizer)),
         )
         self._encoder = WindowEncoder(encoder, self.parameters.geometry, fixed=fixed)
@@ -374,7 +363,12 @@ class Qwen3AsrEngine:
         """See :class:`runtime.engine.Engine`: the encoder's batches, then the decoder over prompt and text at once."""
         features = log_mel(samples, self._front_end)
         made = [
-            Probe("encoder", {"features": windows, "lengths": np.array(lengths, np.int64)}, ["audio_embeds"])
+            Probe(
+                "encoder",
+                {"features": windows, "lengths": np.array(lengths, np.int64)},
+                ["audio_embeds"],
+                rows=sum(self.parameters.geometry.tokens(frames) for frames in lengths),
+            )
             for _, windows, lengths in self._encoder.windows([features])
         ]
         audio = self.encode(features)
@@ -385,7 +379,8 @@ class Qwen3AsrEngine:
             "audio_embeds": audio,
             "num_logits_to_keep": np.array([len(tokens) + 1], np.int64),
         }
-        return [*made, Probe("decoder", feeds | self._decoder.empty_past(), ["logits"], choice="logits")]
+        feeds |= self._decoder.empty_past()
+        return [*made, Probe("decoder", feeds, ["logits"], choice="logits", rows=ids.shape[1])]
 
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
         """See :class:`runtime.engine.Engine`."""

@@ -26,6 +26,7 @@ def build(attributes: str = "do_rotary = 1", values: str = "v") -> ir.Model:
     """Attention over given queries and keys; ``values`` may be made by a product."""
     names = "<ir_version: 10, opset_import: ['': 21, 'com.microsoft': 1]>".replace("'", '"')
     product = "p = MatMul(v, w)" if values == "p" else ""
+    rotary = "" if "do_rotary = 0" in attributes else ", cos, sin"
     text = f"""{names} tiny (
         float[B, S, {HEADS * SIZE}] q, float[B, S, {HIDDEN}] k, float[B, S, {HIDDEN}] v,
         float[B, {KV_HEADS}, P, {SIZE}] k0, float[B, {KV_HEADS}, P, {SIZE}] v0, int32[B] last, int32 total
@@ -33,12 +34,12 @@ def build(attributes: str = "do_rotary = 1", values: str = "v") -> ir.Model:
         {product}
         [gqa] a, k1, v1 = com.microsoft.GroupQueryAttention
             <num_heads = {HEADS}, kv_num_heads = {KV_HEADS}, {attributes}>
-            (q, k, {values}, k0, v0, last, total, cos, sin)
+            (q, k, {values}, k0, v0, last, total{rotary})
     }}"""
     proto = onnx.parser.parse_model(text)
     angles = np.arange(64)[:, None] / 100 ** (np.arange(SIZE // 2) / (SIZE // 2))
     for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles)), ("w", np.eye(HIDDEN))):
-        if name != "w" or values == "p":
+        if (values == "p") if name == "w" else rotary:
             proto.graph.initializer.append(onnx.numpy_helper.from_array(table.astype(np.float32), name))
     return ir.from_proto(proto)
 
@@ -50,8 +51,8 @@ def statistics(rows: Floats) -> Inputs:
     return made
 
 
-def quantized(prompt: Prompt) -> ir.Model:
-    model, (_, keys, values) = build(), prompt
+def quantized(prompt: Prompt, attributes: str = "do_rotary = 1") -> ir.Model:
+    model, (_, keys, values) = build(attributes), prompt
     inputs = {"k": statistics(keys.reshape(-1, HIDDEN)), "v": statistics(values.reshape(-1, HIDDEN))}
     assert cache.quantize(model, cache.scales(model.graph, inputs, [], Weights())) == 1
     return model
@@ -101,9 +102,10 @@ def prompt(rng: np.random.Generator) -> Prompt:
     return q, k, v
 
 
-def test_a_first_pass_attends_to_floats(prompt: Prompt) -> None:
+@pytest.mark.parametrize("attributes", ["do_rotary = 1", "do_rotary = 0"])
+def test_a_first_pass_attends_to_floats(prompt: Prompt, attributes: str) -> None:
     """Its result is that of the float graph; only what is stored is rounded, and nothing beyond it is touched."""
-    exact, rounded = Buffers(build()), Buffers(quantized(prompt))
+    exact, rounded = Buffers(build(attributes)), Buffers(quantized(prompt, attributes))
     expected, found = (each.run(prompt, [7, 7], 7) for each in (exact, rounded))
     np.testing.assert_allclose(found, expected, atol=2e-5)
     for stored in rounded.past:
@@ -132,9 +134,11 @@ def test_a_row_is_begun_in_a_slice_of_shared_buffers(prompt: Prompt) -> None:
         assert (both[0] == 3).all()
 
 
-def test_both_branches_store_the_same(prompt: Prompt) -> None:
+@pytest.mark.parametrize("attributes", ["do_rotary = 1", "do_rotary = 0"])
+def test_both_branches_store_the_same(prompt: Prompt, attributes: str) -> None:
     """One pass, or a pass, steps and a later pass of several tokens that rewinds: the same cache."""
-    exact, whole, pieces = Buffers(build()), Buffers(quantized(prompt)), Buffers(quantized(prompt))
+    exact = Buffers(build(attributes))
+    whole, pieces = (Buffers(quantized(prompt, attributes)) for _ in range(2))
     expected = exact.run(prompt, [7, 7], 7)
     whole.run(prompt, [7, 7], 7)
 
@@ -183,6 +187,15 @@ def test_keys_fit_however_they_are_rotated() -> None:
     assert (found.values > 0).all()
 
 
+def test_keys_that_are_not_rotated_have_their_own_scales() -> None:
+    keys = np.zeros((1, HIDDEN), np.float32)
+    keys[0, [0, SIZE // 2]] = 3, 4
+    inputs = {"k": statistics(keys), "v": statistics(keys)}
+    found = cache.scales(build("do_rotary = 0").graph, inputs, [], Weights())["gqa"]
+    assert 4 / 127 > found.keys[0] >= 3 / 127
+    assert found.keys[SIZE // 2] >= 4 / 127
+
+
 def test_values_that_smoothing_scaled(rng: np.random.Generator) -> None:
     """Calibration saw them before a scale was folded into the columns that make them."""
     model = build(values="p")
@@ -199,7 +212,6 @@ def test_values_that_smoothing_scaled(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        "do_rotary = 0",
         "do_rotary = 1, local_window_size = 4",
         "do_rotary = 1, softcap = 30.0",
         "do_rotary = 1, smooth_softmax = 1",

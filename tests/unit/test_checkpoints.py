@@ -15,8 +15,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
-from export.checkpoints import CHECKPOINTS, DOWNLOADED, CheckpointFolder, locate
+from export.checkpoints import CHECKPOINTS, DOWNLOADED, CheckpointFolder, locate, named
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.families import family_of
 from export.families.qwen3_asr import Qwen3Asr, load_tokenizer, native_name
 from tests.conftest import CHECKPOINT
 
@@ -294,3 +295,28 @@ def test_a_tokenizer_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
         ids = built.encode(text, add_special_tokens=False).ids
         assert ids == single.encode(text, add_special_tokens=False).ids
         assert built.decode(ids) == single.decode(ids)
+
+
+def test_names_and_repo_ids() -> None:
+    assert named("qwen3-asr-0.6b") is REAL
+    other = named("openai/whisper-Small.en")
+    assert (other.name, other.repo, other.revision, other.family) == (
+        "whisper-small.en",
+        "openai/whisper-Small.en",
+        None,
+        "",
+    )
+    for wrong in ("whisper", "../weights", "a/b/c", "a/..", "a--b/c", "/a", "a/", "a/-b", "a/" + "b" * 97, ""):
+        with pytest.raises(CheckpointNotFoundError, match=r"unknown model .* repo ids such as openai/whisper-small"):
+            named(wrong)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("whisper", "whisper"), ("qwen3_asr", "qwen3-asr"), ("bert", None)])
+def test_a_folder_says_its_family(tmp_path: Path, kind: str, family: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    folder = CheckpointFolder(tmp_path, "x", None)
+    if family:
+        assert family_of(folder) == family
+    else:
+        with pytest.raises(CheckpointInvalidError, match="model_type is 'bert', and no family is known for it"):
+            family_of(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transformers import Qwen3ASRFeatureExtractor
+from transformers import Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from runtime.features import log_mel as log_mel_module
@@ -37,6 +37,17 @@ def test_features_equal_the_reference(case: str, speech: np.ndarray, rng: np.ran
     assert ours.flags.c_contiguous
     expected = reference(clip)
     assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 7.003, 30.0])
+def test_whole_windows_equal_whispers(seconds: float, mels: int, speech: np.ndarray) -> None:
+    """Padded with zeros to 30 s before anything is computed, as the reference does it."""
+    clip = speech[: int(seconds * 16_000)]
+    expected = WhisperFeatureExtractor(feature_size=mels)([clip], sampling_rate=16_000)["input_features"][0]
+    ours = log_mel(clip, LogMelConfig("whisper-log-mel", 16_000, 400, 160, mels, 480_000))
+    assert ours.shape == expected.shape == (mels, 3000)
     assert np.abs(ours - expected).max() <= TOLERANCE
 
 

@@ -20,10 +20,12 @@ from runtime.engine import (
     SegmentJob,
     SegmentOptions,
     SegmentResult,
+    TimedText,
     Timings,
     Word,
 )
 from runtime.errors import AudioInvalidError
+from runtime.transcript import segments_of
 from runtime.work import REPETITION_PENALTY, File, Span, Work
 
 RATE = 100
@@ -109,6 +111,7 @@ class Echo:
                         audio_tokens=1,
                         prompt_tokens=2,
                         words=None if value == 301 else [Word(str(value), 0.25, seconds, 0.5)],
+                        phrases=[TimedText(0.25, seconds, str(value), [value])] if job.options.timestamps else [],
                     ),
                 )
 
@@ -180,6 +183,25 @@ def test_words_of_parts_have_the_times_of_the_whole() -> None:
     assert found.spans[0].result.words == expected
     (without,) = work(Echo(), [file(0, 4, value=301)])
     assert without.spans[0].result.words is None
+
+
+def test_times_count_from_the_beginning_of_the_audio() -> None:
+    """Those of parts from the piece's beginning, those of segments from the file's."""
+    engine = Echo()
+    (looped,) = work(engine, [file(0, 8, value=101, timestamps=True)])
+    assert len(looped.spans) > 1
+    for number, span in enumerate(looped.spans):
+        parts = {job.key[2]: len(job.samples) / RATE for job in engine.jobs if job.key[1] == number}
+        ends = np.cumsum([parts[place] for place in range(len(parts) - 1)])  # the whole piece has the key None
+        starts = [0.25, *(ends[:-1] + 0.25)]
+        assert [phrase.start for phrase in span.result.phrases] == pytest.approx(starts)
+        assert [phrase.end for phrase in span.result.phrases] == pytest.approx(ends)
+        segments = segments_of(span, RATE)
+        assert [segment.end for segment in segments] == pytest.approx(span.start / RATE + ends)
+        assert [segment.decoded_again for segment in segments] == [None] * (len(ends) - 1) + ["repetition"]
+    assert max(len(span.result.phrases) for span in looped.spans) > 1
+    (still,) = work(Echo(), [file(0, 4, value=201, timestamps=True)])
+    assert [segment.finish_reason for segment in segments_of(still.spans[0], RATE)] == ["stop", "repetition"]
 
 
 def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:

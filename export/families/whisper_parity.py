@@ -1,0 +1,149 @@
+"""Whisper's written graphs against transformers, on features of real speech. Out of tolerance is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from export.compare import RATE, difference, speech
+from export.families.whisper_graphs import cross_names
+from quantize.graph import read_interface
+from runtime.artifact import Parity
+from runtime.cross_decoder import CrossDecoder
+from runtime.providers import ProviderSpec
+from runtime.session import make_session
+
+Floats = npt.NDArray[np.float32]
+
+ENCODER_TOLERANCE = 1e-4
+DECODER_TOLERANCE = 1e-3
+STEPS = 6
+# Of a window: shares that are speech, the rest is padding.
+SHARES = (0.1, 0.4, 1.0)
+# Tokens before the start of each row, as a context has them: rows differ in length.
+CONTEXTS = (0, 11, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderCase:
+    """Features [B, mels, frames], and what the reference's cross-attention makes of its encoder's output."""
+
+    name: str
+    features: Floats
+    expected: list[Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderRow:
+    """A prompt, the audio's keys and values [1, …], greedy tokens after it, the reference's logits [both, vocab]."""
+
+    prompt: list[int]
+    audio: list[Floats]
+    tokens: list[int]
+    logits: Floats
+
+
+def features(seconds: list[float], mels: int, window_samples: int) -> Tensor:
+    """The reference's features [B, mels, frames] of speech, padded to a window."""
+    extract = WhisperFeatureExtractor(feature_size=mels)
+    clips = [speech(each) for each in seconds]
+    made = extract(clips, sampling_rate=RATE, max_length=window_samples, return_tensors="pt")
+    found: Tensor = made["input_features"]
+    return found
+
+
+def cross_keys_and_values(model: WhisperForConditionalGeneration, hidden: Tensor) -> list[Tensor]:
+    """Keys and values [B, heads, positions, head_dim] of each decoder layer's cross-attention, in order."""
+    return [
+        projection(hidden).unflatten(-1, (layer.encoder_attn.num_heads, -1)).transpose(1, 2)
+        for layer in model.model.decoder.layers
+        for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+    ]
+
+
+@torch.no_grad()
+def encoder_cases(model: WhisperForConditionalGeneration, window_samples: int) -> list[EncoderCase]:
+    """Reference outputs for clips alone, and three as a batch."""
+    seconds = [share * window_samples / RATE for share in SHARES]
+    cases = []
+    for name, batch in [(f"{each:.1f} s", [each]) for each in seconds] + [("batch of 3", seconds)]:
+        mel = features(batch, model.config.num_mel_bins, window_samples)
+        expected = cross_keys_and_values(model, model.model.encoder(mel).last_hidden_state)
+        cases.append(EncoderCase(name, mel.numpy(), [each.numpy() for each in expected]))
+    return cases
+
+
+@torch.no_grad()
+def decoder_rows(model: WhisperForConditionalGeneration, window_samples: int, start: list[int]) -> list[DecoderRow]:
+    """Reference logits after prompts of several lengths, each with audio of its own, and greedy steps after them."""
+    rows = []
+    for share, context in zip(SHARES, CONTEXTS, strict=True):
+        mel = features([share * window_samples / RATE], model.config.num_mel_bins, window_samples)
+        hidden = model.model.encoder(mel).last_hidden_state
+        prompt = [*(7 * place % start[0] for place in range(1, context + 1)), *start]
+        tokens: list[int] = []
+        while True:
+            logits = _reference_logits(model, hidden, [*prompt, *tokens])
+            if len(tokens) == STEPS:
+                break
+            tokens.append(int(logits[-1].argmax()))
+        audio = [each.numpy() for each in cross_keys_and_values(model, hidden)]
+        rows.append(DecoderRow(prompt, audio, tokens, logits))
+    return rows
+
+
+def _reference_logits(model: Any, hidden: Tensor, ids: list[int]) -> Floats:
+    """Logits [ids, vocab] in one pass without a cache."""
+    output = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+        decoder_input_ids=torch.tensor([ids]),
+        use_cache=False,
+    )
+    logits: Floats = output.logits[0].numpy()
+    return logits
+
+
+def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
+    """``encoder.onnx``, opened as the runtime opens it, against the reference outputs."""
+    session = make_session(graph, ProviderSpec())
+    names = cross_names(len(cases[0].expected) // 2)
+    worst = 0.0
+    for case in cases:
+        outputs = session.run(names, {"features": case.features})
+        for name, ours, expected in zip(names, outputs, case.expected, strict=True):
+            what = f"encoder, {case.name}, {name}"
+            worst = max(worst, difference(ours, expected, what, ENCODER_TOLERANCE))
+    return Parity(worst, ENCODER_TOLERANCE, [case.name for case in cases])
+
+
+def check_decoder(rows: list[DecoderRow], graph: Path) -> Parity:
+    """``decoder.onnx`` through the runtime's buffers: rows alone and as a ragged batch, steps, and a second pass."""
+    longest = max(len(row.prompt) for row in rows) + STEPS
+    decoder = CrossDecoder(make_session(graph, ProviderSpec()), read_interface(graph), context_length=longest)
+    cases, worst = [], 0.0
+    for batch in [[row] for row in rows] + [rows]:
+        name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
+        audio = [np.concatenate(each) for each in zip(*(row.audio for row in batch), strict=True)]
+        logits = decoder.prefill([row.prompt for row in batch], audio, STEPS, all_rows=True)
+        found = [[logits[place, : len(row.prompt)]] for place, row in enumerate(batch)]
+        for step in range(STEPS):
+            stepped = decoder.step([row.tokens[step] for row in batch])
+            for place in range(len(batch)):
+                found[place].append(stepped[place : place + 1].copy())
+        for ours, row in zip(found, batch, strict=True):
+            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
+        cases.append(name)
+    for place, row in enumerate(rows):  # the text once more, in one pass over what the row still holds
+        decoder.cut_row(place, len(row.prompt))
+        again = decoder.extend_row(place, row.tokens, None, STEPS)
+        what = "decoder, a second pass"
+        worst = max(worst, difference(again, row.logits[-STEPS:], what, DECODER_TOLERANCE))
+    return Parity(worst, DECODER_TOLERANCE, [*cases, "a second pass"])

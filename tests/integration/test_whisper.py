@@ -1,0 +1,553 @@
+"""Whisper from checkpoint to text: the runtime's tokens against transformers' ``generate``, tiny random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import WhisperFeatureExtractor
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.checkpoints import CheckpointFolder
+from export.compare import RATE, speech
+from export.errors import CheckpointInvalidError
+from export.families.whisper import load_config, load_model
+from runtime import Transcriber, open_artifact
+from runtime.__main__ import app as cli
+from runtime.engine import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.errors import ArtifactInvalidError, OptionError
+from runtime.events import Final
+from runtime.families import whisper
+from runtime.families.whisper import WhisperEngine
+from tests import whisper_checkpoint
+from tests.conftest import DATA
+
+pytestmark = pytest.mark.slow
+
+NAME = "whisper-large-v3-turbo"
+BUDGET = 40
+
+
+def export(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@dataclass
+class Pair:
+    """The same weights twice."""
+
+    model: Any
+    artifact: Path
+    seconds: float
+
+    def engine(self, rows: int = 3) -> WhisperEngine:
+        return WhisperEngine(open_artifact(self.artifact), EngineOptions(max_batch=rows, segment_seconds=self.seconds))
+
+    def clips(self, count: int) -> list[np.ndarray]:
+        """Speech of different lengths, up to a whole window."""
+        whole = int(self.seconds * RATE)
+        samples = speech(self.seconds * count)
+        lengths = [whole - place * whole // (2 * count) for place in range(count)]
+        return [samples[place * whole :][:length] for place, length in enumerate(lengths)]
+
+    def features(self, clips: list[np.ndarray]) -> torch.Tensor:
+        """The reference's, padded to a window."""
+        extract = WhisperFeatureExtractor(feature_size=self.model.config.num_mel_bins, chunk_length=int(self.seconds))
+        made: torch.Tensor = extract(clips, sampling_rate=RATE, return_tensors="pt")["input_features"]
+        return made
+
+    @torch.no_grad()
+    def generate(self, clips: list[np.ndarray], budget: int = BUDGET, **options: Any) -> list[list[int]]:
+        """What the reference writes, without prompt and stop token."""
+        config = self.model.config
+        made = self.model.generate(
+            self.features(clips), max_new_tokens=budget, force_unique_generate_call=True, do_sample=False, **options
+        )
+        prompt = 1 + 2 * self.model.generation_config.is_multilingual + (not options.get("return_timestamps"))
+        texts = []
+        for row in made.tolist():
+            text = row[row.index(config.decoder_start_token_id) + prompt :]
+            texts.append(text[: text.index(config.eos_token_id)] if config.eos_token_id in text else text)
+        return texts
+
+
+def make(folder: Path, seconds: float = 2.0, **changed: Any) -> Pair:
+    model = whisper_checkpoint.write(folder / "checkpoint", positions=int(seconds * 50), **changed)
+    result = export(NAME, "--checkpoint", folder / "checkpoint", "--out", folder / "artifact")
+    assert result.exit_code == 0, result.output
+    return Pair(model, folder / "artifact", seconds)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """With the published window of 30 s, 128 mels and more decoder layers than encoder layers."""
+    return make(tmp_path_factory.mktemp("whisper-30"), 30.0, seed=3, mels=128, layers=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(tmp_path_factory.mktemp("whisper-en"), seed=5, multilingual=False)
+
+
+def run(engine: WhisperEngine, jobs: list[SegmentJob]) -> list[SegmentResult]:
+    """All at once, in rows."""
+    waiting = iter(jobs)
+    found = dict(engine.run(lambda: next(waiting, None)))
+    return [found[job.key] for job in jobs]
+
+
+def transcribe(engine: WhisperEngine, clips: list[np.ndarray], options: SegmentOptions) -> list[SegmentResult]:
+    return run(engine, [SegmentJob(place, clip, options, Timings(), 0.0) for place, clip in enumerate(clips)])
+
+
+def test_parity_is_recorded(pair: Pair, whole: Pair, english: Pair) -> None:
+    for each in (pair, whole, english):
+        manifest = open_artifact(each.artifact).manifest
+        assert manifest.family == "whisper"
+        for role, tolerance in (("encoder", 1e-4), ("decoder", 1e-3)):
+            assert 0 < manifest.parity[role].max_abs_difference <= tolerance
+        assert "batch of 3" in manifest.parity["decoder"].cases
+
+
+@pytest.mark.parametrize("timestamps", [False, True], ids=["text", "timestamps"])
+@pytest.mark.parametrize("language", ["German", "Cantonese", None])
+def test_tokens_are_those_of_generate(pair: Pair, language: str | None, timestamps: bool) -> None:
+    """Seven clips in three rows, so that rows begin and end beside one another."""
+    clips = pair.clips(7)
+    code = {"German": "de", "Cantonese": "yue", None: None}[language]
+    expected = pair.generate(clips, language=code, task="transcribe", return_timestamps=timestamps)
+    results = transcribe(pair.engine(), clips, SegmentOptions(language, "", BUDGET, timestamps=timestamps))
+    assert [result.tokens for result in results] == expected
+    assert len({tuple(tokens) for tokens in expected}) > 3  # they do depend on the audio
+    assert {result.finish_reason for result in results} >= {"stop"}
+
+
+def test_whole_windows_of_the_published_size(whole: Pair) -> None:
+    clips = whole.clips(2)
+    for timestamps in (False, True):
+        expected = whole.generate(clips, language="ru", task="transcribe", return_timestamps=timestamps)
+        results = transcribe(whole.engine(), clips, SegmentOptions("Russian", "", BUDGET, timestamps=timestamps))
+        assert [result.tokens for result in results] == expected
+
+
+def test_models_of_english_alone(english: Pair) -> None:
+    clips, engine = english.clips(4), english.engine()
+    for timestamps in (False, True):
+        expected = english.generate(clips, return_timestamps=timestamps)
+        for language in ("English", None):
+            results = transcribe(engine, clips, SegmentOptions(language, "", BUDGET, timestamps=timestamps))
+            assert [result.tokens for result in results] == expected
+            assert {result.language for result in results} <= {"English", None}
+    assert (engine.capabilities.language_detection, engine.capabilities.translation) == (False, False)
+    with pytest.raises(OptionError, match="a translation was asked for, but this model only writes down"):
+        Transcriber.from_artifact(english.artifact).transcribe(clips[0], sample_rate=RATE, task="translate")
+
+
+def test_a_context_comes_before_the_start(pair: Pair) -> None:
+    """Rows with prompts of different lengths, and translation, which is only another token of the prompt."""
+    clips, engine = pair.clips(3), pair.engine()
+    text = "Sara, Jon"
+    given = torch.tensor([pair.engine().parameters.previous_id, *engine._context_ids(text)])
+    results = []
+    for context, prompt_ids in ((text, given), ("", None)):
+        options = SegmentOptions("Russian", context, BUDGET, task="translate")
+        expected = pair.generate(clips, language="ru", task="translate", prompt_ids=prompt_ids)
+        results.append([result.tokens for result in transcribe(engine, clips, options)])
+        assert results[-1] == expected
+    assert results[0] != results[1]
+    mixed = [
+        SegmentJob(place, clip, SegmentOptions("Russian", context, BUDGET, task="translate"), Timings(), 0.0)
+        for place, (clip, context) in enumerate(zip(clips, (text, "", text), strict=True))
+    ]
+    assert [result.tokens for result in run(engine, mixed)] == [results[0][0], results[1][1], results[0][2]]
+
+
+def test_the_detected_language_is_the_references(pair: Pair, whole: Pair) -> None:
+    for each in (pair, whole):
+        engine = each.engine()
+        rng = np.random.default_rng(3)
+        noises = [
+            rng.standard_normal(int(each.seconds * RATE)).astype(np.float32) * level for level in (1e-3, 0.1, 1.0)
+        ]
+        for clip in [*each.clips(2), *noises]:
+            expected = int(each.model.detect_language(each.features([clip]))[0])
+            result = engine.transcribe(clip, SegmentOptions(max_new_tokens=2, ignore_stop=True), Timings())
+            code = next(code for code, token in engine.parameters.language_ids.items() if token == expected)
+            assert result.language == engine._names[code]
+
+
+def test_phrases_are_the_segments_of_the_reference(pair: Pair) -> None:
+    """Where both say where a part ends; the reference calls the time before a first timestamp part of the text."""
+    clips, engine = pair.clips(7), pair.engine()
+    results = transcribe(engine, clips, SegmentOptions("German", "", BUDGET, timestamps=True))
+    first = engine.parameters.no_timestamps_id + 1
+    compared = 0
+    for clip, result in zip(clips, results, strict=True):
+        found = pair.model._retrieve_segment(
+            seek_sequence=torch.tensor(result.tokens),
+            seek_outputs=[{}],
+            time_offset=torch.zeros(1, dtype=torch.float64),
+            timestamp_begin=first,
+            seek_num_frames=torch.tensor([int(pair.seconds * 100)]),
+            time_precision=0.02,
+            time_precision_features=0.01,
+            input_stride=2,
+            prev_idx=0,
+            idx=0,
+            return_token_timestamps=False,
+            decoder_input_ids=torch.zeros(1, 3),
+        )[0]
+        assert all(0 <= phrase.start <= phrase.end <= len(clip) / RATE for phrase in result.phrases)
+        if len(found) > 1:
+            expected = [
+                (min(float(each["start"]), len(clip) / RATE), min(float(each["end"]), len(clip) / RATE))
+                for each in found
+                if engine.read(each["tokens"].tolist(), None, ended=False)[1]
+            ]
+            ours = [(phrase.start, phrase.end) for phrase in result.phrases][: len(expected)]
+            assert ours == [pytest.approx(each) for each in expected]
+            compared += 1
+    assert compared
+
+
+def test_drafts_change_nothing(pair: Pair) -> None:
+    """A segment that grows: each hypothesis verifies the one before, and says what it would have said without it."""
+    engine = pair.engine()
+    clip = pair.clips(1)[0]
+    for timestamps in (False, True):
+        options = SegmentOptions("German", "", BUDGET, timestamps=timestamps)
+        draft: list[int] = []
+        state = engine.live()
+        for part in (0.4, 0.7, 1.0):
+            samples = clip[: int(len(clip) * part)]
+            alone = engine.transcribe(samples, options, Timings()).tokens
+            for final in (False, True):
+                work = LiveWork(state, final=final, draft=draft)
+                (live,) = run(engine, [SegmentJob(0, samples, options, Timings(), 0.0, live=work)])
+                assert live.tokens == alone
+            draft = alone
+        work = LiveWork(state, final=True, draft=[5, 6, 8], forced=2)
+        (held,) = run(engine, [SegmentJob(0, clip, options, Timings(), 0.0, live=work)])
+        assert held.tokens[:2] == [5, 6]
+    assert state.settled == 0
+
+
+def test_transcripts_of_files_and_streams(pair: Pair) -> None:
+    """Through the same doors as every family, a batch as each alone."""
+    audio = speech(7.0)
+    alone = Transcriber.from_artifact(pair.artifact, max_batch=1, vad=False).transcribe(
+        audio, "de", "Jon", sample_rate=RATE, max_new_tokens=20
+    )
+    rows = Transcriber.from_artifact(pair.artifact, max_batch=4, vad=False)
+    together = rows.transcribe(audio, "German", "Jon", sample_rate=RATE, max_new_tokens=20)
+    assert len(alone.segments) > 3
+    assert [each.tokens for each in together.segments] == [each.tokens for each in alone.segments]
+    assert together.language == "German"
+    assert together.tokens.audio == len(alone.segments) * 100
+    assert rows.plan.row_bytes > rows.plan.positions * 2 * 2 * 4 * 8 * 4  # the audio's keys and values count too
+    stream = rows.stream("de")
+    events = [event for start in range(0, len(audio), 8000) for event in stream.feed(audio[start : start + 8000])]
+    assert any(isinstance(event, Final) for event in [*events, *stream.finish()])
+
+
+def test_timestamps_make_segments(pair: Pair) -> None:
+    """Parts of a text are segments with times of their own, of the whole audio; also of what was decoded in parts."""
+    audio = speech(6.5)
+    transcriber = Transcriber.from_artifact(pair.artifact, vad=False)
+    plain = transcriber.transcribe(audio, "de", sample_rate=RATE)
+    timed = transcriber.transcribe(audio, "de", sample_rate=RATE, timestamps=True, task="translate")
+    assert len(timed.segments) > len(plain.segments)
+    edges = [edge for segment in timed.segments for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+    assert edges[-1] <= 6.5
+    assert all(token < 256 for segment in timed.segments for token in segment.tokens)
+    assert timed.tokens.generated > sum(len(segment.tokens) for segment in timed.segments)
+
+
+@pytest.mark.parametrize("prompt", ["", "Sara, Jon"], ids=["no context", "context"])
+@pytest.mark.parametrize("language", ["German", None])
+def test_the_long_form_is_that_of_generate(pair: Pair, language: str | None, prompt: str) -> None:
+    """Eleven seconds with a window of two: as many windows as the text says, and the same text in each."""
+    audio = speech(11.0)
+    transcriber = Transcriber.from_artifact(pair.artifact)
+    told: list[float] = []
+    transcript = transcriber.transcribe(
+        audio,
+        language,
+        prompt,
+        sample_rate=RATE,
+        long_form=True,
+        max_new_tokens=BUDGET,
+        progress=lambda done, _: told.append(done),
+    )
+    extract = WhisperFeatureExtractor(feature_size=80)
+    features = extract(audio, sampling_rate=RATE, truncation=False, padding="longest", return_tensors="pt")
+    engine = transcriber.engine
+    assert isinstance(engine, WhisperEngine)
+    ids = torch.tensor([engine.parameters.previous_id, *engine._context_ids(prompt)]) if prompt else None
+    expected = pair.model.generate(
+        features["input_features"],
+        max_new_tokens=BUDGET,
+        task="transcribe",
+        language="de" if language else None,
+        return_timestamps=True,
+        return_segments=True,
+        prompt_ids=ids,
+        do_sample=False,
+    )
+    work = engine.long_form(audio, SegmentOptions(language, prompt, BUDGET), Timings())
+    for _, result in engine.run(work.next_job):
+        work.take(result)
+    spoken = [each["tokens"].tolist() for each in expected["segments"][0] if (each["tokens"] < 256).any()]
+    assert [token for span in work.spans for token in span.result.tokens] == [token for row in spoken for token in row]
+    assert len(work.spans) > 1
+    assert told == sorted(told)
+    assert told[-1] == 11.0
+    edges = [edge for segment in transcript.segments for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+    assert edges[-1] <= 11.0
+    starts = {round(float(each["start"]), 2) for each in expected["segments"][0]}
+    assert {round(segment.start, 2) for segment in transcript.segments} & starts
+    assert transcript.duration == 11.0
+
+
+def test_what_repeats_in_a_window_is_decoded_once_more(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a penalty, and taken as it is then; windows without speech are passed over."""
+    engine = pair.engine()
+    penalties: list[float] = []
+    monkeypatch.setattr(whisper, "repeats", lambda _: True)
+    work = engine.long_form(speech(3.0), SegmentOptions("German"), Timings())
+
+    def next_job() -> SegmentJob | None:
+        job = work.next_job()
+        if job:
+            penalties.append(job.options.repetition_penalty)
+        return job
+
+    for _, result in engine.run(next_job):
+        work.take(result)
+    assert penalties[:4] == [1.0, 1.1, 1.0, 1.1]
+    assert {span.decoded_again for span in work.spans} == {"repetition"}
+    monkeypatch.setattr(whisper, "is_silence", lambda *_: True)
+    silent = engine.long_form(speech(3.0), SegmentOptions("German"), Timings())
+    for _, result in engine.run(silent.next_job):
+        silent.take(result)
+    assert silent.spans == []
+    assert silent.done == 3 * RATE
+
+
+def test_the_command_line_asks_for_it(pair: Pair) -> None:
+    asked = [
+        "transcribe",
+        str(DATA / "en-1.wav"),
+        "--model",
+        str(pair.artifact),
+        "--language",
+        "en",
+        "--format",
+        "json",
+    ]
+    plain = CliRunner().invoke(cli, asked)
+    timed = CliRunner().invoke(cli, [*asked, "--timestamps", "--translate"])
+    long = CliRunner().invoke(cli, [*asked, "--long-form"])
+    for result in (plain, timed, long):
+        assert result.exit_code == 0, result.output
+    texts = [json.loads(result.stdout)["text"] for result in (plain, timed, long)]
+    assert len(set(texts)) == 3
+    refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--long-form"])
+    assert refused.exit_code == 2
+    assert "models of the family 'qwen3-asr' have no long form; leave it out" in refused.stderr
+    refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--timestamps"])
+    assert "timestamps were asked for, but models of the family 'qwen3-asr' say none" in refused.stderr
+
+
+def test_a_size_without_a_name_is_exported_by_its_repo_id(pair: Pair, tmp_path: Path) -> None:
+    """The folder says which family it is of; the repo gives the name."""
+    checkpoint = pair.artifact.parent / "checkpoint"
+    result = export("openai/whisper-Tiny", "--checkpoint", checkpoint, "--out", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    manifest = open_artifact(tmp_path / "x").manifest
+    assert (manifest.name, manifest.family) == ("whisper-tiny", "whisper")
+    assert manifest.files["decoder.onnx"] == open_artifact(pair.artifact).manifest.files["decoder.onnx"]
+    other = rewritten(checkpoint, tmp_path / "other", "config.json", model_type="wav2vec2")
+    refused = export("a/b", "--checkpoint", other, "--out", tmp_path / "y")
+    assert refused.exit_code == 2
+    assert "model_type is 'wav2vec2', and no family is known for it" in " ".join(refused.stderr.split())
+
+
+def test_silence_is_no_text(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = pair.engine()
+    clip = np.zeros(RATE, np.float32)
+    heard = engine.transcribe(clip, SegmentOptions("German", "", BUDGET, timestamps=True), Timings())
+    assert heard.text
+    assert heard.phrases
+    monkeypatch.setattr(whisper, "is_silence", lambda no_speech, log_probability: no_speech > 0 > log_probability)
+    silent = engine.transcribe(clip, SegmentOptions("German", "", BUDGET, timestamps=True), Timings())
+    assert (silent.text, silent.language, silent.phrases, silent.finish_reason) == ("", None, [], "stop")
+    assert silent.tokens == heard.tokens
+    monkeypatch.setattr(whisper, "is_silence", lambda *_: False)
+    monkeypatch.setattr(whisper, "repeats", lambda text: bool(text))
+    assert engine.transcribe(clip, SegmentOptions("German", "", BUDGET), Timings()).finish_reason == "repetition"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            SegmentOptions(context="a <|endoftext|> b"),
+            r"the context contains <\|endoftext\|>, which means something else",
+        ),
+        (SegmentOptions(context="<|0.40|>"), r"the context contains <\|0.40\|>"),
+        (SegmentOptions(context="x" * 60), "the context has 61 tokens; give a shorter one, of at most 47"),
+        (SegmentOptions(context="x" * 40, max_new_tokens=60), "the prompt takes 46 of the 96 positions"),
+    ],
+    ids=["stop token", "timestamp", "too long", "no room"],
+)
+def test_a_context_that_cannot_be(pair: Pair, options: SegmentOptions, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        pair.engine().check(options)
+
+
+def test_an_engine_takes_no_more_than_a_window(pair: Pair) -> None:
+    with pytest.raises(OptionError, match=r"segments of 3 s are too long: this model is made for 2 s at most"):
+        WhisperEngine(open_artifact(pair.artifact), EngineOptions(segment_seconds=3.0))
+
+
+def test_a_manifest_that_contradicts_its_graphs(pair: Pair, tmp_path: Path) -> None:
+    shutil.copytree(pair.artifact, tmp_path / "x")
+    path = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for change, message in (
+        ({"heads": 2}, "parameters.heads is 2, but graph or tokenizer have 4"),
+        ({"stop_id": 3}, "parameters.stop_id is 3, but graph or tokenizer have 256"),
+        ({"language_ids": {"en": 258}}, "language 'de' has no entry in parameters.language_ids"),
+        ({"heads": "four"}, "Expected `int`, got `str`"),
+    ):
+        path.write_text(json.dumps(manifest | {"parameters": manifest["parameters"] | change}))
+        with pytest.raises(ArtifactInvalidError, match=message):
+            WhisperEngine(open_artifact(tmp_path / "x"), EngineOptions())
+
+
+def test_probes_are_what_the_engine_runs(pair: Pair) -> None:
+    engine = pair.engine()
+    clip = pair.clips(1)[0]
+    options = SegmentOptions("German", "", BUDGET)
+    result = engine.transcribe(clip, options, Timings())
+    encoder, decoder = engine.probes(clip, result.tokens, options)
+    assert (encoder.rows, decoder.rows) == (100, len(result.tokens) + 4)
+    assert len(engine.run_probe(encoder)) == 4
+    (logits,) = engine.run_probe(decoder)
+    assert logits.shape == (1, len(result.tokens) + 1, engine.parameters.vocab_size)
+    for place, line in enumerate(logits[0]):
+        engine._rules[False](line, result.tokens[:place])
+    assert logits[0].argmax(1).tolist() == [*result.tokens, engine.parameters.stop_id]
+    assert set(engine.placement()) == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4", "q8"])
+def test_quantized_graphs_run(recipe: str, tmp_path: Path) -> None:
+    """Every recipe applies to both graphs, caches included; what noise would have said is no measure of it."""
+    folder = tmp_path / "checkpoint"
+    whisper_checkpoint.write(folder, width=64, positions=1500)
+    result = export(NAME, "--checkpoint", folder, "--recipe", recipe, "--force", "--out", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    quantization = open_artifact(tmp_path / "x").manifest.quantization
+    assert quantization is not None
+    done = {role: graph.nodes for role, graph in quantization.graphs.items()}
+    assert sum(done["encoder"].values()) == 2 * 6 + 2 * 2
+    assert sum(done["decoder"].values()) >= 2 * 8 + 1
+    assert quantization.graphs["decoder"].caches == (0 if recipe == "q8" else 2)
+    assert quantization.gate.relative_error["encoder"] < 0.2
+    engine = WhisperEngine(open_artifact(tmp_path / "x"), EngineOptions(max_batch=2))
+    clips = [speech(4.0), speech(9.0)[RATE:], speech(6.0)[2 * RATE :]]
+    results = transcribe(engine, clips, SegmentOptions("German", "", BUDGET, timestamps=True))
+    assert all(result.tokens and np.isfinite(result.confidence) for result in results)
+
+
+def rewritten(checkpoint: Path, folder: Path, name: str, **changed: Any) -> Path:
+    """A copy with other values in a JSON file; None removes a key."""
+    shutil.copytree(checkpoint, folder)
+    values = json.loads((folder / name).read_text()) | changed
+    (folder / name).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("config.json", {"model_type": "whisker"}, "model_type is 'whisker', not 'whisper'"),
+        ("config.json", {"activation_function": "relu"}, "activation_function is 'relu', but this exporter knows only"),
+        ("config.json", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ("config.json", {"decoder_attention_heads": 5}, "decoder_attention_heads is 5, which does not divide d_model"),
+        ("config.json", {"decoder_layers": 1}, "is left over: what config.json describes has no such part"),
+        ("config.json", {"decoder_layers": 3}, "tensor 'model.decoder.layers.2"),
+        ("config.json", {"d_model": 64}, "where config.json asks for"),
+        ("generation_config.json", {"no_timestamps_token_id": None}, "missing required field `no_timestamps_token_id`"),
+        ("generation_config.json", {"lang_to_id": None}, "a multilingual model needs lang_to_id and task_to_id"),
+        ("generation_config.json", {"suppress_tokens": [9999]}, "id 9999 is not in a vocabulary of"),
+        ("generation_config.json", {"eos_token_id": 5}, "has the id 5 for <|endoftext|>, but the tokenizer 256"),
+        ("generation_config.json", {"lang_to_id": {"<|en|>": 259}}, "has the id 259 for <|en|>, but the tokenizer 258"),
+        ("preprocessor_config.json", {"feature_size": 128}, "feature_size is 128, but this model needs 80"),
+    ],
+)
+def test_checkpoints_that_cannot_be_are_one_sentence(
+    pair: Pair, tmp_path: Path, name: str, changed: dict[str, Any], message: str
+) -> None:
+    folder = rewritten(pair.artifact.parent / "checkpoint", tmp_path / "c", name, **changed)
+    result = export(NAME, "--checkpoint", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_of_its_own_is_refused_and_a_copy_is_not(pair: Pair, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(pair.artifact.parent / "checkpoint", folder)
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["model.decoder.embed_tokens.weight"]
+    config = load_config(CheckpointFolder(folder, "c", None))
+    save_file(tensors | {"proj_out.weight": table.clone()}, folder / "model.safetensors")
+    assert load_model(CheckpointFolder(folder, "c", None), config).proj_out.weight.shape == table.shape
+    save_file(tensors | {"proj_out.weight": table + 1}, folder / "model.safetensors")
+    with pytest.raises(CheckpointInvalidError, match="differs from the embedding"):
+        load_model(CheckpointFolder(folder, "c", None), config)
+
+
+def test_the_decoder_refuses_audio_that_does_not_fit(pair: Pair) -> None:
+    engine = pair.engine()
+    audio = engine.encode(pair.clips(1)[0], Timings())
+    decoder = engine._decoder
+    decoder.open_rows(2, 96)
+    with pytest.raises(ValueError, match="the audio's keys and values are"):
+        decoder.prefill_row(0, [257], [each[:, :, 1:] for each in audio])
+    with pytest.raises(ValueError, match="97 positions do not fit a row of 96"):
+        decoder.prefill_row(0, [257] * 97, audio)
+    with pytest.raises(ValueError, match="97 positions are more than the 96 of the graph"):
+        decoder.open_rows(2, 97)
+
+
+def test_a_row_moves_with_its_audio(pair: Pair) -> None:
+    engine = pair.engine()
+    decoder, clips = engine._decoder, pair.clips(2)
+    decoder.open_rows(2, 96)
+    prompt = [257, 259, 264, 268]
+    for row, clip in enumerate(clips):
+        decoder.prefill_row(row, prompt, engine.encode(clip, Timings()))
+    expected = decoder.step([7, 9])[1].copy()
+    decoder.prefill_row(1, prompt, engine.encode(clips[1], Timings()))
+    decoder.move_row(1, 0)
+    assert np.array_equal(decoder.step([9])[0], expected)
