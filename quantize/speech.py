@@ -61,7 +61,7 @@ def evaluation_utterances(folder: Path | None, languages: Sequence[Language]) ->
     if not found:
         raise CalibrationError(
             f"{folder or evaluation_folder()}: none of its {len(utterances)} utterances is in a language of the model "
-            f"({', '.join(language.name for language in languages)})"
+            f"({', '.join(language.name for language in languages)}); give another folder"
         )
     return found
 
