@@ -1,4 +1,7 @@
-"""What a node is for, told from the graph alone: recipes speak of kinds, and hold for whatever family a graph is of."""
+"""What a node is for, told from the graph alone: one of :data:`quantize.recipe.KINDS`.
+
+Recipes speak of kinds, and hold for whatever family a graph is of.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,6 @@ import onnx_ir as ir
 
 from quantize.products import Product, find_products
 
-#: Kinds by name, and what they are. The first eight carry weights.
-KINDS = {
-    "embedding": "rows that are looked up in a table",
-    "head": "the product that scores tokens: it makes an output called `…logits` or `…log_probs`",
-    "linear": "any other product with a matrix of weights",
-    "convolution": "a convolution with all channels of several positions",
-    "pointwise": "a convolution with all channels of single positions",
-    "depthwise": "a convolution whose channels are in groups",
-    "normalization": "layer and root-mean-square norms, those with a sum before them too",
-    "softmax": "softmax and its logarithm",
-    "sum": "the sum of two computed values: a residual, say",
-    "other": "everything else",
-}
 _SCORES = ("logits", "log_probs")
 # What they read beside their first input says where, and not what.
 _MOVES = frozenset({"Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Expand", "Gather", "GatherND"})

@@ -11,7 +11,7 @@ A recipe is a TOML file::
 
     [[rules]]
     graph = "decoder"              # graph role; *, ? and [] as in file names
-    kind = "head"                  # what the node is for, likewise: see quantize.kinds
+    kind = "head"                  # what the node is for, likewise: see KINDS below
     node = "/lm_head/*"            # node name, likewise
     operator = "*"                 # operator, likewise
     graph_share = 0.5              # only in a graph that has at most this share of the model's weights
@@ -41,7 +41,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from quantize.errors import RecipeError
-from quantize.kinds import KINDS
+
+#: Kinds by name, and what they are. The first eight carry weights.
+KINDS = {
+    "embedding": "rows that are looked up in a table",
+    "head": "the product that scores tokens: it makes an output called `…logits` or `…log_probs`",
+    "linear": "any other product with a matrix of weights",
+    "convolution": "a convolution with all channels of several positions",
+    "pointwise": "a convolution with all channels of single positions",
+    "depthwise": "a convolution whose channels are in groups",
+    "normalization": "layer and root-mean-square norms, those with a sum before them too",
+    "softmax": "softmax and its logarithm",
+    "sum": "the sum of two computed values: a residual, say",
+    "other": "everything else",
+}
 
 Bits = Literal[4, 8]
 Block = Literal[16, 32, 64, 128, 256]

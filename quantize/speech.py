@@ -17,7 +17,7 @@ from runtime.evaluation.languages import language_name
 T = TypeVar("T")
 
 #: Models that the bundled evaluation set is for: those trained on this synthetic speech. On others it says nothing.
-EVALUATED = frozenset({"qwen3-asr-tiny"})
+EVALUATED = frozenset({"qwen3-asr-tiny", "whisper-turbo-tiny", "parakeet-tdt-tiny", "gigaam-v3-tiny"})
 #: Clips that are calibrated with, and clips on which graphs are compared: more change the third digit.
 CALIBRATION_CLIPS, PROBE_CLIPS = 6, 3
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from quantize.kinds import KINDS, find_kinds
+from quantize.kinds import find_kinds
+from quantize.recipe import KINDS
 from tests.unit.test_methods import build
 
 WEIGHTS: Mapping[str, tuple[int, ...]] = {

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from export.checkpoints import CHECKPOINTS
 from quantize.errors import CalibrationError
 from quantize.package import Plan, find_audio
 from quantize.recipe import load_recipe
-from quantize.speech import calibration_clips, evaluation_utterances, is_evaluated, probe_clips, spoken
+from quantize.speech import EVALUATED, calibration_clips, evaluation_utterances, is_evaluated, probe_clips, spoken
 from runtime.artifact import Language
 from runtime.evaluation import Utterance
 
@@ -38,6 +39,7 @@ def test_the_bundled_speech_of_a_model() -> None:
 
 
 def test_the_evaluation_set_is_for_models_trained_on_it_in_their_languages() -> None:
+    assert {checkpoint.name for checkpoint in CHECKPOINTS.values() if checkpoint.bundled} <= EVALUATED
     assert is_evaluated("qwen3-asr-tiny")
     assert is_evaluated("qwen3-asr-tiny-int8")
     assert not is_evaluated("qwen3-asr-tinier")
