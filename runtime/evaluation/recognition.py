@@ -42,7 +42,7 @@ def recognize(
     own_language: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Transcript]:
-    """Transcribe every utterance with its context.
+    """Transcribe every utterance, with its context if the model can use one.
 
     Args:
         transcriber: the model.
@@ -59,8 +59,10 @@ def recognize(
     told = [transcriber.resolve_language(language)] * len(utterances)
     if own_language:
         told = [transcriber.resolve_language(_own_language(utterance)) for utterance in utterances]
+    hints = transcriber.capabilities.context
     requests = [
-        Request(utterance.audio, name, utterance.context) for utterance, name in zip(utterances, told, strict=True)
+        Request(utterance.audio, name, utterance.context if hints else "")
+        for utterance, name in zip(utterances, told, strict=True)
     ]
     for utterance, request in zip(utterances, requests, strict=True):
         try:
