@@ -30,8 +30,9 @@ from export.families.parakeet import MULTILINGUAL_VOCABULARY
 from export.sizes import ParakeetSizes, rounded
 from runtime.engine import Capabilities
 from runtime.families import FAMILIES, declared
-from tests import gigaam_checkpoint, random_checkpoint, readme
+from tests import gigaam_checkpoint, readme
 from tests.conftest import CHECKPOINT, REPOSITORY
+from tests.random_checkpoint import qwen3_asr
 
 
 def sizes(name: str) -> int:
@@ -47,7 +48,7 @@ def numbers(model: Any) -> int:
 
 def test_qwen_is_as_large_as_its_tensors() -> None:
     for size in ("0.6b", "1.7b"):
-        shapes = random_checkpoint.tensor_shapes(random_checkpoint.configuration(size))
+        shapes = qwen3_asr.tensor_shapes(qwen3_asr.configuration(size))
         assert sizes(f"qwen3-asr-{size}") == sum(math.prod(shape) for _, shape in shapes)
     with safe_open(CHECKPOINT / "model.safetensors", "pt") as file:
         stored = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
