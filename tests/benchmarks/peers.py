@@ -60,7 +60,7 @@ class Peer:
             "clips": [str(clip.resolve()) for clip in clips],
             "threads": usable_cores(),
             "new_tokens": new_tokens,
-            "language": "en",
+            "language": "en" if new_tokens else None,  # where text is forced, no language is looked for either
             "way": way,
         }
 
