@@ -112,7 +112,7 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
     checkpoint = folder / "checkpoint"
     if not (folder / FLOAT).exists():
         if not checkpoint.exists():
-            run("tests.random_checkpoint", model.name.removeprefix("qwen3-asr-"), checkpoint)
+            run("tests.random_checkpoint", model.name, checkpoint)
         if model.family == "parakeet-tdt":
             set_rate(checkpoint, TOKENS_A_SECOND)
     artifacts = {FLOAT: exported(model.name, folder, checkpoint)}
