@@ -133,13 +133,17 @@ def _starts(found: dict[str, Any]) -> list[str]:
 def _long(found: dict[str, Any]) -> list[str]:
     minutes = [each for piece in found.values() for each in piece["minutes"].values()]
     lines = [
-        f"**Long audio**: recordings of {min(minutes):.1f} to {max(minutes):.1f} minutes, one a language, of "
-        "utterances one after the other:",
+        f"**Long audio**: recordings of {min(minutes):.1f} to {max(minutes):.1f} minutes, one a language, in the voice "
+        "that no training heard:",
         "",
         f"| | cut | {' | '.join(LANGUAGES)} |",
         "|---|---|---|---|---|",
     ]
-    ways = {"segments": "at pauses", "windows": "by the model, window by window"}
+    ways = {
+        "segments": "at pauses",
+        "short": "at pauses, 8 s at most",
+        "windows": "by the model, window by window",
+    }
     for name, piece in found.items():
         for recipe, row in piece["recipes"].items():
             for way, rates in row["long"].items():

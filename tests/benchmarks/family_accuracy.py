@@ -26,7 +26,10 @@ from tests.benchmarks import peers
 from tests.benchmarks.artifacts import FLOAT, exported, quantized, run
 from tests.benchmarks.children import REPOSITORY, ChildError, first_answer
 from tests.benchmarks.stamp import stamp
-from tests.tiny.evaluate import HeldOut, held_out
+from tests.tiny.dataset import Corpus
+from tests.tiny.evaluate import held_out
+from tests.tiny.sentences import LANGUAGES
+from tests.tiny.synth import UNHEARD
 from tests.tiny.word_times import summary
 
 log = logging.getLogger("benchmarks")
@@ -35,8 +38,11 @@ Floats = npt.NDArray[np.float32]
 
 RATE = 16_000
 RECIPES = (FLOAT, "int8", "int4")
-# Utterances of a language that are joined to one recording, and the silence between them.
-JOINED, BETWEEN_SECONDS = 60, 0.4
+# Silence between the utterances of a long recording.
+BETWEEN_SECONDS = 0.4
+# Longest segment that long recordings are cut into besides the default: what the small checkpoints were trained on is
+# mostly a single sentence.
+SHORT_SECONDS = 8.0
 # Languages whose words espeak marks as they are written.
 SPACED = ("English", "Russian")
 
@@ -75,20 +81,25 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def load_speech(work: Path) -> Speech:
-    """The 300 held-out utterances, made if they are not there, and one long recording a language of their first."""
-    folder = work / "held-out"
+    """The 300 held-out utterances, made if they are not there, and a long recording in each language.
+
+    That is all that the voice says which no training heard, one utterance after the other, as they were spoken: without
+    the gains and noises of the single ones, for a recording has one speaker and one microphone.
+    """
+    folder, evaluation = work / "held-out", REPOSITORY / "build" / "tiny" / "evaluation"
     if not folder.exists():
         run("tests.tiny", "held-out", "--out", folder)
     utterances = load_utterances(folder)
-    data: HeldOut = held_out(REPOSITORY / "build" / "tiny" / "evaluation")
-    marks = [data.items[int(each.audio.stem.rpartition("-")[2]) - 1].words for each in utterances]
+    items = held_out(evaluation).items
+    marks = [items[int(each.audio.stem.rpartition("-")[2]) - 1].words for each in utterances]
+    corpus = Corpus(evaluation / "held-out")
     long = {}
-    for language in sorted({str(each.language) for each in utterances}):
-        first = [each for each in utterances if each.language == language][:JOINED]
-        path = work / "families" / f"long-{language}.wav"
+    for code, language in LANGUAGES.items():
+        said = [item for item in items if item.language == code and item.voice.split("+")[1] == UNHEARD[code]]
+        path = work / "families" / f"long-{code}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, join([_samples(each.audio) for each in first]), RATE, subtype="FLOAT")
-        long[language] = Utterance(path, " ".join(each.text for each in first), language)
+        soundfile.write(path, join([corpus.samples(item) for item in said]), RATE, subtype="PCM_16")
+        long[language] = Utterance(path, " ".join(item.text for item in said), language)
     return Speech(utterances, marks, long)
 
 
@@ -135,9 +146,7 @@ def measure_recipe(folder: Path, speech: Speech) -> tuple[list[Transcript], dict
         "bytes": transcriber.artifact.size,
         "rates": rates(speech.utterances, [each.text for each in transcripts]),
         "relative_error": quantization.gate.relative_error if quantization else {},
-        "long": {
-            "segments": rates(list(speech.long.values()), [_long(transcriber, each) for each in speech.long.values()])
-        },
+        "long": {"segments": _long(transcriber, speech)},
     }
     if any(segment.words for each in transcripts for segment in each.segments):
         row["words"] = starts(transcripts, speech)
@@ -146,13 +155,15 @@ def measure_recipe(folder: Path, speech: Speech) -> tuple[list[Transcript], dict
         timed = sorted(transcriber.transcribe_many(requests), key=lambda outcome: outcome.place)
         row["parts"] = starts([outcome.result() for outcome in timed], speech)
     if transcriber.capabilities.long_form:
-        texts = [_long(transcriber, each, long_form=True) for each in speech.long.values()]
-        row["long"]["windows"] = rates(list(speech.long.values()), texts)
+        row["long"]["windows"] = _long(transcriber, speech, long_form=True)
+    row["long"]["short"] = _long(Transcriber.from_artifact(folder, segment_seconds=SHORT_SECONDS), speech)
     return transcripts, row
 
 
-def _long(transcriber: Transcriber, utterance: Utterance, *, long_form: bool = False) -> str:
-    return transcriber.transcribe(utterance.audio, long_form=long_form).text
+def _long(transcriber: Transcriber, speech: Speech, *, long_form: bool = False) -> dict[str, float | None]:
+    utterances = list(speech.long.values())
+    texts = [transcriber.transcribe(each.audio, long_form=long_form).text for each in utterances]
+    return rates(utterances, texts)
 
 
 def rates(utterances: Sequence[Utterance], texts: Sequence[str]) -> dict[str, float | None]:

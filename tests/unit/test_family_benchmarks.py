@@ -248,7 +248,7 @@ def checkpoints() -> dict[str, Any]:
         "rates": {"Russian": 0.0123},
         "relative_error": {"encoder": 0.01},
         "identical": 0.99,
-        "long": {"segments": {"Russian": 0.02}, "windows": {"Russian": 0.5}},
+        "long": {"segments": {"Russian": 0.02}, "windows": {"Russian": 0.5}, "short": {"Russian": 0.01}},
         "words": times,
         "parts": times | {"mean": 0.2},
     }
@@ -274,6 +274,7 @@ def test_the_page_and_the_picture_say_what_was_measured(tmp_path: Path) -> None:
         "| gigaam-v3-tiny, int8 | words | 9 of 10 | 30 ms | 20 ms | -10 ms | 90.0 % |",
         "| gigaam-v3-tiny, int8 | first words of parts | 9 | 200 ms | 20 ms | -10 ms | 90.0 % |",
         "| gigaam-v3-tiny, int8 | at pauses |  | 2.00 % |  |",
+        "| gigaam-v3-tiny, int8 | at pauses, 8 s at most |  | 1.00 % |  |",
         "| gigaam-v3-tiny, int8 | by the model, window by window |  | 50.00 % |  |",
         "| gigaam-v3-tiny, onnx-asr |  | 1.25 % |  | 98.0 % |",
         "| gigaam-v3-tiny, sherpa-onnx | failed: no such file | | | |",
