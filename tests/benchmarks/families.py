@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from runtime.segmentation import speech_pieces
 from tests.benchmarks import peers
 from tests.benchmarks.artifacts import FLOAT, exported, quantized, run
 from tests.benchmarks.children import REPOSITORY, Child, first_answer, module
-from tests.benchmarks.family_child import STAGES
+from tests.benchmarks.family_child import STAGES, budget
 from tests.benchmarks.lively import set_rate
 from tests.benchmarks.scale import recording
 from tests.benchmarks.stamp import stamp
@@ -41,21 +40,21 @@ log = logging.getLogger("benchmarks")
 RATE, SECONDS = 16_000, 60
 RECIPES = ("int8", "int4")
 COLD_SECONDS, COLD_TOKENS, COLD_STARTS = 2, 8, 3
-TOKENS_A_SECOND = 3.0
+TOKENS_A_SECOND = 3.0  # as people speak
+TOKENS = round(TOKENS_A_SECOND * SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """What is measured: a name of ``export`` and of :mod:`tests.random_checkpoint`, and its folder below ``WORK``.
 
-    ``segment_seconds`` is the longest segment that the runtime makes for it by default. ``forced``: its decoder can be
-    told how many tokens to write. ``language`` is told where one would be looked for first.
+    ``forced``: its decoder can be told how many tokens to write. ``language`` is told where one would be looked for
+    first.
     """
 
     name: str
     family: str
     folder: str
-    segment_seconds: float
     forced: bool
     rounds: int
     language: str | None = None
@@ -64,11 +63,11 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("qwen3-asr-0.6b", "qwen3-asr", "0.6b", 20.0, True, 5),
-        Model("whisper-large-v3-turbo", "whisper", "whisper-large-v3-turbo", 30.0, True, 3, "English"),
-        Model("parakeet-tdt-0.6b-v3", "parakeet-tdt", "parakeet-tdt-0.6b-v3", 20.0, False, 5),
-        Model("gigaam-v3-ctc", "gigaam-ctc", "gigaam-v3-ctc", 20.0, False, 5),
-        Model("qwen3-asr-1.7b", "qwen3-asr", "1.7b", 20.0, True, 3),
+        Model("qwen3-asr-0.6b", "qwen3-asr", "0.6b", True, 5),
+        Model("whisper-large-v3-turbo", "whisper", "whisper-large-v3-turbo", True, 3, "English"),
+        Model("parakeet-tdt-0.6b-v3", "parakeet-tdt", "parakeet-tdt-0.6b-v3", False, 5),
+        Model("gigaam-v3-ctc", "gigaam-ctc", "gigaam-v3-ctc", False, 5),
+        Model("qwen3-asr-1.7b", "qwen3-asr", "1.7b", True, 3),
     )
 }
 # Of an hour on its own, so measured only when it is named.
@@ -77,9 +76,10 @@ OPTIONAL = ("qwen3-asr-1.7b",)
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A process to time: what it is called, its command, and its job but for what is asked."""
+    """A process to time: what it is called, the recipe of its graphs, its command and its jobs."""
 
     name: str
+    recipe: str
     command: list[str | Path]
     job: dict[str, Any]
     cold_job: dict[str, Any]
@@ -131,51 +131,61 @@ def measure_model(
 ) -> dict[str, Any]:
     """Every system of a model, in turns. ``artifacts`` by recipe; peers run those of them that they take."""
     clip, cold = recording(work, SECONDS), recording(work, COLD_SECONDS)
-    pieces = cut(work, clip, model.segment_seconds)
-    tokens = budget(len(pieces)) if model.forced else None
-    systems = _ours(model, artifacts, clip, cold, tokens) + _peers(work, model, artifacts, pieces, cold, tokens)
-    runs: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    children: dict[str, Child] = {}
+    systems = _ours(model, artifacts, clip, cold)
     with ExitStack() as stack:
-        children = {}
-        for system in systems:
+
+        def start(system: System) -> dict[str, Any]:
             children[system.name] = stack.enter_context(Child(system.command, system.job))
-            children[system.name].answer()
+            ready, runs[system.name] = children[system.name].answer(), []
             log.info("%s, %s: ready", model.name, system.name)
+            return ready
+
+        (ready, *_) = [start(system) for system in systems]
+        pieces = cut(work, clip, ready["segment_seconds"])
+        others = _peers(model, artifacts, pieces, cut(work, cold, ready["segment_seconds"]))
+        for system in others:
+            start(system)
         for number in range(rounds or model.rounds):
             for name, child in children.items():
                 runs[name].append(child.ask())
             log.info("%s, round %d: %s", model.name, number + 1, {n: round(r[-1]["total"], 2) for n, r in runs.items()})
+    systems += others
     starts: dict[str, list[float]] = {system.name: [] for system in systems}
     for _ in range(cold_starts):
         for system in systems:
             starts[system.name].append(first_answer(system.command, system.cold_job)[0])
-    reference = runs[FLOAT][0]["texts"]
     return {
         "family": model.family,
         "segments": len(pieces),
         "systems": {
             system.name: summary(runs[system.name], starts[system.name])
-            | ({"way": system.job["way"]} if system.peer else {"bytes": open_artifact(Path(system.job["model"])).size})
-            | {"agreement": agreement(reference, runs[system.name][0]["texts"])}
+            | (
+                {
+                    "way": system.job["way"],
+                    "agreement": agreement(runs[system.recipe][0]["texts"], runs[system.name][0]["texts"]),
+                }
+                if system.peer
+                else {"bytes": open_artifact(artifacts[system.recipe]).size}
+            )
             for system in systems
         },
     }
 
 
-def _ours(model: Model, artifacts: dict[str, Path], clip: Path, cold: Path, tokens: int | None) -> list[System]:
+def _ours(model: Model, artifacts: dict[str, Path], clip: Path, cold: Path) -> list[System]:
     made = []
     for recipe, artifact in artifacts.items():
-        job = {"ask": "measure", "model": str(artifact), "clip": str(clip), "new_tokens": tokens}
-        job |= {"language": model.language}
-        short = job | {"ask": "cold", "clip": str(cold), "new_tokens": COLD_TOKENS if model.forced else None}
-        made.append(System(recipe, module("tests.benchmarks.family_child"), job, short, peer=False))
+        job = {"ask": "measure", "model": str(artifact), "clip": str(clip), "language": model.language}
+        job |= {"tokens": TOKENS if model.forced else None}
+        short = job | {"ask": "cold", "clip": str(cold), "tokens": COLD_TOKENS if model.forced else None}
+        made.append(System(recipe, recipe, module("tests.benchmarks.family_child"), job, short, peer=False))
     return made
 
 
-def _peers(
-    work: Path, model: Model, artifacts: dict[str, Path], pieces: list[Path], cold: Path, tokens: int | None
-) -> list[System]:
-    (short,) = cut(work, cold, model.segment_seconds)
+def _peers(model: Model, artifacts: dict[str, Path], pieces: list[Path], cold: list[Path]) -> list[System]:
+    tokens = budget(TOKENS, len(pieces)) if model.forced else None
     made = []
     for peer in peers.PEERS.get(model.family, ()):
         for recipe in peer.recipes:
@@ -184,8 +194,8 @@ def _peers(
             folder, command = peer.folder(artifacts[recipe]), peers.command()
             _, found = first_answer(command, peer.job("way", folder, pieces, tokens))
             job = peer.job("measure", folder, pieces, tokens, found["way"])
-            cold_job = peer.job("cold", folder, [short], COLD_TOKENS if model.forced else None)
-            made.append(System(f"{peer.package}, {recipe}", command, job, cold_job, peer=True))
+            short = peer.job("cold", folder, cold, COLD_TOKENS if model.forced else None)
+            made.append(System(f"{peer.package}, {recipe}", recipe, command, job, short, peer=True))
     return made
 
 
@@ -199,11 +209,6 @@ def cut(work: Path, clip: Path, longest: float) -> list[Path]:
         paths.append(folder / f"{number:02d}.npy")
         np.save(paths[-1], piece.samples)
     return paths
-
-
-def budget(segments: int) -> int:
-    """Tokens of each of so many segments, so that all have as many as speech of this length."""
-    return math.ceil(TOKENS_A_SECOND * SECONDS / segments)
 
 
 def summary(runs: Sequence[dict[str, Any]], starts: Sequence[float]) -> dict[str, Any]:

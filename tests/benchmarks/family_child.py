@@ -1,11 +1,13 @@
 """One of our models in a process of its own, for its memory: ``python -m tests.benchmarks.family_child``.
 
 The first line of standard input is a job in JSON. Asked for ``cold``, it says the text of a clip and ends; asked for
-``measure``, it says that it is ready, and for every further line it transcribes the clip once and says how that went.
+``measure``, it says how the clip is cut when it is ready, and for every further line it transcribes the clip once and
+says how that went.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -20,12 +22,12 @@ STAGES = ("segment", "features", "encode", "prefill", "decode")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """``new_tokens`` are forced for each segment; null where tokens come from the frames and cannot be forced."""
+    """``tokens`` are forced for all of the clip; null where they come from the frames and cannot be forced."""
 
     ask: str
     model: str
     clip: str
-    new_tokens: int | None
+    tokens: int | None
     language: str | None
 
 
@@ -45,13 +47,16 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     transcriber = Transcriber.from_artifact(job.model)
     if job.ask == "cold":
-        say({"texts": [_transcribe(transcriber, job).text]})
+        say({"texts": [_transcribe(transcriber, job, job.tokens).text]})
         return
-    _transcribe(transcriber, job)
-    say({"ready": True})
+    # How the clip is cut is known only once it was: one token a segment tells it.
+    segments = len(_transcribe(transcriber, job, 1 if job.tokens else None).segments)
+    each = job.tokens and budget(job.tokens, segments)
+    _transcribe(transcriber, job, each)
+    say({"segment_seconds": transcriber.engine.segment_seconds, "segments": segments})
     for _ in sys.stdin:
         began = time.perf_counter()
-        transcript = _transcribe(transcriber, job)
+        transcript = _transcribe(transcriber, job, each)
         total = time.perf_counter() - began
         say(
             Run(
@@ -65,10 +70,13 @@ def main() -> None:
         )
 
 
-def _transcribe(transcriber: Transcriber, job: Job) -> Transcript:
-    return transcriber.transcribe(
-        job.clip, job.language, max_new_tokens=job.new_tokens, ignore_stop=job.new_tokens is not None
-    )
+def budget(tokens: int, segments: int) -> int:
+    """Tokens of each of so many segments, so that all of them together have ``tokens``."""
+    return math.ceil(tokens / max(1, segments))
+
+
+def _transcribe(transcriber: Transcriber, job: Job, each: int | None) -> Transcript:
+    return transcriber.transcribe(job.clip, job.language, max_new_tokens=each, ignore_stop=each is not None)
 
 
 def say(what: object) -> None:

@@ -16,7 +16,7 @@ from quantize.graph import Editor
 from runtime.engine import Timings, Word
 from runtime.evaluation import Utterance
 from runtime.transcript import Segment, TokenCounts, Transcript
-from tests.benchmarks import families, family_accuracy, peer_child, peer_graphs, peers, report
+from tests.benchmarks import families, family_accuracy, family_child, peer_child, peer_graphs, peers, report
 from tests.benchmarks.children import Child, ChildError, first_answer
 from tests.conftest import DATA, REPOSITORY
 
@@ -76,9 +76,10 @@ def test_peers_have_no_stages() -> None:
 
 
 def test_tokens_are_shared_by_segments_and_rounded_up() -> None:
-    assert families.budget(1) == 180
-    assert families.budget(4) == 45
-    assert families.budget(7) == 26
+    assert family_child.budget(180, 1) == 180
+    assert family_child.budget(180, 4) == 45
+    assert family_child.budget(180, 7) == 26
+    assert family_child.budget(8, 0) == 8
 
 
 @pytest.mark.parametrize(
