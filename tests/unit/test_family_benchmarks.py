@@ -229,8 +229,8 @@ def test_a_set_is_cut_down_to_the_languages_of_a_model() -> None:
 
 
 def results() -> dict[str, Any]:
-    ours = families.summary([run_of(6.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**9, "agreement": 1.0}
-    fast = families.summary([run_of(3.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**8, "agreement": 0.9}
+    ours = families.summary([run_of(6.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**9}
+    fast = families.summary([run_of(3.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**8}
     run = {"total": 9.0, "tokens": 179, "resident_bytes": 2 * 10**9, "texts": ["a"]}
     peer = families.summary([run], [2.5]) | {"way": "together", "agreement": 0.5}
     systems = {"float32": ours, "int8": fast, "onnx-asr, float32": peer}
@@ -265,8 +265,7 @@ def test_the_page_and_the_picture_say_what_was_measured(tmp_path: Path) -> None:
     report.store(tmp_path, "checkpoints", checkpoints())
     said = report.write(tmp_path)
     for line in (
-        "| gigaam-v3-ctc, int8 | 100 MB | 3.00 s | 0.050 |  | 0.50 s | 0.20 s | 1.00 s | 180 | 1.00 GB | 1.50 s "
-        "| 90 % |",
+        "| gigaam-v3-ctc, int8 | 100 MB | 3.00 s | 0.050 |  | 0.50 s | 0.20 s | 1.00 s | 180 | 1.00 GB | 1.50 s |  |",
         "| gigaam-v3-ctc, onnx-asr, float32 |  | 9.00 s | 0.150 |  |  |  |  | 179 | 2.00 GB | 2.50 s | 50 % |",
         "- gigaam-v3-ctc: int8 2.0 times as fast as float32; float32 1.5 times as fast as onnx-asr over the same "
         "graphs.",
