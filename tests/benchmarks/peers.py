@@ -69,11 +69,11 @@ PEERS = {
     "whisper": (Peer("onnx-asr", "whisper", write_whisper, ("float32",)),),
     "parakeet-tdt": (
         Peer("onnx-asr", "nemo-conformer-tdt", write_parakeet, ("float32", "int8")),
-        Peer("sherpa-onnx", "nemo-conformer-tdt", write_parakeet, ("float32",)),
+        Peer("sherpa-onnx", "nemo-conformer-tdt", write_parakeet, ("float32", "int8")),
     ),
     "gigaam-ctc": (
         Peer("onnx-asr", "gigaam-v3-ctc", write_gigaam, ("float32", "int8")),
-        Peer("sherpa-onnx", "gigaam-v3-ctc", write_gigaam, ("float32",)),
+        Peer("sherpa-onnx", "gigaam-v3-ctc", write_gigaam, ("float32", "int8")),
     ),
 }
 # Why a package is not in the table, by family and package.
