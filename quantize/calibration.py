@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,16 +109,16 @@ class Calibration:
 
 
 def _patches(product: Product, x: Floats, most: int) -> tuple[Floats, Floats]:
-    """Rows [n, kh·kw·C] under the kernel at n positions of ``x`` [B, C, H, W], and the peak [n, 1] of their element."""
-    attributes = product.node.attributes
-    height, width = product.kernel
-    pads = attributes.get_ints("pads", [0, 0, 0, 0])
-    down, across = attributes.get_ints("strides", [1, 1])
-    padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))[:, :, ::down, ::across]
-    batch, channels, rows, columns = windows.shape[:4]
-    places = np.linspace(0, batch * rows * columns - 1, min(most, batch * rows * columns)).astype(np.int64)
-    element, place = np.divmod(places, rows * columns)
-    picked = windows[element, :, place // columns, place % columns]  # [n, C, kh, kw]
-    peaks = np.abs(x).max((1, 2, 3))[element][:, None]
-    return picked.transpose(0, 2, 3, 1).reshape(len(places), height * width * channels), peaks
+    """Rows [n, kernel·C] under the kernel at n positions of ``x`` [B, C, …], and what spans each one's scale [n, 1]."""
+    kernel, axes = product.kernel, tuple(range(2, x.ndim))
+    padded = np.pad(x, ((0, 0), (0, 0), *product.pads))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=axes)
+    windows = windows[:, :, *(slice(None, None, step) for step in product.strides)]
+    sizes = (len(x), *windows.shape[2 : x.ndim])
+    places = np.linspace(0, math.prod(sizes) - 1, min(most, math.prod(sizes))).astype(np.int64)
+    element, *place = np.unravel_index(places, sizes)
+    picked = np.moveaxis(windows, 1, -1)[element, *place]  # [n, kernel, C]
+    rows = picked.reshape(len(places), -1)
+    if product.shares_scale:
+        return rows, np.abs(x).max((1, *axes))[element][:, None]
+    return rows, np.abs(rows).max(-1, keepdims=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,37 +17,38 @@ import onnxruntime
 
 from quantize import gate
 from quantize.calibration import Calibration, Inputs
-from quantize.errors import CalibrationError, GateError, QuantizationError, RecipeError
+from quantize.card import say_quantized
+from quantize.errors import GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
 from quantize.graph import load_graph
+from quantize.kinds import find_kinds
 from quantize.methods import cache
 from quantize.output import appearing, hash_files, refuse_existing
 from quantize.probing import ProbedGraph
 from quantize.products import find_products
-from quantize.recipe import AnyRule, Float16, Recipe, WeightOnly, assign
+from quantize.recipe import AnyRule, Candidate, Float16, Recipe, WeightOnly, assign
 from quantize.report import Report
 from quantize.rewriting import Rewritten, rewrite
-from quantize.speech import EVALUATED, evaluation_folder, samples_folder
+from quantize.speech import calibration_clips, evaluation_utterances, is_evaluated, probe_clips
 from runtime.artifact import (
     MANIFEST,
     Artifact,
     ErrorRate,
+    Language,
     Quantization,
     encode_manifest,
     open_artifact,
     sha256_file,
 )
-from runtime.audio import AUDIO_SUFFIXES, load_audio
+from runtime.audio import load_audio
 from runtime.engine import Engine, EngineOptions, Probe, SegmentOptions, Timings
-from runtime.evaluation import Utterance, check_packages, load_utterances, recognize
+from runtime.evaluation import Utterance, check_packages, recognize
 from runtime.families import make_engine
 from runtime.transcriber import Transcriber
 from runtime.version import __version__
 
 Floats = npt.NDArray[np.float32]
 
-#: Clips that are calibrated with, and clips on which graphs are compared: more change the third digit.
-CALIBRATION_CLIPS, PROBE_CLIPS = 6, 3
 # Text tokens decoded of each of them: enough rows of text beside those of audio, and no more, since a model with
 # random weights never stops.
 _TOKENS = 16
@@ -61,7 +62,7 @@ class Plan:
         recipe: the rules and bounds.
         calibration: folder of audio that activations are measured on; the bundled samples by default.
         evaluation: folder of audio with transcripts (see :mod:`runtime.evaluation`) for the gate; the bundled set for
-            models that it is for, otherwise graphs alone are compared.
+            models that it is for, otherwise graphs alone are compared. Of either, what is in the model's languages.
         force: keep what the gate refuses, and record that.
     """
 
@@ -103,7 +104,7 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             f"{parent.path}: is quantized already ({manifest.quantization.recipe}); quantize its float32 parent"
         )
     rules = _assign(parent, recipe)
-    clips, utterances = find_audio(plan, manifest.name)
+    clips, utterances = find_audio(plan, manifest.name, manifest.languages)
     report.expect(3 + 2 * len(rules) + 2 * bool(utterances))
     with appearing(out) as work:
         reference = _run_parent(parent, clips, utterances, report)
@@ -116,9 +117,11 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             results[role] = _rewrite(parent, role, chosen, inputs, reference, work, report, recipe)
             gc.collect()  # graphs refer to themselves in circles, and hold gigabytes
         _copy_rest(parent, work)
+        name = f"{manifest.name}-{recipe.name}"
+        say_quantized(work, manifest.name, name, recipe.name)
         child = msgspec.structs.replace(
             manifest,
-            name=f"{manifest.name}-{recipe.name}",
+            name=name,
             graphs={role: results[role].spec for role in manifest.graphs},
             files=hash_files(work, report),
             parity={},
@@ -163,36 +166,51 @@ def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:
         )
     if unbound := [role for role in parent.manifest.graphs if math.isinf(recipe.bounds.relative(role))]:
         raise RecipeError(f"recipe {recipe.name!r}: bounds.relative_error has none for {', '.join(unbound)}, nor for *")
-    everything = any(isinstance(rule, Float16) for rule in recipe.rules)
-    nodes: list[tuple[str, str, str]] = []
-    caches = 0
-    for role in parent.manifest.graphs:
-        graph = load_graph(parent.graph_path(role)).graph
-        caches += sum(1 for _ in cache.find_attention(graph))
-        some = graph if everything else (product.node for product in find_products(graph))
-        nodes += [(role, node.name or "", node.op_type) for node in some]
-    if recipe.cache and not caches:
-        raise RecipeError(f"recipe {recipe.name!r}: no graph of {parent.manifest.name!r} has a cache; remove [cache]")
-    chosen: dict[str, dict[str, AnyRule]] = {role: {} for role in parent.manifest.graphs}
-    for (role, node), rule in assign(recipe, nodes).items():
+    graphs = {role: load_graph(parent.graph_path(role)).graph for role in parent.manifest.graphs}
+    caches = sum(1 for graph in graphs.values() for _ in cache.find_attention(graph))
+    if recipe.cache and not recipe.cache.optional and not caches:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: no graph of {parent.manifest.name!r} has a cache; remove [cache] or say "
+            "optional = true in it"
+        )
+    chosen: dict[str, dict[str, AnyRule]] = {role: {} for role in graphs}
+    for (role, node), rule in assign(recipe, candidates(graphs, recipe)).items():
         chosen[role][node] = rule
     return chosen
 
 
-def find_audio(plan: Plan, model: str) -> tuple[list[Path], list[Utterance]]:
+def candidates(graphs: Mapping[str, ir.Graph], recipe: Recipe) -> list[Candidate]:
+    """The nodes of all graphs, by role, that the rules of ``recipe`` are tried on: all, or those with weights."""
+    everything = any(isinstance(rule, Float16) for rule in recipe.rules)
+    products = {role: find_products(graph) for role, graph in graphs.items()}
+    sizes = {role: sum({p.weight.name: p.size for p in found}.values()) for role, found in products.items()}
+    total = max(sum(sizes.values()), 1)
+    nodes = []
+    for role, graph in graphs.items():
+        kinds = find_kinds(graph)
+        some = list(graph) if everything else [product.node for product in products[role]]
+        nodes += [Candidate(role, node.name or "", node.op_type, kinds[node], sizes[role] / total) for node in some]
+    return nodes
+
+
+def find_audio(plan: Plan, model: str, languages: Sequence[Language] = ()) -> tuple[list[Path], list[Utterance]]:
     """Clips to calibrate with, and the gate's utterances. What is wrong with them is found before the work begins.
+
+    Args:
+        plan: whose folders are read.
+        model: its name.
+        languages: of the model, if they are known by now; utterances in others are left out.
 
     Raises:
         RecipeError, CalibrationError and the evaluation's errors.
     """
     if plan.calibration and not plan.recipe.calibrates:
         raise RecipeError(f"recipe {plan.recipe.name!r} measures no activations; leave --calibration out")
-    clips = _calibration_clips(plan) if plan.recipe.calibrates else []
-    bundled = any(model == name or model.startswith(f"{name}-") for name in EVALUATED)
-    if plan.evaluation is None and not bundled:
+    clips = calibration_clips(plan.calibration, languages) if plan.recipe.calibrates else []
+    if plan.evaluation is None and not is_evaluated(model):
         return clips, []
     check_packages()
-    return clips, load_utterances(plan.evaluation or evaluation_folder())
+    return clips, evaluation_utterances(plan.evaluation, languages)
 
 
 def _evaluated_on(plan: Plan, utterances: list[Utterance]) -> str:
@@ -205,38 +223,9 @@ def _described(folder: Path | None) -> str:
     return folder.name if folder else "bundled samples"
 
 
-def _calibration_clips(plan: Plan) -> list[Path]:
-    """Recordings to calibrate with, evenly spread over the folder."""
-    folder = plan.calibration or samples_folder()
-    try:
-        found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in AUDIO_SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-    except OSError as error:
-        raise CalibrationError(f"{folder}: the calibration audio cannot be read ({error.strerror})") from None
-    if plan.calibration is None:  # the evaluation set lies below the samples
-        found = [path for path in found if path.parent == folder]
-    if not folder.is_dir():
-        raise CalibrationError(f"{folder}: no such folder of calibration audio")
-    if not found:
-        raise CalibrationError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}) to calibrate with")
-    places = np.linspace(0, len(found) - 1, min(CALIBRATION_CLIPS, len(found))).astype(int)
-    return [found[place] for place in places]
-
-
-def _probe_clips(utterances: list[Utterance]) -> list[Path]:
-    """Recordings on which graphs are compared: of the evaluation set, or bundled."""
-    audio = [utterance.audio for utterance in utterances or load_utterances(evaluation_folder())]
-    return [audio[place] for place in np.linspace(0, len(audio) - 1, min(PROBE_CLIPS, len(audio))).astype(int)]
-
-
 def _run_parent(parent: Artifact, clips: list[Path], utterances: list[Utterance], report: Report) -> _Reference:
     """What the parent hears; it is closed again when this returns, since parent and result together would not fit."""
-    probed = _probe_clips(utterances)
+    probed = probe_clips(utterances, parent.manifest.languages)
     engine = make_engine(parent, EngineOptions())
     with report.counted("transcribing calibration audio", len(clips) + len(probed), "clips") as advance:
         calibration = list(_probes(engine, clips, advance))

@@ -53,10 +53,39 @@ class Product:
         return self.operator == "Gather" or bool(self.node.attributes.get_int("transB", 0))
 
     @property
-    def kernel(self) -> tuple[int, int]:
-        """Height and width of a convolution's kernel; the attribute that repeats them is optional."""
-        _, _, height, width = self.weight.const_value.shape.numpy()  # type: ignore[union-attr]
-        return height, width
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of a convolution's kernel, one or two; the attribute that repeats them is optional."""
+        return tuple(self.weight.const_value.shape.numpy()[2:])  # type: ignore[union-attr]
+
+    @property
+    def patch(self) -> int:
+        """Weights of one output channel of a convolution: what a patch has."""
+        return math.prod(self.weight.const_value.shape.numpy()[1:])  # type: ignore[union-attr]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Steps of a convolution's kernel."""
+        return tuple(self.node.attributes.get_ints("strides", [1] * len(self.kernel)))
+
+    @property
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and behind each of the axes that a convolution's kernel moves along."""
+        pads, axes = self.node.attributes.get_ints("pads", [0] * 2 * len(self.kernel)), len(self.kernel)
+        return tuple(zip(pads[:axes], pads[axes:], strict=True))
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is a convolution whose kernel sees single positions, each of them."""
+        return self.operator == "Conv" and {1} == {*self.kernel, *self.strides} and not any(map(any, self.pads))
+
+    @property
+    def shares_scale(self) -> bool:
+        """Whether activations in 8 bits have one scale a batch element: in convolutions over two axes alone.
+
+        A patch of such a kernel is nine pixels, each of which is in several patches: it is rounded once, before patches
+        are cut. Everything else has a scale a row, for patches along one axis too.
+        """
+        return self.operator == "Conv" and sum(size > 1 for size in self.kernel) > 1
 
     @property
     def size(self) -> int:
@@ -67,8 +96,10 @@ class Product:
 def find_products(graph: ir.Graph) -> list[Product]:
     """Every node whose weights can be quantized, in the graph's order.
 
-    ``MatMul`` with a constant right side, ``Gemm`` without scaling, ``Conv`` in two dimensions without groups, and
+    ``MatMul`` with a constant right side, ``Gemm`` without scaling, ``Conv`` along one or two axes without groups, and
     ``Gather`` along the first axis of a matrix; float32 all.
+
+    Convolutions with groups are left out: a kernel a channel is a thousandth of a model's weights, and no product.
     """
     return [product for node in graph if (product := _product(node))]
 
@@ -85,7 +116,7 @@ def _product(node: ir.Node) -> Product | None:
         padded = attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
         fits = (
             padded
-            and rank == 4
+            and rank in (3, 4)
             and attributes.get_int("group", 1) == 1
             and set(attributes.get_ints("dilations", [1])) == {1}
         )
@@ -128,13 +159,13 @@ class Weights:
         return self._columns.get(product.weight.name or "", np.float32(1))
 
     def matrix(self, product: Product) -> Floats:
-        """``W`` [K, N] of ``product`` with its scales. A convolution's rows are (kernel row, kernel column, channel).
+        """``W`` [K, N] of ``product`` with its scales. A convolution's rows are (place in the kernel, channel).
 
         A view of the stored weight where that is possible: not to be written to.
         """
         stored = array(product.weight)
         if product.operator == "Conv":
-            stored = stored.transpose(2, 3, 1, 0).reshape(-1, stored.shape[0])
+            stored = np.moveaxis(stored, (0, 1), (-1, -2)).reshape(-1, stored.shape[0])
         elif product.transposed:
             stored = stored.T
         name = product.weight.name or ""

@@ -11,17 +11,22 @@ A recipe is a TOML file::
 
     [[rules]]
     graph = "decoder"              # graph role; *, ? and [] as in file names
+    kind = "head"                  # what the node is for, likewise: see KINDS below
     node = "/lm_head/*"            # node name, likewise
     operator = "*"                 # operator, likewise
+    graph_share = 0.5              # only in a graph that has at most this share of the model's weights
+    optional = false               # true where the rule need not meet a node
     method = "weight_only"
     bits = 4
     block = 64
 
     [cache]                        # keys and values; float32 without this
     bits = 8
+    optional = false               # true where the model need not have any
 
 Keys, methods and values are checked when the file is read, and a rule that no node meets is an error, unless it says
-``optional = true``: a recipe that silently did less than it says would be worse than none.
+``optional = true``: a recipe that silently did less than it says would be worse than none. The recipes that ship speak
+of kinds and not of names, so that one recipe is for all families, and what not every family has is optional in them.
 """
 
 from __future__ import annotations
@@ -31,11 +36,25 @@ import importlib.resources
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
 from quantize.errors import RecipeError
+
+#: Kinds by name, and what they are. The first eight carry weights.
+KINDS = {
+    "embedding": "rows that are looked up in a table",
+    "head": "the product that scores tokens: it makes an output called `…logits` or `…log_probs`",
+    "linear": "any other product with a matrix of weights",
+    "convolution": "a convolution with all channels of several positions",
+    "pointwise": "a convolution with all channels of single positions",
+    "depthwise": "a convolution whose channels are in groups",
+    "normalization": "layer and root-mean-square norms, those with a sum before them too",
+    "softmax": "softmax and its logarithm",
+    "sum": "the sum of two computed values: a residual, say",
+    "other": "everything else",
+}
 
 Bits = Literal[4, 8]
 Block = Literal[16, 32, 64, 128, 256]
@@ -55,12 +74,24 @@ class Sensitive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: Block = 32
 
 
+class Candidate(NamedTuple):
+    """A node that rules are tried on; ``graph_share`` is that of its graph in all weights of the model."""
+
+    role: str
+    name: str
+    operator: str
+    kind: str = "other"
+    graph_share: float = 1.0
+
+
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="method", kw_only=True):
-    """Which nodes: patterns over graph role, node name and operator."""
+    """Which nodes: patterns over graph role, kind, node name and operator, in graphs that are not too large a part."""
 
     graph: str
+    kind: str = "*"
     node: str = "*"
     operator: str = "*"
+    graph_share: float = 1.0
     optional: bool = False
 
     #: Operators that the method can quantize.
@@ -68,15 +99,24 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
     #: Whether the method can follow a per-channel scale folded into its weights.
     smooth: ClassVar[Smoothing | None] = None
 
-    def matches(self, role: str, name: str, operator: str) -> bool:
-        """Whether a node meets the three patterns."""
-        pairs = ((role, self.graph), (name, self.node), (operator, self.operator))
-        return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
+    def matches(self, node: Candidate) -> bool:
+        """Whether a node meets the four patterns, and its graph the bound."""
+        pairs = (
+            (node.role, self.graph),
+            (node.kind, self.kind),
+            (node.name, self.node),
+            (node.operator, self.operator),
+        )
+        return node.graph_share <= self.graph_share and all(
+            fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs
+        )
 
     @property
     def where(self) -> str:
-        """The patterns, for messages."""
-        return f"graph {self.graph!r}, node {self.node!r}, operator {self.operator!r}"
+        """What it asks for, for messages."""
+        patterns = {"graph": self.graph, "kind": self.kind, "node": self.node, "operator": self.operator}
+        said = [f"{key} {pattern!r}" for key, pattern in patterns.items() if key == "graph" or pattern != "*"]
+        return ", ".join([*said, *([f"graph_share {self.graph_share:g}"] if self.graph_share < 1 else [])])
 
 
 class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
@@ -99,7 +139,7 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class W8A8(Rule, frozen=True, tag="w8a8", kw_only=True):
-    """int8 weights with a scale a column, uint8 activations with a scale a row (a convolution: a batch element)."""
+    """int8 weights with a scale a column, uint8 activations with a scale a row (see :mod:`quantize.methods.w8a8`)."""
 
     smoothing: Smoothing | None = Smoothing()
     error_bound: float
@@ -121,9 +161,10 @@ AnyRule = WeightOnly | W8A8 | Float16 | Keep
 
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bits of keys and values (see :mod:`quantize.methods.cache`)."""
+    """Bits of keys and values (see :mod:`quantize.methods.cache`), of a model that has to have some or need not."""
 
     bits: Literal[8]
+    optional: bool = False
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +256,9 @@ def _check_values(path: Path, recipe: Recipe) -> None:
         ),
     ]
     for place, rule in enumerate(recipe.rules):
+        if not fnmatch.filter(KINDS, rule.kind):
+            raise RecipeError(f"{path}: rules[{place}].kind is {rule.kind!r}; kinds are {', '.join(KINDS)}")
+        checks.append((f"rules[{place}].graph_share", rule.graph_share, 0.0, 1.0))
         if isinstance(rule, W8A8):
             checks.append((f"rules[{place}].error_bound", rule.error_bound, 0.0, float("inf")))
         if isinstance(rule, WeightOnly) and rule.sensitive:
@@ -227,24 +271,24 @@ def _check_values(path: Path, recipe: Recipe) -> None:
             raise RecipeError(f"{path}: {key} is {value}, which is not between {least:g} and {most:g}")
 
 
-def assign(recipe: Recipe, nodes: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], AnyRule]:
-    """For every node ``(role, name, operator)`` that a rule matches, the first one that does.
+def assign(recipe: Recipe, nodes: Iterable[Candidate]) -> dict[tuple[str, str], AnyRule]:
+    """For every node, by role and name, that a rule matches the first one that does.
 
     Raises:
         RecipeError: a rule matches nothing, or its method cannot do an operator that it matches.
     """
     chosen: dict[tuple[str, str], AnyRule] = {}
     used: set[int] = set()
-    for role, name, operator in nodes:
+    for node in nodes:
         for place, rule in enumerate(recipe.rules):
-            if rule.matches(role, name, operator):
-                if rule.operators and operator not in rule.operators:
+            if rule.matches(node):
+                if rule.operators and node.operator not in rule.operators:
                     raise RecipeError(
-                        f"recipe {recipe.name!r}, rule {place + 1}: its method cannot quantize the {operator} "
-                        f"{name!r} of graph {role!r}; put a rule with method 'keep' for it before this one"
+                        f"recipe {recipe.name!r}, rule {place + 1}: its method cannot quantize the {node.operator} "
+                        f"{node.name!r} of graph {node.role!r}; put a rule with method 'keep' for it before this one"
                     )
                 used.add(place)
-                chosen[role, name] = rule
+                chosen[node.role, node.name] = rule
                 break
     for place, rule in enumerate(recipe.rules):
         if place not in used and not rule.optional:

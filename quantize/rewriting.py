@@ -78,12 +78,15 @@ def rewrite(
         alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
         more_bits |= _more_bits(path, wide, alike, weights, probe, progress)
     scales = cache.scales(graph, inputs, products, weights) if cached else {}
-    stems = _stem_inputs(products, rule_of)
+    stems, alone = _stems(products, rule_of)
     rounding = w8a8.ActivationRounding(graph)
     counts: Counter[str] = Counter()
     fallbacks: list[FallbackNode] = []
     for readers in shared.values():
-        what, fallen = _apply(graph, rounding, readers, rule_of(readers[0]), weights, inputs)
+        rule = rule_of(readers[0])
+        if readers[0] in alone:
+            rule = None
+        what, fallen = _apply(graph, rounding, readers, rule, weights, inputs)
         counts[what] += 0 if what == _HALF else len(readers)  # these are counted when all nodes are converted
         fallbacks += fallen
         progress()
@@ -117,7 +120,7 @@ def _apply(
     fallen: list[FallbackNode] = []
     if isinstance(rule, W8A8):
         read = inputs[readers[0].x.name or ""]
-        kept_float = readers[0].operator == "Conv" and len(read.channel_peak) <= w8a8.FLOAT_PATCH
+        kept_float = readers[0].operator == "Conv" and readers[0].patch <= w8a8.FLOAT_PATCH
         error, norm = (0.0, 1.0)
         if not kept_float:
             error, norm = product_error(readers[0], rule, read, weights.matrix(readers[0]))
@@ -140,16 +143,22 @@ def _apply(
     return _HALF if isinstance(rule, Float16) else "float32", []
 
 
-def _stem_inputs(products: list[Product], rule_of: Callable[[Product], AnyRule | None]) -> list[ir.Value]:
-    """What the first of convolutions in a row read: their products of patches come apart by element."""
+def _stems(
+    products: list[Product], rule_of: Callable[[Product], AnyRule | None]
+) -> tuple[list[ir.Value], set[Product]]:
+    """What the first of convolutions in a row read, whose products of patches come apart by element; and convolutions
+    that are too small for integers and have none behind them, for which patches would be no gain.
+    """
     patched = [p for p in products if p.operator == "Conv" and isinstance(rule_of(p), W8A8)]
-    return [product.x for product in patched if not any(_feeds(other, product) for other in patched)]
+    alone = {p for p in patched if p.patch <= w8a8.FLOAT_PATCH and not any(_feeds(p, other) for other in patched)}
+    rows = [p for p in patched if p not in alone]
+    return [product.x for product in rows if not any(_feeds(other, product) for other in rows)], alone
 
 
 def _feeds(first: Product, second: Product) -> bool:
-    """Whether a convolution's output, with nothing but a ``Gelu`` after it, is what another one reads."""
+    """Whether a convolution's output, with nothing but an activation after it, is what another one reads."""
     source = second.x.producer()
-    while source is not None and source.op_type == "Gelu" and source.inputs[0] is not None:
+    while source is not None and source.op_type in w8a8.ACTIVATIONS and source.inputs[0] is not None:
         source = source.inputs[0].producer()
     return source is first.node
 

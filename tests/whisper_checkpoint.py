@@ -34,9 +34,10 @@ def special_tokens(languages: tuple[str, ...], positions: int) -> list[str]:
     ]
 
 
-def tokenizer(specials: list[str]) -> Tokenizer:
-    """A token a byte, and special tokens behind."""
+def tokenizer(specials: list[str], text_tokens: int = TEXT_TOKENS) -> Tokenizer:
+    """A token a byte, fillers up to ``text_tokens``, and special tokens behind."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters += [f"<filler {place}>" for place in range(len(letters), text_tokens)]
     made = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -109,23 +110,40 @@ def write(
         decoder.layer_norm.bias.copy_(stop * towards / towards.norm() ** 2)
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
+    suppressed = [1, 7, 90, *(ids[each] for each in ("<|startoftranscript|>", "<|startofprev|>"))]
+    write_companions(folder, config, LANGUAGES if multilingual else (), suppress=suppressed, **changed)
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def write_companions(
+    folder: Path, config: WhisperConfig, languages: tuple[str, ...], *, suppress: list[int], **changed: Any
+) -> None:
+    """Tokenizer, generation and front end of a checkpoint with the special tokens of ``languages``.
+
+    ``suppress`` are tokens that are never said, ``changed`` other keys of ``generation_config.json``.
+    """
+    positions = config.max_source_positions
+    specials = special_tokens(languages, positions)
+    text_tokens = config.vocab_size - len(specials)
+    ids = {token: text_tokens + place for place, token in enumerate(specials)}
     generation = {
         "decoder_start_token_id": config.decoder_start_token_id,
         "eos_token_id": config.eos_token_id,
         "bos_token_id": config.bos_token_id,
         "pad_token_id": config.pad_token_id,
-        "max_length": context,
+        "max_length": config.max_target_positions,
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],
-        "is_multilingual": multilingual,
-        "suppress_tokens": [1, 7, 90, *(ids[each] for each in ("<|startoftranscript|>", "<|startofprev|>"))],
+        "is_multilingual": bool(languages),
+        "suppress_tokens": suppress,
         "begin_suppress_tokens": [220, config.eos_token_id],
         "max_initial_timestamp_index": 50,
         "return_timestamps": False,
     }
-    if multilingual:
+    if languages:
         generation |= {
-            "lang_to_id": {f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES},
+            "lang_to_id": {f"<|{code}|>": ids[f"<|{code}|>"] for code in languages},
             "task_to_id": {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")},
         }
     (folder / "generation_config.json").write_text(json.dumps(generation | changed))
@@ -133,7 +151,7 @@ def write(
         json.dumps(
             {
                 "feature_extractor_type": "WhisperFeatureExtractor",
-                "feature_size": mels,
+                "feature_size": config.num_mel_bins,
                 "sampling_rate": RATE,
                 "hop_length": HOP,
                 "n_fft": 400,
@@ -141,6 +159,4 @@ def write(
             }
         )
     )
-    tokenizer(specials).save(str(folder / "tokenizer.json"))
-    model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
+    tokenizer(specials, text_tokens).save(str(folder / "tokenizer.json"))

@@ -5,11 +5,16 @@ Each row of the input is divided by its largest magnitude and rounded to steps o
 An input that several products read is rounded once. The activations are unsigned and the weights signed because that
 pair has the fast kernels on x86 (VNNI, AMX); signed by signed measured 15 times slower.
 
-A convolution becomes the product of its patches: batch elements (not rows) have one scale, so that rounding comes
-before the patches are cut and every pixel is rounded once. ``ConvInteger`` measured 17 times slower.
+A convolution becomes the product of its patches. Along one axis (time) each patch is a row with a scale of its own, so
+that a clip's result depends on nothing around it. Over two axes batch elements have one scale: rounding then comes
+before the patches are cut and every pixel is rounded once; such convolutions are of windows or chunks of one size. One
+over single positions is a product over channels. ``ConvInteger`` measured 17 times slower.
 """
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,9 +26,10 @@ from quantize.products import Product, Weights
 # A kernel over this many inputs or fewer (a first convolution over one channel) stays a float product: there is
 # nothing to gain, and rounding the features themselves costs accuracy.
 FLOAT_PATCH = 32
+#: Activation functions of single values, which may stand between convolutions.
+ACTIVATIONS = frozenset({"Gelu", "Relu"})
 # GELU is never below -0.17, so its largest magnitude is its largest value, or this.
 _GELU_LOW = 0.17
-_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class ActivationRounding:
@@ -45,6 +51,10 @@ class ActivationRounding:
     @property
     def gelu_low(self) -> ir.Value:
         return self._common.constant("gelu_low", np.array(_GELU_LOW, np.float32))
+
+    @property
+    def nothing(self) -> ir.Value:
+        return self._common.constant("nothing", np.array(0, np.float32))
 
     @property
     def zero(self) -> ir.Value:
@@ -105,44 +115,48 @@ def _convolve(
     graph: ir.Graph, rounding: ActivationRounding, product: Product, weights: Weights, *, reduce_range: bool
 ) -> None:
     """Channels last, patches side by side, one product; channels first again for whoever reads it."""
-    node = product.node
+    node, axes = product.node, len(product.kernel)
     edit = Editor(graph, product.name)
     source = product.x.producer()
-    x = edit.node("Transpose", [product.x], perm=_NHWC)
+    x = edit.node("Transpose", [product.x], perm=(0, *range(2, axes + 2), 1))
     matrix = weights.matrix(product)
     if len(matrix) <= FLOAT_PATCH:
-        patches = _patches(edit, product, x, edit.constant("nothing", np.array(0, np.float32)))
+        patches = _patches(edit, product, x, rounding.nothing)
         result = edit.node("MatMul", [patches, edit.constant("values", matrix)])
     else:
-        from_gelu = source is not None and source.op_type == "Gelu"
-        rounded, magnitude = rounding.elements(x, from_gelu=from_gelu)
-        patches = _patches(edit, product, rounded, rounding.zero)
-        result = _multiply(edit, rounding, patches, magnitude, product, weights, reduce_range=reduce_range)
+        if product.shares_scale:
+            from_gelu = source is not None and source.op_type == "Gelu"
+            rounded, magnitude = rounding.elements(x, from_gelu=from_gelu)
+            rounded = _patches(edit, product, rounded, rounding.zero)
+        else:
+            patches = x if product.pointwise else _patches(edit, product, x, rounding.nothing)
+            rounded, magnitude = rounding.rows(patches)
+        result = _multiply(edit, rounding, rounded, magnitude, product, weights, reduce_range=reduce_range)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         result = edit.node("Add", [result, node.inputs[2]])
-    replace_output(node, edit.node("Transpose", [result], perm=_NCHW))
+    replace_output(node, edit.node("Transpose", [result], perm=(0, axes + 1, *range(1, axes + 1))))
 
 
 def _patches(edit: Editor, product: Product, x: ir.Value, nothing: ir.Value) -> ir.Value:
-    """What lies under the kernel at each position: [B, H, W, C] → [B, H', W', kh·kw·C], ``nothing`` in the padding."""
-    node, (height, width) = product.node, product.kernel
-    top, left, bottom, right = node.attributes.get_ints("pads", [0, 0, 0, 0])
-    steps = node.attributes.get_ints("strides", [1, 1])
+    """What lies under the kernel at each position: [B, …, C] → [B, …, kernel·C], ``nothing`` in the padding."""
+    kernel, pads = product.kernel, product.pads
 
-    def ints(name: str, values: list[int]) -> ir.Value:
+    def ints(name: str, values: Sequence[int]) -> ir.Value:
         return edit.constant(name, np.array(values, np.int64))
 
-    padded = edit.node("Pad", [x, ints("pads", [0, top, left, 0, 0, bottom, right, 0]), nothing])
-    axes, strides = ints("axes", [1, 2]), ints("strides", list(steps))
+    before, behind = zip(*pads, strict=True)
+    padded = edit.node("Pad", [x, ints("pads", [0, *before, 0, 0, *behind, 0]), nothing])
+    axes, strides = ints("axes", range(1, len(kernel) + 1)), ints("strides", product.strides)
     far = np.iinfo(np.int64).max
     under = []
-    for row in range(height):
-        for column in range(width):
-            # Up to where the kernel's last row and column still lie inside: from the end, or the end itself.
-            ends = [row - height + 1 or far, column - width + 1 or far]
-            starts = ints(f"start_{row}_{column}", [row, column])
-            under.append(edit.node("Slice", [padded, starts, ints(f"end_{row}_{column}", ends), axes, strides]))
-    return edit.node("Concat", under, axis=3)
+    for place in itertools.product(*map(range, kernel)):
+        # Up to where the kernel's last places still lie inside: from the end, or the end itself.
+        ends = [at - size + 1 or far for at, size in zip(place, kernel, strict=True)]
+        name = "_".join(map(str, place))
+        under.append(
+            edit.node("Slice", [padded, ints(f"start_{name}", place), ints(f"end_{name}", ends), axes, strides])
+        )
+    return edit.node("Concat", under, axis=len(kernel) + 1)
 
 
 def _only_read_once(value: ir.Value) -> bool:
@@ -150,7 +164,7 @@ def _only_read_once(value: ir.Value) -> bool:
 
 
 def cancel_transposes(graph: ir.Graph) -> None:
-    """Remove pairs of transposes that undo each other, with only a ``Gelu`` between them, and join those in a row."""
+    """Remove pairs of transposes that undo each other, with only activations between them, and join those in a row."""
     changed = True
     while changed:
         changed = False
@@ -159,7 +173,7 @@ def cancel_transposes(graph: ir.Graph) -> None:
                 continue
             between, source = node.inputs[0], node.inputs[0].producer() if node.inputs[0] else None
             chain: list[ir.Node] = []
-            while source is not None and source.op_type == "Gelu" and _only_read_once(source.outputs[0]):
+            while source is not None and source.op_type in ACTIVATIONS and _only_read_once(source.outputs[0]):
                 chain.append(source)
                 between = source.inputs[0]
                 source = between.producer() if between is not None else None

@@ -7,6 +7,8 @@ no convolution over blocks, so its weights are stored small and become floats on
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -42,7 +44,7 @@ def quantize(
         importance: [K] mean square of the inputs, see :func:`quantize.numerics.quantize_blocks`.
 
     Raises:
-        RecipeError: a table whose rows are not made of whole blocks.
+        RecipeError: ids whose rank is not known.
     """
     blocks = quantize_blocks(weights.matrix(products[0]), bits, block, symmetric=symmetric, importance=importance)
     name = products[0].weight.name or products[0].name
@@ -87,12 +89,7 @@ def _multiply(edit: Editor, product: Product, blocks: Blocks) -> None:
 
 
 def _look_up(edit: Editor, product: Product, blocks: Blocks) -> None:
-    """Rows of the same blocks, which come as [..., blocks, block] and are laid flat."""
-    if blocks.inner % blocks.block:
-        raise RecipeError(
-            f"node {product.name!r}: rows of {blocks.inner} are not made of whole blocks of {blocks.block}; "
-            "give it a smaller block"
-        )
+    """Rows of the same blocks, which come as [..., blocks, block] and are laid flat; the last one's padding is cut."""
     inputs = [
         edit.constant("values", blocks.values),
         product.x,
@@ -110,9 +107,11 @@ def _look_up(edit: Editor, product: Product, blocks: Blocks) -> None:
         gather_axis=0,
         quantize_axis=2,
     )
-    flat = here.node(
-        "Reshape", [rows, here.constant("flat", np.array([0] * _rank(product.x) + [blocks.inner], np.int64))]
-    )
+    padded = blocks.scales.shape[1] * blocks.block
+    flat = here.node("Reshape", [rows, here.constant("flat", np.array([0] * _rank(product.x) + [padded], np.int64))])
+    if padded != blocks.inner:
+        bounds = {"start": 0, "end": blocks.inner, "axis": -1}
+        flat = here.node("Slice", [flat, *(here.constant(name, np.array([at])) for name, at in bounds.items())])
     replace_output(product.node, flat)
 
 
@@ -124,7 +123,6 @@ def _rank(ids: ir.Value) -> int:
 
 def _convolve(edit: Editor, product: Product, blocks: Blocks) -> None:
     """``Conv`` over ``(values - zero) · scale``: constants alone, which ONNX Runtime folds at load."""
-    height, width = product.kernel
     floats = edit.node("Cast", [edit.constant("values", blocks.levels)], to=ir.DataType.FLOAT)
     middle = np.float32(2 ** (blocks.bits - 1))
     zeros = np.full_like(blocks.scales, middle) if blocks.zeros is None else blocks.zeros.astype(np.float32)
@@ -135,6 +133,7 @@ def _convolve(edit: Editor, product: Product, blocks: Blocks) -> None:
     if padded != blocks.inner:
         start, end, axis = (edit.constant(f"int_{n}", np.array([n], np.int64)) for n in (0, blocks.inner, 1))
         rows = edit.node("Slice", [rows, start, end, axis])
-    kernel_shape = np.array([outer, height, width, blocks.inner // (height * width)], np.int64)
+    axes, channels = len(product.kernel), blocks.inner // math.prod(product.kernel)
+    kernel_shape = np.array([outer, *product.kernel, channels], np.int64)
     kernel = edit.node("Reshape", [rows, edit.constant("kernel", kernel_shape)])
-    product.node.replace_input_with(1, edit.node("Transpose", [kernel], perm=[0, 3, 1, 2]))
+    product.node.replace_input_with(1, edit.node("Transpose", [kernel], perm=[0, axes + 1, *range(1, axes + 1)]))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from quantize.errors import QuantizationError, RecipeError
+from quantize.errors import QuantizationError
 from quantize.graph import array, drop_unused_initializers
 from quantize.methods import fp16, w8a8, weight_only
 from quantize.numerics import Floats, quantize_blocks, quantize_columns, relative_error, round_rows
@@ -140,9 +140,16 @@ def test_ids_of_any_rank_are_looked_up(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(run(model, ids=ids)[0], meant[ids], atol=1e-6)
 
 
-def test_rows_of_a_table_must_be_whole_blocks(rng: np.random.Generator) -> None:
-    with pytest.raises(RecipeError, match="'look': rows of 96 are not made of whole blocks of 64; give it a smaller"):
-        weight_only_everywhere(build(TIED, w=normal(rng, 40, 96)), 8, 64, symmetric=True)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_a_table_need_not_be_whole_blocks(bits: int, rng: np.random.Generator) -> None:
+    """96 weights in two blocks of 64: what the second one lacks is not seen."""
+    table, x, ids = normal(rng, 40, 96), normal(rng, 3, 96), np.array([[0, 39, 7], [7, 7, 20]])
+    model = build(TIED, w=table)
+    weight_only_everywhere(model, bits, 64, symmetric=False)
+    meant = quantize_blocks(table.T, bits, 64, symmetric=False).dequantized().T
+    rows, logits = run(model, ids=ids, x=x)
+    np.testing.assert_allclose(rows, meant[ids], atol=1e-6)
+    assert relative_error(logits, x @ meant.T) < 0.015
 
 
 CONV = """(float[B, 5, H, W] x) => (float[B, 7, H2, W2] y)
@@ -244,6 +251,46 @@ def test_a_chain_of_convolutions_in_integers(geometry: str, channels: int, rng: 
         np.testing.assert_array_equal(run(model, x=x[element : element + 1])[0][0], found[element])
 
 
+ALONG = {
+    "one axis": ("float[B, 12, T] x", "float[B, 40, T2] y", (40, 12, 5), "pads = [2, 2], strides = [2]"),
+    "one of two": ("float[B, 12, 1, T] x", "float[B, 40, 1, T2] y", (40, 12, 1, 5), "pads = [0, 2, 0, 2]"),
+    "single positions": ("float[B, 48, H, W] x", "float[B, 40, H, W] y", (40, 48, 1, 1), "strides = [1, 1]"),
+}
+
+
+@pytest.mark.parametrize("geometry", ALONG)
+def test_a_convolution_along_one_axis_has_a_scale_a_row(geometry: str, rng: np.random.Generator) -> None:
+    """What is loud elsewhere in a clip, or in padding behind it, changes nothing: to the bit."""
+    taken, given, shape, attributes = ALONG[geometry]
+    weight, bias = normal(rng, *shape), normal(rng, 40)
+    text = f"({taken}) => ({given}) {{ [c] t = Conv<{attributes}>(x, w, b) y = Identity(t) }}"
+    sizes = {"one axis": (2, 12, 60), "one of two": (2, 12, 1, 60), "single positions": (2, 48, 3, 60)}
+    x = normal(rng, *sizes[geometry])
+    (exact,) = run(build(text, w=weight, b=bias), x=x)
+    model = build(text, w=weight, b=bias)
+    (product,) = find_products(model.graph)
+    assert (product.pointwise, product.shares_scale) == (geometry == "single positions", False)
+    w8a8_everywhere(model)
+    assert operators(model)["MatMulIntegerToFloat"] == 1
+    (found,) = run(model, x=x)
+    assert relative_error(found, exact) < 0.02
+    loud = x.copy()
+    loud[1], loud[0, ..., 50:] = 1e3, 1e3
+    near = 20 if exact.shape[-1] < 60 else 45  # positions whose patches end before what is loud
+    np.testing.assert_array_equal(run(model, x=loud)[0][0, ..., :near], found[0, ..., :near])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_convolution_along_one_axis_gets_the_dequantized_weights(bits: int, rng: np.random.Generator) -> None:
+    weight, x = normal(rng, 7, 12, 3), normal(rng, 2, 12, 20)
+    text = "(float[B, 12, T] x) => (float[B, 7, T2] y) { [c] t = Conv<strides = [2]>(x, w) y = Identity(t) }"
+    model = build(text, w=weight)
+    meant = quantize_blocks(Weights().matrix(find_products(model.graph)[0]), bits, 32, symmetric=True).dequantized()
+    weight_only_everywhere(model, bits, 32, symmetric=True)
+    exact = build(text, w=np.ascontiguousarray(meant.reshape(3, 12, 7).transpose(2, 1, 0)))
+    np.testing.assert_allclose(run(model, x=x)[0], run(exact, x=x)[0], atol=1e-5)
+
+
 def test_a_convolution_without_a_kernel_shape(rng: np.random.Generator) -> None:
     """The attribute is optional: the weight says it all."""
     weight, x = normal(rng, 8, 40, 1, 2), normal(rng, 1, 40, 6, 7)
@@ -281,7 +328,8 @@ IMAGE = "(float[B, 3, 4, 5] x)"
         (f"=> (float[B, 3, 4, 5] y) {{ a = Relu(x) b = {IN}(a) c = {OUT}(b) y = Relu(c) }}", 0),
         (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Gelu(a) c = Gelu(b) d = {OUT}(c) y = Relu(d) }}", 0),
         (f"=> (float[B, 5, 3, 4] y) {{ a = {IN}(x) b = Gelu(a) c = {IN}(b) y = Relu(c) }}", 1),  # joined
-        (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Relu(a) c = {OUT}(b) y = Relu(c) }}", 2),  # not over others
+        (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Relu(a) c = {OUT}(b) y = Gelu(c) }}", 0),
+        (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Sqrt(a) c = {OUT}(b) y = Relu(c) }}", 2),  # not over others
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] z) {{ a = {IN}(x) b = {OUT}(a) y = Relu(b) z = Relu(a) }}", 2),
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] b) {{ a = {IN}(x) b = Gelu(a) c = {OUT}(b) y = Relu(c) }}", 2),
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] a) {{ a = {IN}(x) c = {OUT}(a) y = Relu(c) }}", 2),

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import msgspec
-import onnx_ir as ir
 import pytest
 
 from quantize.errors import RecipeError
-from quantize.products import find_products
-from quantize.recipe import W8A8, Bounds, Float16, Keep, Recipe, WeightOnly, assign, load_recipe, shipped
+from quantize.recipe import W8A8, Bounds, Candidate, Float16, Keep, Recipe, WeightOnly, assign, load_recipe, shipped
 from runtime.artifact import Gate, Manifest, Quantization, encode_manifest, open_artifact
 from tests.conftest import ARTIFACT
 
@@ -27,11 +25,11 @@ WEIGHTS = '[[rules]]\ngraph = "*"\nmethod = "weight_only"\nbits = 4\nblock = 64\
 INTEGERS = '[[rules]]\ngraph = "*"\nmethod = "w8a8"\nerror_bound = 0.05\n'
 
 NODES = [
-    ("encoder", "/conv1/Conv", "Conv"),
-    ("encoder", "/layers.0/fc1/MatMul", "MatMul"),
-    ("decoder", "/embed/Gather", "Gather"),
-    ("decoder", "/layers.0/q/MatMul", "MatMul"),
-    ("decoder", "/layers.1/q/MatMul", "MatMul"),
+    Candidate("encoder", "/conv1/Conv", "Conv", "convolution", 0.3),
+    Candidate("encoder", "/layers.0/fc1/MatMul", "MatMul", "linear", 0.3),
+    Candidate("decoder", "/embed/Gather", "Gather", "embedding", 0.7),
+    Candidate("decoder", "/layers.0/q/MatMul", "MatMul", "linear", 0.7),
+    Candidate("decoder", "/layers.1/q/MatMul", "MatMul", "linear", 0.7),
 ]
 
 
@@ -74,25 +72,6 @@ def test_the_recipes_that_documentation_names_are_there() -> None:
     assert set(shipped()) == {"fp16", "int4", "int4-small", "int8", "mixed", "q8"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", shipped())
-def test_every_rule_of_a_shipped_recipe_meets_nodes_of_the_small_model(name: str, float_artifact: Path) -> None:
-    """Those that are optional too: the small model has every kind of layer."""
-    recipe, artifact = load_recipe(name), open_artifact(float_artifact)
-    every = any(isinstance(rule, Float16) for rule in recipe.rules)
-    nodes, products = [], set()
-    for role in artifact.manifest.graphs:
-        graph = ir.load(artifact.graph_path(role)).graph
-        found = find_products(graph)
-        products |= {(role, product.name) for product in found}
-        some = list(graph) if every else [product.node for product in found]
-        nodes += [(role, node.name or "", node.op_type) for node in some]
-    assert len(products) == 30 + 22
-    rules = tuple(msgspec.structs.replace(rule, optional=False) for rule in recipe.rules)
-    chosen = assign(msgspec.structs.replace(recipe, rules=rules), nodes)
-    assert products <= set(chosen)  # no weight is left over by accident
-
-
 def test_the_first_match_wins() -> None:
     first = Keep(graph="decoder", node="/layers.[0]/*")
     second = W8A8(graph="decoder", operator="MatMul", error_bound=0.1)
@@ -106,16 +85,32 @@ def test_the_first_match_wins() -> None:
 
 
 def test_patterns_mind_the_case_and_the_whole_name() -> None:
-    assert Keep(graph="*", node="/conv?/*").matches("encoder", "/conv1/Conv", "Conv")
-    assert not Keep(graph="*", node="/Conv?/*").matches("encoder", "/conv1/Conv", "Conv")
-    assert not Keep(graph="*", node="/conv?").matches("encoder", "/conv1/Conv", "Conv")
-    assert not Keep(graph="*", operator="MatMul").matches("encoder", "/conv1/Conv", "Conv")
+    conv, product = NODES[:2]
+    assert Keep(graph="*", node="/conv?/*").matches(conv)
+    assert not Keep(graph="*", node="/Conv?/*").matches(conv)
+    assert not Keep(graph="*", node="/conv?").matches(conv)
+    assert not Keep(graph="*", operator="MatMul").matches(conv)
+    assert Keep(graph="*", kind="[ce]*").matches(conv)
+    assert not Keep(graph="*", kind="[ce]*").matches(product)
+
+
+def test_a_rule_for_small_graphs_leaves_large_ones_to_the_next() -> None:
+    """An encoder with a third of the weights meets it, a decoder with the rest does not."""
+    small, rest = W8A8(graph="*", kind="linear", graph_share=0.5, error_bound=0.1), Keep(graph="*")
+    chosen = assign(recipe_of(small, rest), NODES)
+    assert {role for (role, _), rule in chosen.items() if rule is small} == {"encoder"}
+    assert small.matches(NODES[1]._replace(graph_share=0.5))
+    assert not small.matches(NODES[1]._replace(graph_share=0.51))
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([Keep(graph="joiner"), Keep(graph="*")], r"rule 1 \(graph 'joiner', node '\*', operator '\*'\) matches no"),
+        ([Keep(graph="joiner"), Keep(graph="*")], r"rule 1 \(graph 'joiner'\) matches no"),
+        (
+            [Keep(graph="*", kind="head", operator="Gemm", graph_share=0.25), Keep(graph="*")],
+            r"rule 1 \(graph '\*', kind 'head', operator 'Gemm', graph_share 0.25\) matches no",
+        ),
         ([Keep(graph="*"), Keep(graph="decoder")], r"rule 2 .* matches no node that an earlier rule has not taken"),
         (
             [Keep(graph="encoder"), W8A8(graph="*", error_bound=0.1)],
@@ -162,6 +157,8 @@ def test_rules_that_fit_after_all() -> None:
         (HEAD.replace("0.1", "nan") + KEEP, "bounds.relative_error.* is nan"),
         (HEAD.replace("0.1", "-1.0") + KEEP, "bounds.relative_error.* is -1.0"),
         (HEAD + KEEP + INTEGERS.replace("0.05", "nan"), "rules[1].error_bound is nan"),
+        (HEAD + KEEP + "kind = 'lm_head'\n", "rules[0].kind is 'lm_head'; kinds are embedding, head, linear, "),
+        (HEAD + KEEP + "graph_share = 50\n", "rules[0].graph_share is 50.0, which is not between 0 and 1"),
         (HEAD + WEIGHTS + "sensitive = { share = 2 }\n", "rules[0].sensitive.share is 2.0"),
         (HEAD + WEIGHTS + "sensitive = { share = nan }\n", "rules[0].sensitive.share is nan"),
         (HEAD + WEIGHTS + "smoothing = { alphas = [0.5, 1.5] }\n", "rules[0].smoothing.alphas is 1.5"),

@@ -1,23 +1,16 @@
-"""Random weights in the real dimensions: ``python -m tests.random_checkpoint 0.6b DIR``.
-
-For time, memory and size only; the text is noise. Written in the original layout, sharded, bf16, with a tokenizer of
-the real size whose added tokens have the real ids.
-"""
+"""Qwen3-ASR in the original layout, sharded, with a tokenizer of the real size whose added tokens have the real ids."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from export.families.qwen3_asr import REAL_IDS, REAL_VOCABULARY
+from tests.random_checkpoint.writing import write_config, write_tensors
 from tests.tiny.qwen3_asr.tokenizer import PATTERN
 
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
@@ -30,7 +23,6 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text": {"hidden_size": 2048, "intermediate_size": 6144},
     },
 }
-SHARD_BYTES = 2 * 10**9
 
 
 def configuration(size: str) -> dict[str, Any]:
@@ -116,14 +108,6 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
     yield "thinker.model.norm.weight", [hidden]
 
 
-def values(name: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
-    """Norm weights 1, biases 0, the rest normal with variance 1 over fan-in: activations keep their scale."""
-    if len(shape) == 1:
-        return torch.full(shape, 1.0 if "norm" in name or "ln_post.weight" in name else 0.0, dtype=torch.bfloat16)
-    fan_in = math.prod(shape[1:])
-    return torch.randn(shape, generator=generator).mul_(fan_in**-0.5).to(torch.bfloat16)
-
-
 def tokenizer() -> Tokenizer:
     """Byte-level tokens for text, filler up to the real size, added tokens at the real ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -146,32 +130,9 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def write(size: str, out: Path, seed: int = 1) -> None:
-    """Write the checkpoint, shard by shard."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = configuration(size)
-    (out / "config.json").write_text(json.dumps(config, indent=1))
+def write(name: str, out: Path) -> None:
+    """Write ``qwen3-asr-0.6b`` or ``qwen3-asr-1.7b``."""
+    config = configuration(name.removeprefix("qwen3-asr-"))
+    write_config(out, config)
     tokenizer().save(str(out / "tokenizer.json"))
-    generator = torch.Generator().manual_seed(seed)
-    weight_map: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    number = 1
-
-    def flush() -> None:
-        nonlocal number
-        file = f"model-{number:05d}.safetensors"
-        save_file(shard, out / file)
-        weight_map.update(dict.fromkeys(shard, file))
-        shard.clear()
-        number += 1
-
-    for name, shape in tensor_shapes(config):
-        shard[name] = values(name, shape, generator)
-        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
-            flush()
-    flush()
-    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-if __name__ == "__main__":
-    write(sys.argv[1], Path(sys.argv[2]))
+    write_tensors(out, tensor_shapes(config))

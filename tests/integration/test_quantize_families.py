@@ -1,0 +1,314 @@
+"""The shipped recipes on every family, tiny random weights: what becomes of each node, and rows that stay apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+from typer.testing import CliRunner
+
+import export.__main__
+import quantize.__main__
+import runtime.__main__
+from quantize.graph import load_graph
+from quantize.kinds import find_kinds
+from quantize.numerics import relative_error
+from quantize.package import candidates
+from quantize.products import find_products
+from quantize.recipe import assign, load_recipe, shipped
+from runtime import Transcriber, open_artifact
+from runtime.artifact import Quantization
+from runtime.decoding.tdt import States
+from runtime.engine import EngineOptions
+from runtime.families import make_engine
+from runtime.families.parakeet import ParakeetTdtEngine
+from runtime.frame_engine import FrameEngine, padded
+from runtime.prepared import prepare
+from tests import gigaam_checkpoint, tiny_parakeet, whisper_checkpoint
+from tests.conftest import DATA
+
+pytestmark = pytest.mark.slow
+
+TDT, CTC, GIGAAM, WHISPER = "parakeet-tdt-0.6b-v3", "parakeet-ctc-1.1b", "gigaam-v3-ctc", "whisper-large-v3-turbo"
+CHECKPOINTS: dict[str, Callable[[Path], object]] = {
+    TDT: lambda folder: tiny_parakeet.write(tiny_parakeet.tdt_model(), folder),
+    CTC: lambda folder: tiny_parakeet.write(tiny_parakeet.ctc_model(), folder),
+    GIGAAM: lambda folder: gigaam_checkpoint.write("ctc", folder, **gigaam_checkpoint.TINY),
+    WHISPER: lambda folder: whisper_checkpoint.write(folder),
+}
+FRAMES = [TDT, CTC, GIGAAM]
+# Random weights amplify errors from layer to layer, those of the tiny Parakeets most: it is tens of times what a node
+# adds. Twice what was measured.
+LIMITS = {"fp16": 0.01, "q8": 0.15, "int8": 0.15, "mixed": 0.5, "int4": 1.5, "int4-small": 1.5}
+
+Make = Callable[..., Path]
+
+
+def run(app: Any, *arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The float32 artifact of a name, made once."""
+    folder = tmp_path_factory.mktemp("float32")
+
+    def make(name: str) -> Path:
+        out = folder / name
+        if not out.exists():
+            CHECKPOINTS[name](folder / f"{name}-checkpoint")
+            result = run(export.__main__.app, name, "--checkpoint", folder / f"{name}-checkpoint", "--out", out)
+            assert result.exit_code == 0, result.output
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def quantized(exported: Make, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The same by a recipe; kept whatever random weights make of its bounds."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    def make(name: str, recipe: str) -> Path:
+        out = folder / f"{name}-{recipe}"
+        if not out.exists():
+            result = run(quantize.__main__.app, exported(name), "--recipe", recipe, "--out", out, "--force")
+            assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.output
+        return out
+
+    return make
+
+
+def quantization(folder: Path) -> Quantization:
+    found = open_artifact(folder).manifest.quantization
+    assert found is not None
+    return found
+
+
+def graphs(folder: Path) -> dict[str, ir.Graph]:
+    artifact = open_artifact(folder)
+    return {role: load_graph(artifact.graph_path(role)).graph for role in artifact.manifest.graphs}
+
+
+@pytest.mark.parametrize("recipe", shipped())
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_shipped_recipe(name: str, recipe: str, quantized: Make, exported: Make) -> None:
+    """It opens and hears, it is near enough, and no weight that the recipe is for is a float any more."""
+    folder = quantized(name, recipe)
+    found = quantization(folder)
+    assert set(found.graphs) == set(open_artifact(exported(name)).manifest.graphs)
+    assert all(0 < error <= LIMITS[recipe] for error in found.gate.relative_error.values())
+    assert found.gate.same_choices is not None
+    assert found.gate.same_choices > (0.85 if recipe in ("fp16", "q8", "int8") else 0.4)
+    assert all("relative error" in bound for bound in found.gate.exceeded)
+    kept = {kind for graph in graphs(folder).values() for kind in float_kinds(graph)}
+    assert kept <= ({"convolution", "pointwise"} if "parakeet" in name else set())  # a stem of depthwise convolutions
+    transcriber = Transcriber.from_artifact(folder, vad=False)
+    assert any(transcriber.transcribe(DATA / f"ru-{place}.wav").segments[0].tokens for place in (1, 2, 3))
+
+
+def float_kinds(graph: ir.Graph) -> list[str]:
+    """Kinds of the nodes of ``graph`` that still have float32 weights, those of constants that are folded left out."""
+    kinds = find_kinds(graph)
+    return [kinds[product.node] for product in find_products(graph)]
+
+
+def test_nodes_of_the_shipped_recipes(quantized: Make) -> None:
+    """Of each family's weights, by method: an encoder that is the smaller part has 8 bits from int4, others 4."""
+    nodes = {
+        (name, recipe): {role: graph.nodes for role, graph in quantization(quantized(name, recipe)).graphs.items()}
+        for name in CHECKPOINTS
+        for recipe in ("int8", "int4", "mixed")
+    }
+    layer, stem = 11, {"float32": 3}  # a Conformer layer's products; a first convolution and two over single positions
+    assert nodes[TDT, "int8"] == {
+        "encoder": {"w8a8": 2 * layer + 2} | stem,
+        "decoder_joint": {"w8a8": 3, "8 bits, blocks of 64": 2},  # two LSTM layers and a projection; table and head
+    }
+    assert nodes[CTC, "int8"] == {"encoder": {"w8a8": 2 * layer + 1, "8 bits, blocks of 64": 1} | stem}
+    assert nodes[GIGAAM, "int8"] == {"encoder": {"w8a8": 2 * (layer - 1) + 2, "8 bits, blocks of 64": 1}}
+    assert nodes[WHISPER, "int8"] == {"encoder": {"w8a8": 18}, "decoder": {"w8a8": 16, "8 bits, blocks of 64": 2}}
+    assert nodes[TDT, "int4"] == {
+        "encoder": {"4 bits, blocks of 64": 2 * layer + 2} | stem,
+        "decoder_joint": {"4 bits, blocks of 64": 5},
+    }
+    assert nodes[GIGAAM, "int4"] == {"encoder": {"w8a8": 2, "4 bits, blocks of 64": 2 * (layer - 1) + 1}}
+    assert nodes[WHISPER, "int4"] == {"encoder": {"w8a8": 18}, "decoder": {"4 bits, blocks of 64": 18}}
+    assert set(nodes[GIGAAM, "mixed"]["encoder"]) == {"w8a8", "4 bits, blocks of 64", "8 bits, blocks of 32"}
+
+
+@pytest.mark.parametrize("recipe", shipped())
+def test_every_rule_of_a_shipped_recipe_meets_nodes_of_some_family(
+    recipe: str, exported: Make, float_artifact: Path
+) -> None:
+    """Those that are optional too; and no weight of any family is left over by accident."""
+    loaded, used = load_recipe(recipe), set()
+    optional = tuple(msgspec.structs.replace(rule, optional=True) for rule in loaded.rules)
+    for folder in (float_artifact, *map(exported, CHECKPOINTS)):
+        found = graphs(folder)
+        nodes = candidates(found, loaded)
+        chosen = assign(msgspec.structs.replace(loaded, rules=optional), nodes)
+        assert {(role, p.name) for role, graph in found.items() for p in find_products(graph)} <= set(chosen)
+        used |= {next(place for place, rule in enumerate(loaded.rules) if rule.matches(node)) for node in nodes}
+    assert used == set(range(len(loaded.rules)))
+
+
+@pytest.mark.parametrize("recipe", ["int8", "fp16"])
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_clip_is_the_same_alone_and_beside_others(
+    name: str, recipe: str, quantized: Make, speech: np.ndarray
+) -> None:
+    """To the bit beside clips of its length, whatever they say; padding moves a rounding here and there."""
+    engine = make_engine(open_artifact(quantized(name, recipe)), EngineOptions())
+    assert isinstance(engine, FrameEngine)
+    clips = [engine.features(part) for part in (speech[:48_000], 20 * speech[60_000:108_000], speech[120_000:145_000])]
+    together, valid = engine.encode(*padded(clips[:2]))
+    for row, clip in enumerate(clips[:2]):
+        alone, _ = engine.encode(*padded([clip]))
+        np.testing.assert_array_equal(together[row, : valid[row]], alone[0])
+    ragged, valid = engine.encode(*padded(clips))
+    for row, clip in enumerate(clips):
+        alone, _ = engine.encode(*padded([clip]))
+        assert relative_error(ragged[row, : valid[row]], alone[0]) < 0.05
+
+
+@pytest.mark.parametrize("recipe", ["int8", "q8"])
+def test_rows_of_the_joint_network_do_not_see_one_another(
+    recipe: str, quantized: Make, rng: np.random.Generator
+) -> None:
+    engine = make_engine(open_artifact(quantized(TDT, recipe)), EngineOptions())
+    assert isinstance(engine, ParakeetTdtEngine)
+    said, width = engine.parameters, engine.parameters.predictor_size
+
+    def noise(*shape: int) -> npt.NDArray[np.float32]:
+        return rng.standard_normal(shape, np.float32) * np.array([1, 30, 0.1, 3], np.float32)[:, None]
+
+    tokens, frames = rng.integers(0, said.vocab_size, 4), noise(4, said.hidden_size)
+    states = States(noise(said.predictor_layers, 4, width), noise(said.predictor_layers, 4, width))
+    together = engine._joint.step(tokens, states, frames)
+    for row in range(4):
+        one = slice(row, row + 1)
+        alone = engine._joint.step(tokens[one], States(states.hidden[:, one], states.cell[:, one]), frames[one])
+        for found, expected in zip(alone[:2], together[:2], strict=True):
+            np.testing.assert_array_equal(found[0], expected[row])
+        for found, expected in zip(alone[2], together[2], strict=True):
+            np.testing.assert_array_equal(found[:, 0], expected[:, row])
+
+
+@pytest.mark.parametrize("name", [TDT, GIGAAM])
+def test_export_and_quantize_in_one_go(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    CHECKPOINTS[name](tmp_path / "checkpoint")
+    result = run(export.__main__.app, name, "--checkpoint", "checkpoint", "--int8")
+    assert (result.exit_code, result.stdout) == (0, f"artifacts/{name}-int8\n"), result.output
+    assert "same choice, on the parent's text" in result.stderr
+    assert [path.name for path in Path("artifacts").iterdir()] == [f"{name}-int8"]
+    found = quantization(Path("artifacts") / f"{name}-int8")
+    assert (found.gate.exceeded, found.calibration) == ([], "bundled samples")
+
+
+@pytest.mark.parametrize("name", [TDT, GIGAAM])
+def test_prepared_for_this_machine(name: str, quantized: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its weights packed in a file it hears the same."""
+    folder = quantized(name, "int8")
+    before = Transcriber.from_artifact(folder, vad=False).transcribe(DATA / "ru-1.wav")
+    made = prepare(open_artifact(folder), tmp_path)
+    assert all(graph.new for graph in made)
+    monkeypatch.setenv("ASR_DEPLOY_PREPARED", str(tmp_path))
+    after = Transcriber.from_artifact(folder, vad=False).transcribe(DATA / "ru-1.wav")
+    assert [segment.tokens for segment in after.segments] == [segment.tokens for segment in before.segments]
+
+
+def test_compared_with_its_parent(quantized: Make, exported: Make, tmp_path: Path) -> None:
+    """``providers --compare`` with the float32 model as the reference."""
+    arguments: list[str | Path] = [
+        "--model",
+        quantized(TDT, "int8"),
+        "--reference",
+        exported(TDT),
+        "--audio",
+        DATA / "en-1.wav",
+    ]
+    result = run(
+        runtime.__main__.app, "providers", "--compare", "cpu", *arguments, "--runs", "1", "--json", tmp_path / "found"
+    )
+    assert result.exit_code == 0, result.output
+    (outcome,) = json.loads((tmp_path / "found").read_text(encoding="utf-8"))["outcomes"]
+    differences = {graph["role"]: graph["relative"] for graph in outcome["differences"]}
+    assert set(differences) == {"encoder", "decoder_joint"}
+    assert all(0 < each < 0.15 for each in differences.values())
+
+
+# What a family does not have
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """An evaluation set with an utterance in each of three languages."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    entries = json.loads((DATA / "evaluation" / "index.json").read_text(encoding="utf-8"))
+    chosen = [entry for entry in entries if entry["file"] in ("en-01.ogg", "ru-01.ogg", "zh-01.ogg")]
+    for entry in chosen:
+        shutil.copy(DATA / "evaluation" / entry["file"], folder)
+    (folder / "index.json").write_text(json.dumps([entry | {"context": "Names."} for entry in chosen]))
+    return folder
+
+
+def test_only_what_a_model_speaks_is_evaluated(few: Path, exported: Make, tmp_path: Path) -> None:
+    """And a data set's contexts are for models that can use one."""
+    arguments: list[str | Path] = [
+        exported(GIGAAM),
+        "--recipe",
+        "int8",
+        "--out",
+        tmp_path / "made",
+        "--eval",
+        few,
+        "--force",
+    ]
+    result = run(quantize.__main__.app, *arguments)
+    assert result.exit_code == 0, result.output
+    gate = quantization(tmp_path / "made").gate
+    assert (gate.evaluation, gate.utterances) == ("1 utterances of few", 1)
+    assert [rate.language for rate in gate.error_rates] == ["Russian"]
+
+
+def test_nothing_to_evaluate(few: Path, exported: Make, tmp_path: Path) -> None:
+    entries = json.loads((few / "index.json").read_text(encoding="utf-8"))
+    (few / "index.json").write_text(json.dumps([entry for entry in entries if entry["language"] != "Russian"]))
+    result = run(quantize.__main__.app, exported(GIGAAM), "--recipe", "int8", "--out", tmp_path / "x", "--eval", few)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {few}: none of its 2 utterances is in a language of the model (Russian); give another folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ('[[rules]]\ngraph = "decoder"\nmethod = "keep"\n', "rule 2 (graph 'decoder') matches no node"),
+        ("[cache]\nbits = 8\n", "no graph of 'gigaam-v3-ctc' has a cache; remove [cache] or say optional = true"),
+    ],
+)
+def test_a_recipe_of_the_users_own_is_held_to_its_word(
+    added: str, message: str, exported: Make, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(
+        'description = "for a test"\n[bounds]\nrelative_error = { "*" = 0.1 }\nidentical = 0.5\nerror_rate = 0.5\n'
+        f'[[rules]]\ngraph = "encoder"\nmethod = "weight_only"\nbits = 8\nblock = 32\n{added}',
+        encoding="utf-8",
+    )
+    result = run(quantize.__main__.app, exported(GIGAAM), "--recipe", recipe, "--out", tmp_path / "made")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "made").exists()
