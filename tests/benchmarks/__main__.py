@@ -1,5 +1,5 @@
 """``python -m tests.benchmarks``: the figures and pictures of ``docs/quantization.md``, ``docs/speed.md``,
-``docs/streaming.md`` and ``docs/serving.md``.
+``docs/streaming.md``, ``docs/serving.md`` and ``docs/families.md``.
 
 About an hour on two cores and 25 GB of disk, most of it exporting and quantizing random weights of the real sizes.
 Artifacts that are there already are not made again, whatever code made them: remove the folder that ``--work`` names to
@@ -15,7 +15,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks import accuracy, kernels, limits, live, report, scale, serving, speech, speed
+from tests.benchmarks import (
+    accuracy,
+    families,
+    family_accuracy,
+    kernels,
+    limits,
+    live,
+    report,
+    scale,
+    serving,
+    speech,
+    speed,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -32,7 +44,8 @@ def main(
         list[str] | None,
         typer.Option(
             help="accuracy, speed, large, kernels (quantization.md), speech, scale, limits (speed.md), live, "
-            "chunks (streaming.md), serving (serving.md) or report, in place of all (repeatable)."
+            "chunks (streaming.md), serving (serving.md), families, checkpoints (families.md) or report, in place "
+            "of all (repeatable)."
         ),
     ] = None,
 ) -> None:
@@ -48,6 +61,8 @@ def main(
         "live": lambda: live.measure(work),
         "chunks": lambda: live.measure_chunks(work),
         "serving": serving.measure,
+        "families": lambda: families.measure(work),
+        "checkpoints": lambda: family_accuracy.measure(work),
     }
     wanted = only or [*parts, "report"]
     if unknown := set(wanted) - {*parts, "report"}:

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from runtime.artifact import write_atomically
-from tests.benchmarks import live_report, serving_report, speed_report
+from tests.benchmarks import families_report, live_report, serving_report, speed_report
 from tests.benchmarks.artifacts import FLOAT, RECIPES
 from tests.benchmarks.stamp import measured, stamp
 
@@ -20,6 +20,7 @@ RESULTS, PAGE, PICTURE = "quantization.json", "quantization.md", "quantization.s
 SPEED_RESULTS, SPEED_PAGE, SPEED_PICTURE = "speed.json", "speed.md", "speed.svg"
 STREAMING_RESULTS, STREAMING_PAGE = "streaming.json", "streaming.md"
 SERVING_RESULTS, SERVING_PAGE = "serving.json", "serving.md"
+FAMILIES_RESULTS, FAMILIES_PAGE, FAMILIES_PICTURE = "families.json", "families.md", "families.svg"
 BEGIN, END = "<!-- results: python -m tests.benchmarks -->", "<!-- end of results -->"
 LANGUAGES = ("English", "Russian", "Chinese")
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -209,4 +210,12 @@ PAGES = (
     Page(SPEED_RESULTS, SPEED_PAGE, speed_report.TABLES, SPEED_PICTURE, "speech", speed_report.draw),
     Page(STREAMING_RESULTS, STREAMING_PAGE, live_report.TABLES),
     Page(SERVING_RESULTS, SERVING_PAGE, serving_report.TABLES),
+    Page(
+        FAMILIES_RESULTS,
+        FAMILIES_PAGE,
+        families_report.TABLES,
+        FAMILIES_PICTURE,
+        "families",
+        families_report.draw,
+    ),
 )

@@ -137,7 +137,11 @@ def test_one_scale_a_tensor_rounds_all_rows_alike(float_artifact: Path, tmp_path
     assert 0.002 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.3
 
 
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.text)
+# A page that nothing was measured for yet has no figures (tests/unit/test_family_benchmarks.py).
+PUBLISHED = [page for page in report.PAGES if (DOCS / page.results).exists()]
+
+
+@pytest.mark.parametrize("page", PUBLISHED, ids=lambda page: page.text)
 def test_every_page_says_what_was_measured(page: report.Page, tmp_path: Path) -> None:
     for name in (page.results, page.text):
         shutil.copy(DOCS / name, tmp_path)

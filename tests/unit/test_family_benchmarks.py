@@ -1,0 +1,314 @@
+"""The benchmark of all families: what is told to processes, what is counted of their answers, what the page says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import soundfile
+
+from quantize.graph import Editor
+from runtime.engine import Timings, Word
+from runtime.evaluation import Utterance
+from runtime.transcript import Segment, TokenCounts, Transcript
+from tests.benchmarks import families, family_accuracy, family_child, peer_child, peer_graphs, peers, report
+from tests.benchmarks.children import Child, ChildError, first_answer
+from tests.conftest import DATA, REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+ECHO = """
+import json, sys
+job = json.loads(sys.stdin.readline())
+print(json.dumps({"ready": job["name"]}), flush=True)
+for number, _ in enumerate(sys.stdin):
+    if number == job["runs"]:
+        sys.exit("no more runs")
+    print(json.dumps({"run": number}), flush=True)
+"""
+
+
+def echo(runs: int) -> tuple[list[str | Path], dict[str, Any]]:
+    return [sys.executable, "-c", ECHO], {"name": "a model", "runs": runs}
+
+
+def test_a_process_answers_its_job_and_then_every_line() -> None:
+    with Child(*echo(2)) as child:
+        assert child.answer() == {"ready": "a model"}
+        assert [child.ask(), child.ask()] == [{"run": 0}, {"run": 1}]
+
+
+def test_a_process_that_ends_says_why() -> None:
+    with Child(*echo(0)) as child:
+        child.answer()
+        with pytest.raises(ChildError, match="no more runs"):
+            child.ask()
+
+
+def test_a_start_is_timed_until_the_first_answer() -> None:
+    seconds, answer = first_answer(*echo(0))
+    assert answer == {"ready": "a model"}
+    assert seconds > 0
+
+
+def run_of(total: float, decode: float, resident: int) -> dict[str, Any]:
+    stages = {"segment": 0.1, "features": 0.0, "encode": 0.5, "prefill": 0.2, "decode": decode}
+    return {"total": total, "stages": stages, "tokens": 180, "resident_bytes": resident, "texts": ["a"]}
+
+
+def test_a_summary_has_medians_and_the_largest_memory() -> None:
+    found = families.summary([run_of(3.0, 1.0, 5), run_of(1.0, 3.0, 9), run_of(2.0, 2.0, 7)], [0.5, 0.7, 0.6])
+    assert found["total"] == 2.0
+    assert found["totals"] == [1.0, 2.0, 3.0]
+    assert found["stages"]["decode"] == 2.0
+    assert found["resident_bytes"] == 9
+    assert found["cold_start"] == 0.6
+
+
+def test_peers_have_no_stages() -> None:
+    run = {"total": 1.0, "tokens": 3, "resident_bytes": 1, "texts": ["a"]}
+    assert "stages" not in families.summary([run], [1.0])
+
+
+def test_tokens_are_shared_by_segments_and_rounded_up() -> None:
+    assert family_child.budget(180, 1) == 180
+    assert family_child.budget(180, 4) == 45
+    assert family_child.budget(180, 7) == 26
+    assert family_child.budget(8, 0) == 8
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (["a b", "cd"], ["ab", "c d"], 1.0),
+        (["abcd"], ["abxd"], 0.75),
+        (["a"], ["many more than there were"], 0.0),
+        ([""], [""], 1.0),
+        ([""], ["a"], 0.0),
+    ],
+)
+def test_agreement_is_of_characters(ours: list[str], theirs: list[str], expected: float) -> None:
+    assert families.agreement(ours, theirs) == expected
+
+
+def test_peers_are_given_the_pieces_that_we_cut(tmp_path: Path) -> None:
+    clip = DATA / "en-3.wav"
+    whole, rate = soundfile.read(clip, dtype="float32")
+    pieces = [np.load(path) for path in families.cut(tmp_path, clip, 4.0)]
+    assert len(pieces) > 1
+    assert all(0 < len(piece) <= 4 * rate for piece in pieces)
+    assert sum(map(len, pieces)) <= len(whole)
+
+
+def test_only_what_has_no_piece_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run goes on where the first was stopped."""
+    monkeypatch.setattr(families, "prepare", lambda work, model: {"float32": work / model.name})
+    asked = []
+
+    def measured(work: Path, model: families.Model, artifacts: dict[str, Path]) -> dict[str, Any]:
+        asked.append((model.name, artifacts))
+        return {"systems": {}}
+
+    monkeypatch.setattr(families, "measure_model", measured)
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "gigaam-v3-ctc.json").write_text('{"systems": {"kept": {}}}')
+    names = ["gigaam-v3-ctc", "parakeet-tdt-0.6b-v3"]
+    found = families.measure(tmp_path, names)
+    assert asked == [("parakeet-tdt-0.6b-v3", {"float32": tmp_path / "parakeet-tdt-0.6b-v3"})]
+    assert found["models"]["gigaam-v3-ctc"] == {"systems": {"kept": {}}}
+    assert families.measure(tmp_path, names) == found
+    assert len(asked) == 1
+
+
+def test_every_model_has_peers_or_a_reason_against_them() -> None:
+    """One sentence for each package that is not in the table."""
+    for model in families.MODELS.values():
+        there = {peer.package for peer in peers.PEERS.get(model.family, ())}
+        why = {package for family, package in peers.REASONS if family == model.family}
+        assert there | why == {"onnx-asr", "sherpa-onnx"}
+        assert not there & why
+
+
+def test_a_peer_runs_one_by_one_or_together() -> None:
+    calls = []
+
+    def recognize(clips: Any) -> tuple[list[str], int]:
+        calls.append(list(clips))
+        return [f"text {clip}" for clip in clips], len(clips)
+
+    assert peer_child.one_by_one(recognize, [1, 2]) == (["text 1", "text 2"], 2)
+    assert calls == [[1], [2]]
+    assert peer_child.together(recognize, [1, 2]) == (["text 1", "text 2"], 2)
+    assert calls[2:] == [[1, 2]]
+    assert peer_child.faster_way(recognize, [1, 2]) in peer_child.WAYS
+
+
+def test_requirements_name_the_packages_exactly() -> None:
+    lines = [line for line in peers.REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    assert {line.split("==")[0] for line in lines} == {"onnx-asr", "onnxruntime", "sherpa-onnx"}
+    runtime = next(line for line in lines if line.startswith("onnxruntime"))
+    assert runtime in (REPOSITORY / "constraints.txt").read_text().splitlines()  # kernels of the same version as ours
+
+
+def test_weights_are_linked(tmp_path: Path) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(b"1234")
+    peer_graphs.link(source, tmp_path / "same")
+    peer_graphs.link(source, tmp_path / "same")
+    assert (tmp_path / "same").stat().st_ino == source.stat().st_ino
+
+
+def test_outputs_are_dropped() -> None:
+    graph = ir.Graph([], [], nodes=[], name="graph", opset_imports={"": 20})
+    edit = Editor(graph, "test")
+    made = [edit.node("Identity", [edit.constant(name, np.zeros(1, np.float32))]) for name in ("a", "b")]
+    for value, name in zip(made, ("kept", "lengths"), strict=True):
+        value.name = name
+    graph.outputs.extend(made)
+    peer_graphs.drop_outputs(graph, {"lengths"})
+    assert [value.name for value in graph.outputs] == ["kept"]
+
+
+def transcript(*segments: Segment) -> Transcript:
+    text = " ".join(segment.text for segment in segments)
+    return Transcript(text, "English", 4.0, list(segments), Timings(), TokenCounts(1, 0, 1), "model", "cpu", {})
+
+
+def segment(start: float, text: str, tokens: list[int], words: list[Word] | None = None) -> Segment:
+    return Segment(start, start + 1, text, "English", 1.0, "stop", tokens, words=words)
+
+
+def test_times_of_parts_are_those_of_their_first_words() -> None:
+    """A part has one time, which counts for its first word alone; words have their own."""
+    said = [(0.4, "one"), (0.9, "two"), (2.0, "three")]
+    speech = family_accuracy.Speech([Utterance(Path("a.wav"), "one two three", "English")], [said], {})
+    parts = transcript(segment(0.5, "One two.", [1]), segment(2.2, "Three.", [2]))
+    found = family_accuracy.starts([parts], speech)
+    assert found["matched"] == 2
+    assert found["mean"] == pytest.approx(0.15)
+    words = [Word("one", 0.4, 0.8, 1.0), Word("two", 1.0, 1.5, 1.0)]
+    found = family_accuracy.starts([transcript(segment(0.0, "one two", [1], words))], speech)
+    assert found["matched"] == 2
+    assert found["mean"] == pytest.approx(0.05)
+
+
+def test_a_language_without_spaces_has_no_word_times() -> None:
+    speech = family_accuracy.Speech([Utterance(Path("a.wav"), "你好", "Chinese")], [[(0.1, "你好")]], {})
+    assert family_accuracy.starts([transcript(segment(0.0, "你好", [1]))], speech)["spoken"] == 0
+
+
+def test_identical_texts_have_the_same_tokens() -> None:
+    first, other = transcript(segment(0.0, "a", [1])), transcript(segment(0.0, "a", [2]))
+    assert family_accuracy.identical([first, first], [first, other]) == 0.5
+
+
+def test_texts_are_the_same_but_for_case_and_punctuation() -> None:
+    utterances = [Utterance(Path("a.wav"), "", "Russian")] * 2
+    assert family_accuracy.same_texts(utterances, ["Да, нет.", "раз"], ["да нет", "два"]) == 0.5
+
+
+def test_joined_recordings_have_silence_between_clips_alone() -> None:
+    made = family_accuracy.join([np.ones(10, np.float32), np.ones(5, np.float32)])
+    silence = round(family_accuracy.BETWEEN_SECONDS * family_accuracy.RATE)
+    assert len(made) == 15 + silence
+    assert not made[10 : 10 + silence].any()
+
+
+def test_a_set_is_cut_down_to_the_languages_of_a_model() -> None:
+    utterances = [Utterance(Path(f"{name}.wav"), name, name) for name in ("English", "Russian")]
+    speech = family_accuracy.Speech(utterances, [[(0.0, "a")], [(1.0, "b")]], {each.text: each for each in utterances})
+    part = speech.of(["Russian", "Estonian"])
+    assert part.utterances == utterances[1:]
+    assert part.marks == [[(1.0, "b")]]
+    assert list(part.long) == ["Russian"]
+
+
+def results() -> dict[str, Any]:
+    ours = families.summary([run_of(6.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**9}
+    fast = families.summary([run_of(3.0, 1.0, 10**9)], [1.5]) | {"bytes": 10**8}
+    run = {"total": 9.0, "tokens": 179, "resident_bytes": 2 * 10**9, "texts": ["a"]}
+    peer = families.summary([run], [2.5]) | {"way": "together", "agreement": 0.5}
+    systems = {"float32": ours, "int8": fast, "onnx-asr, float32": peer}
+    model = {"family": "gigaam-ctc", "segments": 4, "systems": systems}
+    return {
+        "clip": {"seconds": 60, "cold_seconds": 2, "tokens_a_second": 3.0},
+        "models": {"gigaam-v3-ctc": model},
+        "reasons": [["qwen3-asr", "onnx-asr", "has no Qwen3-ASR."]],
+    }
+
+
+def checkpoints() -> dict[str, Any]:
+    times = {"spoken": 10, "matched": 9, "mean": 0.03, "median": 0.02, "bias": -0.01, "near": 0.9}
+    row = {
+        "bytes": 10**7,
+        "rates": {"Russian": 0.0123},
+        "relative_error": {"encoder": 0.01},
+        "identical": 0.99,
+        "long": {"segments": {"Russian": 0.02}, "windows": {"Russian": 0.5}, "short": {"Russian": 0.01}},
+        "words": times,
+        "parts": times | {"mean": 0.2},
+    }
+    piece = {"family": "gigaam-ctc", "languages": ["Russian"], "utterances": 100, "minutes": {"Russian": 5.0}}
+    found = {"onnx-asr": {"rates": {"Russian": 0.0125}, "same": 0.98}, "sherpa-onnx": {"failed": "no such file"}}
+    return {"gigaam-v3-tiny": piece | {"recipes": {"int8": row}, "peers": found}}
+
+
+def test_the_page_and_the_picture_say_what_was_measured(tmp_path: Path) -> None:
+    page = next(page for page in report.PAGES if page.text == report.FAMILIES_PAGE)
+    (tmp_path / page.text).write_text(f"# Families\n\n{report.BEGIN}\n\n{report.END}\n", encoding="utf-8")
+    report.store(tmp_path, "families", results())
+    report.store(tmp_path, "checkpoints", checkpoints())
+    said = report.write(tmp_path)
+    for line in (
+        "| gigaam-v3-ctc, int8 | 100 MB | 3.00 s | 0.050 |  | 0.50 s | 0.20 s | 1.00 s | 180 | 1.00 GB | 1.50 s |  |",
+        "| gigaam-v3-ctc, onnx-asr, float32 |  | 9.00 s | 0.150 |  |  |  |  | 179 | 2.00 GB | 2.50 s | 50 % |",
+        "- gigaam-v3-ctc: int8 2.0 times as fast as float32; float32 1.5 times as fast as onnx-asr over the same "
+        "graphs.",
+        "- Qwen3-ASR: onnx-asr has no Qwen3-ASR.",
+        "| gigaam-v3-tiny, int8 | 100 | 10.0 MB |  | 1.23 % |  | 99.0 % | encoder 0.0100 |",
+        "| gigaam-v3-tiny, int8 | words | 9 of 10 | 30 ms | 20 ms | -10 ms | 90.0 % |",
+        "| gigaam-v3-tiny, int8 | first words of parts | 9 | 200 ms | 20 ms | -10 ms | 90.0 % |",
+        "| gigaam-v3-tiny, int8 | at pauses |  | 2.00 % |  |",
+        "| gigaam-v3-tiny, int8 | at pauses, 8 s at most |  | 1.00 % |  |",
+        "| gigaam-v3-tiny, int8 | by the model, window by window |  | 50.00 % |  |",
+        "| gigaam-v3-tiny, onnx-asr |  | 1.25 % |  | 98.0 % |",
+        "| gigaam-v3-tiny, sherpa-onnx | failed: no such file | | | |",
+    ):
+        assert line in said.splitlines()
+    picture = (tmp_path / page.picture).read_text(encoding="utf-8")
+    assert all(f">gigaam-v3-ctc, {name}<" in picture for name in ("float32", "int8", "onnx-asr, float32"))
+
+
+def test_a_page_without_results_has_no_figures() -> None:
+    """What stands between the marks comes from stored results, or does not stand there."""
+    for page in report.PAGES:
+        _, _, rest = (DOCS / page.text).read_text(encoding="utf-8").partition(report.BEGIN)
+        inside = rest.partition(report.END)[0].strip()
+        assert bool(inside) == (DOCS / page.results).exists()
+
+
+def test_published_families_reach_what_was_asked_for() -> None:
+    """Bounds on what was measured and stored, once it was."""
+    path = DOCS / report.FAMILIES_RESULTS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if "families" in known:
+        models = known["families"]["results"]["models"]
+        assert {piece["family"] for piece in models.values()} == {each.family for each in families.MODELS.values()}
+        for piece in models.values():
+            systems = piece["systems"]
+            assert systems["int8"]["total"] < systems["float32"]["total"]
+            assert systems["int8"]["bytes"] < 0.4 * systems["float32"]["bytes"]
+            assert systems["int8"]["resident_bytes"] < systems["float32"]["resident_bytes"]
+            assert systems["int4"]["bytes"] < systems["int8"]["bytes"]
+    for piece in known.get("checkpoints", {}).get("results", {}).values():
+        floats = piece["recipes"]["float32"]["rates"]
+        for recipe, most in (("float32", 0.0), ("int8", 0.005), ("int4", 0.02)):
+            row = piece["recipes"][recipe]
+            for language, rate in row["rates"].items():
+                assert rate <= 0.04 + most
+                assert rate - floats[language] <= most
