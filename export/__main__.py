@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=_KNOWN)],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help=_KNOWN)] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A local checkpoint folder, of either layout, in place of the named source.")
     ] = None,
@@ -51,6 +51,11 @@ def main(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Keep a quantized result that the gate refuses.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what the libraries underneath report.")] = False,
+    list_models: Annotated[
+        bool, typer.Option("--list", help="List the names, what each model is and can do, and do no more.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The list as JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The list as the tables of README.md.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX graphs with tokenizer and manifest, and quantize them if a recipe is given."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
@@ -60,6 +65,15 @@ def main(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     began = time.monotonic()
     try:
+        if list_models:
+            if name is not None or (as_json and as_markdown):
+                raise OptionError("--list takes no NAME, and one of --json and --markdown at the most")
+            _list(as_json=as_json, as_markdown=as_markdown)
+            return
+        if as_json or as_markdown:
+            raise OptionError("--json and --markdown are for --list; give it too")
+        if name is None:
+            raise OptionError("no NAME is given; --list shows those there are")
         known = named(name)
         chosen = _recipe(recipe, int8=int8, int4=int4, reduce_range=reduce_range)
         if chosen is None and (calibration or eval or force):
@@ -96,6 +110,13 @@ def main(
         report.console.print(f"{graph}: at most {result.max_abs_difference:.1e} from the reference")
     report.console.print(f"{artifact.size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s, {peak_memory()}")
     typer.echo(artifact.path)
+
+
+def _list(*, as_json: bool, as_markdown: bool) -> None:
+    from export import catalog
+
+    write = catalog.as_json if as_json else catalog.as_markdown if as_markdown else catalog.as_text
+    typer.echo(write(catalog.catalog()).removesuffix("\n"))
 
 
 def _recipe(name: str | None, *, int8: bool, int4: bool, reduce_range: bool) -> Recipe | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.artifact import Source
+from collections.abc import Sequence
+
+from export.checkpoints import Checkpoint
+from runtime.artifact import Language, Source
 
 CARD = "README.md"
 LICENCES = {
@@ -10,35 +13,69 @@ LICENCES = {
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "MIT": "https://opensource.org/license/mit",
 }
+HUB = "https://huggingface.co"
 
 
-def model_card(name: str, family: str, source: Source) -> str:
-    """Markdown with the front matter that the hub reads; it holds for what is quantized from the artifact, too.
+def model_card(checkpoint: Checkpoint, source: Source, languages: Sequence[Language]) -> str:
+    """Markdown with the front matter that the hub reads; quantization adds what it did.
 
-    Licences that ask for attribution ask for the author, the licence and its address, and that changes are named.
+    Licences that ask for attribution ask for the author, where the work is, the licence and its address, that changes
+    are named, and that nobody is said to endorse them (CC BY 4.0, section 3 a). Where the checkpoint was a folder, only
+    its giver knows whose the weights are: ``source.repo`` is its name then.
     """
-    address = LICENCES.get(source.licence)
-    licence = f"[{source.licence}]({address})" if address else source.licence
-    revision = f" at revision `{source.revision}`" if source.revision else ""
+    local = source.repo != checkpoint.repo
+    front = [f"license: {checkpoint.licence.lower() if checkpoint.licence in LICENCES else 'other'}"]
+    if not local and not checkpoint.bundled:
+        front.append(f"base_model: {checkpoint.repo}")
+    front.append(f"language: [{', '.join(repr(language.code) for language in languages)}]")
+    front += ["pipeline_tag: automatic-speech-recognition", "library_name: onnx"]
     return f"""---
-license: {source.licence.lower()}
-pipeline_tag: automatic-speech-recognition
-library_name: onnx
+{chr(10).join(front)}
 ---
 
-# {name}
+# {checkpoint.name}
 
-Graphs of the speech recognition model `{source.repo}`{revision} for ONNX Runtime, of the family `{family}`, made with
-asr-deploy: `python -m runtime transcribe audio.wav --model FOLDER` turns audio into text with them.
+Graphs of a speech recognition model for ONNX Runtime, of the family `{checkpoint.family}`, made with asr-deploy:
+`python -m runtime transcribe audio.wav --model FOLDER` turns audio into text with them.
 
 ## Licence
 
-The weights are those of `{source.repo}`, by its authors, under {licence}. Whoever passes this folder on does so under
-that licence and keeps this notice.
+{_local(checkpoint, source) if local else _published(checkpoint, source)}
 
 ## Changes
 
-The checkpoint's weights were converted to float32 and written as ONNX graphs, some of them folded into one another.
-`manifest.json` has the graphs, how far they are from the original, and under `quantization` what was done to them
-afterwards, if anything was.
+- The checkpoint's weights were converted to float32 and written as ONNX graphs, some of them folded into one another.
+  `manifest.json` has the graphs, and how far they are from the original.
 """
+
+
+def _model(checkpoint: Checkpoint) -> str:
+    """The published model, where it is and whose."""
+    where = f"`{checkpoint.repo}`" if checkpoint.bundled else f"[{checkpoint.repo}]({HUB}/{checkpoint.repo})"
+    return f"{where} by {checkpoint.author or 'its authors'}"
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    address = LICENCES.get(checkpoint.licence)
+    return f"[{checkpoint.licence}]({address})" if address else checkpoint.licence
+
+
+def _published(checkpoint: Checkpoint, source: Source) -> str:
+    revision = f", at revision `{source.revision}`" if source.revision else ""
+    others = f", and {checkpoint.author or 'they'} did not make or endorse this conversion"
+    return f"""The weights are those of {_model(checkpoint)}{revision},
+under {_licence(checkpoint)}.
+
+Whoever passes this folder on does so under that licence: with this notice, the name of the author, the links to the
+model and to the licence, and with what they changed themselves. The weights come without any
+warranty{"" if checkpoint.bundled else others}."""
+
+
+def _local(checkpoint: Checkpoint, source: Source) -> str:
+    return f"""The weights are those of a folder, `{source.repo}`, that was given as the model
+{_model(checkpoint)}.
+That model is under {_licence(checkpoint)}; if the weights are others, such as
+some that were trained on from them, their own licence holds as well.
+
+Whoever passes this folder on keeps this notice, says whose weights these are, and what they changed themselves. The
+weights come without any warranty, and nobody named here made or endorses this conversion."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import re
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export import languages
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.sizes import GigaAMSizes, ParakeetSizes, Qwen3AsrSizes, Sizes, WhisperSizes, rounded
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +46,9 @@ DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
 class Checkpoint:
     """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was.
 
-    ``downloaded`` are patterns of the files that are fetched, and ``tokenizers`` sets of files, one of which a complete
-    download has.
+    ``author`` is whom its licence asks to name, ``languages`` are codes, ``note`` is what else tells it from others;
+    they and ``sizes`` are not known of a repo that the command line names itself. ``downloaded`` are patterns of the
+    files that are fetched, and ``tokenizers`` sets of files, one of which a complete download has.
     """
 
     name: str
@@ -52,11 +56,23 @@ class Checkpoint:
     repo: str
     revision: str | None
     licence: str
-    summary: str
+    author: str = ""
+    sizes: Sizes | None = None
+    languages: tuple[str, ...] = ()
+    note: str = ""
     bundled: Path | None = None
     downloaded: tuple[str, ...] = DOWNLOADED
     tokenizers: tuple[tuple[str, ...], ...] = (("tokenizer.json",), TOKENIZER_FILES)
 
+    @property
+    def summary(self) -> str:
+        """In a few words: how large it is, how many languages it knows, what else there is to it."""
+        known = f"{len(self.languages)} languages" if len(self.languages) > 3 else ", ".join(self.languages)
+        size = f"{rounded(self.sizes.parameters)} parameters" if self.sizes else ""
+        return ", ".join(part for part in (size, known, self.note) if part)
+
+
+_QWEN, _NVIDIA, _GIGAAM = "the Qwen team of Alibaba Cloud", "NVIDIA", "the GigaAM team (ai-sage)"
 
 CHECKPOINTS = {
     checkpoint.name: checkpoint
@@ -67,7 +83,12 @@ CHECKPOINTS = {
             "asr-deploy/qwen3-asr-tiny",
             None,
             "Apache-2.0",
-            "5.4 M parameters, trained here on synthetic English, Russian and Chinese",
+            author="asr-deploy",
+            sizes=Qwen3AsrSizes(
+                4, 192, 768, 4, 256, 768, heads=4, kv_heads=2, head_dim=64, vocabulary=928, channels=48
+            ),
+            languages=("en", "ru", "zh"),
+            note="trained here on synthetic speech, for trying things out",
             bundled=REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny",
         ),
         Checkpoint(
@@ -76,7 +97,9 @@ CHECKPOINTS = {
             "Qwen/Qwen3-ASR-0.6B",
             "5eb144179a02acc5e5ba31e748d22b0cf3e303b0",
             "Apache-2.0",
-            "0.8 B parameters, 30 languages",
+            author=_QWEN,
+            sizes=Qwen3AsrSizes(18, 896, 3584, 28, 1024, 3072),
+            languages=languages.QWEN3_ASR,
         ),
         Checkpoint(
             "qwen3-asr-1.7b",
@@ -84,7 +107,20 @@ CHECKPOINTS = {
             "Qwen/Qwen3-ASR-1.7B",
             "7278e1e70fe206f11671096ffdd38061171dd6e5",
             "Apache-2.0",
-            "2.0 B parameters, 30 languages",
+            author=_QWEN,
+            sizes=Qwen3AsrSizes(24, 1024, 4096, 28, 2048, 6144),
+            languages=languages.QWEN3_ASR,
+        ),
+        Checkpoint(
+            "whisper-large-v3-turbo",
+            "whisper",
+            "openai/whisper-large-v3-turbo",
+            "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
+            "MIT",
+            author="OpenAI",
+            sizes=WhisperSizes(1280, 32, 4, mels=128, vocabulary=51_866),
+            languages=languages.WHISPER,
+            note="not trained to translate",
         ),
         Checkpoint(
             "parakeet-tdt-0.6b-v3",
@@ -92,7 +128,9 @@ CHECKPOINTS = {
             "nvidia/parakeet-tdt-0.6b-v3",
             "6d590f77001d318fb17a0b5bf7ee329a91b52598",
             "CC-BY-4.0",
-            "0.6 B parameters, 25 European languages, word times",
+            author=_NVIDIA,
+            sizes=ParakeetSizes(24, mels=128, vocabulary=8193, bias=False, predictor=640),
+            languages=languages.PARAKEET,
         ),
         Checkpoint(
             "parakeet-ctc-1.1b",
@@ -100,7 +138,9 @@ CHECKPOINTS = {
             "nvidia/parakeet-ctc-1.1b",
             None,
             "CC-BY-4.0",
-            "1.1 B parameters, English, word times",
+            author=_NVIDIA,
+            sizes=ParakeetSizes(42, mels=80, vocabulary=1025, bias=True),
+            languages=("en",),
         ),
         Checkpoint(
             "gigaam-v3-ctc",
@@ -108,7 +148,10 @@ CHECKPOINTS = {
             "ai-sage/GigaAM-v3",
             "15ef3b5a88da78f93134b3cb7f015c70aefa8946",
             "MIT",
-            "0.2 B parameters, Russian in lower case without punctuation, word times",
+            author=_GIGAAM,
+            sizes=GigaAMSizes(34),
+            languages=("ru",),
+            note="in lower case without punctuation",
             downloaded=("config.json", PICKLED, "LICENSE*"),
             tokenizers=((),),
         ),
@@ -118,17 +161,12 @@ CHECKPOINTS = {
             "ai-sage/GigaAM-v3",
             "cec030b4c4f35d928e4a9044a3bdb29ebd499fac",
             "MIT",
-            "0.2 B parameters, Russian with punctuation and numbers, word times",
+            author=_GIGAAM,
+            sizes=GigaAMSizes(257),
+            languages=("ru",),
+            note="with punctuation and numbers",
             downloaded=("config.json", PICKLED, SENTENCEPIECE, "LICENSE*"),
             tokenizers=((SENTENCEPIECE,),),
-        ),
-        Checkpoint(
-            "whisper-large-v3-turbo",
-            "whisper",
-            "openai/whisper-large-v3-turbo",
-            "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
-            "MIT",
-            "0.8 B parameters, 100 languages",
         ),
     )
 }
@@ -153,7 +191,7 @@ def named(name: str) -> Checkpoint:
         raise CheckpointNotFoundError(
             f"unknown model {name!r}; known are {', '.join(CHECKPOINTS)}, and repo ids such as openai/whisper-small"
         )
-    return Checkpoint(repo[1].lower(), "", name, None, f"that of {name}", "")
+    return Checkpoint(repo[1].lower(), "", name, None, f"that of {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +234,23 @@ class CheckpointFolder:
             if not file.is_file():
                 raise CheckpointNotFoundError(f"{file}: this weight file of the checkpoint is missing")
         return files
+
+    def parameters(self) -> int:
+        """How many numbers its weight files hold, those that were not trained included, such as statistics of norms."""
+        from safetensors import SafetensorError, safe_open
+
+        count = 0
+        for file in self.weight_files():
+            if file.name == PICKLED:
+                count += sum(each.numel() for each in _unpickled(file).values() if each.is_floating_point())
+                continue
+            try:
+                with safe_open(file, framework="pt", device="cpu") as handle:
+                    slices = map(handle.get_slice, handle.keys())
+                    count += sum(math.prod(each.get_shape()) for each in slices if "F" in each.get_dtype())
+            except SafetensorError as error:
+                raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
+        return count
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor by its name in the file, one at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import onnxruntime
@@ -53,8 +54,12 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
             licence=checkpoint.licence,
             layout=family.layout,
             weights_sha256=_weights_hash(folder, report),
+            author=checkpoint.author or None if folder.repo == checkpoint.repo else None,
+            parameters=folder.parameters(),
         )
-        (work / CARD).write_text(model_card(checkpoint.name, checkpoint.family, source), encoding="utf-8")
+        (work / CARD).write_text(model_card(checkpoint, source, family.languages), encoding="utf-8")
+        for licence in folder.path.glob("LICENSE*"):
+            shutil.copyfile(licence, work / licence.name)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=checkpoint.family,

@@ -17,6 +17,7 @@ import onnxruntime
 
 from quantize import gate
 from quantize.calibration import Calibration, Inputs
+from quantize.card import say_quantized
 from quantize.errors import GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
 from quantize.graph import load_graph
@@ -116,9 +117,11 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             results[role] = _rewrite(parent, role, chosen, inputs, reference, work, report, recipe)
             gc.collect()  # graphs refer to themselves in circles, and hold gigabytes
         _copy_rest(parent, work)
+        name = f"{manifest.name}-{recipe.name}"
+        say_quantized(work, manifest.name, name, recipe.name)
         child = msgspec.structs.replace(
             manifest,
-            name=f"{manifest.name}-{recipe.name}",
+            name=name,
             graphs={role: results[role].spec for role in manifest.graphs},
             files=hash_files(work, report),
             parity={},

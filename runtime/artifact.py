@@ -50,13 +50,18 @@ class FileSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. ``revision`` is a commit of ``repo``, or null for a folder."""
+    """Where the weights came from. ``revision`` is a commit of ``repo``, or null for a folder.
+
+    ``author`` is whom the licence asks to name, ``parameters`` how many numbers the weights are.
+    """
 
     repo: str
     revision: str | None
     licence: str
     layout: str
     weights_sha256: str
+    author: str | None = None
+    parameters: int | None = None
 
 
 class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

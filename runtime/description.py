@@ -1,13 +1,16 @@
-"""What ``info`` says about a model, and ``providers`` about a machine."""
+"""What ``info`` says about families and models, and ``providers`` about a machine."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 
 import onnxruntime
 
 from runtime.artifact import Manifest, Quantization
 from runtime.cpu import lacks_vnni
+from runtime.engine import Capabilities
+from runtime.families import FAMILIES, declared
 from runtime.plugins import device_lines
 from runtime.providers import describe_providers
 from runtime.threads import usable_cores
@@ -18,18 +21,63 @@ _SATURATES = {
 }
 
 
-def describe(manifest: Manifest, size: int, *, prepared: bool = False) -> str:
-    """The summary that ``info`` prints; ``prepared`` says whether ``prepare`` was run for this machine."""
+# Capabilities in words, in the order in which they are listed.
+LABELS = {
+    "context": "context",
+    "language": "language can be given",
+    "language_detection": "says the language",
+    "words": "times of words",
+    "timestamps": "times of parts",
+    "translation": "translation",
+    "long_form": "long form",
+    "forcing": "forced text",
+}
+EVERY_FAMILY = "audio of any length, many files in rows, live streams"
+
+
+def abilities(can: Capabilities, *, missing: bool = False) -> list[str]:
+    """What there is in words, or what is ``missing``."""
+    return [label for name, label in LABELS.items() if getattr(can, name) is not missing]
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def describe_families() -> str:
+    """What ``info`` prints without a model: what families can do, all of their models or some."""
+    families = {family: declared(family) for family in FAMILIES}
+    rows = [["", *families]]
+    for name, label in LABELS.items():
+        rows.append([label, *("yes" if getattr(can, name) else "-" for can in families.values())])
+    return f"{in_columns(rows)}\n\nevery family: {EVERY_FAMILY}"
+
+
+def describe(manifest: Manifest, size: int, can: Capabilities, *, prepared: bool = False) -> str:
+    """The summary that ``info`` prints of a model.
+
+    Args:
+        manifest: the model's.
+        size: bytes of its files.
+        can: what it can do.
+        prepared: whether ``prepare`` was run for this machine.
+    """
     source = manifest.source
     languages = [f"{language.name} ({language.code})" for language in manifest.languages]
     lines: dict[str, str] = {
         "model": f"{manifest.name} ({manifest.family})",
         "source": f"{source.repo}, {f'revision {source.revision}' if source.revision else 'from a folder'}",
-        "licence": source.licence,
+        "licence": f"{source.licence}{f', by {source.author}' if source.author else ''}",
         "size": f"{size / 1e6:.1f} MB",
+        "parameters": f"{source.parameters:,}" if source.parameters else "not recorded; export the model again",
         "quantization": manifest.quantization.recipe if manifest.quantization else "none (float32)",
         "prepared": "for this machine" if prepared else "no; `prepare` makes it load faster on this machine",
         "languages": f"{len(languages)}: {', '.join(languages)}",
+        "can": ", ".join([*abilities(can), EVERY_FAMILY]),
+        "cannot": ", ".join(abilities(can, missing=True)) or "-",
     }
     for role, graph in manifest.graphs.items():
         parity = manifest.parity.get(role)

@@ -26,14 +26,29 @@ DEFAULT_SEGMENT_SECONDS = 20.0
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a family can do. An option that it cannot do raises; it is never ignored."""
+    """What models of a family, or one of them, can do. Asked for anything else they raise: see :mod:`runtime.asking`.
+
+    What every engine can do is not said: audio of any length, many segments in rows, live streams, a bound on tokens.
+
+    - ``context``: hot words or free text decide between spellings.
+    - ``language``: it can be told which of its languages is spoken. A model of a single one may always be told that.
+    - ``language_detection``: it says which language it heard.
+    - ``words``: every transcript has the times of its words.
+    - ``timestamps``: it can time the parts of its text, which then are segments.
+    - ``translation``: it can write English whatever is spoken.
+    - ``long_form``: it can say itself where a window of long audio ends and the next begins.
+    - ``forcing``: its decoder can be given a text to go on from. So what a stream reported as stable stays while the
+      rest is decoded again; and the length of a text can be forced, and repetitions be penalized.
+    """
 
     context: bool
     language: bool
     language_detection: bool
+    words: bool = False
     timestamps: bool = False
     translation: bool = False
     long_form: bool = False
+    forcing: bool = False
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -213,7 +228,7 @@ class BatchPlan(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """A loaded model of some family."""
+    """A loaded model of some family; its class is a :class:`runtime.families.Family`."""
 
     capabilities: Capabilities
     sample_rate: int
@@ -224,10 +239,10 @@ class Engine(Protocol):
         """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""
 
     def check(self, options: SegmentOptions) -> None:
-        """Find out before the work that ``options`` leave no room for audio and text.
+        """Find out before the work what cannot be done: see :mod:`runtime.asking`; and that there is no room for it.
 
         Raises:
-            OptionError: the context is too long for the model, or contains what marks the audio.
+            OptionError: the model cannot do it; the context is too long for it, or contains what marks the audio.
         """
 
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:

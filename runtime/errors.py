@@ -50,6 +50,17 @@ class OptionError(AsrError, ValueError):
     """An option's value is unknown, or this model cannot do what it asks for."""
 
 
+class CapabilityError(OptionError):
+    """A model cannot do what an option asks for; ``option`` is its name in :meth:`Transcriber.transcribe`."""
+
+    def __init__(self, message: str, option: str) -> None:
+        super().__init__(message, option)
+        self.option = option
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class ProviderError(AsrError, RuntimeError):
     """An execution provider is unknown, not available, or did not become active."""
 

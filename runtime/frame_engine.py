@@ -19,6 +19,7 @@ import numpy.typing as npt
 from onnxruntime import InferenceSession
 
 from runtime.artifact import Artifact
+from runtime.asking import check_options
 from runtime.batching import plan_rows
 from runtime.decoding.frames import FrameHypothesis
 from runtime.engine import (
@@ -81,7 +82,7 @@ def open_graph(artifact: Artifact, role: str, options: EngineOptions) -> Inferen
 class FrameEngine(ABC):
     """An opened model of such a family (see :class:`runtime.engine.Engine`); what a family does is abstract here."""
 
-    capabilities = Capabilities(context=False, language=False, language_detection=False)
+    capabilities = Capabilities(context=False, language=False, language_detection=False, words=True)
 
     def __init__(
         self, artifact: Artifact, options: EngineOptions, model: FrameModel, sessions: dict[str, InferenceSession]
@@ -98,7 +99,7 @@ class FrameEngine(ABC):
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
                 f"{model.segment_seconds:g} s at most"
             )
-        self._family, self._frame_seconds, self._sessions = artifact.manifest.family, model.frame_seconds, sessions
+        self._manifest, self._frame_seconds, self._sessions = artifact.manifest, model.frame_seconds, sessions
         languages = artifact.manifest.languages
         # Such a model does not say which language it heard; one that knows a single one need not.
         self._language = languages[0].name if len(languages) == 1 else None
@@ -109,6 +110,11 @@ class FrameEngine(ABC):
             position_bytes=model.frame_bytes,
             work_bytes=math.ceil(_SEGMENTS_PER_CALL * self.segment_seconds * model.work_bytes),
         )
+
+    @classmethod
+    def capabilities_of(cls, artifact: Artifact) -> Capabilities:  # noqa: ARG003  (all can do the same)
+        """See :class:`runtime.families.Family`."""
+        return cls.capabilities
 
     @abstractmethod
     def features(self, samples: Floats) -> Floats:
@@ -144,20 +150,8 @@ class FrameEngine(ABC):
         """See :class:`runtime.engine.Engine`."""
 
     def check(self, options: SegmentOptions) -> None:
-        """Refuse what such a model cannot do.
-
-        Raises:
-            OptionError: a context, a language, or what would steer a decoder that writes text.
-        """
-        models = f"models of the family {self._family!r}"
-        if options.context:
-            raise OptionError(f"a context was given, but {models} cannot use one")
-        if options.language is not None:
-            raise OptionError(f"a language was given, but {models} cannot be told one")
-        if options.ignore_stop:
-            raise OptionError(f"ignore_stop was given, but texts of {models} end with the audio and cannot go on")
-        if options.repetition_penalty != 1.0:
-            raise OptionError(f"a repetition penalty was given, but {models} do not look back at their text")
+        """See :class:`runtime.engine.Engine`."""
+        check_options(options, self.capabilities, self._manifest)
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
         """See :class:`runtime.engine.Engine`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ import onnxruntime
 
 from runtime import audio
 from runtime.artifact import Artifact, open_artifact
+from runtime.asking import check_request
 from runtime.cpu import lacks_vnni
 from runtime.engine import (
     DEFAULT_BATCH,
@@ -151,7 +151,10 @@ class Transcriber:
         graphs = artifact.manifest.graphs
         for role in apart:
             if role not in graphs:
-                raise OptionError(f"{role}_provider was given, but this model has no {role}, only {', '.join(graphs)}")
+                raise OptionError(
+                    f"{role}_provider was given, but this model has no {role}, only {', '.join(graphs)}; "
+                    "leave it out: provider is for all of them"
+                )
         providers = dict.fromkeys(graphs, everywhere) | apart
         options = EngineOptions(providers, threads, max_batch, memory, segment_seconds)
         made = cls(artifact, options, vad=vad)
@@ -199,6 +202,8 @@ class Transcriber:
             AudioNotFoundError, AudioInvalidError, AudioUnsupportedError: see :mod:`runtime.audio`.
         """
         request = Request(source, language, context, sample_rate, channel, timestamps=timestamps, task=task)
+        if long_form:
+            self.check(request, long_form=True)
         prepared = self.prepare(0, request, max_new_tokens, ignore_stop)
         if long_form:
             return self._long_form(prepared, progress)
@@ -217,11 +222,8 @@ class Transcriber:
         """Transcribe by the model's own rule for long audio."""
         if file.error or not file.reader:
             raise file.error or AssertionError("a file without reader and error")
-        with file.reader as reader:
-            if not self.capabilities.long_form:
-                raise OptionError(f"models of the family {self._family!r} have no long form; leave it out")
-            with file.timings.measure("segment"):
-                samples = np.concatenate(list(reader.blocks()))
+        with file.reader as reader, file.timings.measure("segment"):
+            samples = np.concatenate(list(reader.blocks()))
         engine = cast(LongFormEngine, self._engine)
         work = engine.long_form(samples, file.options, file.timings)
         rate = self._engine.sample_rate
@@ -307,15 +309,9 @@ class Transcriber:
         Raises:
             OptionError: what this model or its family cannot do.
         """
-        if request.context and not self.capabilities.context:
-            raise OptionError(f"a context was given, but models of the family {self._family!r} cannot use one")
-        if request.timestamps and not self.capabilities.timestamps:
-            raise OptionError(f"timestamps were asked for, but models of the family {self._family!r} say none")
-        if request.task == "translate" and not self.capabilities.translation:
-            raise OptionError("a translation was asked for, but this model only writes down what was said")
+        language = self.check(request, forcing=ignore_stop)
         if ignore_stop and not max_new_tokens:
             raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
-        language = self.resolve_language(request.language)
         options = SegmentOptions(
             language, request.context, max_new_tokens, ignore_stop, timestamps=request.timestamps, task=request.task
         )
@@ -380,29 +376,44 @@ class Transcriber:
         """Whether speech is looked for and silence left out."""
         return self._vad
 
-    @property
-    def _family(self) -> str:
-        return self.artifact.manifest.family
+    def check(
+        self, request: Request, *, long_form: bool = False, words: bool = False, forcing: bool = False
+    ) -> str | None:
+        """Find out before the work that this model cannot do what a request asks for; its audio is not looked at.
+
+        Args:
+            request: what is asked for.
+            long_form: see :meth:`transcribe`.
+            words: the times of words are asked for.
+            forcing: that a text be of a given length.
+
+        Returns:
+            The language as the model knows it: see :meth:`resolve_language`.
+
+        Raises:
+            CapabilityError: this model cannot do it.
+            OptionError: a language that it does not know.
+        """
+        return check_request(
+            self.artifact.manifest,
+            self.capabilities,
+            language=request.language,
+            context=request.context,
+            timestamps=request.timestamps,
+            task=request.task,
+            long_form=long_form,
+            words=words,
+            forcing=forcing,
+        )
 
     def resolve_language(self, language: str | None) -> str | None:
         """English name of a language given by name or code; None for None or ``auto``.
 
         Raises:
-            OptionError: unknown (the message has the near matches), or the family cannot be told a language.
+            CapabilityError: this model cannot be told a language, or knows another one alone.
+            OptionError: unknown (the message has the near matches).
         """
-        if language is None or language.strip().lower() == "auto":
-            return None
-        if not self.capabilities.language:
-            raise OptionError(f"a language was given, but models of the family {self._family!r} cannot be told one")
-        known = self.artifact.manifest.languages
-        wanted = language.strip().lower()
-        for entry in known:
-            if wanted in (entry.name.lower(), entry.code.lower()):
-                return entry.name
-        spellings = {entry.name.lower(): entry for entry in known} | {entry.code.lower(): entry for entry in known}
-        near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
-        listed = ", ".join(dict.fromkeys(f"{entry.name} ({entry.code})" for entry in near or known))
-        raise OptionError(f"unknown language {language!r}; {'did you mean' if near else 'this model knows'} {listed}")
+        return self.check(Request("", language))
 
 
 def describe_roles(options: EngineOptions, roles: Iterable[str]) -> str:

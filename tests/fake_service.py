@@ -12,13 +12,14 @@ from typing import Any, BinaryIO, cast
 
 from starlette.applications import Starlette
 
-from runtime.engine import Timings
-from runtime.errors import OptionError
+from runtime.engine import Capabilities, Timings
+from runtime.errors import CapabilityError, OptionError
 from runtime.server.app import make_app
 from runtime.server.metrics import Metrics
 from runtime.server.serve import Server, bind, url
 from runtime.server.service import Service
 from runtime.server.settings import Settings
+from runtime.transcriber import Request
 from runtime.transcript import Segment, TokenCounts, Transcript
 
 
@@ -52,17 +53,20 @@ class FakeService:
         self.entered, self.cancelled = threading.Event(), threading.Event()
         self.release: asyncio.Event | None = None
         self.transcriber = SimpleNamespace(
-            resolve_language=self._resolve,
+            check=self._check,
+            capabilities=Capabilities(context=True, language=True, language_detection=True),
             artifact=SimpleNamespace(
                 manifest=SimpleNamespace(languages=[SimpleNamespace(code="en", name="English")]),
             ),
         )
         self.drained: float | None = None
 
-    def _resolve(self, language: str | None) -> str | None:
-        if language not in (None, "en", "English"):
-            raise OptionError(f"unknown language {language!r}")
-        return "English" if language else None
+    def _check(self, request: Request, **asked: bool) -> str | None:
+        if asked.get("words"):
+            raise CapabilityError("times of words were asked for", "words")
+        if request.language not in (None, "en", "English"):
+            raise OptionError(f"unknown language {request.language!r}")
+        return "English" if request.language else None
 
     async def start(self) -> None:
         self.ready = True

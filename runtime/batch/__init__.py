@@ -10,7 +10,7 @@ from __future__ import annotations
 from runtime.batch.inputs import Job, find_jobs
 from runtime.batch.journal import MadeBy
 from runtime.batch.output import Output, open_output
-from runtime.batch.run import Engine, Result, Summary, check_languages, languages_asked, local_engine, transcribe_jobs
+from runtime.batch.run import Engine, Result, Summary, check_asked, local_engine, options_asked, transcribe_jobs
 
 __all__ = [
     "Engine",
@@ -19,10 +19,10 @@ __all__ = [
     "Output",
     "Result",
     "Summary",
-    "check_languages",
+    "check_asked",
     "find_jobs",
-    "languages_asked",
     "local_engine",
     "open_output",
+    "options_asked",
     "transcribe_jobs",
 ]

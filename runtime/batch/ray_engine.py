@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.run import Engine, Result, Seconds, check_languages, languages_asked
+from runtime.batch.run import Asked, Engine, Result, Seconds, check_asked, options_asked
 from runtime.errors import AsrError, PackageMissingError, WorkerError
 from runtime.providers import AskedProviders
 from runtime.threads import usable_cores
@@ -112,13 +112,13 @@ class Ledger:
 class Worker:
     """What Ray Data runs in each worker process: the model is opened once, then come blocks of tasks."""
 
-    def __init__(self, options: WorkerOptions, threads: int, asked: list[tuple[str, str]], ledger: Any) -> None:
+    def __init__(self, options: WorkerOptions, threads: int, asked: list[Asked], ledger: Any) -> None:
         self._ledger = ledger
         self._failure: str | None = None
         # An error here would end the actor, and reach the driver as a page of traceback.
         try:
             self._transcriber = options.open(threads)
-            check_languages(self._transcriber, asked)
+            check_asked(self._transcriber, asked)
         except AsrError as error:
             self._failure = str(error)
 
@@ -197,7 +197,7 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
             )
             for place, job in enumerate(jobs)
         }
-        asked = languages_asked(jobs, language)
+        asked = options_asked(jobs, language, context)
         # What Ray says about workers that die goes to standard output, from a thread of its own.
         with contextlib.redirect_stdout(sys.stderr), _cluster(ray) as machines:
             count = workers or len(machines)

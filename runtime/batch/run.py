@@ -100,25 +100,37 @@ def requests(
         )
 
 
-def check_languages(transcriber: Transcriber, asked: Sequence[tuple[str, str]]) -> None:
-    """Find out before the work that the model knows the languages: (where it was asked for, language).
+class Asked(msgspec.Struct, frozen=True):
+    """An option that a batch asks for, and the input that did so first; "" is the whole batch."""
+
+    where: str
+    language: str | None = None
+    context: str = ""
+
+
+def check_asked(transcriber: Transcriber, asked: Sequence[Asked]) -> None:
+    """Find out before the work that the model can do what is asked for.
 
     Raises:
-        OptionError: it does not; the message says where that was asked for.
+        OptionError: it cannot; the message says where that was asked for.
     """
-    for where, language in asked:
+    for each in asked:
         try:
-            transcriber.resolve_language(language)
+            transcriber.check(Request("", each.language, each.context))
         except OptionError as error:
-            raise OptionError(f"{where}: {error}" if where else str(error)) from None
+            raise OptionError(f"{each.where}: {error}" if each.where else str(error)) from None
 
 
-def languages_asked(jobs: Sequence[Job], language: str | None) -> list[tuple[str, str]]:
-    """Every language once, with the input that names it first; ``language`` is that of the whole batch."""
-    asked = {job.language: job.where for job in reversed(jobs) if job.language is not None}
+def options_asked(jobs: Sequence[Job], language: str | None, context: str) -> list[Asked]:
+    """Every language once, and one context of those there are; ``language`` and ``context`` are the whole batch's."""
+    languages = {job.language: job.where for job in reversed(jobs) if job.language is not None}
     if language is not None:
-        asked[language] = ""
-    return [(where, name) for name, where in asked.items()]
+        languages[language] = ""
+    asked = [Asked(where, name) for name, where in languages.items()]
+    if context:
+        return [*asked, Asked("", context=context)]
+    first = next((job for job in jobs if job.context), None)
+    return [*asked, Asked(first.where, context=first.context or "")] if first else asked
 
 
 def local_engine(transcriber: Transcriber, made_by: MadeBy, log: SegmentLog) -> Engine:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.artifact import Artifact, open_artifact
+from runtime.asking import check_request
 from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJob
 from runtime.bench.clips import cut, load_recordings, sample_recordings, write_clip
 from runtime.bench.limits import best_rates, shares
@@ -33,6 +34,7 @@ from runtime.bench.results import (
     Work,
 )
 from runtime.errors import MeasurementError, OptionError
+from runtime.families import capabilities_of
 from runtime.providers import parse_providers
 from runtime.threads import usable_cores
 
@@ -100,10 +102,12 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         progress: called before each measurement with (measurements done, in all, what comes now).
 
     Raises:
-        ArtifactNotFoundError, ArtifactInvalidError, ProviderError, audio errors: before anything is measured.
+        ArtifactNotFoundError, ArtifactInvalidError, ProviderError, CapabilityError, audio errors: before anything is
+            measured.
         MeasurementError: the model cannot be started at all.
     """
     artifact = open_artifact(plan.setup.model)
+    check_request(artifact.manifest, capabilities_of(artifact), forcing=plan.new_tokens is not None)
     asked = plan.setup.providers
     for each in (asked.provider, asked.encoder_provider, asked.decoder_provider):
         if each:

@@ -14,9 +14,11 @@ import msgspec
 
 import runtime
 from runtime.artifact import Artifact, open_artifact
+from runtime.asking import check_request
 from runtime.bench import machine
 from runtime.bench.compared import Comparison, Measured, Outcome, Request, compare_texts
 from runtime.errors import ComparisonError, OptionError, ProviderError
+from runtime.families import capabilities_of
 from runtime.providers import check_order, read_provider
 
 _REFERENCE = ("cpu",)
@@ -53,7 +55,7 @@ def compare(
         progress: called with what is about to be measured.
 
     Raises:
-        OptionError: nothing to compare.
+        OptionError: nothing to compare, or tokens to force of a model that cannot be forced.
         ProviderError: an unknown provider or option.
         ComparisonError: the reference itself could not be measured.
         ArtifactNotFoundError, ArtifactInvalidError: see :mod:`runtime.artifact`.
@@ -71,6 +73,7 @@ def compare(
         wanted.insert(0, _REFERENCE)
     artifact = open_artifact(model)
     parent = open_artifact(reference) if reference else artifact
+    check_request(artifact.manifest, capabilities_of(artifact), forcing=new_tokens is not None)
     _check_comparable(artifact, parent)
     with tempfile.TemporaryDirectory(prefix="asr-deploy-compare-") as folder:
         outputs = str(Path(folder) / "reference.npz")

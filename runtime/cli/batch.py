@@ -20,11 +20,11 @@ from runtime.batch import (
     MadeBy,
     Output,
     Summary,
-    check_languages,
+    check_asked,
     find_jobs,
-    languages_asked,
     local_engine,
     open_output,
+    options_asked,
     transcribe_jobs,
 )
 from runtime.batch.ray_engine import WorkerOptions, ray_engine
@@ -133,7 +133,7 @@ def batch(
             if left and distributed:
                 _work(left, distributed, output, summary)
             elif left:
-                transcriber = _open(options, left, told)
+                transcriber = _open(options, left, told, context)
                 with closing(SegmentLog(output.segments_path, restart=restart)) as log:
                     _work(left, local_engine(transcriber, made_by, log), output, summary)
                     log.remove()
@@ -150,9 +150,9 @@ def _language(artifact: Artifact, language: str) -> str | None:
     return None if wanted == "auto" else names.get(wanted, language)
 
 
-def _open(options: WorkerOptions, jobs: list[Job], language: str | None) -> Transcriber:
+def _open(options: WorkerOptions, jobs: list[Job], language: str | None, context: str) -> Transcriber:
     transcriber = options.open()
-    check_languages(transcriber, languages_asked(jobs, language))
+    check_asked(transcriber, options_asked(jobs, language, context))
     typer.echo(describe_plan(transcriber.plan), err=True)
     return transcriber
 

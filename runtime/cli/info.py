@@ -1,4 +1,4 @@
-"""``info``: what a model is."""
+"""``info``: what a model is, or what families can do."""
 
 from __future__ import annotations
 
@@ -10,23 +10,40 @@ import typer
 
 from runtime.artifact import open_artifact
 from runtime.cli.common import OutputFormat, guarded
-from runtime.description import describe
+from runtime.description import describe, describe_families
+from runtime.errors import OptionError
+from runtime.families import FAMILIES, capabilities_of, declared
 from runtime.prepared import prepared_graph
 from runtime.providers import ProviderSpec
 from runtime.transcriber import default_model
 
 
 def info(
-    model: Annotated[
-        Path | None, typer.Argument(help="The model's folder. [default: the small model that comes along]")
+    folder: Annotated[
+        Path | None, typer.Argument(help="The model's folder. [default: no model, but all families]", metavar="[MODEL]")
     ] = None,
-    format: Annotated[OutputFormat, typer.Option(help="A summary, or the manifest as JSON.")] = OutputFormat.txt,
+    model: Annotated[Path | None, typer.Option("--model", help="The same.")] = None,
+    format: Annotated[OutputFormat, typer.Option(help="A summary, or JSON: the manifest and more.")] = OutputFormat.txt,
 ) -> None:
-    """Say what a model is: where it came from, what it can do, what was checked."""
+    """Say what a model is: where it came from, what it can do, what was checked; or what each family can do."""
     with guarded():
-        artifact = open_artifact(model if model is not None else default_model())
-        prepared = all(prepared_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
+        if folder is not None and model is not None:
+            raise OptionError(f"two models are given, {folder} and {model}; give one")
+        chosen = folder if folder is not None else model
+        typer.echo(_families(format) if chosen is None else _model(chosen, format))
+
+
+def _families(format: OutputFormat) -> str:
     if format is OutputFormat.json:
-        typer.echo(msgspec.json.encode(artifact.manifest))
-    else:
-        typer.echo(describe(artifact.manifest, artifact.size, prepared=prepared))
+        return msgspec.json.encode({"families": {family: declared(family) for family in FAMILIES}}).decode()
+    return f"{describe_families()}\nthe model that comes along: {default_model()}"
+
+
+def _model(folder: Path, format: OutputFormat) -> str:
+    artifact = open_artifact(folder)
+    can = capabilities_of(artifact)
+    prepared = all(prepared_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
+    if format is OutputFormat.json:
+        more = {"bytes": artifact.size, "capabilities": can, "prepared": prepared}
+        return msgspec.json.encode(msgspec.structs.asdict(artifact.manifest) | more).decode()
+    return describe(artifact.manifest, artifact.size, can, prepared=prepared)

@@ -24,9 +24,9 @@ from runtime.cli.common import (
     progress_bar,
     warn,
 )
-from runtime.engine import DEFAULT_BATCH
+from runtime.engine import DEFAULT_BATCH, Task
 from runtime.errors import AsrError, AudioNotFoundError, OptionError
-from runtime.transcriber import Transcriber
+from runtime.transcriber import Request, Transcriber
 from runtime.transcript import Transcript
 from runtime.writers import FORMATS, as_json
 
@@ -82,13 +82,16 @@ def transcribe(
             segment_seconds=segment_seconds,
             vad=vad,
         )
-        transcriber.resolve_language(language)
+        task: Task = "translate" if translate else "transcribe"
+        transcriber.check(
+            Request("", language, context, timestamps=timestamps, task=task), long_form=long_form
+        )  # what no file could be asked for is said once
         asked: dict[str, Any] = {
             "language": language,
             "context": context,
             "channel": channel,
             "timestamps": timestamps,
-            "task": "translate" if translate else "transcribe",
+            "task": task,
             "long_form": long_form,
         }
         failed = sum(not _transcribe_one(transcriber, file, files, asked, format) for file in files)

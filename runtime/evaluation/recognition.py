@@ -52,8 +52,8 @@ def recognize(
         progress: called with (utterances done, utterances in all) after each.
 
     Raises:
-        OptionError: a language is asked for that the model does not know or that the utterance does not say; found
-            before the first is transcribed.
+        OptionError: a language is asked for that the model does not know or that the utterance does not say, or a
+            context of a model that cannot use one; found before the first is transcribed.
         AudioInvalidError and its kin: an audio cannot be read; the message names it.
     """
     told = [transcriber.resolve_language(language)] * len(utterances)
@@ -64,6 +64,11 @@ def recognize(
         Request(utterance.audio, name, utterance.context if hints else "")
         for utterance, name in zip(utterances, told, strict=True)
     ]
+    for utterance, request in zip(utterances, requests, strict=True):
+        try:
+            transcriber.check(request)
+        except OptionError as error:
+            raise OptionError(f"{utterance.audio}: {error}") from None
     transcripts: dict[int, Transcript] = {}
     for outcome in transcriber.transcribe_many(requests):
         transcripts[outcome.place] = outcome.result()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
+from runtime.asking import check_options
 from runtime.batching import plan_rows
 from runtime.decoder import CausalDecoder, Kept, PassComparison
 from runtime.decoding.autoregressive import Draft, Hypothesis, Job, greedy_rows
@@ -135,10 +136,15 @@ class LiveText:
 class Qwen3AsrEngine:
     """An opened Qwen3-ASR artifact."""
 
-    capabilities = Capabilities(context=True, language=True, language_detection=True)
+    capabilities = Capabilities(context=True, language=True, language_detection=True, forcing=True)
+
+    @classmethod
+    def capabilities_of(cls, artifact: Artifact) -> Capabilities:  # noqa: ARG003  (all can do the same)
+        """See :class:`runtime.families.Family`."""
+        return cls.capabilities
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
-        manifest = artifact.manifest
+        manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
         try:
             self._front_end = msgspec.convert(manifest.front_end, LogMelConfig)
@@ -215,6 +221,7 @@ class Qwen3AsrEngine:
 
     def check(self, options: SegmentOptions) -> None:
         """See :class:`runtime.engine.Engine`."""
+        check_options(options, self.capabilities, self._manifest)
         ids = self.prompt_ids(0, options.context, options.language)
         if self.parameters.audio_pad_id in ids:
             raise OptionError("the context contains <|audio_pad|>, which marks where the audio goes; leave it out")

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
+from runtime.asking import check_options
 from runtime.batching import plan_rows
 from runtime.cross_decoder import CrossDecoder
 from runtime.decoding.autoregressive import Draft, FinishReason, Hypothesis, Job, greedy_rows
@@ -42,6 +43,7 @@ from runtime.loading import load_together, open_graph
 from runtime.session import placement
 
 Floats = npt.NDArray[np.float32]
+Typed = TypeVar("Typed")
 
 # Most text tokens a second of audio may give, and a few more for very short clips and for timestamps: more than any
 # language spoken fast, so that a text is cut only when the model runs away.
@@ -98,15 +100,32 @@ class WholeWindow:
 class WhisperEngine:
     """An opened Whisper artifact."""
 
+    capabilities = Capabilities(
+        context=True,
+        language=True,
+        language_detection=True,
+        timestamps=True,
+        translation=True,
+        long_form=True,
+        forcing=True,
+    )
+
+    @classmethod
+    def capabilities_of(cls, artifact: Artifact) -> Capabilities:
+        """See :class:`runtime.families.Family`: models that know English alone have no tokens for other tasks."""
+        parameters = _parameters(artifact)
+        return msgspec.structs.replace(
+            cls.capabilities,
+            context=parameters.previous_id is not None,
+            language_detection=bool(parameters.language_ids),
+            translation="translate" in parameters.task_ids,
+        )
+
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
-        manifest = artifact.manifest
+        manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
-        try:
-            self._front_end = msgspec.convert(manifest.front_end, LogMelConfig)
-            self.parameters = msgspec.convert(manifest.parameters, Parameters)
-        except msgspec.ValidationError as error:
-            raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
-        parameters = self.parameters
+        self._front_end = _typed(artifact, manifest.front_end, LogMelConfig)
+        self.parameters = parameters = _parameters(artifact)
         self.sample_rate = self._front_end.sample_rate
         # A window costs the encoder the same however much of it is audio, so it had better be full.
         self.segment_seconds = options.segment_seconds or parameters.segment_seconds
@@ -115,15 +134,7 @@ class WhisperEngine:
                 f"segments of {self.segment_seconds:g} s are too long: this model is made for "
                 f"{parameters.segment_seconds:g} s at most"
             )
-        many = bool(parameters.language_ids)
-        self.capabilities = Capabilities(
-            context=parameters.previous_id is not None,
-            language=True,
-            language_detection=many,
-            timestamps=True,
-            translation="translate" in parameters.task_ids,
-            long_form=True,
-        )
+        self.capabilities = self.capabilities_of(artifact)
         self._codes = {language.name: language.code for language in manifest.languages}
         self._names = {code: name for name, code in self._codes.items()}
         fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
@@ -182,10 +193,9 @@ class WhisperEngine:
     def check(self, options: SegmentOptions) -> None:
         """See :class:`runtime.engine.Engine`."""
         parameters = self.parameters
+        check_options(options, self.capabilities, self._manifest)
         if not options.context:
             return
-        if parameters.previous_id is None:
-            raise OptionError("a context was given, but this model's tokenizer has no token for one")
         context = self._context_ids(options.context)
         if special := [token for token in context if token >= parameters.stop_id]:
             token = self._tokenizer.id_to_token(special[0])
@@ -351,6 +361,17 @@ class WhisperEngine:
     def placement(self) -> dict[str, dict[str, dict[str, int]]]:
         """See :class:`runtime.engine.Engine`."""
         return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
+
+
+def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise ArtifactInvalidError(f"{artifact.path / MANIFEST}: {error}; export the model again") from None
+
+
+def _parameters(artifact: Artifact) -> Parameters:
+    return _typed(artifact, artifact.manifest.parameters, Parameters)
 
 
 def _draft(work: LiveWork) -> Draft | None:

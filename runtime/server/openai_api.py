@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runtime.errors import OptionError
+from runtime.errors import CapabilityError, OptionError
 from runtime.server.clients import unless_gone
 from runtime.server.errors import Closing
 from runtime.server.logs import Record
@@ -21,6 +21,7 @@ from runtime.server.replies import json_reply, model_entry, reply
 from runtime.server.settings import Settings
 from runtime.server.sse import send_events, transcript_events
 from runtime.server.uploads import FILE_FIELD, Form, received_form
+from runtime.transcriber import Request as Asked
 from runtime.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Transcriptions:
         record.model = service.name
         if form.file is None:
             raise invalid("The form has no `file`.", FILE_FIELD)
-        language = _language(service, options)
+        language = _checked(service, options)
         if options.stream:
             heard = service.segments(form.file, language=language, context=options.prompt)
             await self._stream(heard, record, receive, send)
@@ -100,7 +101,7 @@ class Transcriptions:
         work = service.transcribe(form.file, language=language, context=options.prompt)
         transcript = await unless_gone(receive, work)
         record.heard(transcript)
-        await reply(transcript, options.response_format)(scope, receive, send)
+        await reply(transcript, options.response_format, words=options.words)(scope, receive, send)
 
     async def _stream(self, heard: Results, record: Record, receive: Receive, send: Send) -> None:
         """Send what is heard as events. What is wrong before the first of them is an answer of its own."""
@@ -124,9 +125,16 @@ class Transcriptions:
             await heard.aclose()
 
 
-def _language(service: Service, options: TranscriptionOptions) -> str | None:
-    """The language's name, so that what is wrong with it is said of its field."""
+def _checked(service: Service, options: TranscriptionOptions) -> str | None:
+    """The language's name, if the model can do what is asked for: what it cannot is said of its field.
+
+    Raises:
+        CapabilityError: it cannot.
+        RequestProblem: a language that it does not know.
+    """
     try:
-        return service.transcriber.resolve_language(options.language)
+        return service.transcriber.check(Asked("", options.language, options.prompt), words=options.words)
+    except CapabilityError:
+        raise
     except OptionError as error:
         raise invalid(str(error), "language") from None

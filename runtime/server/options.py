@@ -31,13 +31,17 @@ _REFUSED = {
 
 
 class TranscriptionOptions(msgspec.Struct, frozen=True):
-    """A checked request. ``model`` is None for the server's first; ``language`` is as the client wrote it."""
+    """A checked request. ``model`` is None for the server's first; ``language`` is as the client wrote it.
+
+    ``words``: the times of words are asked for, beside those of segments.
+    """
 
     model: str | None = None
     language: str | None = None
     prompt: str = ""
     response_format: ResponseFormat = "json"
     stream: bool = False
+    words: bool = False
 
 
 def transcription_options(values: Mapping[str, list[str]], *, vad: bool) -> TranscriptionOptions:
@@ -58,7 +62,7 @@ def transcription_options(values: Mapping[str, list[str]], *, vad: bool) -> Tran
     if len(single.get("language", "")) > _LONGEST_NAME:
         raise invalid("language is no name or code of a language.", "language")
     _check_temperature(single.get("temperature", "0"))
-    _check_granularities(lists["timestamp_granularities"], format)
+    words = _words(lists["timestamp_granularities"], format, stream=stream)
     _check_include(lists["include"])
     _check_strategy(single.get("chunking_strategy"), strategy, vad=vad)
     return TranscriptionOptions(
@@ -67,6 +71,7 @@ def transcription_options(values: Mapping[str, list[str]], *, vad: bool) -> Tran
         prompt=single.get("prompt", ""),
         response_format=format,  # type: ignore[arg-type]  # it is one of them
         stream=stream,
+        words=words,
     )
 
 
@@ -111,15 +116,17 @@ def _check_temperature(value: str) -> None:
         raise invalid("temperature must be 0: the most likely token is taken, nothing is drawn.", "temperature")
 
 
-def _check_granularities(given: list[str], format: str) -> None:
+def _words(given: list[str], format: str, *, stream: bool) -> bool:
+    """Whether the times of words are asked for; whether the model can tell them is another matter."""
     name = "timestamp_granularities"
     for each in given:
-        if each == "word":
-            raise invalid("timestamp_granularities word is not supported: this model tells segments' times only.", name)
-        if each != "segment":
+        if each not in ("segment", "word"):
             raise invalid(f"timestamp_granularities {each[:40]!r} is neither segment nor word.", name)
     if given and format != "verbose_json":
         raise invalid("timestamp_granularities needs response_format verbose_json.", name)
+    if "word" in given and stream:
+        raise invalid("timestamp_granularities word cannot be streamed; ask without stream.", name)
+    return "word" in given
 
 
 def _check_include(given: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, OptionError
+from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, CapabilityError, OptionError
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 
 # What a service calls an upload; a client knows it by its field.
@@ -19,6 +19,8 @@ _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 # A server that stops is replaced soon, or not at all.
 _AFTER_RESTART = 5
+# Fields of a request by what the library calls an option.
+_FIELDS = {"context": "prompt", "words": "timestamp_granularities"}
 
 
 class RequestProblem(AsrError):
@@ -143,6 +145,8 @@ def problem(error: AsrError | EngineFailure, request_id: str | None = None) -> R
             return invalid(f"file: this server cannot decode its container; {supported}", "file", "unsupported_format")
         case AudioInvalidError():
             return invalid(f"file: {message}", "file", "invalid_audio")
+        case CapabilityError():
+            return invalid(message, _FIELDS.get(error.option, error.option), "unsupported_parameter")
         case OptionError():
             return invalid(message)
         case _:

@@ -11,7 +11,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime.engine import SegmentOptions
-from runtime.errors import AsrError, OptionError
+from runtime.errors import AsrError, CapabilityError, OptionError
 from runtime.segmentation import PAUSE_SECONDS
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
 from runtime.server.limits import Limits
@@ -28,6 +28,7 @@ from runtime.server.realtime_session import (
 )
 from runtime.server.service import LiveStream, Service
 from runtime.streaming import LiveOptions
+from runtime.transcriber import Request
 
 # Bytes of one message: 16 s of 16-bit samples at 24 kHz in base64. The server in front is to have the same limit.
 MAX_MESSAGE_BYTES = 1 << 20
@@ -179,13 +180,14 @@ class Connection:
         """Find out now, not with the first audio, what the model cannot do."""
         transcriber = self._services[config.model].transcriber
         try:
-            language = transcriber.resolve_language(config.language)
+            language = transcriber.check(Request("", config.language, config.prompt))
+        except CapabilityError as error:
+            field = "prompt" if error.option == "context" else error.option
+            raise EventError(str(error), "unsupported_parameter", f"{path}.{field}") from None
         except OptionError as error:
             raise EventError(str(error), "invalid_value", f"{path}.language") from None
         if not config.prompt:
             return
-        if not transcriber.capabilities.context:
-            raise EventError("this model takes no prompt; leave it out", "unsupported_parameter", f"{path}.prompt")
         try:  # in a thread: a long prompt takes its time
             await asyncio.to_thread(transcriber.engine.check, SegmentOptions(language, config.prompt))
         except OptionError as error:

@@ -27,12 +27,12 @@ _TEXTS: dict[str, tuple[str, str]] = {
 }
 
 
-def reply(transcript: Transcript, format: ResponseFormat) -> Response:
-    """The transcript as the client asked for it."""
+def reply(transcript: Transcript, format: ResponseFormat, *, words: bool = False) -> Response:
+    """The transcript as the client asked for it; ``words``: with their times, in ``verbose_json``."""
     if format in _TEXTS:
         name, kind = _TEXTS[format]
         return Response(FORMATS[name](transcript), headers={"content-type": f"{kind}; charset=utf-8"})
-    return json_reply(verbose(transcript) if format == "verbose_json" else brief(transcript))
+    return json_reply(verbose(transcript, words=words) if format == "verbose_json" else brief(transcript))
 
 
 def json_reply(content: Any, status: int = 200) -> Response:
@@ -57,13 +57,13 @@ def token_usage(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def verbose(transcript: Transcript) -> dict[str, Any]:
-    """The shape ``TranscriptionVerbose``.
+def verbose(transcript: Transcript, *, words: bool = False) -> dict[str, Any]:
+    """The shape ``TranscriptionVerbose``, with ``words`` where they are asked for.
 
-    ``language`` is the English name in small letters, as OpenAI's is, and empty when nobody spoke. There are no
-    ``words``: this model family tells no times of words.
+    ``language`` is the English name in small letters, as OpenAI's is, and empty when nobody spoke, or when the model
+    does not say which of its languages it heard.
     """
-    return {
+    told = {
         "task": "transcribe",
         "language": (transcript.language or "").lower(),
         "duration": transcript.duration,
@@ -71,6 +71,10 @@ def verbose(transcript: Transcript) -> dict[str, Any]:
         "segments": [verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)],
         "usage": {"type": "duration", "seconds": transcript.duration},
     }
+    if words:
+        spoken = [word for segment in transcript.segments for word in segment.words or ()]
+        told["words"] = [{"word": word.text, "start": word.start, "end": word.end} for word in spoken]
+    return told
 
 
 def verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
 
 
 def model_entry(service: Service) -> dict[str, Any]:
-    """The shape ``Model``. ``created`` is when this server opened it; ``languages`` is ours."""
+    """The shape ``Model``. ``created`` is when this server opened it; ``languages`` and ``capabilities`` are ours."""
     languages = service.transcriber.artifact.manifest.languages
     return {
         "id": service.name,
@@ -114,4 +118,5 @@ def model_entry(service: Service) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "asr-deploy",
         "languages": [{"code": each.code, "name": each.name} for each in languages],
+        "capabilities": msgspec.to_builtins(service.transcriber.capabilities),
     }

@@ -99,13 +99,13 @@ class Service:
 
         Raises:
             Closing, Busy: it was not accepted, at once.
-            OptionError: the language, at once too.
+            OptionError: a language or context that the model cannot do, at once too.
         """
         self._check_open()
         if (files := self._scheduler.files) >= self._limits.max_queue:
             raise self._busy(f"{files} requests wait already", self._files_done, files)
-        self.transcriber.resolve_language(language)
         request = Request(source, language, context, name="the audio")
+        self.transcriber.check(request)
         return Results(
             lambda deliver: self._scheduler.submit(request, deliver), self._limits.deadline, self._file_ended
         )

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from runtime import Transcriber
 from runtime.__main__ import app
 from runtime.errors import OptionError
+from runtime.families import FAMILIES, declared
 from runtime.joining import join_texts
 from runtime.providers import available_providers
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
@@ -174,10 +175,30 @@ def test_info() -> None:
         "Apache-2.0",
         "3: Chinese (zh), English (en), Russian (ru)",
         "29 w8a8",
+        "5,441,920",
+        "context, language can be given",
+        "times of words, times of parts, translation, long form",
         "Russian words",
     ):
         assert part in result.stdout
-    assert json.loads(run("info", "--format", "json").stdout)["family"] == "qwen3-asr"
+    told = json.loads(run("info", "--model", ARTIFACT, "--format", "json").stdout)
+    assert (told["family"], told["source"]["parameters"], told["capabilities"]["context"]) == (
+        "qwen3-asr",
+        5441920,
+        True,
+    )
+    assert told["bytes"] == sum(path.stat().st_size for path in ARTIFACT.iterdir() if path.name != "manifest.json")
+    assert run("info", ARTIFACT, "--model", ARTIFACT).exit_code == 2
+
+
+def test_info_of_the_families() -> None:
+    lines = run("info").stdout.splitlines()
+    assert lines[0].split() == list(FAMILIES)
+    assert lines[1].split() == ["context", *("yes" if declared(family).context else "-" for family in FAMILIES)]
+    assert str(ARTIFACT) in lines[-1]
+    families = json.loads(run("info", "--format", "json").stdout)["families"]
+    assert families["whisper"]["translation"] is True
+    assert families["gigaam-ctc"]["translation"] is False
 
 
 def test_long_audio_is_cut_and_joined(samples: list[dict[str, Any]], tmp_path: Path) -> None:

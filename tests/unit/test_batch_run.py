@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import Transcriber, Transcript
-from runtime.batch import Job, MadeBy, Result, Summary, check_languages, languages_asked, open_output, transcribe_jobs
+from runtime.batch import Job, MadeBy, Result, Summary, check_asked, open_output, options_asked, transcribe_jobs
 from runtime.batch.ray_engine import Ledger, Worker, WorkerOptions, block_size, cores_each, ray_engine
-from runtime.batch.run import Seconds, requests
+from runtime.batch.run import Asked, Seconds, requests
 from runtime.cli.common import parse_bytes
 from runtime.engine import Timings
 from runtime.errors import OptionError, PackageMissingError
@@ -71,15 +71,19 @@ def test_a_job_goes_before_the_batch() -> None:
 
 def test_languages_are_checked_once_each_and_say_who_asked(transcriber: Transcriber) -> None:
     jobs = [Job("a", Path("a"), "ru", where="list: line 1"), Job("b", Path("b"), "ru", where="list: line 2")]
-    assert languages_asked(jobs, None) == [("list: line 1", "ru")]
-    assert languages_asked([], None) == []
-    check_languages(transcriber, languages_asked(jobs, "en"))
+    assert options_asked(jobs, None, "") == [Asked("list: line 1", "ru")]
+    assert options_asked([], None, "") == []
+    check_asked(transcriber, options_asked(jobs, "en", ""))
     with pytest.raises(OptionError, match=r"^list: line 9: unknown language 'rusian'; did you mean Russian"):
-        check_languages(
-            transcriber, languages_asked([*jobs, Job("c", Path("c"), "rusian", where="list: line 9")], "en")
-        )
+        check_asked(transcriber, options_asked([*jobs, Job("c", Path("c"), "rusian", where="list: line 9")], "en", ""))
     with pytest.raises(OptionError, match=r"^unknown language 'xx'"):
-        check_languages(transcriber, languages_asked(jobs, "xx"))
+        check_asked(transcriber, options_asked(jobs, "xx", ""))
+
+
+def test_one_context_is_checked_and_says_who_gave_it() -> None:
+    jobs = [Job("a", Path("a")), Job("b", Path("b"), context="Kris", where="list: line 2"), Job("c", Path("c"))]
+    assert options_asked(jobs, None, "") == [Asked("list: line 2", context="Kris")]
+    assert options_asked(jobs, None, "names") == [Asked("", context="names")]
 
 
 @given(st.integers(1, 10**6), st.integers(1, 200), st.integers(1, 64))

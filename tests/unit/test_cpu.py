@@ -13,6 +13,7 @@ from runtime import description
 from runtime.artifact import ErrorRate, FallbackNode, Gate, GraphQuantization, Manifest, Quantization, open_artifact
 from runtime.cpu import lacks_vnni
 from runtime.description import describe
+from runtime.families import declared
 from tests.conftest import ARTIFACT
 
 HEAD = "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: avx512_vnni\n"
@@ -79,7 +80,7 @@ def quantized(
 
 def lines(manifest: Manifest) -> dict[str, str]:
     """What ``info`` prints, by its first column."""
-    pairs = (line.split("  ", 1) for line in describe(manifest, 7_000_000).splitlines())
+    pairs = (line.split("  ", 1) for line in describe(manifest, 7_000_000, declared("qwen3-asr")).splitlines())
     return {key: value.strip() for key, value in pairs}
 
 

@@ -167,8 +167,11 @@ def test_stages_are_timed() -> None:
     [
         (SegmentOptions(context="Sara"), "a context was given, but models of the family 'counting' cannot use one"),
         (SegmentOptions("German"), "a language was given, but models of the family 'counting' cannot be told one"),
-        (SegmentOptions(max_new_tokens=3, ignore_stop=True), "end with the audio"),
-        (SegmentOptions(repetition_penalty=1.1), "do not look back at their text"),
+        (
+            SegmentOptions(max_new_tokens=3, ignore_stop=True),
+            "a text of a forced length was asked for, but models of the family 'counting' cannot write on",
+        ),
+        (SegmentOptions(repetition_penalty=1.1), "cannot write on when the audio ends"),
     ],
 )
 def test_what_cannot_be_done_is_refused(options: SegmentOptions, message: str) -> None:

@@ -31,6 +31,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from runtime import Segment, Transcriber
+from runtime.asking import require
 from runtime.engine import Capabilities
 from runtime.errors import OptionError
 from runtime.events import Event, Final, Partial, Speech
@@ -645,9 +646,9 @@ def test_audio_that_is_too_long_at_once(transcriber: Transcriber) -> None:
 
 
 def test_a_model_that_takes_no_prompt(transcriber: Transcriber) -> None:
+    none = Capabilities(context=False, language=False, language_detection=False)
     mute: Any = SimpleNamespace(
-        resolve_language=lambda name: name,
-        capabilities=Capabilities(context=False, language=True, language_detection=True),
+        check=lambda request: require(["context"] if request.context else [], none, "parakeet-tdt"),
     )
     with connected(make_app(Service(mute))) as client:
         refused = client.update(transcription={"prompt": "Kris"})

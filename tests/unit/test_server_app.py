@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,14 +138,16 @@ def test_nobody_spoke() -> None:
         assert send(client, response_format="verbose_json").json()["language"] == ""
 
 
-def test_models(client: TestClient) -> None:
-    entry = {
+def test_models(client: TestClient, service: FakeService) -> None:
+    entry: dict[str, Any] = {
         "id": "fake",
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "asr-deploy",
         "languages": [{"code": "en", "name": "English"}],
+        "capabilities": msgspec.to_builtins(service.transcriber.capabilities),
     }
+    assert entry["capabilities"]["context"] is True
     assert client.get("/v1/models").json() == {"object": "list", "data": [entry]}
     assert client.get("/v1/models/fake").json() == entry
     error = error_of(client.get("/v1/models/other"), 404)

@@ -31,6 +31,8 @@ def test_everything() -> None:
         **{"timestamp_granularities[]": ["segment"]},
     )
     assert options == TranscriptionOptions("m", "en", "Sara, Jon", "verbose_json", True)
+    words = parse(response_format="verbose_json", **{"timestamp_granularities[]": ["segment", "word"]})
+    assert words.words
 
 
 def test_an_empty_language_is_none() -> None:
@@ -47,7 +49,12 @@ def test_an_empty_language_is_none() -> None:
         ({"temperature": "hot"}, "temperature", "a number, not 'hot'"),
         ({"stream": "maybe"}, "stream", "true or false"),
         ({"stream": "true", "response_format": "srt"}, "response_format", "srt cannot be streamed"),
-        ({"timestamp_granularities[]": ["word"]}, "timestamp_granularities", "word is not supported"),
+        ({"timestamp_granularities[]": ["word"]}, "timestamp_granularities", "needs response_format verbose_json"),
+        (
+            {"timestamp_granularities[]": ["word"], "response_format": "verbose_json", "stream": "true"},
+            "timestamp_granularities",
+            "word cannot be streamed",
+        ),
         ({"timestamp_granularities[]": ["hour"]}, "timestamp_granularities", "neither segment nor word"),
         ({"timestamp_granularities": ["segment"]}, "timestamp_granularities", "needs response_format verbose_json"),
         ({"include[]": ["logprobs"]}, "include", "'logprobs' is not supported"),

@@ -1,0 +1,83 @@
+"""What a card says of whose the weights are: all that the licences ask for, before quantization and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.card import CARD, LICENCES, model_card
+from export.checkpoints import CHECKPOINTS, named
+from quantize.card import say_quantized
+from runtime.artifact import Language, Source
+from tests.conftest import ARTIFACT, CHECKPOINT
+
+PARAKEET = CHECKPOINTS["parakeet-tdt-0.6b-v3"]
+NORWEGIAN = [Language("Norwegian", "no"), Language("English", "en")]
+
+
+def source(repo: str, revision: str | None) -> Source:
+    return Source(repo, revision, "CC-BY-4.0", "native", "0" * 64)
+
+
+def test_a_licence_that_asks_for_attribution_gets_it() -> None:
+    card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
+    _, front, body = card.split("---\n", 2)
+    assert front.splitlines() == [
+        "license: cc-by-4.0",
+        "base_model: nvidia/parakeet-tdt-0.6b-v3",
+        "language: ['no', 'en']",  # without quotes YAML takes it for false
+        "pipeline_tag: automatic-speech-recognition",
+        "library_name: onnx",
+    ]
+    for part in (
+        "[nvidia/parakeet-tdt-0.6b-v3](https://huggingface.co/nvidia/parakeet-tdt-0.6b-v3) by NVIDIA",
+        f"at revision `{PARAKEET.revision}`",
+        "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)",
+        "without any\nwarranty, and NVIDIA did not make or endorse this conversion",
+        "## Changes",
+        "converted to float32 and written as ONNX graphs",
+    ):
+        assert part in body
+
+
+def test_of_a_folder_only_what_it_was_given_as_is_known() -> None:
+    card = model_card(PARAKEET, source("mine", None), NORWEGIAN)
+    assert "base_model" not in card
+    assert "those of a folder, `mine`, that was given as the model\n[nvidia/parakeet-tdt-0.6b-v3]" in card
+    assert "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)" in card
+
+
+def test_a_repo_that_is_not_listed_says_so() -> None:
+    whisper = named("openai/whisper-small")
+    card = model_card(whisper, source(whisper.repo, "ab" * 20), NORWEGIAN)
+    assert card.startswith("---\nlicense: other\nbase_model: openai/whisper-small\n")
+    assert "by its authors" in card
+    assert "under that of openai/whisper-small" in card
+
+
+@pytest.mark.parametrize("name", list(CHECKPOINTS))
+def test_every_licence_has_an_address(name: str) -> None:
+    assert CHECKPOINTS[name].licence in LICENCES
+
+
+def test_quantization_keeps_the_card_and_adds_to_it(tmp_path: Path) -> None:
+    card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
+    (tmp_path / CARD).write_text(card, encoding="utf-8")
+    say_quantized(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
+    after = (tmp_path / CARD).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
+    added = [line for line in after if line not in kept]
+    assert [line for line in after if line in kept] == kept
+    assert added[:2] == ["base_model_relation: quantized", f"# {PARAKEET.name}-int8"]
+    assert "quantized by the recipe `int8`" in added[2]
+    say_quantized(tmp_path / "nothing", "a", "b", "int8")  # a parent of before there were cards
+
+
+def test_the_bundled_artifact_has_the_card_that_would_be_written(tmp_path: Path) -> None:
+    tiny = CHECKPOINTS["qwen3-asr-tiny"]
+    listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
+    (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")
+    say_quantized(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
+    assert (ARTIFACT / CARD).read_text(encoding="utf-8") == (tmp_path / CARD).read_text(encoding="utf-8")
+    assert (ARTIFACT / "LICENSE").read_bytes() == (CHECKPOINT / "LICENSE").read_bytes()

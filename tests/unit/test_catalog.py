@@ -1,0 +1,188 @@
+"""The list of models says what is so: sizes and languages are those of the references, README.md is up to date."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetForCTC,
+    ParakeetForTDT,
+    ParakeetTDTConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
+from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPER_LANGUAGES
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.catalog import MEASURED, as_text, catalog
+from export.checkpoints import CHECKPOINTS, CheckpointFolder
+from export.families.parakeet import LANGUAGES as PARAKEET_LANGUAGES
+from export.families.parakeet import MULTILINGUAL_VOCABULARY
+from export.sizes import ParakeetSizes, rounded
+from runtime.engine import Capabilities
+from runtime.families import FAMILIES, declared
+from tests import gigaam_checkpoint, random_checkpoint, readme
+from tests.conftest import CHECKPOINT, REPOSITORY
+
+
+def sizes(name: str) -> int:
+    found = CHECKPOINTS[name].sizes
+    assert found is not None
+    return found.parameters
+
+
+def numbers(model: Any) -> int:
+    """Of a model on the meta device, which has no values: those that are shared once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_qwen_is_as_large_as_its_tensors() -> None:
+    for size in ("0.6b", "1.7b"):
+        shapes = random_checkpoint.tensor_shapes(random_checkpoint.configuration(size))
+        assert sizes(f"qwen3-asr-{size}") == sum(math.prod(shape) for _, shape in shapes)
+    with safe_open(CHECKPOINT / "model.safetensors", "pt") as file:
+        stored = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert sizes("qwen3-asr-tiny") == stored == CheckpointFolder(CHECKPOINT, "", None).parameters()
+
+
+def test_gigaam_is_as_large_as_its_tensors(tmp_path: Path) -> None:
+    shapes = gigaam_checkpoint.tensor_shapes(gigaam_checkpoint.configuration("ctc"))
+    assert sizes("gigaam-v3-ctc") == sum(math.prod(shape) for shape in shapes.values())
+    tiny = gigaam_checkpoint.write("ctc", tmp_path / "tiny", **gigaam_checkpoint.TINY)
+    counted = CheckpointFolder(tiny, "", None).parameters()
+    stored = gigaam_checkpoint.tensors(gigaam_checkpoint.configuration("ctc", **gigaam_checkpoint.TINY))
+    assert counted == sum(tensor.numel() for tensor in stored.values())
+
+
+def test_whisper_and_parakeet_are_as_large_as_the_references() -> None:
+    with torch.device("meta"):
+        whisper = WhisperConfig(
+            vocab_size=51_866,
+            num_mel_bins=128,
+            d_model=1280,
+            encoder_layers=32,
+            decoder_layers=4,
+            encoder_attention_heads=20,
+            decoder_attention_heads=20,
+            encoder_ffn_dim=5120,
+            decoder_ffn_dim=5120,
+        )
+        assert sizes("whisper-large-v3-turbo") == numbers(WhisperForConditionalGeneration(whisper))
+        plain = {"num_mel_bins": 128, "attention_bias": False, "convolution_bias": False}
+        transducer = ParakeetForTDT(ParakeetTDTConfig(encoder_config=plain))
+        assert sizes("parakeet-tdt-0.6b-v3") == numbers(transducer)
+        assert sizes("parakeet-ctc-1.1b") == numbers(
+            ParakeetForCTC(ParakeetCTCConfig(encoder_config={"num_hidden_layers": 42}))
+        )
+        # With other sizes, so that none stands for another.
+        other = {
+            "num_mel_bins": 16,
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 40,
+            "subsampling_conv_channels": 8,
+            "conv_kernel_size": 5,
+        }
+        small = ParakeetForTDT(
+            ParakeetTDTConfig(vocab_size=48, blank_token_id=47, decoder_hidden_size=20, encoder_config=other)
+        )
+    said = ParakeetSizes(2, 16, 48, bias=True, width=24, ffn=40, kernel=5, channels=8, predictor=20)
+    assert said.parameters == numbers(small)
+
+
+def test_sizes_are_told_to_three_digits() -> None:
+    assert [rounded(each) for each in (5_441_920, 220_707_874, 999_600_000, 2_038_052_480)] == [
+        "5.44 M",
+        "221 M",
+        "1.00 B",
+        "2.04 B",
+    ]
+
+
+def test_languages_are_those_of_the_references() -> None:
+    assert sorted(CHECKPOINTS["qwen3-asr-0.6b"].languages) == sorted(LANGUAGE_CODE_TO_NAME)
+    assert sorted(CHECKPOINTS["whisper-large-v3-turbo"].languages) == sorted(WHISPER_LANGUAGES)
+    parakeet = CHECKPOINTS["parakeet-tdt-0.6b-v3"]
+    assert sorted(parakeet.languages) == sorted(PARAKEET_LANGUAGES.values())
+    assert isinstance(parakeet.sizes, ParakeetSizes)
+    assert parakeet.sizes.vocabulary == MULTILINGUAL_VOCABULARY
+
+
+def test_every_model_says_everything_of_itself() -> None:
+    for model in catalog().models:
+        assert model.parameters
+        assert model.languages
+        assert model.licence
+        assert model.author
+        assert model.capabilities == declared(model.family)
+    assert {model.family for model in catalog().models} == set(FAMILIES)
+    assert set(MEASURED) <= set(CHECKPOINTS)
+
+
+def test_sizes_of_artifacts_are_measured_ones_or_none() -> None:
+    found = {model.name: model.bytes for model in catalog().models}
+    kept = json.loads((REPOSITORY / "docs" / "quantization.json").read_text(encoding="utf-8"))
+    assert found["qwen3-asr-0.6b"]["int8"] == kept["speed"]["results"]["int8"]["bytes"]
+    assert "per-tensor" not in found["qwen3-asr-tiny"]
+    assert not any(found[name] for name in found if name not in MEASURED)
+
+
+def test_an_installed_package_has_no_results(tmp_path: Path) -> None:
+    assert not any(model.bytes for model in catalog(tmp_path).models)
+
+
+def test_the_readme_has_these_tables() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert text == readme.renewed(text), "README.md is out of date; run: python -m tests.readme"
+    with pytest.raises(ValueError, match="has not both marks"):
+        readme.renewed("nothing")
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_list() -> None:
+    text = run("--list")
+    assert text.exit_code == 0
+    assert text.stdout == as_text(catalog()) + "\n"
+    for part in (
+        "parakeet-tdt-0.6b-v3    parakeet-tdt  627 M",
+        "CC-BY-4.0",
+        "at 6d590f77001d",
+        "recipes: ",
+        "comes along",
+    ):
+        assert part in text.stdout
+    listed = json.loads(run("--list", "--json").stdout)
+    assert {model["name"] for model in listed["models"]} == set(CHECKPOINTS)
+    assert listed["recipes"]
+    (turbo,) = (model for model in listed["models"] if model["name"] == "whisper-large-v3-turbo")
+    assert turbo["revision"] == CHECKPOINTS["whisper-large-v3-turbo"].revision
+    assert set(turbo["capabilities"]) == set(Capabilities.__struct_fields__)
+    assert run("--list", "--markdown").stdout in readme.README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no NAME is given; --list shows those there are"),
+        (["qwen3-asr-tiny", "--list"], "--list takes no NAME"),
+        (["--list", "--json", "--markdown"], "one of --json and --markdown at the most"),
+        (["qwen3-asr-tiny", "--json"], "are for --list; give it too"),
+    ],
+)
+def test_what_does_not_go_together(arguments: list[str], message: str) -> None:
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
