@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install install-check espeak chromium tiny random-0.6b random-1.7b benchmark clean
+.PHONY: demo test install install-check espeak chromium tiny benchmark clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,14 +57,18 @@ chromium:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } \
 	|| { echo "error: no Chromium is installed: apt-get install chromium, or brew install --cask chromium" >&2; exit 2; }
 
-# Train the small checkpoint again from nothing (about two hours on two cores).
+# Train the small checkpoints again from nothing (about two hours on two cores for the first, one for each other).
 tiny: $(STAMP) espeak
 	$(BIN)/python -m tests.tiny make
+	$(BIN)/python -m tests.tiny.whisper make
+	$(BIN)/python -m tests.tiny.parakeet make
+	$(BIN)/python -m tests.tiny.gigaam make
 
-# Random weights at the real sizes, and their export: for time, memory and size, not for text.
-random-0.6b random-1.7b: random-%: $(STAMP)
-	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/qwen3-asr-$*-random
-	$(BIN)/python -m export qwen3-asr-$* --checkpoint build/checkpoints/qwen3-asr-$*-random --out build/artifacts/qwen3-asr-$*-random
+# Random weights at the real sizes, and their export, as random-qwen3-asr-0.6b, random-whisper-large-v3-turbo, …: for
+# time, memory and size, not for text.
+random-%: $(STAMP)
+	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/$*-random
+	$(BIN)/python -m export $* --checkpoint build/checkpoints/$*-random --out build/artifacts/$*-random
 
 # Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
 benchmark: $(STAMP) espeak

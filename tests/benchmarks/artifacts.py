@@ -64,5 +64,5 @@ def random_weights(size: str, folder: Path) -> Path:
     """The float32 artifact of random weights in the real dimensions."""
     checkpoint = folder / "checkpoint"
     if not (folder / FLOAT).exists() and not checkpoint.exists():
-        run("tests.random_checkpoint", size, checkpoint)
+        run("tests.random_checkpoint", f"qwen3-asr-{size}", checkpoint)
     return exported(f"qwen3-asr-{size}", folder, checkpoint)

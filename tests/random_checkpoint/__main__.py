@@ -1,7 +1,7 @@
 """Random weights in the real dimensions: ``python -m tests.random_checkpoint NAME DIR``.
 
-``NAME`` is one of ``python -m export``, whose ``--checkpoint DIR`` takes the folder; a size alone (``0.6b``) is that of
-a Qwen3-ASR. For time, memory and size only; the text is noise.
+``NAME`` is one of ``python -m export``, whose ``--checkpoint DIR`` takes the folder. For time, memory and size only, as
+the text is noise.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ WRITERS = {
 
 def main(name: str, out: Path) -> None:
     """Write the checkpoint called ``name`` as the folder ``out``."""
-    known = name if name in WRITERS else f"qwen3-asr-{name}"
-    if known not in WRITERS:
+    if name not in WRITERS:
         raise SystemExit(f"unknown model {name!r}; known are {', '.join(WRITERS)}")
-    WRITERS[known](known, out)
+    WRITERS[name](name, out)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ def test_there_is_one_for_every_model_that_is_not_bundled() -> None:
     assert set(WRITERS) == {checkpoint.name for checkpoint in CHECKPOINTS.values() if not checkpoint.bundled}
 
 
-def test_a_bare_size_is_that_of_a_qwen3_asr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_has_its_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, Path]] = []
     monkeypatch.setitem(WRITERS, "qwen3-asr-0.6b", lambda name, out: written.append((name, out)))
-    main("0.6b", tmp_path)
+    main("qwen3-asr-0.6b", tmp_path)
     assert written == [("qwen3-asr-0.6b", tmp_path)]
     with pytest.raises(SystemExit, match=r"unknown model '7b'; known are qwen3-asr-0\.6b, "):
         main("7b", tmp_path)
