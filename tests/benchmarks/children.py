@@ -21,7 +21,11 @@ _COMPLAINT = 2000  # characters of what a process that failed said last
 
 
 class ChildError(RuntimeError):
-    """A process ended without an answer; the message has the end of what it wrote to standard error."""
+    """A process ended without an answer; the message has the end of what it wrote, ``reason`` its last line."""
+
+    def __init__(self, command: str, code: int, said: str) -> None:
+        super().__init__(f"{command} ended with {code}: {said}")
+        self.reason = (said.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
 class Child:
@@ -64,10 +68,10 @@ class Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
+            code = self._process.wait()
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace")[-_COMPLAINT:]
-            raise ChildError(f"{' '.join(self._command)} ended with {self._process.returncode}: {said}")
+            raise ChildError(" ".join(self._command), code, said)
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -29,7 +29,7 @@ from runtime.artifact import open_artifact
 from runtime.segmentation import speech_pieces
 from tests.benchmarks import peers
 from tests.benchmarks.artifacts import FLOAT, exported, quantized, run
-from tests.benchmarks.children import REPOSITORY, Child, first_answer, module
+from tests.benchmarks.children import REPOSITORY, Child, ChildError, first_answer, module
 from tests.benchmarks.family_child import STAGES, budget
 from tests.benchmarks.lively import set_rate
 from tests.benchmarks.scale import recording
@@ -144,14 +144,24 @@ def measure_model(
 
         (ready, *_) = [start(system) for system in systems]
         pieces = cut(work, clip, ready["segment_seconds"])
-        others = _peers(model, artifacts, pieces, cut(work, cold, ready["segment_seconds"]))
-        for system in others:
-            start(system)
+        short = cut(work, cold, ready["segment_seconds"])
+        failures: dict[str, str] = {}
+        others = [(each, recipe) for each in peers.PEERS.get(model.family, ()) for recipe in each.recipes]
+        for peer, recipe in others:
+            if recipe not in artifacts:
+                continue
+            try:
+                system = _peer(model, peer, recipe, peer.folder(artifacts[recipe]), pieces, short)
+                start(system)
+            except ChildError as error:  # another package that cannot is a finding, and ends nothing of ours
+                failures[f"{peer.package}, {recipe}"] = error.reason
+                log.warning("%s: %s", model.name, error)
+            else:
+                systems.append(system)
         for number in range(rounds or model.rounds):
             for name, child in children.items():
                 runs[name].append(child.ask())
             log.info("%s, round %d: %s", model.name, number + 1, {n: round(r[-1]["total"], 2) for n, r in runs.items()})
-    systems += others
     starts: dict[str, list[float]] = {system.name: [] for system in systems}
     for _ in range(cold_starts):
         for system in systems:
@@ -171,32 +181,31 @@ def measure_model(
             )
             for system in systems
         },
+        "failures": failures,
     }
 
 
 def _ours(model: Model, artifacts: dict[str, Path], clip: Path, cold: Path) -> list[System]:
     made = []
     for recipe, artifact in artifacts.items():
-        job = {"ask": "measure", "model": str(artifact), "clip": str(clip), "language": model.language}
-        job |= {"tokens": TOKENS if model.forced else None}
+        job: dict[str, Any] = {"ask": "measure", "model": str(artifact), "clip": str(clip), "language": model.language}
+        job["tokens"] = TOKENS if model.forced else None
         short = job | {"ask": "cold", "clip": str(cold), "tokens": COLD_TOKENS if model.forced else None}
         made.append(System(recipe, recipe, module("tests.benchmarks.family_child"), job, short, peer=False))
     return made
 
 
-def _peers(model: Model, artifacts: dict[str, Path], pieces: list[Path], cold: list[Path]) -> list[System]:
-    tokens = budget(TOKENS, len(pieces)) if model.forced else None
-    made = []
-    for peer in peers.PEERS.get(model.family, ()):
-        for recipe in peer.recipes:
-            if recipe not in artifacts:
-                continue
-            folder, command = peer.folder(artifacts[recipe]), peers.command()
-            _, found = first_answer(command, peer.job("way", folder, pieces, tokens))
-            job = peer.job("measure", folder, pieces, tokens, found["way"])
-            short = peer.job("cold", folder, cold, COLD_TOKENS if model.forced else None)
-            made.append(System(f"{peer.package}, {recipe}", recipe, command, job, short, peer=True))
-    return made
+def _peer(model: Model, peer: peers.Peer, recipe: str, folder: Path, pieces: list[Path], short: list[Path]) -> System:
+    """A peer over the graphs in ``folder``, in the way that is faster for it.
+
+    Raises:
+        ChildError: it does not take them.
+    """
+    tokens, command = budget(TOKENS, len(pieces)) if model.forced else None, peers.command()
+    _, found = first_answer(command, peer.job("way", folder, pieces, tokens))
+    job = peer.job("measure", folder, pieces, tokens, found["way"])
+    cold_job = peer.job("cold", folder, short, COLD_TOKENS if model.forced else None)
+    return System(f"{peer.package}, {recipe}", recipe, command, job, cold_job, peer=True)
 
 
 def cut(work: Path, clip: Path, longest: float) -> list[Path]:

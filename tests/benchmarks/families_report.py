@@ -44,6 +44,8 @@ def _families(part: dict[str, Any]) -> list[str]:
     ]
     ratios = [line for model, piece in found["models"].items() if (line := _ratios(model, piece["systems"]))]
     reasons = [f"- {_TITLES[family]}: {package} {why}" for family, package, why in found["reasons"]]
+    for model, piece in found["models"].items():
+        reasons += [f"- {model}: {name} failed: {why}" for name, why in piece["failures"].items()]
     return [
         "\n".join(lines),
         *said,
@@ -175,7 +177,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Real-time factor, memory and cold start of every system, model by model."""
     models = results["models"]
     seconds = results["clip"]["seconds"]
-    names, values, colours, edges = [], [], [], []
+    names: list[str] = []
+    values: list[tuple[float, float, float]] = []
+    colours: list[str] = []
+    edges: list[int] = []
     for model, piece in models.items():
         edges.append(len(names))
         for name, row in piece["systems"].items():

@@ -207,7 +207,7 @@ def _peers(
         try:
             _, answer = first_answer(peers.command(), job)
         except ChildError as error:
-            found[peer.package] = {"failed": str(error).strip().splitlines()[-1]}
+            found[peer.package] = {"failed": error.reason}
             log.warning("%s, %s: %s", checkpoint.name, peer.package, error)
             continue
         found[peer.package] = {

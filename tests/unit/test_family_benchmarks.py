@@ -125,6 +125,55 @@ def test_only_what_has_no_piece_is_measured(tmp_path: Path, monkeypatch: pytest.
     assert len(asked) == 1
 
 
+OURS = """
+import json, sys
+job = json.loads(sys.stdin.readline())
+stages = dict.fromkeys(("segment", "features", "encode", "prefill", "decode"), 0.1)
+if job["ask"] == "cold":
+    print(json.dumps({"texts": ["short"]}), flush=True)
+else:
+    print(json.dumps({"segment_seconds": 4.0, "segments": 3}), flush=True)
+    for _ in sys.stdin:
+        run = {"total": 1.0, "stages": stages, "tokens": 9, "texts": ["a text"], "resident_bytes": 5}
+        print(json.dumps(run), flush=True)
+"""
+PEER = """
+import json, sys
+job = json.loads(sys.stdin.readline())
+if job["package"] == "sherpa-onnx":
+    sys.exit("cannot read this graph")
+if job["ask"] == "cold":
+    print(json.dumps({"texts": ["short"]}), flush=True)
+elif job["ask"] == "way":
+    print(json.dumps({"way": "together"}), flush=True)
+else:
+    print(json.dumps({"ready": len(job["clips"])}), flush=True)
+    for _ in sys.stdin:
+        run = {"total": 2.0, "tokens": 8, "texts": ["a", "tent"], "resident_bytes": 6}
+        print(json.dumps(run | {"way": job["way"]}), flush=True)
+"""
+
+
+def test_systems_take_turns_and_a_peer_that_cannot_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model" / "float32"
+    monkeypatch.setattr(families, "module", lambda name: [sys.executable, "-c", OURS])
+    monkeypatch.setattr(peers, "command", lambda: [sys.executable, "-c", PEER])
+    monkeypatch.setattr(peers.Peer, "folder", lambda peer, artifact: artifact)
+    monkeypatch.setattr(families, "recording", lambda work, seconds: DATA / "en-3.wav")
+    monkeypatch.setattr(families, "open_artifact", lambda path: type("Artifact", (), {"size": 7}))
+    model = families.MODELS["gigaam-v3-ctc"]
+    found = families.measure_model(tmp_path, model, {"float32": folder}, rounds=2, cold_starts=1)
+    assert set(found["systems"]) == {"float32", "onnx-asr, float32"}
+    ours, peer = found["systems"].values()
+    assert (ours["total"], ours["bytes"], ours["tokens"]) == (1.0, 7, 9)
+    assert len(peer["totals"]) == 2
+    assert peer["way"] == "together"
+    assert peer["agreement"] == pytest.approx(0.8)
+    assert found["failures"] == {"sherpa-onnx, float32": "cannot read this graph"}
+
+
 def test_every_model_has_peers_or_a_reason_against_them() -> None:
     """One sentence for each package that is not in the table."""
     for model in families.MODELS.values():
@@ -234,7 +283,7 @@ def results() -> dict[str, Any]:
     run = {"total": 9.0, "tokens": 179, "resident_bytes": 2 * 10**9, "texts": ["a"]}
     peer = families.summary([run], [2.5]) | {"way": "together", "agreement": 0.5}
     systems = {"float32": ours, "int8": fast, "onnx-asr, float32": peer}
-    model = {"family": "gigaam-ctc", "segments": 4, "systems": systems}
+    model = {"family": "gigaam-ctc", "segments": 4, "systems": systems, "failures": {"sherpa-onnx, int8": "no memory"}}
     return {
         "clip": {"seconds": 60, "cold_seconds": 2, "tokens_a_second": 3.0},
         "models": {"gigaam-v3-ctc": model},
@@ -270,6 +319,7 @@ def test_the_page_and_the_picture_say_what_was_measured(tmp_path: Path) -> None:
         "- gigaam-v3-ctc: int8 2.0 times as fast as float32; float32 1.5 times as fast as onnx-asr over the same "
         "graphs.",
         "- Qwen3-ASR: onnx-asr has no Qwen3-ASR.",
+        "- gigaam-v3-ctc: sherpa-onnx, int8 failed: no memory",
         "| gigaam-v3-tiny, int8 | 100 | 10.0 MB |  | 1.23 % |  | 99.0 % | encoder 0.0100 |",
         "| gigaam-v3-tiny, int8 | words | 9 of 10 | 30 ms | 20 ms | -10 ms | 90.0 % |",
         "| gigaam-v3-tiny, int8 | first words of parts | 9 | 200 ms | 20 ms | -10 ms | 90.0 % |",
@@ -304,7 +354,7 @@ def test_published_families_reach_what_was_asked_for() -> None:
             assert systems["int8"]["total"] < systems["float32"]["total"]
             assert systems["int8"]["bytes"] < 0.4 * systems["float32"]["bytes"]
             assert systems["int8"]["resident_bytes"] < systems["float32"]["resident_bytes"]
-            assert systems["int4"]["bytes"] < systems["int8"]["bytes"]
+            assert systems["int4"]["bytes"] <= systems["int8"]["bytes"]
     for piece in known.get("checkpoints", {}).get("results", {}).values():
         floats = piece["recipes"]["float32"]["rates"]
         for recipe, most in (("float32", 0.0), ("int8", 0.005), ("int4", 0.02)):
