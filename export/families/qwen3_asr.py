@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from transformers.initialization import no_init_weights
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
-from export import parity
-from export.checkpoints import TOKENIZER_FILES, CheckpointFolder
+from export.checkpoints import CheckpointFolder
 from export.decoder import build_decoder, genai_config
-from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.errors import CheckpointInvalidError
+from export.families import qwen3_asr_parity as parity
 from export.families.qwen3_asr_encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder
+from export.tokenizer import load_tokenizer
 from export.trace import trace
 from export.weights import fill
 from quantize.graph import save_graph
@@ -183,18 +183,6 @@ def load_model(folder: CheckpointFolder, config: Qwen3ASRConfig) -> Qwen3ASRForC
     return model
 
 
-def load_tokenizer(folder: CheckpointFolder) -> Tokenizer:
-    """``tokenizer.json``, or what transformers' Qwen2 tokenizer makes of vocab, merges and added tokens."""
-    single = folder.path / "tokenizer.json"
-    if single.is_file():
-        return Tokenizer.from_file(str(single))
-    for name in TOKENIZER_FILES:
-        if not (folder.path / name).is_file():
-            raise CheckpointNotFoundError(f"{folder.path / name}: the tokenizer needs this file, or a tokenizer.json")
-    backend: Tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True).backend_tokenizer
-    return backend
-
-
 class Qwen3Asr:
     """One loaded checkpoint (see :class:`export.families.Family`)."""
 
@@ -336,7 +324,7 @@ class Qwen3Asr:
         return spec
 
     def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
-        """Encoder and decoder against the reference model (see :mod:`export.parity`).
+        """Encoder and decoder against the reference model (see :mod:`export.families.qwen3_asr_parity`).
 
         The reference's outputs are computed first and its weights let go: together with the graphs, opened as the
         runtime opens them, they would not fit where each does.

@@ -14,18 +14,18 @@ import msgspec
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoTokenizer, WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.initialization import no_init_weights
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from export.checkpoints import TOKENIZER_FILES, CheckpointFolder
-from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.checkpoints import CheckpointFolder
+from export.errors import CheckpointInvalidError
 from export.families import whisper_parity as parity
 from export.families.whisper_graphs import CachedDecoder, CrossEncoder, cross_names, past_names
 from export.logits import keep_rows, name_logits, tied_head
+from export.tokenizer import load_tokenizer
 from export.trace import trace
 from export.weights import fill
 from quantize.graph import Editor, save_graph
@@ -144,18 +144,6 @@ def load_model(folder: CheckpointFolder, config: WhisperConfig) -> WhisperForCon
         raise CheckpointInvalidError(f"{folder.path}: {HEAD} differs from the embedding, to which it should be tied")
     model.proj_out.weight = embedding
     return model
-
-
-def load_tokenizer(folder: CheckpointFolder) -> Tokenizer:
-    """``tokenizer.json``, or what transformers' Whisper tokenizer makes of vocab, merges and added tokens."""
-    single = folder.path / "tokenizer.json"
-    if single.is_file():
-        return Tokenizer.from_file(str(single))
-    for name in TOKENIZER_FILES:
-        if not (folder.path / name).is_file():
-            raise CheckpointNotFoundError(f"{folder.path / name}: the tokenizer needs this file, or a tokenizer.json")
-    backend: Tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True).backend_tokenizer
-    return backend
 
 
 class Whisper:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from export.compare import RATE, difference, speech
+from export.compare import RATE, DecoderRow, check_rows, difference, longest, speech
 from export.families.whisper_graphs import cross_names
 from quantize.graph import read_interface
 from runtime.artifact import Parity
@@ -39,16 +39,6 @@ class EncoderCase:
     name: str
     features: Floats
     expected: list[Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderRow:
-    """A prompt, the audio's keys and values [1, …], greedy tokens after it, the reference's logits [both, vocab]."""
-
-    prompt: list[int]
-    audio: list[Floats]
-    tokens: list[int]
-    logits: Floats
 
 
 def features(seconds: list[float], mels: int, window_samples: int) -> Tensor:
@@ -125,25 +115,10 @@ def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
 
 
 def check_decoder(rows: list[DecoderRow], graph: Path) -> Parity:
-    """``decoder.onnx`` through the runtime's buffers: rows alone and as a ragged batch, steps, and a second pass."""
-    longest = max(len(row.prompt) for row in rows) + STEPS
-    decoder = CrossDecoder(make_session(graph, ProviderSpec()), read_interface(graph), context_length=longest)
-    cases, worst = [], 0.0
-    for batch in [[row] for row in rows] + [rows]:
-        name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
-        audio = [np.concatenate(each) for each in zip(*(row.audio for row in batch), strict=True)]
-        logits = decoder.prefill([row.prompt for row in batch], audio, STEPS, all_rows=True)
-        found = [[logits[place, : len(row.prompt)]] for place, row in enumerate(batch)]
-        for step in range(STEPS):
-            stepped = decoder.step([row.tokens[step] for row in batch])
-            for place in range(len(batch)):
-                found[place].append(stepped[place : place + 1].copy())
-        for ours, row in zip(found, batch, strict=True):
-            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
-        cases.append(name)
-    for place, row in enumerate(rows):  # the text once more, in one pass over what the row still holds
-        decoder.cut_row(place, len(row.prompt))
-        again = decoder.extend_row(place, row.tokens, None, STEPS)
-        what = "decoder, a second pass"
-        worst = max(worst, difference(again, row.logits[-STEPS:], what, DECODER_TOLERANCE))
-    return Parity(worst, DECODER_TOLERANCE, [*cases, "a second pass"])
+    """``decoder.onnx`` against the reference logits: see :func:`export.compare.check_rows`."""
+    decoder = CrossDecoder(make_session(graph, ProviderSpec()), read_interface(graph), context_length=longest(rows))
+
+    def together(audio: list[list[Floats]]) -> list[Floats]:
+        return [np.concatenate(each) for each in zip(*audio, strict=True)]
+
+    return check_rows(decoder, rows, together, DECODER_TOLERANCE)

@@ -179,8 +179,9 @@ def _transformers(folder: Path, system: System, clip: Floats) -> Callable[[], di
     import torch
 
     from export.checkpoints import CheckpointFolder
-    from export.families.qwen3_asr import load_model, load_tokenizer, native_config
-    from export.parity import features, reference_prompt
+    from export.families.qwen3_asr import load_model, native_config
+    from export.families.qwen3_asr_parity import features, reference_prompt
+    from export.tokenizer import load_tokenizer
 
     torch.set_num_threads(usable_cores())
     checkpoint = CheckpointFolder(folder, "", None)

@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from typer.testing import CliRunner
 
-from export import package, parity
+from export import package
 from export.__main__ import app
 from export.compare import difference
 from export.decoder import build_decoder
 from export.errors import ParityError
+from export.families import qwen3_asr_parity as parity
 from quantize.graph import read_interface, save_graph, weight_bytes
 from runtime import Transcriber, open_artifact
 from runtime.decoder import CausalDecoder

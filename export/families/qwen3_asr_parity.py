@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from export.compare import RATE, difference, speech
+from export.compare import RATE, DecoderRow, check_rows, difference, longest, speech
 from export.families.qwen3_asr_encoder import window_token_count
 from quantize.graph import read_interface
 from runtime.artifact import Parity
@@ -71,16 +71,6 @@ class EncoderCase:
     expected: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderRow:
-    """A prompt, its audio rows, greedy tokens after it, and the reference's logits [prompt + steps, vocab]."""
-
-    prompt: list[int]
-    audio: Floats
-    tokens: list[int]
-    logits: Floats
-
-
 @torch.no_grad()
 def encoder_cases(model: Qwen3ASRForConditionalGeneration) -> list[EncoderCase]:
     """Reference outputs of ``get_audio_features``: clips alone, and three as a batch."""
@@ -120,24 +110,10 @@ def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
 
 
 def check_decoder(rows: list[DecoderRow], graph: Path, audio_id: int) -> Parity:
-    """``decoder.onnx`` through the runtime's buffers against the reference logits: rows alone and as a ragged batch."""
-    longest = max(len(row.prompt) for row in rows) + STEPS
+    """``decoder.onnx`` against the reference logits: see :func:`export.compare.check_rows`."""
     session = make_session(graph, ProviderSpec())
-    decoder = CausalDecoder(session, read_interface(graph), audio_id=audio_id, context_length=longest)
-    cases, worst = [], 0.0
-    for batch in [[row] for row in rows] + [rows]:
-        name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
-        audio = np.concatenate([row.audio for row in batch])
-        logits = decoder.prefill([row.prompt for row in batch], audio, STEPS, all_rows=True)
-        found = [[logits[place, : len(row.prompt)]] for place, row in enumerate(batch)]
-        for step in range(STEPS):
-            stepped = decoder.step([row.tokens[step] for row in batch])
-            for place in range(len(batch)):
-                found[place].append(stepped[place : place + 1].copy())
-        for ours, row in zip(found, batch, strict=True):
-            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", DECODER_TOLERANCE))
-        cases.append(name)
-    return Parity(worst, DECODER_TOLERANCE, cases)
+    decoder = CausalDecoder(session, read_interface(graph), audio_id=audio_id, context_length=longest(rows))
+    return check_rows(decoder, rows, np.concatenate, DECODER_TOLERANCE)
 
 
 def reference_prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:
