@@ -86,6 +86,15 @@ CHECKPOINTS = {
             "2.0 B parameters, 30 languages",
         ),
         Checkpoint(
+            "parakeet-tdt-tiny",
+            "parakeet-tdt",
+            "asr-deploy/parakeet-tdt-tiny",
+            None,
+            "Apache-2.0",
+            "3.2 M parameters, trained here on synthetic English and Russian, word times",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "parakeet-tdt-tiny",
+        ),
+        Checkpoint(
             "parakeet-tdt-0.6b-v3",
             "parakeet-tdt",
             "nvidia/parakeet-tdt-0.6b-v3",
