@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
 from tests.tiny.dataset import SILENT, Item, sounding
+from tests.tiny.sentences import HOMOPHONES
 
 FRAME_SECONDS = 0.08
 LONGEST = 4  # frames that a choice can go on by
@@ -30,6 +32,19 @@ class Visit(NamedTuple):
     before: int
     token: int | None
     duration: int
+
+
+def usual_spelling(item: Item) -> Item:
+    """``item`` without what its context alone decides: of names that sound alike, the one that is usually written."""
+    if not item.hot:
+        return item
+    usual = {name: group[0] for group in HOMOPHONES[item.language] for name in group}
+    text, words = item.text, item.words
+    for name in item.hot:
+        word = re.compile(rf"\b{name}\b")
+        text = word.sub(usual[name], text)
+        words = [(start, word.sub(usual[name], label)) for start, label in words]
+    return msgspec.structs.replace(item, text=text, words=words)
 
 
 def anchors(item: Item) -> list[tuple[int, float]]:

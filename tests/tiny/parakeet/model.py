@@ -83,8 +83,8 @@ def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     ]
     mel = (_FILTERS @ (spectrum.real**2 + spectrum.imag**2) + _POWER_GUARD).log()
     valid = (torch.arange(mel.shape[-1]) < frames[:, None])[:, None]
-    mean = (mel * valid).sum(-1, keepdim=True) / frames[:, None, None]
-    centred = (mel - mean) * valid
+    mean = (mel * valid).double().sum(-1, keepdim=True) / frames[:, None, None]  # exact, so that silence is zero
+    centred = (mel - mean).float() * valid
     deviation = ((centred**2).sum(-1, keepdim=True) / (frames - 1).clamp(min=1)[:, None, None]).sqrt()
     return (centred / (deviation + _DEVIATION_GUARD)).transpose(1, 2).contiguous(), frames
 
