@@ -184,7 +184,7 @@ def test_batches_are_of_both_languages_and_the_loss_goes_down(corpus: Corpus, it
     trainee = Trainee(len(phonemes) + 1).train()
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=2e-3)
     losses = []
-    for _ in range(6):
+    for _ in range(10):
         terms = trainee(batch)
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()

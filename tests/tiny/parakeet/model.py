@@ -50,15 +50,14 @@ def new_model(seed: int) -> ParakeetForTDT:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear | nn.Conv1d):
             nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
         elif isinstance(module, nn.BatchNorm1d):
             module.momentum = 0.03  # clips of a batch are of like length: what is kept is a mean of many batches
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Conv1d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
     model.encoder.subsampling.linear.weight /= model.encoder.input_scale
     return model
 
