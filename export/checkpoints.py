@@ -123,6 +123,15 @@ CHECKPOINTS = {
             note="not trained to translate",
         ),
         Checkpoint(
+            "parakeet-tdt-tiny",
+            "parakeet-tdt",
+            "asr-deploy/parakeet-tdt-tiny",
+            None,
+            "Apache-2.0",
+            "3.2 M parameters, trained here on synthetic English and Russian, word times",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "parakeet-tdt-tiny",
+        ),
+        Checkpoint(
             "parakeet-tdt-0.6b-v3",
             "parakeet-tdt",
             "nvidia/parakeet-tdt-0.6b-v3",

@@ -1,0 +1,211 @@
+"""The making of the small Parakeet: what its training rests on, and what its card claims."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.decoding.tdt import Floats, Ints, States, TdtRules, greedy_tdt
+from runtime.features.nemo_mel import NemoMelConfig, nemo_mel
+from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tests.tiny.loop import Plan
+from tests.tiny.parakeet.__main__ import CHECKPOINT
+from tests.tiny.parakeet.labels import (
+    FRAME_SECONDS,
+    LONGEST,
+    Visit,
+    character_times,
+    token_frames,
+    usual_spelling,
+    walk,
+)
+from tests.tiny.parakeet.measure import LEAST_EMPTY, MOST_ERRORS
+from tests.tiny.parakeet.model import encode, encoded_frames, log_mel, new_model
+from tests.tiny.parakeet.tokenizer import BLANK, VOCABULARY, texts, train_tokenizer
+from tests.tiny.parakeet.train import LANGUAGES, Batches, Trainee
+
+TOKENIZER = train_tokenizer(texts(LANGUAGES, seed=3, count=3_000))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    generate(folder, 18, 5, workers=1, context=0.0, joined=0.5)
+    return Corpus(folder)
+
+
+@pytest.fixture(scope="module")
+def items(corpus: Corpus) -> list[Item]:
+    return [item for item in corpus.items if item.language in LANGUAGES]
+
+
+class Told:
+    """Networks that say what is right at the visits of a walk; tokens are their places, 99 is the blank."""
+
+    blank = 99
+
+    def __init__(self, visits: list[Visit]) -> None:
+        self.visits = {(visit.frame, visit.before): visit for visit in visits}
+
+    def start(self, rows: int) -> States:
+        return States(np.zeros((1, rows, 1), np.float32), np.zeros((1, rows, 1), np.float32))
+
+    def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
+        before = 0 if tokens[0] == self.blank else int(tokens[0]) + 1
+        visit = self.visits[int(frames[0, 0]), before]
+        said, spans = np.zeros((1, 100), np.float32), np.zeros((1, LONGEST + 1), np.float32)
+        said[0, self.blank if visit.token is None else visit.token] = 1.0
+        spans[0, visit.duration] = 1.0
+        return said, spans, states
+
+
+PLACES = st.integers(1, 60).flatmap(
+    lambda frames: st.tuples(st.just(frames), st.lists(st.integers(0, frames - 1), max_size=9).map(sorted))
+)
+
+
+@given(PLACES)
+def test_the_decoder_on_the_walk_says_each_token_at_its_frame(given_places: tuple[int, list[int]]) -> None:
+    """The labels are those of the very loop that the runtime has."""
+    frames, places = given_places
+    rules = TdtRules(Told.blank, tuple(range(LONGEST + 1)), 10)
+    encoded = [np.arange(frames, dtype=np.float32)[:, None]]
+    ((_, found),) = greedy_tdt(Told(walk(places, frames)), encoded, rules)
+    assert found.tokens == list(range(len(places)))
+    assert found.starts == places
+
+
+@given(PLACES, st.integers(0, 9))
+def test_a_walk_that_strays_still_says_all_and_leads_back(given_places: tuple[int, list[int]], seed: int) -> None:
+    frames, places = given_places
+    visits = walk(places, frames, np.random.default_rng(seed), stray=0.5)
+    assert [visit.token for visit in visits if visit.token is not None] == list(range(len(places)))
+    for visit in visits:
+        if visit.token is None:
+            assert 1 <= visit.duration <= LONGEST
+            assert visit.before == len(places) or visit.frame + visit.duration <= places[visit.before]
+        else:
+            assert visit.frame >= places[visit.token]
+            following = places[visit.token + 1] if visit.token + 1 < len(places) else frames
+            assert visit.duration == min(LONGEST, max(0, following - visit.frame))
+
+
+def test_tokens_are_where_their_words_are_said(items: list[Item]) -> None:
+    """A word's first token is within half a frame of its mark, later ones are before the next word's."""
+    for item in items:
+        length = encoded_frames(item.count // 160)
+        ids, places = token_frames(item, TOKENIZER, length)
+        assert TOKENIZER.decode(ids) == item.text
+        assert places == sorted(places)
+        assert places[-1] < length
+        times = character_times(item)
+        cursor = 0
+        for start, label in item.words:
+            place = item.text.find(label, cursor)
+            if place < 0 or (place and item.text[place - 1] != " "):
+                continue  # a number's last digit, or a word that espeak runs together with its neighbour
+            cursor = place + len(label)
+            assert times[place] == start
+        starts = {start: frame for (start, _), frame in zip(TOKENIZER.encode(item.text).offsets, places, strict=True)}
+        first, label = item.words[0]
+        assert item.text.startswith(label)
+        assert abs(starts[0] * FRAME_SECONDS - first) <= FRAME_SECONDS / 2 + 1e-6
+
+
+def test_what_a_context_alone_decides_is_written_as_usual() -> None:
+    marks = [(0.1, "Call"), (0.4, "Jon"), (0.8, "and"), (0.9, "Ann")]
+    item = Item("en", "Call Jon and Ann.", "Jon, Ann", ["Jon", "Ann"], "en-us+m1", 0, 16_000, marks, [])
+    usual = usual_spelling(item)
+    assert usual.text == "Call John and Anne."
+    assert [label for _, label in usual.words] == ["Call", "John", "and", "Anne"]
+    plain = Item("en", "Call Jonas.", "", [], "en-us+m1", 0, 16_000, [], [])
+    assert usual_spelling(plain) is plain
+
+
+def test_numbers_and_punctuation_are_tokens_of_their_own() -> None:
+    assert TOKENIZER.get_vocab_size() == VOCABULARY
+    assert TOKENIZER.token_to_id(BLANK) == VOCABULARY - 1
+    assert TOKENIZER.encode("at 12:40.").tokens[-6:] == ["▁1", "2", ":", "4", "0", "."]
+
+
+def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+    clips = [speech[:20_000], speech[:100], speech[20_000:60_000], np.zeros(3_000, np.float32)]
+    features, frames = log_mel(clips)
+    config = NemoMelConfig("nemo-log-mel", 16_000, 512, 400, 160, features.shape[-1], 0.97)
+    for row, clip in enumerate(clips):
+        ours = nemo_mel(clip, config)
+        assert frames[row] == len(ours)
+        assert np.abs(features[row, : len(ours)].numpy() - ours).max() < 2e-3
+        assert not features[row, len(ours) :].any()
+
+
+@torch.no_grad()
+def test_the_encoder_that_is_trained_is_the_reference(speech: np.ndarray) -> None:
+    model = new_model(1).eval()
+    features, frames = log_mel([speech[:40_000], speech[:16_000], speech[:1_600]])
+    ours, lengths = encode(model.encoder, features, frames)
+    reference = model.encoder(features, torch.arange(features.shape[1]) < frames[:, None])
+    assert lengths.tolist() == reference.attention_mask.sum(-1).tolist()
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(ours[row, :length], reference.last_hidden_state[row, :length], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_in_training(speech: np.ndarray) -> None:
+    """Neither what comes out nor what the batch norms keep, though they are over the batch."""
+    features, frames = log_mel([speech[:40_000], speech[:16_000]])
+    found = []
+    for padding in (0, 333):
+        model = new_model(1).train()
+        hidden, lengths = encode(model.encoder, torch.nn.functional.pad(features, (0, 0, 0, padding)), frames)
+        found.append((hidden[0, : lengths[0]], hidden[1, : lengths[1]], model.encoder.layers[1].conv.norm.running_var))
+    for plain, padded in zip(*found, strict=True):
+        torch.testing.assert_close(plain, padded, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_are_of_both_languages_and_the_loss_goes_down(corpus: Corpus, items: list[Item]) -> None:
+    phonemes = phoneme_table(items)
+    batches = Batches([corpus], (0,), TOKENIZER, phonemes, Plan(steps=2, batch=len(items)))
+    batch, again = batches.make(0), batches.make(0)
+    assert torch.equal(batch.features, again.features)
+    assert torch.equal(batch.right, again.right)
+    told = {row: batch.tokens[row].tolist() for row in range(len(items))}
+    assert all(ids[0] == VOCABULARY - 1 for ids in told.values())
+    for row in range(len(items)):
+        before = batch.before[batch.rows == row].tolist()
+        assert all(later - earlier in (0, 1) for earlier, later in pairwise(before))
+    trainee = Trainee(len(phonemes) + 1).train()
+    optimizer = torch.optim.AdamW(trainee.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(10):
+        terms = trainee(batch)
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_card_says_what_was_measured() -> None:
+    """Every target is met in the table of the tracked checkpoint's card, which `evaluate` prints."""
+    lines = (CHECKPOINT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in lines if line.startswith("| ")}
+    for name in LANGUAGES.values():
+        assert float(rows[name][0].strip(" %")) <= 100 * MOST_ERRORS
+    assert float(rows["empty text on clips without speech"][0].split("%")[0]) >= 100 * LEAST_EMPTY
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 12e6
+    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+    assert config["languages"] == list(LANGUAGES.values())
+
+
+def test_the_tracked_licence_is_the_projects_own() -> None:
+    project = Path(__file__).resolve().parents[2] / "LICENSE"
+    assert (CHECKPOINT / "LICENSE").read_text(encoding="utf-8") == project.read_text(encoding="utf-8")
