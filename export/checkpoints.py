@@ -103,6 +103,15 @@ CHECKPOINTS = {
             "1.1 B parameters, English, word times",
         ),
         Checkpoint(
+            "gigaam-v3-tiny",
+            "gigaam-ctc",
+            "asr-deploy/gigaam-v3-tiny",
+            None,
+            "Apache-2.0",
+            "2.6 M parameters, trained here on synthetic Russian, word times",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "gigaam-v3-tiny",
+        ),
+        Checkpoint(
             "gigaam-v3-ctc",
             "gigaam-ctc",
             "ai-sage/GigaAM-v3",
