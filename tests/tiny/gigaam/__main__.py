@@ -93,5 +93,6 @@ def _is_unheard(item: dataset.Item) -> bool:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")  # the exporter's libraries say a lot
+    log.setLevel(logging.INFO)
     app()

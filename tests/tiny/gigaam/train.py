@@ -28,12 +28,12 @@ from tests.tiny.synth import augment, noise_only
 
 Ints = npt.NDArray[np.int64]
 
-PLAN = Plan(steps=2800)
+PLAN = Plan(steps=2300)
 
 NOISE_SHARE = 0.02
 PHONEME_WEIGHT = 0.3
 # Of the frames' letters: at the first step, and from the middle of the plan on.
-LETTER_WEIGHTS = (1.0, 0.2)
+LETTER_WEIGHTS = (1.0, 0.02)
 CTC_WEIGHT = 0.5
 IGNORED = -100
 # A frame spans 40 ms, more than many phonemes: two labels a frame, this far (seconds) from its centre.
