@@ -128,7 +128,7 @@ def test_training_resumes_and_learns(corpus: Corpus, tmp_path: Path) -> None:
     weights, terms = [], []
     for name, rounds in (("once", (8,)), ("twice", (4, 8))):
         for steps in rounds:
-            batches = Batches([corpus], phonemes, Plan(steps=8, batch=4, warmup=1))
+            batches = Batches([corpus], phonemes, Plan(steps=8, batch=4, warmup=1), (1.0, 0.5))
             trainee = Trainee(len(phonemes) + 1)
             for done, means in train(trainee, batches, tmp_path / name, save_every=4):
                 terms.append(means)
@@ -142,7 +142,9 @@ def test_training_resumes_and_learns(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_the_letters_weight_falls_until_the_middle() -> None:
     plan = Plan(steps=100)
-    assert [letter_weight(step, plan) for step in (0, 25, 50, 99)] == pytest.approx([1.0, 0.51, 0.02, 0.02])
+    assert [letter_weight(step, plan, (1.0, 0.02)) for step in (0, 25, 50, 99)] == pytest.approx(
+        [1.0, 0.51, 0.02, 0.02]
+    )
 
 
 def test_a_written_checkpoint_is_what_was_trained(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.tiny.__main__ import PHASES
 from tests.tiny.evaluate import held_out
 from tests.tiny.gigaam import publish
 from tests.tiny.gigaam.measure import Figures, measure, missed, table
-from tests.tiny.gigaam.train import PLAN, Batches, Trainee, suited
+from tests.tiny.gigaam.train import LETTER_WEIGHTS, PLANS, Batches, Trainee, suited
 from tests.tiny.loop import train
 from tests.tiny.memory import keep_freed_memory
 from tests.tiny.synth import RATE, UNHEARD, VARIANTS
@@ -36,6 +36,15 @@ Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
 Threads = Annotated[int, typer.Option(help="Threads of torch and of the runtime.")]
 
 
+def schedule() -> str:
+    """The plans in the card's words."""
+    first, last = PLANS["learned"], PLANS["settled"]
+    return (
+        f"{first.steps:,} batches of {first.batch} utterances at a peak of {first.peak:g}, then {last.steps:,} at one "
+        f"of {last.peak:g}"
+    )
+
+
 @app.command()
 def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
     """Generate the corpora, train, write the checkpoint and its card: about half an hour on one core."""
@@ -48,11 +57,12 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
             dataset.generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
         corpora.append(dataset.Corpus(work / phase.name))
     phonemes = dataset.phoneme_table(suited(corpora[0].items))
-    trainee = Trainee(len(phonemes) + 1, PLAN.seed)
-    batches = Batches(corpora, phonemes, PLAN)
-    for done, means in train(trainee, batches, work / "gigaam.pt", save_every=100):
-        said = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        log.info("step %d of %d: %s", done, PLAN.steps, said)
+    trainee = Trainee(len(phonemes) + 1, PLANS["learned"].seed)
+    for name, plan in PLANS.items():
+        batches = Batches(corpora, phonemes, plan, LETTER_WEIGHTS[name])
+        for done, means in train(trainee, batches, work / f"gigaam-{name}.pt", save_every=100):
+            said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
+            log.info("%s: step %d of %d: %s", name, done, plan.steps, said)
     publish.write_checkpoint(trainee.asr, out, REPOSITORY / "LICENSE")
     items = batches.order.items
     publish.write_card(
@@ -62,9 +72,7 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
         utterances=len(items),
         hours=sum(item.count for item in items) / RATE / 3600,
         voices=len(VARIANTS),
-        steps=PLAN.steps,
-        batch=PLAN.batch,
-        peak=PLAN.peak,
+        schedule=schedule(),
     )
 
 

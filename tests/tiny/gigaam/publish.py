@@ -37,9 +37,10 @@ variants with random speed and pitch, joined up to 16 s, with silence, gain and 
 No recording of a person was used.
 
 ## Training
-{steps:,} batches of {batch} utterances, AdamW at a peak of {peak:g}, warm-up and cosine, bf16 autocast, one thread.
-Beside CTC, frame by frame, the cross-entropy of espeak's phonemes through a head that is thrown away, and that of the
-letters, spread over the words whose starts espeak tells. `python -m tests.tiny.gigaam make` does all of it again.
+AdamW, warm-up and cosine, bf16 autocast, one thread: {schedule}.
+Beside CTC, frame by frame, the cross-entropy of espeak's phonemes through a head that is thrown away, and, before the
+last batches, that of the letters, spread over the words whose starts espeak tells. `python -m tests.tiny.gigaam make`
+does all of it again.
 
 ## Accuracy
 Greedy, exported to float32 and transcribed by the runtime without voice activity detection, on held-out utterances: new
@@ -87,9 +88,7 @@ def write_card(
     utterances: int,
     hours: float,
     voices: int,
-    steps: int,
-    batch: int,
-    peak: float,
+    schedule: str,
 ) -> None:
     """``README.md`` of the checkpoint."""
     card = CARD.format(
@@ -102,8 +101,6 @@ def write_card(
         utterances=utterances,
         hours=hours,
         voices=voices,
-        steps=steps,
-        batch=batch,
-        peak=peak,
+        schedule=schedule,
     )
     (out / "README.md").write_text(card, encoding="utf-8")

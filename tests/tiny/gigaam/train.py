@@ -28,12 +28,13 @@ from tests.tiny.synth import augment, noise_only
 
 Ints = npt.NDArray[np.int64]
 
-PLAN = Plan(steps=2300)
+# First with the letters' frames; then without, which would keep a letter's probability spread over two frames.
+PLANS = {"learned": Plan(steps=2300), "settled": Plan(steps=200, peak=3e-4, warmup=10, seed=8)}
 
 NOISE_SHARE = 0.02
 PHONEME_WEIGHT = 0.3
-# Of the frames' letters: at the first step, and from the middle of the plan on.
-LETTER_WEIGHTS = (1.0, 0.02)
+# Of the frames' letters: at the first step of a plan, and from its middle on.
+LETTER_WEIGHTS = {"learned": (1.0, 0.02), "settled": (0.0, 0.0)}
 CTC_WEIGHT = 0.5
 IGNORED = -100
 # A frame spans 40 ms, more than many phonemes: two labels a frame, this far (seconds) from its centre.
@@ -101,8 +102,10 @@ class Batch:
 class Batches:
     """Deterministic batches: epoch and place follow from the step."""
 
-    def __init__(self, corpora: Sequence[Corpus], phonemes: dict[str, int], plan: Plan) -> None:
-        self.phonemes, self.plan = phonemes, plan
+    def __init__(
+        self, corpora: Sequence[Corpus], phonemes: dict[str, int], plan: Plan, letter_weights: tuple[float, float]
+    ) -> None:
+        self.phonemes, self.plan, self.letter_weights = phonemes, plan, letter_weights
         chosen = [(corpus, suited(corpus.items)) for corpus in corpora]
         self._home = {id(item): corpus for corpus, items in chosen for item in items}
         self.order = Order([item for _, items in chosen for item in items], plan)
@@ -140,7 +143,7 @@ class Batches:
             torch.tensor([len(target) for target in targets]),
             torch.from_numpy(np.concatenate(phonemes)),
             torch.from_numpy(np.concatenate(frames)),
-            letter_weight(step, self.plan),
+            letter_weight(step, self.plan, self.letter_weights),
         )
 
 
@@ -149,9 +152,9 @@ def suited(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if item.language == "ru" and not item.hot]
 
 
-def letter_weight(step: int, plan: Plan) -> float:
-    """Falls in a line until the plan's middle."""
-    first, last = LETTER_WEIGHTS
+def letter_weight(step: int, plan: Plan, weights: tuple[float, float]) -> float:
+    """From the first of ``weights`` in a line to the last, which is reached in the plan's middle."""
+    first, last = weights
     return first + (last - first) * min(1.0, 2 * step / plan.steps)
 
 
