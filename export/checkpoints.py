@@ -152,6 +152,15 @@ CHECKPOINTS = {
             languages=("en",),
         ),
         Checkpoint(
+            "gigaam-v3-tiny",
+            "gigaam-ctc",
+            "asr-deploy/gigaam-v3-tiny",
+            None,
+            "Apache-2.0",
+            "2.6 M parameters, trained here on synthetic Russian, word times",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "gigaam-v3-tiny",
+        ),
+        Checkpoint(
             "gigaam-v3-ctc",
             "gigaam-ctc",
             "ai-sage/GigaAM-v3",

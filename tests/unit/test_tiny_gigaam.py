@@ -1,0 +1,215 @@
+"""The making of the small GigaAM: its labels, its features, its files, and what the tracked checkpoint hears."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.checkpoints import CHECKPOINTS, CheckpointFolder
+from export.families.gigaam import GigaAM
+from runtime import Transcriber
+from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
+from tests.conftest import DATA, REPOSITORY
+from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tests.tiny.evaluate import error_rate, normalize
+from tests.tiny.gigaam.measure import Figures, missed, table
+from tests.tiny.gigaam.model import BLANK, LETTERS, letters, log_mel
+from tests.tiny.gigaam.publish import write_checkpoint
+from tests.tiny.gigaam.train import IGNORED, Batches, Trainee, letter_frames, letter_weight, suited
+from tests.tiny.loop import Plan, train
+from tests.tiny.sentences import sentence
+from tests.tiny.word_times import StartErrors, start_errors
+
+CHECKPOINT = CHECKPOINTS["gigaam-v3-tiny"].bundled or Path()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    generate(folder, 45, 4, workers=1, joined=0.5)
+    return Corpus(folder)
+
+
+def item(words: Sequence[tuple[float, str]], seconds: float, silences: Sequence[float] = ()) -> Item:
+    """One phoneme from each word's start on, and silence from each of ``silences`` on."""
+    sounds = sorted([(0.0, "_"), *((start, "a") for start, _ in words), *((start, "_") for start in silences)])
+    text = " ".join(word for _, word in words)
+    return Item("ru", text, "", [], "ru+m1", 0, int(seconds * 16_000), list(words), sounds)
+
+
+def shown(frames: np.ndarray) -> str:
+    signs = {BLANK: ".", IGNORED: "?"} | dict(enumerate(LETTERS))
+    return "".join(signs[frame] for frame in frames.tolist())
+
+
+def read(frames: np.ndarray) -> list[int]:
+    """What greedy CTC makes of the frames."""
+    kept = np.concatenate([[True], frames[1:] != frames[:-1]]) & (frames != BLANK)
+    found: list[int] = frames[kept].tolist()
+    return found
+
+
+def test_letters_are_spread_from_the_start_of_a_word_to_the_end_of_its_sound() -> None:
+    made = item([(0.20, "Дом"), (0.64, "да")], 1.2, [0.44, 0.80])
+    assert shown(letter_frames(made, 30)) == ".....д.о.м..... д.а..........."
+
+
+def test_equal_letters_in_a_row_have_a_blank_between() -> None:
+    made = item([(0.0, "33"), (0.12, "ввоз")], 0.4, [0.34])
+    frames = letter_frames(made, 10)
+    assert shown(frames)[:3] == "?? "  # no room for two threes and the blank between before the space
+    assert read(frames[3:]) == letters("ввоз")
+
+
+def test_a_short_word_keeps_its_first_frame_and_leaves_one_for_the_space() -> None:
+    frames = letter_frames(item([(0.0, "и"), (0.08, "вот")], 0.4, [0.3]), 9)
+    assert shown(frames)[:3] == "и в"
+
+
+def test_a_word_without_a_frame_of_its_own_begins_earlier() -> None:
+    made = item([(0.0, "он"), (0.2, "и"), (0.24, "вот")], 0.48, [0.4])
+    assert shown(letter_frames(made, 12)) == "о.н и во.т.."
+
+
+def test_frames_of_real_utterances_read_as_their_text(corpus: Corpus) -> None:
+    chosen = suited(corpus.items)
+    assert len(chosen) >= 10
+    for each in chosen:
+        frames = letter_frames(each, each.count // 640)
+        if IGNORED not in frames:
+            assert read(frames) == letters(each.text), each.text
+        for (start, word), (following, _) in pairwise(each.words):
+            if round(following / 0.04) - round(start / 0.04) > 1:
+                assert frames[round(start / 0.04)] in (letters(word)[0], IGNORED)
+    assert np.mean(np.concatenate([letter_frames(each, each.count // 640) for each in chosen]) == IGNORED) < 0.03
+
+
+def test_every_text_of_the_corpus_can_be_written() -> None:
+    rng = random.Random(3)
+    for _ in range(400):
+        text = sentence("ru", rng).text
+        assert "".join(LETTERS[place] for place in letters(text)) == normalize(text)
+    with pytest.raises(ValueError, match=r"'Hi' has 'h', which is not in the vocabulary"):
+        letters("Hi")
+
+
+def test_only_russian_that_needs_no_context_is_trained_on(corpus: Corpus) -> None:
+    assert any(each.hot for each in corpus.items if each.language == "ru")
+    assert all(each.language == "ru" and not each.hot for each in suited(corpus.items))
+
+
+def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+    config = HtkLogMelConfig("htk-log-mel", 16_000, 320, 160, 64, 320)
+    clips = [speech[:20_000], speech[:100], speech[20_000:60_010]]
+    features, frames = log_mel(clips)
+    for row, clip in enumerate(clips):
+        ours = htk_log_mel(clip, config)
+        assert frames[row] == ours.shape[1]
+        # Near silence rounding shows: the bound is on a natural logarithm of powers down to 1e-9.
+        assert np.abs(features[row].numpy()[:, : ours.shape[1]] - ours).max() < 5e-3
+
+
+def test_training_resumes_and_learns(corpus: Corpus, tmp_path: Path) -> None:
+    """Interrupted or not the weights are the same; and all terms of the loss fall."""
+    phonemes = phoneme_table(suited(corpus.items))
+    weights, terms = [], []
+    for name, rounds in (("once", (8,)), ("twice", (4, 8))):
+        for steps in rounds:
+            batches = Batches([corpus], phonemes, Plan(steps=8, batch=4, warmup=1), (1.0, 0.5))
+            trainee = Trainee(len(phonemes) + 1)
+            for done, means in train(trainee, batches, tmp_path / name, save_every=4):
+                terms.append(means)
+                if done == steps:
+                    break
+        weights.append({key: value.clone() for key, value in trainee.state_dict().items()})
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=0, atol=0)
+    assert all(terms[1][name] < terms[0][name] for name in ("ctc", "letters", "phonemes"))
+
+
+def test_the_letters_weight_falls_until_the_middle() -> None:
+    plan = Plan(steps=100)
+    assert [letter_weight(step, plan, (1.0, 0.02)) for step in (0, 25, 50, 99)] == pytest.approx(
+        [1.0, 0.51, 0.02, 0.02]
+    )
+
+
+def test_a_written_checkpoint_is_what_was_trained(tmp_path: Path) -> None:
+    trained = Trainee(5).asr
+    out = tmp_path / "written"
+    write_checkpoint(trained, out, REPOSITORY / "LICENSE")
+    family = GigaAM(CheckpointFolder(out, "x", None))
+    assert family.parameters["segment_seconds"] == 15.0
+    assert family.tokenizer.decode(letters("Ёлка в 7:30")) == "ёлка в 7 30"
+    for name, parameter in trained.named_parameters():
+        assert torch.equal(family.model.get_parameter(name), parameter.half().float())
+    write_checkpoint(trained, out, REPOSITORY / "LICENSE")  # takes the place of the one before
+    assert {path.name for path in out.iterdir()} == {"LICENSE", "config.json", "pytorch_model.bin"}
+
+
+GOOD = Figures(100, 0.02, 0.02, 0.02, 0.9, 100, 1.0, StartErrors(9, 9, 0.02, 0.01, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"all": 0.05}, ["the word error rate is 0.050, above 0.04"]),
+        ({"empty": 0.9}, ["empty text on noise is 0.900, below 0.95"]),
+        (
+            {"starts": StartErrors(9, 0, *[math.nan] * 4)},
+            ["words start nan s off in the mean, above 0.05"],
+        ),
+    ],
+)
+def test_what_a_checkpoint_must_reach(change: dict[str, Any], said: list[str]) -> None:
+    assert missed(dataclasses.replace(GOOD, **change)) == said
+
+
+def test_the_card_says_what_was_measured() -> None:
+    """Its table has the form of the evaluation's, every target is met in it, and the folder is small."""
+    card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in card.splitlines() if line.startswith("| ")}
+    assert list(rows) == [line.split("|")[1].strip() for line in table(GOOD).splitlines() if line.startswith("| ")]
+    assert float(rows["Russian"][0].strip(" %")) <= 4.0
+    assert float(rows["empty text on clips without speech"][0].split("%")[0]) >= 95.0
+    assert float(rows["starts of words"][0].split()[0]) <= 50
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 7e6
+
+
+@pytest.mark.slow
+def test_the_tracked_checkpoint_is_exported_and_hears_the_samples(
+    tmp_path: Path, samples: list[dict[str, Any]]
+) -> None:
+    out = tmp_path / "gigaam-v3-tiny"
+    result = CliRunner().invoke(app, ["gigaam-v3-tiny", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    transcriber = Transcriber.from_artifact(out)
+    # What only a context could spell, this family cannot.
+    russian = [sample for sample in samples if sample["language"] == "Russian" and not sample["context"]]
+    assert len(russian) >= 3
+    texts, errors = [], []
+    for sample in russian:
+        audio, _ = soundfile.read(DATA / sample["file"], dtype="float32")
+        transcript = transcriber.transcribe(audio, sample_rate=16_000)
+        texts.append(transcript.text)
+        words = [word for segment in transcript.segments for word in segment.words or []]
+        errors += start_errors(words, [(word["start"], word["word"]) for word in sample["words"]])
+    # Two words of thirty are wrong; a graph that computes something else gets hardly any right.
+    assert error_rate("ru", [sample["text"] for sample in russian], texts) < 0.1
+    assert len(errors) > 20
+    assert np.abs(errors).mean() < 0.05
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["family"] == "gigaam-ctc"
