@@ -35,18 +35,23 @@ class HeldOut:
     noise: list[Floats]
 
 
-def held_out(work: Path) -> HeldOut:
-    """Generate (once) and load the held-out set; seeds and one voice a language that training never sees."""
-    main, context = work / "held-out", work / "held-out-context"
+def held_out(work: Path, fresh: int = 0) -> HeldOut:
+    """Generate (once) and load the held-out set; seeds and one voice a language that training never sees.
+
+    ``fresh`` numbers sets of other seeds, for figures on what no plan of training was ever changed for.
+    """
+    suffix = f"-{fresh}" if fresh else ""
+    main, context = work / f"held-out{suffix}", work / f"held-out-context{suffix}"
+    main_seed, context_seed = MAIN_SEED + 100 * fresh, CONTEXT_SEED + 100 * fresh
     if not (main / "index.json").exists():
-        generate(main, UTTERANCES, MAIN_SEED, unheard=UNHEARD_SHARE, context=0.0)
+        generate(main, UTTERANCES, main_seed, unheard=UNHEARD_SHARE, context=0.0)
     if not (context / "index.json").exists():
-        generate(context, CONTEXT_UTTERANCES, CONTEXT_SEED, unheard=UNHEARD_SHARE, context=1.0)
+        generate(context, CONTEXT_UTTERANCES, context_seed, unheard=UNHEARD_SHARE, context=1.0)
     sets = []
-    for seed, folder in ((MAIN_SEED, main), (CONTEXT_SEED, context)):
+    for seed, folder in ((main_seed, main), (context_seed, context)):
         corpus, rng = Corpus(folder), np.random.default_rng(seed)
         sets.append((corpus.items, [augment(corpus.samples(item), rng) for item in corpus.items]))
-    rng = np.random.default_rng(NOISE_SEED)
+    rng = np.random.default_rng(NOISE_SEED + 100 * fresh)
     return HeldOut(*sets[0], *sets[1], [noise_only(rng) for _ in range(NOISE_CLIPS)])
 
 

@@ -52,8 +52,8 @@ class Trainee(nn.Module):
         self.asr = GigaAMCtc(sizes_of(read_settings(config(), Path("config.json"))))
         weight, bias = (self.asr.get_parameter(f"encoder.pre_encode.conv.0.{name}") for name in ("weight", "bias"))
         with torch.no_grad():
-            weight /= SPREAD
-            bias -= MEAN * weight.sum((1, 2, 3))
+            weight.div_(SPREAD)
+            bias.sub_(MEAN * weight.sum((1, 2, 3)))
         self.phoneme_head = nn.Linear(WIDTH, len(LABEL_OFFSETS) * phonemes)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
 Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
 Threads = Annotated[int, typer.Option(help="Threads of torch and of the runtime.")]
+Fresh = Annotated[int, typer.Option(help="A held-out set of other seeds, by number.")]
 
 
 @app.command()
@@ -72,9 +73,14 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
 
 
 @app.command(name="evaluate")
-def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
+def evaluate_command(
+    work: Work = WORK,
+    checkpoint: Checkpoint = CHECKPOINT,
+    threads: Threads = 1,
+    fresh: Fresh = 0,
+) -> None:
     """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
-    figures = _evaluate(work, checkpoint, threads)
+    figures = _evaluate(work, checkpoint, threads, fresh)
     typer.echo(table(figures))
     short = missed(figures)
     for sentence in short:
@@ -82,13 +88,13 @@ def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, thr
     raise typer.Exit(1 if short else 0)
 
 
-def _evaluate(work: Path, checkpoint: Path, threads: int) -> Figures:
+def _evaluate(work: Path, checkpoint: Path, threads: int, fresh: int = 0) -> Figures:
     known = CHECKPOINTS[NAME]
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / NAME
         with Report() as report:
             export_artifact(known, locate(known, checkpoint), out, report)
-        return measure(out, held_out(work / "evaluation"), _is_unheard, threads)
+        return measure(out, held_out(work / "evaluation", fresh), _is_unheard, threads)
 
 
 def _is_unheard(item: dataset.Item) -> bool:
