@@ -97,6 +97,7 @@ class ScriptedServer:
         self.models: list[dict[str, Any]] = [
             {"id": "small", "languages": [english, chinese]},
             {"id": "large", "languages": [english]},
+            {"id": "plain", "languages": [english], "capabilities": {"language": False, "context": False}},
         ]
         self.before: list[dict[str, Any]] = []  # events that come at once; live, with the first sound
         self.after: list[dict[str, Any]] = []  # events that wait for `go_on`; live, for the commit

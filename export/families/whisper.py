@@ -334,10 +334,11 @@ class Whisper:
         """Encoder and decoder against the reference model, whose weights are let go before graphs are opened."""
         generation = self.generation
         with report.step("reference outputs"):
-            cases = parity.encoder_cases(self.model, self._window_samples)
+            clips = parity.encoded_clips(self.model, self._window_samples)
+            cases = parity.encoder_cases(self.model, clips)
             languages = list(generation.lang_to_id.values())[:1]
             start = [generation.decoder_start_token_id, *languages, generation.no_timestamps_token_id]
-            rows = parity.decoder_rows(self.model, self._window_samples, start)
+            rows = parity.decoder_rows(self.model, clips, start)
         del self.model
         gc.collect()
         with report.step("parity of the encoder"):

@@ -59,33 +59,50 @@ def cross_keys_and_values(model: WhisperForConditionalGeneration, hidden: Tensor
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip's name, features [1, mels, frames], and what the reference's encoder makes of them [1, rows, width]."""
+
+    name: str
+    features: Tensor
+    hidden: Tensor
+
+
 @torch.no_grad()
-def encoder_cases(model: WhisperForConditionalGeneration, window_samples: int) -> list[EncoderCase]:
-    """Reference outputs for clips alone, and three as a batch."""
-    seconds = [share * window_samples / RATE for share in SHARES]
+def encoded_clips(model: WhisperForConditionalGeneration, window_samples: int) -> list[Clip]:
+    """The reference's encoder on a clip of each length: of the largest sizes minutes of work, so done once for all."""
+    clips = []
+    for seconds in (share * window_samples / RATE for share in SHARES):
+        mel = features([seconds], model.config.num_mel_bins, window_samples)
+        clips.append(Clip(f"{seconds:.1f} s", mel, model.model.encoder(mel).last_hidden_state))
+    return clips
+
+
+@torch.no_grad()
+def encoder_cases(model: WhisperForConditionalGeneration, clips: list[Clip]) -> list[EncoderCase]:
+    """Reference outputs for clips alone, and all of them as a batch: they are the same, as nothing crosses its rows."""
     cases = []
-    for name, batch in [(f"{each:.1f} s", [each]) for each in seconds] + [("batch of 3", seconds)]:
-        mel = features(batch, model.config.num_mel_bins, window_samples)
-        expected = cross_keys_and_values(model, model.model.encoder(mel).last_hidden_state)
-        cases.append(EncoderCase(name, mel.numpy(), [each.numpy() for each in expected]))
-    return cases
+    for clip in clips:
+        expected = [each.numpy() for each in cross_keys_and_values(model, clip.hidden)]
+        cases.append(EncoderCase(clip.name, clip.features.numpy(), expected))
+    together = [np.concatenate(each) for each in zip(*(case.expected for case in cases), strict=True)]
+    mels = np.concatenate([case.features for case in cases])
+    return [*cases, EncoderCase(f"batch of {len(cases)}", mels, together)]
 
 
 @torch.no_grad()
-def decoder_rows(model: WhisperForConditionalGeneration, window_samples: int, start: list[int]) -> list[DecoderRow]:
+def decoder_rows(model: WhisperForConditionalGeneration, clips: list[Clip], start: list[int]) -> list[DecoderRow]:
     """Reference logits after prompts of several lengths, each with audio of its own, and greedy steps after them."""
     rows = []
-    for share, context in zip(SHARES, CONTEXTS, strict=True):
-        mel = features([share * window_samples / RATE], model.config.num_mel_bins, window_samples)
-        hidden = model.model.encoder(mel).last_hidden_state
+    for clip, context in zip(clips, CONTEXTS, strict=True):
         prompt = [*(7 * place % start[0] for place in range(1, context + 1)), *start]
         tokens: list[int] = []
         while True:
-            logits = _reference_logits(model, hidden, [*prompt, *tokens])
+            logits = _reference_logits(model, clip.hidden, [*prompt, *tokens])
             if len(tokens) == STEPS:
                 break
             tokens.append(int(logits[-1].argmax()))
-        audio = [each.numpy() for each in cross_keys_and_values(model, hidden)]
+        audio = [each.numpy() for each in cross_keys_and_values(model, clip.hidden)]
         rows.append(DecoderRow(prompt, audio, tokens, logits))
     return rows
 

@@ -115,6 +115,7 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
             run("tests.random_checkpoint", model.name, checkpoint)
         if model.family == "parakeet-tdt":
             set_rate(checkpoint, TOKENS_A_SECOND)
+            run("tests.benchmarks.lively", model.name, checkpoint, folder / FLOAT)
     artifacts = {FLOAT: exported(model.name, folder, checkpoint)}
     for recipe in RECIPES:
         artifacts[recipe] = quantized(artifacts[FLOAT], recipe)[0]

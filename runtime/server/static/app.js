@@ -28,13 +28,23 @@ async function connect() {
   offered = await models(key);
   $("model").replaceChildren(...offered.map(({ id }) => new Option(id)));
   $("key-form").hidden = true;
-  showLanguages();
+  showChoices();
 }
 
-function showLanguages() {
-  const languages = offered.find(({ id }) => id === $("model").value)?.languages ?? [];
+/** What the chosen model knows and can be told: the rest would be refused. */
+function showChoices() {
+  const { languages = [], capabilities = {} } = offered.find(({ id }) => id === $("model").value) ?? {};
+  offer("language", capabilities.language !== false, "detect", languages.length === 1 ? languages[0].name : "the model's choice");
+  offer("context", capabilities.context !== false, "names and terms, such as Kris, Clare", "not used by this model");
   $("languages").replaceChildren(...languages.map(({ name }) => new Option(name)));
   view.codes = new Map(languages.map(({ name, code }) => [name.toLowerCase(), code]));
+}
+
+/** Let a field be filled in, or say in it why not. */
+function offer(id, usable, example, reason) {
+  $(id).disabled = !usable;
+  $(id).placeholder = usable ? example : reason;
+  if (!usable) $(id).value = "";
 }
 
 /**
@@ -72,7 +82,7 @@ $("key-form").addEventListener("submit", (event) => {
   });
 });
 
-$("model").addEventListener("change", showLanguages);
+$("model").addEventListener("change", showChoices);
 
 function options() {
   return { model: $("model").value, language: $("language").value.trim(), context: $("context").value.trim() };

@@ -30,6 +30,23 @@ from tests.page_steps import (
 )
 
 
+def test_what_a_model_cannot_be_told_is_not_asked_for(visit: Visit, server: ScriptedServer) -> None:
+    page = visit()
+    page.get_by_label("Context").fill("Madrid")
+    page.get_by_label("Model").select_option("plain")
+    for label, reason in (("Language", "English"), ("Context", "not used by this model")):
+        expect(page.get_by_label(label)).to_be_disabled()
+        expect(page.get_by_label(label)).to_have_attribute("placeholder", reason)
+    server.after = [*segments(1), done("")]
+    server.go_on.set()
+    choose(page)
+    expect(page.get_by_role("status")).to_have_text("Done: 1 segment.")
+    assert "prompt" not in server.fields
+    assert "language" not in server.fields
+    page.get_by_label("Model").select_option("small")
+    expect(page.get_by_label("Context")).to_be_enabled()
+
+
 def test_segments_of_a_file_show_as_they_come(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     assert page.locator("#languages option").all_inner_texts() == ["English", "Chinese"]
