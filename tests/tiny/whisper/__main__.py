@@ -1,0 +1,97 @@
+"""``python -m tests.tiny.whisper make``: the small Whisper from nothing — corpora, tokenizer, training, evaluation,
+files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tokenizers import Tokenizer
+
+from tests.tiny import dataset
+from tests.tiny.__main__ import PHASES as CORPORA
+from tests.tiny.loop import Plan, Source, train
+from tests.tiny.whisper.tokenizer import train_tokenizer
+from tests.tiny.whisper.train import ClipBatches, Trainee, WindowBatches
+
+log = logging.getLogger("tiny.whisper")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+WORK = REPOSITORY / "build" / "tiny"
+CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
+
+# A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
+# window, and at last on whole windows.
+SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
+PASSAGES = Plan(steps=600, batch=16, peak=1.2e-3, warmup=60, seed=18)
+WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=30, seed=19)
+LONGEST_SENTENCE = 4.5
+LATEST_ROW = 900
+
+Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
+Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
+Threads = Annotated[int, typer.Option(help="Threads of torch.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What training begins with."""
+
+    corpora: list[dataset.Corpus]
+    tokenizer: Tokenizer
+    phonemes: dict[str, int]
+
+
+def prepare(work: Path) -> Prepared:
+    """Generate (once) the corpora, which are those of the small Qwen3-ASR, and train the tokenizer."""
+    corpora = []
+    for phase in CORPORA:
+        if not (work / phase.name / "index.json").exists():
+            log.info("%s: generating %d utterances", phase.name, phase.utterances)
+            dataset.generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
+        corpora.append(dataset.Corpus(work / phase.name))
+    saved = work / "whisper-tokenizer.json"
+    if not saved.exists():
+        train_tokenizer().save(str(saved))
+    return Prepared(corpora, Tokenizer.from_file(str(saved)), dataset.phoneme_table(corpora[0].items))
+
+
+def phases(ready: Prepared) -> Iterator[tuple[str, Source]]:
+    """The phases of training in order, by name."""
+    (sentences, passages), rest = ready.corpora, (ready.tokenizer, ready.phonemes)
+    yield "whisper-sentences", ClipBatches(sentences, *rest, SENTENCES, longest=LONGEST_SENTENCE)
+    yield "whisper-passages", ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
+    yield "whisper-windows", WindowBatches(ready.corpora, *rest, WINDOWS)
+
+
+def fit(ready: Prepared, work: Path) -> Trainee:
+    """All phases, each from where the one before ended, or from its own state where that is on disk."""
+    trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, SENTENCES.seed)
+    for name, batches in phases(ready):
+        for done, means in train(trainee, batches, work / f"{name}.pt"):
+            said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
+            log.info("%s: step %d of %d: %s", name, done, batches.plan.steps, said)
+    return trainee
+
+
+@app.callback()
+def main() -> None:
+    """The small Whisper."""
+
+
+@app.command()
+def make(work: Work = WORK, threads: Threads = 1) -> None:
+    torch.set_num_threads(threads)
+    fit(prepare(work), work)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    app()
