@@ -123,6 +123,15 @@ CHECKPOINTS = {
             tokenizers=((SENTENCEPIECE,),),
         ),
         Checkpoint(
+            "whisper-turbo-tiny",
+            "whisper",
+            "asr-deploy/whisper-turbo-tiny",
+            None,
+            "Apache-2.0",
+            "4.6 M parameters, trained here on synthetic English, Russian and Chinese",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny",
+        ),
+        Checkpoint(
             "whisper-large-v3-turbo",
             "whisper",
             "openai/whisper-large-v3-turbo",

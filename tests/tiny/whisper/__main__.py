@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from tokenizers import Tokenizer
 from tests.tiny import dataset
 from tests.tiny.__main__ import PHASES as CORPORA
 from tests.tiny.loop import Plan, Source, train
+from tests.tiny.synth import RATE, VARIANTS
+from tests.tiny.whisper import publish
+from tests.tiny.whisper.evaluate import NAME, evaluate, export, missed, table
 from tests.tiny.whisper.tokenizer import train_tokenizer
 from tests.tiny.whisper.train import ClipBatches, Trainee, WindowBatches
 
@@ -81,15 +85,47 @@ def fit(ready: Prepared, work: Path) -> Trainee:
     return trainee
 
 
-@app.callback()
-def main() -> None:
-    """The small Whisper."""
+def schedule() -> str:
+    """The phases in the card's words."""
+    return (
+        f"{SENTENCES.steps:,} steps of {SENTENCES.batch} single sentences at a peak of {SENTENCES.peak:g}, then "
+        f"{PASSAGES.steps:,} of {PASSAGES.batch} utterances of up to 16 s anywhere in a window at {PASSAGES.peak:g}, "
+        f"then {WINDOWS.steps:,} of {WINDOWS.batch} windows of 30 s at {WINDOWS.peak:g}"
+    )
 
 
 @app.command()
-def make(work: Work = WORK, threads: Threads = 1) -> None:
+def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
+    """Generate the corpora, train, write the checkpoint and its card: about an hour on one core."""
     torch.set_num_threads(threads)
-    fit(prepare(work), work)
+    ready = prepare(work)
+    model = fit(ready, work).asr
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    publish.write_checkpoint(model, ready.tokenizer, out, REPOSITORY / "LICENSE")
+    publish.write_card(
+        out,
+        table(_evaluate(out, work, threads)),
+        parameters=parameters,
+        utterances=sum(map(len, ready.corpora)),
+        hours=sum(item.count for corpus in ready.corpora for item in corpus.items) / RATE / 3600,
+        voices=len(VARIANTS),
+        schedule=schedule(),
+    )
+
+
+@app.command(name="evaluate")
+def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, threads: Threads = 2) -> None:
+    """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
+    figures = _evaluate(checkpoint, work, threads)
+    typer.echo(table(figures))
+    for sentence in missed(figures):
+        typer.echo(f"missed: {sentence}", err=True)
+    raise typer.Exit(1 if missed(figures) else 0)
+
+
+def _evaluate(checkpoint: Path, work: Path, threads: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate(export(checkpoint, Path(folder) / NAME), work, threads)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from tests.tiny.dataset import SILENT, Item, sounding
 from tests.tiny.sentences import HOMOPHONES
+from tests.tiny.synth import RATE
 from tests.tiny.whisper.tokenizer import spaced
 
 STEP = 0.02
@@ -85,29 +86,33 @@ def _places(text: str, marks: Sequence[tuple[float, str]]) -> tuple[list[float],
     return offsets, times
 
 
-def phrases(item: Item, tokenizer: Tokenizer, text: str) -> list[Phrase]:
-    """The sentences of ``item``, written as in ``text``, which has the words of ``item.text`` in other spellings."""
-    offsets, times = _places(item.text, item.words)
-    sounds = [*sounding(item), (item.count / 16_000, "_")]
-    starts = [start for start, _ in sounds]
-    said, written = list(_SENTENCE.finditer(item.text)), list(_SENTENCE.finditer(text))
-    begins = [times[int(np.searchsorted(offsets, _first(each)))] for each in said]
+def times(item: Item) -> list[Span]:
+    """When each sentence of ``item`` begins and ends, in seconds."""
+    offsets, marks = _places(item.text, item.words)
+    sounds = [*sounding(item), (item.count / RATE, "_")]
+    said = list(_SENTENCE.finditer(item.text))
+    begins = [marks[int(np.searchsorted(offsets, _first(each)))] for each in said]
     ends = []
     for limit in [*begins[1:], float("inf")]:
-        last = max(i for i in range(len(sounds) - 1) if starts[i] < limit - 0.01 and sounds[i][1] not in SILENT)
-        ends.append(min(starts[last + 1], limit))
+        last = max(i for i, (start, label) in enumerate(sounds) if start < limit - 0.01 and label not in SILENT)
+        ends.append(min(sounds[last + 1][0], limit))
+    return list(zip(begins, ends, strict=True))
+
+
+def phrases(item: Item, tokenizer: Tokenizer, text: str) -> list[Phrase]:
+    """The sentences of ``item``, written as in ``text``, which has the words of ``item.text`` in other spellings."""
+    offsets, marks = _places(item.text, item.words)
+    said, written = _SENTENCE.finditer(item.text), _SENTENCE.finditer(text)
     result = []
-    for old, new, begin, end in zip(said, written, begins, ends, strict=True):
+    for old, new, (begin, end) in zip(said, written, times(item), strict=True):
         # When a character was spoken: between the words around it; homophones differ in length by a letter or so.
         inside = [i for i, offset in enumerate(offsets) if _first(old) <= offset < old.end()]
         knots = [*(offsets[i] for i in inside), float(old.end())]
-        seconds = [*(times[i] for i in inside), max(end, times[inside[-1]] + STEP)]
-        shift = _first(old) - _first(new)
+        seconds = [*(marks[i] for i in inside), max(end, marks[inside[-1]] + STEP)]
         content = new.group().strip()
         prefixed = spaced(item.language, content)
-        gap = len(prefixed) - len(content)
         encoded = tokenizer.encode(prefixed, add_special_tokens=False)
-        edges = np.array(encoded.offsets, np.float64) + (_first(new) - gap + shift)
+        edges = np.array(encoded.offsets, np.float64) + (_first(old) - len(prefixed) + len(content))
         spoken = np.interp(edges, knots, seconds)
         result.append(Phrase(begin, end, list(encoded.ids), [(float(a), float(b)) for a, b in spoken]))
     return result
