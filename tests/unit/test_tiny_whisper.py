@@ -18,9 +18,9 @@ from tests.conftest import REPOSITORY
 from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
 from tests.tiny.loop import Plan
 from tests.tiny.whisper import publish
-from tests.tiny.whisper.model import HOP, POSITIONS, WINDOW, log_mel, untrained
+from tests.tiny.whisper.model import HOP, WINDOW, log_mel, untrained
 from tests.tiny.whisper.targets import Writer, phrases, times, usual
-from tests.tiny.whisper.tokenizer import train_tokenizer
+from tests.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
 from tests.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
 
 TEXT = "Jon lives in the office. It is 37 degrees."

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from tests.tiny.sentences import LANGUAGES
-from tests.tiny.whisper.model import CONTEXT, HOP, MELS, N_FFT, POSITIONS, RATE, ROW
+from tests.tiny.whisper.model import CONTEXT, HOP, MELS, N_FFT, RATE, ROW
+from tests.tiny.whisper.tokenizer import POSITIONS, token_id
 
 # What no sentence has, as the published lists hold what is no speech.
 SYMBOLS = '"#()*+/;<=>@[\\]^_`{|}~'
@@ -77,10 +78,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """``generation_config.json`` with the keys of the published ones."""
 
     def known(token: str) -> int:
-        found = tokenizer.token_to_id(token)
-        if found is None:
-            raise RuntimeError(f"the tokenizer has no {token}")
-        return int(found)
+        return token_id(tokenizer, token)
 
     stop = known("<|endoftext|>")
     symbols = {token for symbol in SYMBOLS for token in (symbol, f"Ġ{symbol}") if tokenizer.token_to_id(token)}

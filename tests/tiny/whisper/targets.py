@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tests.tiny.dataset import SILENT, Item, sounding
 from tests.tiny.sentences import HOMOPHONES
 from tests.tiny.synth import RATE
-from tests.tiny.whisper.tokenizer import spaced
+from tests.tiny.whisper.tokenizer import spaced, token_id
 
 STEP = 0.02
 UNKNOWN = (-1.0, -1.0)
@@ -129,7 +129,7 @@ class Writer:
         self.tokenizer = tokenizer
 
         def known(token: str) -> int:
-            return int(tokenizer.token_to_id(token))
+            return token_id(tokenizer, token)
 
         self.start, self.stop, self.transcribe = (
             known("<|startoftranscript|>"),
@@ -190,7 +190,7 @@ class Writer:
             for token in context:
                 row.add(token, learnt=False)
         row.add(self.start, learnt=False)
-        row.add(int(self.tokenizer.token_to_id(f"<|{language}|>")), learnt=language_token)
+        row.add(token_id(self.tokenizer, f"<|{language}|>"), learnt=language_token)
         row.add(self.transcribe, learnt=False)
         return row
 

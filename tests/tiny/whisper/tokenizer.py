@@ -31,6 +31,18 @@ def texts(count: int = 20_000) -> Iterable[str]:
             yield f" {made.context}"
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of ``token``.
+
+    Raises:
+        RuntimeError: the tokenizer has none.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise RuntimeError(f"the tokenizer has no {token}")
+    return int(found)
+
+
 def train_tokenizer() -> Tokenizer:
     """Ids 0–899 are BPE entries, then the special tokens, then 1501 timestamps, which are added but not special."""
     tokenizer = train_entries(texts())

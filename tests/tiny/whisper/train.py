@@ -6,7 +6,7 @@ shown where each token is spoken learns to look much sooner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,9 @@ from tests.tiny.dataset import Corpus, Item, phonemes_at
 from tests.tiny.loop import Order, Plan
 from tests.tiny.sentences import LANGUAGES
 from tests.tiny.synth import augment, noise_only
-from tests.tiny.whisper.model import POSITIONS, RATE, ROW, WINDOW, log_mel, untrained
+from tests.tiny.whisper.model import RATE, ROW, WINDOW, log_mel, untrained
 from tests.tiny.whisper.targets import UNKNOWN, Phrase, Row, Writer, padded, phrases, usual
+from tests.tiny.whisper.tokenizer import POSITIONS
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,7 +65,7 @@ class Trainee(nn.Module):
             for name in ("q_proj", "k_proj"):
                 getattr(attention, name).register_forward_hook(self._keep(f"{layer}.{name}"))
 
-    def _keep(self, name: str):  # type: ignore[no-untyped-def]
+    def _keep(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             self._seen[name] = output
 
@@ -104,7 +105,8 @@ class Trainee(nn.Module):
         inside = (place >= spans[..., :1] - MARGIN) & (place <= spans[..., 1:] + MARGIN)
         known = spans[..., 0] >= 0
         chosen = scores.masked_fill(~inside, -1e4).logsumexp(-1) - scores.logsumexp(-1)
-        return -chosen[known].clamp(min=-12).mean()
+        mean: Tensor = -chosen[known].clamp(min=-12).mean()
+        return mean
 
 
 @dataclass(frozen=True, slots=True)
