@@ -131,7 +131,7 @@ def test_the_encoder_of_training_is_that_of_the_model(corpus: Corpus, tokenizer:
     """On a whole window; and every loss reaches its weights, of clips and of windows."""
     phonemes = phoneme_table(corpus.items)
     trainee = Trainee(tokenizer, len(phonemes) + 1)
-    clips = ClipBatches(corpus, tokenizer, phonemes, Plan(steps=2, batch=3), longest=4.5, latest=900)
+    clips = ClipBatches(corpus, tokenizer, phonemes, Plan(steps=2, batch=3), seconds=(0, 4.5), latest=900)
     windows = WindowBatches([corpus], tokenizer, phonemes, Plan(steps=2, batch=1))
     batch = windows.make(0)
     assert batch.features.shape == (1, 128, 2 * POSITIONS)

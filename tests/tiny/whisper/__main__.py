@@ -22,7 +22,7 @@ from tests.tiny.synth import RATE, VARIANTS
 from tests.tiny.whisper import publish
 from tests.tiny.whisper.evaluate import NAME, evaluate, export, missed, table
 from tests.tiny.whisper.tokenizer import train_tokenizer
-from tests.tiny.whisper.train import ClipBatches, Trainee, WindowBatches
+from tests.tiny.whisper.train import ClipBatches, Guide, Trainee, WindowBatches
 
 log = logging.getLogger("tiny.whisper")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -34,8 +34,10 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
 # A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
 # window, and at last on whole windows.
 SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
-PASSAGES = Plan(steps=600, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=30, seed=19)
+PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
+WINDOWS = Plan(steps=100, batch=4, peak=6e-4, warmup=10, seed=19)
+JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
+JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
 LONGEST_SENTENCE = 4.5
 LATEST_ROW = 900
 
@@ -67,18 +69,21 @@ def prepare(work: Path) -> Prepared:
     return Prepared(corpora, Tokenizer.from_file(str(saved)), dataset.phoneme_table(corpora[0].items))
 
 
-def phases(ready: Prepared) -> Iterator[tuple[str, Source]]:
-    """The phases of training in order, by name."""
+def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
+    """The phases of training in order: name, what heads are shown, batches."""
     (sentences, passages), rest = ready.corpora, (ready.tokenizer, ready.phonemes)
-    yield "whisper-sentences", ClipBatches(sentences, *rest, SENTENCES, longest=LONGEST_SENTENCE)
-    yield "whisper-passages", ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
-    yield "whisper-windows", WindowBatches(ready.corpora, *rest, WINDOWS)
+    yield "whisper-sentences", Guide(), ClipBatches(sentences, *rest, SENTENCES, seconds=(0, LONGEST_SENTENCE))
+    yield "whisper-passages", Guide(), ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
+    joined = ClipBatches(passages, *rest, JOINED, seconds=(LONGEST_SENTENCE, float("inf")), timed=JOINED_TIMED)
+    yield "whisper-joined", JOINED_GUIDE, joined
+    yield "whisper-windows", JOINED_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
 
 
 def fit(ready: Prepared, work: Path) -> Trainee:
     """All phases, each from where the one before ended, or from its own state where that is on disk."""
     trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, SENTENCES.seed)
-    for name, batches in phases(ready):
+    for name, guide, batches in phases(ready):
+        trainee.guide = guide
         for done, means in train(trainee, batches, work / f"{name}.pt"):
             said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
             log.info("%s: step %d of %d: %s", name, done, batches.plan.steps, said)

@@ -27,13 +27,21 @@ from tests.tiny.whisper.tokenizer import POSITIONS
 Floats = npt.NDArray[np.float32]
 
 NOISE_SHARE, CONTEXT_SHARE, PREVIOUS_SHARE, MASK_SHARE = 0.03, 0.6, 0.06, 0.4
-PHONEME_WEIGHT, GUIDE_WEIGHT = 0.6, 0.2
+PHONEME_WEIGHT = 0.6
 # Rows of silence behind the speech that still count for the phonemes; all of them would outweigh the speech.
 TAIL_ROWS = 15
 # A guided head may look this much (rows) beside the token.
 MARGIN = 3
-# (layer, what its first head is shown: 0 the token that it reads, 1 the one that it is to write)
-GUIDED = ((0, 0), (1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Which layers' first heads are shown what (0: the token that is read, 1: the one that is to be written), and the
+    weight of it.
+    """
+
+    heads: tuple[tuple[int, int], ...] = ((0, 0), (1, 1))
+    weight: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,10 @@ class Trainee(nn.Module):
         # Measured: faster on a CPU than fused attention for a few hundred rows, and no slower for more.
         self.asr.set_attn_implementation("eager")
         self.phoneme_head = nn.Linear(self.asr.config.d_model, phonemes)
+        self.guide = Guide()
         self._seen: dict[str, Tensor] = {}
-        for layer, _ in GUIDED:
-            attention = self.asr.model.decoder.layers[layer].encoder_attn
+        for layer, block in enumerate(self.asr.model.decoder.layers):
+            attention = block.encoder_attn
             for name in ("q_proj", "k_proj"):
                 getattr(attention, name).register_forward_hook(self._keep(f"{layer}.{name}"))
 
@@ -75,7 +84,8 @@ class Trainee(nn.Module):
         """features [B,128,2T] → rows [B,T,width]: the encoder's own modules on less than a window."""
         encoder = self.asr.model.encoder
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-        places = first[:, None] + torch.arange(hidden.shape[1])
+        # Behind a window's end there is only the silence that a clip has because of longer ones in its batch.
+        places = (first[:, None] + torch.arange(hidden.shape[1])).clamp(max=POSITIONS - 1)
         hidden = hidden + encoder.embed_positions.weight[places]
         for layer in encoder.layers:
             hidden = layer(hidden, None)
@@ -92,8 +102,8 @@ class Trainee(nn.Module):
         ).last_hidden_state
         learnt = batch.targets >= 0
         text_loss = F.cross_entropy(self.asr.proj_out(hidden[learnt]).float(), batch.targets[learnt])
-        guide_loss = torch.stack([self._guide(layer, batch.spans[:, ahead:]) for layer, ahead in GUIDED]).mean()
-        return {"text": text_loss, "phonemes": PHONEME_WEIGHT * phoneme_loss, "guide": GUIDE_WEIGHT * guide_loss}
+        guide = torch.stack([self._guide(layer, batch.spans[:, ahead:]) for layer, ahead in self.guide.heads]).mean()
+        return {"text": text_loss, "phonemes": PHONEME_WEIGHT * phoneme_loss, "guide": self.guide.weight * guide}
 
     def _guide(self, layer: int, spans: Tensor) -> Tensor:
         """How little of the first head's attention is where ``spans`` [B,≤S,2] are, as a negative logarithm."""
@@ -138,15 +148,17 @@ class Scenes:
         language = list(LANGUAGES)[int(rng.integers(3))]
         return Scene(wave, [], self.writer.silence(language, timed=rng.random() < 0.5, wrong=wrong))
 
-    def clip(self, corpus: Corpus, item: Item, rng: np.random.Generator, *, latest: int = 0) -> Scene:
+    def clip(
+        self, corpus: Corpus, item: Item, rng: np.random.Generator, *, latest: int = 0, timed: float = 0.5
+    ) -> Scene:
         """One utterance; sometimes with its context, or with some text before. It begins at a row of a window up to
-        ``latest``.
+        ``latest``; ``timed`` is the share that has timestamps.
         """
         context, text = self._context(item, rng)
         first = int(rng.integers(0, latest)) if latest and rng.random() < 0.6 else 0
         first = min(first, POSITIONS - item.count // ROW - 100)
         said = [phrase.later(first * ROW / RATE) for phrase in phrases(item, self.writer.tokenizer, text)]
-        row = self.writer.speech(item.language, said, timed=rng.random() < 0.5, context=context, cut=None)
+        row = self.writer.speech(item.language, said, timed=rng.random() < timed, context=context, cut=None)
         # Of a length whose Fourier transform is fast, for the noise.
         wave = np.pad(corpus.samples(item), (0, -item.count % (RATE // 10)))
         return Scene(augment(wave, rng), [(item, 0.0)], row, first)
@@ -234,13 +246,15 @@ class ClipBatches:
         phonemes: dict[str, int],
         plan: Plan,
         *,
-        longest: float = float("inf"),
+        seconds: tuple[float, float] = (0.0, float("inf")),
         latest: int = 0,
+        timed: float = 0.5,
     ) -> None:
-        """Of ``corpus`` what takes at most ``longest`` seconds; ``latest`` is that of :meth:`Scenes.clip`."""
-        self.plan, self._corpus, self._latest = plan, corpus, latest
+        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`."""
+        self.plan, self._corpus, self._latest, self._timed = plan, corpus, latest, timed
         self._scenes = Scenes([corpus], tokenizer, phonemes)
-        self._order = Order([item for item in corpus.items if item.count <= longest * RATE], plan)
+        least, most = seconds
+        self._order = Order([item for item in corpus.items if least * RATE < item.count <= most * RATE], plan)
 
     def make(self, step: int) -> Batch:
         """The batch of ``step``."""
@@ -248,7 +262,7 @@ class ClipBatches:
         scenes = [
             self._scenes.noise(rng)
             if rng.random() < NOISE_SHARE
-            else self._scenes.clip(self._corpus, item, rng, latest=self._latest)
+            else self._scenes.clip(self._corpus, item, rng, latest=self._latest, timed=self._timed)
             for item in self._order.batch(step)
         ]
         longest = max(len(scene.wave) for scene in scenes)
