@@ -35,9 +35,11 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
 # window, and at last on whole windows.
 SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
 PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=100, batch=4, peak=6e-4, warmup=10, seed=19)
+WINDOWS = Plan(steps=200, batch=4, peak=6e-4, warmup=10, seed=19)
 JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
 JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
+ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
+WINDOWS_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
 LONGEST_SENTENCE = 4.5
 LATEST_ROW = 900
 
@@ -76,7 +78,9 @@ def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
     yield "whisper-passages", Guide(), ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
     joined = ClipBatches(passages, *rest, JOINED, seconds=(LONGEST_SENTENCE, float("inf")), timed=JOINED_TIMED)
     yield "whisper-joined", JOINED_GUIDE, joined
-    yield "whisper-windows", JOINED_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
+    anywhere = ClipBatches(passages, *rest, ANYWHERE, latest=LATEST_ROW)
+    yield "whisper-anywhere", WINDOWS_GUIDE, anywhere
+    yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
 
 
 def fit(ready: Prepared, work: Path) -> Trainee:
