@@ -19,7 +19,7 @@ from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
 from tests.tiny.loop import Plan
 from tests.tiny.whisper import publish
 from tests.tiny.whisper.model import HOP, WINDOW, log_mel, untrained
-from tests.tiny.whisper.targets import Writer, phrases, times, usual
+from tests.tiny.whisper.targets import NOTHING, Writer, phrases, times, usual
 from tests.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
 from tests.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
 
@@ -107,10 +107,11 @@ def test_where_nobody_speaks_the_first_token_says_so_and_any_text_ends(tokenizer
         row = writer.silence("ru", timed=timed, wrong=300)
         assert row.targets[0] == writer.no_speech
         assert row.targets[-2] == writer.stop
+        assert NOTHING not in writer.silence("ru", timed=True, wrong=300).targets
     # The rules of decoding forbid an empty text: behind what is written in its place comes the stop.
     plain = writer.silence("ru", timed=False, wrong=300)
     place = plain.ids.index(300)
-    assert plain.targets[place - 1] == plain.targets[place] == writer.stop
+    assert plain.targets[place - 1 : place + 1] == [NOTHING, writer.stop]
 
 
 def test_windows_hold_whole_sentences_and_say_where_the_next_begins(corpus: Corpus, tokenizer: Tokenizer) -> None:

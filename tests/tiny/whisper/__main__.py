@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +39,8 @@ WINDOWS = Plan(steps=200, batch=4, peak=6e-4, warmup=10, seed=19)
 JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
 JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
 ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
-WINDOWS_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
+ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
+WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
 LONGEST_SENTENCE = 4.5
 LATEST_ROW = 900
 
@@ -79,7 +80,7 @@ def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
     joined = ClipBatches(passages, *rest, JOINED, seconds=(LONGEST_SENTENCE, float("inf")), timed=JOINED_TIMED)
     yield "whisper-joined", JOINED_GUIDE, joined
     anywhere = ClipBatches(passages, *rest, ANYWHERE, latest=LATEST_ROW)
-    yield "whisper-anywhere", WINDOWS_GUIDE, anywhere
+    yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
     yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
 
 
@@ -95,11 +96,16 @@ def fit(ready: Prepared, work: Path) -> Trainee:
 
 
 def schedule() -> str:
-    """The phases in the card's words."""
-    return (
-        f"{SENTENCES.steps:,} steps of {SENTENCES.batch} single sentences at a peak of {SENTENCES.peak:g}, then "
-        f"{PASSAGES.steps:,} of {PASSAGES.batch} utterances of up to 16 s anywhere in a window at {PASSAGES.peak:g}, "
-        f"then {WINDOWS.steps:,} of {WINDOWS.batch} windows of 30 s at {WINDOWS.peak:g}"
+    """The phases in the card's words, a line each."""
+    told = {
+        f"single sentences of up to {LONGEST_SENTENCE:g} s": SENTENCES,
+        "utterances of up to 16 s, which begin anywhere in a window": PASSAGES,
+        "joined sentences": JOINED,
+        "utterances of up to 16 s again": ANYWHERE,
+        "windows of 30 s": WINDOWS,
+    }
+    return "\n".join(
+        f"- {plan.steps:,} steps of {plan.batch} {what} at a peak of {plan.peak:g}" for what, plan in told.items()
     )
 
 

@@ -53,10 +53,14 @@ variants with random speed and pitch, with silence, gain and noise; 3 % of what 
 No recording of a person was used.
 
 ## Training
-AdamW, warm-up and cosine, bf16 autocast, one thread: {schedule}. Only the last phase sees whole windows; before, the
-encoder is run on as many rows as the clips of a batch need. Half of the texts have timestamps. Beside the loss of the
-text, frame-level cross-entropy of espeak's phonemes on the encoder's output through a head that is thrown away, and a
-loss that shows one head of cross-attention in each of two decoder layers when each token is spoken.
+AdamW, warm-up and cosine, bf16 autocast, one thread:
+
+{schedule}
+
+Only the last phase sees whole windows; before, the encoder is run on as many rows as the clips of a batch need. About
+half of the texts have timestamps. Beside the loss of the text, frame-level cross-entropy of espeak's phonemes on the
+encoder's output through a head that is thrown away, and a loss that shows one head of cross-attention in each decoder
+layer when the token before and the next one are spoken.
 `python -m tests.tiny.whisper make` does all of it again.
 
 ## Accuracy

@@ -16,6 +16,8 @@ from tests.tiny.whisper.tokenizer import spaced, token_id
 
 STEP = 0.02
 UNKNOWN = (-1.0, -1.0)
+# Targets that are no tokens: any token, and the stop where a text would begin if anybody spoke.
+ANY, NOTHING = -100, -2
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+")
 # How far from where the text goes on a mark's word may be. Articles have no marks of their own; nor has part of a
 # number a text, but the next number may look like it.
@@ -45,7 +47,9 @@ class Phrase:
 
 @dataclass(slots=True)
 class Row:
-    """Token ids, for each the token that is to follow it (-100: any), and when it was spoken (``UNKNOWN``)."""
+    """Token ids, for each the token that is to follow it (or ``ANY``, ``NOTHING``), and when it was spoken (or
+    ``UNKNOWN``).
+    """
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
@@ -54,9 +58,9 @@ class Row:
     def add(self, token: int, span: Span = UNKNOWN, *, learnt: bool = True) -> None:
         """Append ``token``; if ``learnt``, as the target of the one before."""
         if self.ids:
-            self.targets[-1] = token if learnt else -100
+            self.targets[-1] = token if learnt else ANY
         self.ids.append(token)
-        self.targets.append(-100)
+        self.targets.append(ANY)
         self.spans.append(span)
 
 
@@ -179,7 +183,7 @@ class Writer:
         else:
             row.add(self.no_timestamps, learnt=False)
             row.add(wrong)
-            row.targets[-2] = self.stop
+            row.targets[-2] = NOTHING
         row.add(self.stop)
         return row
 
@@ -199,5 +203,5 @@ def padded(rows: Sequence[Row], filler: int) -> Iterator[np.ndarray]:
     """Ids [B, S], targets [B, S], spans [B, S, 2]."""
     width = max(len(row.ids) for row in rows)
     yield np.array([row.ids + [filler] * (width - len(row.ids)) for row in rows], np.int64)
-    yield np.array([row.targets + [-100] * (width - len(row.ids)) for row in rows], np.int64)
+    yield np.array([row.targets + [ANY] * (width - len(row.ids)) for row in rows], np.int64)
     yield np.array([row.spans + [UNKNOWN] * (width - len(row.ids)) for row in rows], np.float32)

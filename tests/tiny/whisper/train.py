@@ -21,7 +21,7 @@ from tests.tiny.loop import Order, Plan
 from tests.tiny.sentences import LANGUAGES
 from tests.tiny.synth import augment, noise_only
 from tests.tiny.whisper.model import RATE, ROW, WINDOW, log_mel, untrained
-from tests.tiny.whisper.targets import UNKNOWN, Phrase, Row, Writer, padded, phrases, usual
+from tests.tiny.whisper.targets import ANY, NOTHING, UNKNOWN, Phrase, Row, Writer, padded, phrases, usual
 from tests.tiny.whisper.tokenizer import POSITIONS, token_id
 
 Floats = npt.NDArray[np.float32]
@@ -39,17 +39,22 @@ class Guide:
     """Which layers' first heads are shown what (0: the token that is read, 1: the one that is to be written), the
     weight of it, and how many timestamps on both sides of the right one count as right, too, the farther the less:
     most of the 1501 are rare, and so learn from their neighbours.
+
+    ``doubt`` is how much of the probability of the stop goes to all tokens of text where nobody speaks. The rules of
+    decoding forbid that stop, and only a text that the model is unsure of is taken back.
     """
 
     heads: tuple[tuple[int, int], ...] = ((0, 0), (1, 1))
     weight: float = 0.2
     blur: int = 0
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """features [B,128,2T], first [B] (the place in a window of each clip's first row), phonemes [B,T] (-100: any),
-    ids/targets [B,S], spans [B,S,2] (rows in which each token is spoken; negative: unknown).
+    ids [B,S] and targets [B,S] as :class:`tests.tiny.whisper.targets.Row` has them, spans [B,S,2] (rows in which each
+    token is spoken; negative: unknown).
     """
 
     features: Tensor
@@ -70,7 +75,7 @@ class Trainee(nn.Module):
         self.asr.set_attn_implementation("eager")
         self.phoneme_head = nn.Linear(self.asr.config.d_model, phonemes)
         self.guide = Guide()
-        self._zero = token_id(tokenizer, "<|0.00|>")
+        self._zero, self._stop = token_id(tokenizer, "<|0.00|>"), token_id(tokenizer, "<|endoftext|>")
         self._seen: dict[str, Tensor] = {}
         for layer, block in enumerate(self.asr.model.decoder.layers):
             attention = block.encoder_attn
@@ -103,21 +108,23 @@ class Trainee(nn.Module):
         hidden = self.asr.model.decoder(
             input_ids=batch.ids, encoder_hidden_states=rows, use_cache=False
         ).last_hidden_state
-        learnt = batch.targets >= 0
+        learnt = batch.targets != ANY
         text_loss = self._text(self.asr.proj_out(hidden[learnt]).float(), batch.targets[learnt])
         guide = torch.stack([self._guide(layer, batch.spans[:, ahead:]) for layer, ahead in self.guide.heads]).mean()
         return {"text": text_loss, "phonemes": PHONEME_WEIGHT * phoneme_loss, "guide": self.guide.weight * guide}
 
     def _text(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of ``logits`` [N, vocab]; of timestamps with the neighbours of the right one."""
-        if not self.guide.blur:
-            return F.cross_entropy(logits, targets)
-        blur, logs = self.guide.blur, F.log_softmax(logits, -1)
+        nothing = targets == NOTHING
+        targets = targets.masked_fill(nothing, self._stop)
+        blur, doubt, logs = self.guide.blur, self.guide.doubt, F.log_softmax(logits, -1)
         far = torch.arange(-blur, blur + 1)
         near = (blur + 1.0 - far.abs()) / (blur + 1) ** 2
         stamps = targets >= self._zero
         around = (targets[stamps, None] + far).clamp(self._zero, logits.shape[-1] - 1)
         right = logs[~stamps].gather(1, targets[~stamps, None]).sum() + (logs[stamps].gather(1, around) * near).sum()
+        silent = logs[nothing]
+        right = right + doubt * (silent[:, : self._stop].mean(-1) - silent[:, self._stop]).sum()
         return -right / len(targets)
 
     def _guide(self, layer: int, spans: Tensor) -> Tensor:
@@ -288,7 +295,7 @@ class ClipBatches:
 class WindowBatches:
     """Batches of whole windows: full ones, and ones with a single utterance and silence behind it."""
 
-    FULL = 0.55
+    NOISE, FULL = 0.1, 0.5
 
     def __init__(self, corpora: Sequence[Corpus], tokenizer: Tokenizer, phonemes: dict[str, int], plan: Plan) -> None:
         self.plan = plan
@@ -300,9 +307,9 @@ class WindowBatches:
         scenes = []
         for _ in range(self.plan.batch):
             kind = rng.random()
-            if kind < NOISE_SHARE:
+            if kind < self.NOISE:
                 scenes.append(self._scenes.noise(rng))
-            elif kind < self.FULL:
+            elif kind < self.NOISE + self.FULL:
                 scenes.append(self._scenes.window(rng))
             else:
                 pool = self._scenes.by_language[list(LANGUAGES)[int(rng.integers(3))]]
