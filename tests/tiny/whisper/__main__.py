@@ -35,10 +35,11 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
 # window, and at last on whole windows.
 SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
 PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=200, batch=4, peak=6e-4, warmup=10, seed=19)
+WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=19)
 JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
 JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
 ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
+AGAIN = Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22)
 ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
 WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
 LONGEST_SENTENCE = 4.5
@@ -81,6 +82,8 @@ def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
     yield "whisper-joined", JOINED_GUIDE, joined
     anywhere = ClipBatches(passages, *rest, ANYWHERE, latest=LATEST_ROW)
     yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
+    again = ClipBatches(passages, *rest, AGAIN, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-again", WINDOWS_GUIDE, again
     yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
 
 
@@ -102,6 +105,7 @@ def schedule() -> str:
         "utterances of up to 16 s, which begin anywhere in a window": PASSAGES,
         "joined sentences": JOINED,
         "utterances of up to 16 s again": ANYWHERE,
+        "the same with fewer timestamps": AGAIN,
         "windows of 30 s": WINDOWS,
     }
     return "\n".join(
