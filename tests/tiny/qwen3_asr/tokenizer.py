@@ -22,8 +22,12 @@ PATTERN = (
 )
 
 
-def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Train on ``texts``; ids 0–899 are BPE entries, then ``SPECIAL`` and ``PLAIN`` in order."""
+def train_entries(texts: Iterable[str]) -> Tokenizer:
+    """Train on ``texts``; ids 0–899 are BPE entries, and there are no others.
+
+    Raises:
+        RuntimeError: the texts have too little variety.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -39,6 +43,12 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != ENTRIES:
         raise RuntimeError(f"the corpus gives only {tokenizer.get_vocab_size()} of {ENTRIES} BPE entries")
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """Train on ``texts``; ids 0–899 are BPE entries, then ``SPECIAL`` and ``PLAIN`` in order."""
+    tokenizer = train_entries(texts)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PLAIN])
     return tokenizer

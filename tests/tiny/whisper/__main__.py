@@ -1,0 +1,152 @@
+"""``python -m tests.tiny.whisper make``: the small Whisper from nothing — corpora, tokenizer, training, evaluation,
+files.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tokenizers import Tokenizer
+
+from tests.tiny import dataset
+from tests.tiny.__main__ import PHASES as CORPORA
+from tests.tiny.loop import Plan, Source, train
+from tests.tiny.synth import RATE, VARIANTS
+from tests.tiny.whisper import publish
+from tests.tiny.whisper.evaluate import NAME, evaluate, export, missed, table
+from tests.tiny.whisper.tokenizer import train_tokenizer
+from tests.tiny.whisper.train import ClipBatches, Guide, Trainee, WindowBatches
+
+log = logging.getLogger("tiny.whisper")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+WORK = REPOSITORY / "build" / "tiny"
+CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
+
+# A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
+# window, and at last on whole windows.
+SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
+PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
+WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=19)
+JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
+JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
+ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
+AGAIN = Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22)
+ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
+WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
+LONGEST_SENTENCE = 4.5
+LATEST_ROW = 900
+
+Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
+Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
+Threads = Annotated[int, typer.Option(help="Threads of torch.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What training begins with."""
+
+    corpora: list[dataset.Corpus]
+    tokenizer: Tokenizer
+    phonemes: dict[str, int]
+
+
+def prepare(work: Path) -> Prepared:
+    """Generate (once) the corpora, which are those of the small Qwen3-ASR, and train the tokenizer."""
+    corpora = []
+    for phase in CORPORA:
+        if not (work / phase.name / "index.json").exists():
+            log.info("%s: generating %d utterances", phase.name, phase.utterances)
+            dataset.generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
+        corpora.append(dataset.Corpus(work / phase.name))
+    saved = work / "whisper-tokenizer.json"
+    if not saved.exists():
+        train_tokenizer().save(str(saved))
+    return Prepared(corpora, Tokenizer.from_file(str(saved)), dataset.phoneme_table(corpora[0].items))
+
+
+def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
+    """The phases of training in order: name, what heads are shown, batches."""
+    (sentences, passages), rest = ready.corpora, (ready.tokenizer, ready.phonemes)
+    yield "whisper-sentences", Guide(), ClipBatches(sentences, *rest, SENTENCES, seconds=(0, LONGEST_SENTENCE))
+    yield "whisper-passages", Guide(), ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
+    joined = ClipBatches(passages, *rest, JOINED, seconds=(LONGEST_SENTENCE, float("inf")), timed=JOINED_TIMED)
+    yield "whisper-joined", JOINED_GUIDE, joined
+    anywhere = ClipBatches(passages, *rest, ANYWHERE, latest=LATEST_ROW)
+    yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
+    again = ClipBatches(passages, *rest, AGAIN, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-again", WINDOWS_GUIDE, again
+    yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
+
+
+def fit(ready: Prepared, work: Path) -> Trainee:
+    """All phases, each from where the one before ended, or from its own state where that is on disk."""
+    trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, SENTENCES.seed)
+    for name, guide, batches in phases(ready):
+        trainee.guide = guide
+        for done, means in train(trainee, batches, work / f"{name}.pt"):
+            said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
+            log.info("%s: step %d of %d: %s", name, done, batches.plan.steps, said)
+    return trainee
+
+
+def schedule() -> str:
+    """The phases in the card's words, a line each."""
+    told = {
+        f"single sentences of up to {LONGEST_SENTENCE:g} s": SENTENCES,
+        "utterances of up to 16 s, which begin anywhere in a window": PASSAGES,
+        "joined sentences": JOINED,
+        "utterances of up to 16 s again": ANYWHERE,
+        "the same with fewer timestamps": AGAIN,
+        "windows of 30 s": WINDOWS,
+    }
+    return "\n".join(
+        f"- {plan.steps:,} steps of {plan.batch} {what} at a peak of {plan.peak:g}" for what, plan in told.items()
+    )
+
+
+@app.command()
+def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
+    """Generate the corpora, train, write the checkpoint and its card: about an hour on one core."""
+    torch.set_num_threads(threads)
+    ready = prepare(work)
+    model = fit(ready, work).asr
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    publish.write_checkpoint(model, ready.tokenizer, out, REPOSITORY / "LICENSE")
+    publish.write_card(
+        out,
+        table(_evaluate(out, work, threads)),
+        parameters=parameters,
+        utterances=sum(map(len, ready.corpora)),
+        hours=sum(item.count for corpus in ready.corpora for item in corpus.items) / RATE / 3600,
+        voices=len(VARIANTS),
+        schedule=schedule(),
+    )
+
+
+@app.command(name="evaluate")
+def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, threads: Threads = 2) -> None:
+    """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
+    figures = _evaluate(checkpoint, work, threads)
+    typer.echo(table(figures))
+    for sentence in missed(figures):
+        typer.echo(f"missed: {sentence}", err=True)
+    raise typer.Exit(1 if missed(figures) else 0)
+
+
+def _evaluate(checkpoint: Path, work: Path, threads: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate(export(checkpoint, Path(folder) / NAME), work, threads)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    app()

@@ -1,0 +1,175 @@
+"""The making of the small Whisper: what it learns to write and when, and that what is trained is what is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from export.checkpoints import CheckpointFolder
+from export.families.whisper import Whisper
+from runtime.features.log_mel import LogMelConfig
+from runtime.features.log_mel import log_mel as runtime_log_mel
+from tests.conftest import REPOSITORY
+from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tests.tiny.loop import Plan
+from tests.tiny.whisper import publish
+from tests.tiny.whisper.model import HOP, WINDOW, log_mel, untrained
+from tests.tiny.whisper.targets import NOTHING, Writer, phrases, times, usual
+from tests.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
+from tests.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
+
+TEXT = "Jon lives in the office. It is 37 degrees."
+# The article has no mark, and the number has two; the second must not be taken for another number.
+WORDS = [
+    (0.5, "Jon"),
+    (0.8, "lives"),
+    (1.1, "in"),
+    (1.4, "office"),
+    (2.5, "It"),
+    (2.6, "is"),
+    (2.8, "37"),
+    (3.0, "7 "),
+    (3.3, "degrees"),
+]
+PHONEMES = [(0.0, "_"), (0.5, "dZ"), (1.9, "s"), (2.0, "_"), (2.5, "I"), (3.7, "z"), (3.9, "_")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus") / "c"
+    generate(folder, 48, 4, workers=1)
+    return Corpus(folder)
+
+
+@pytest.fixture
+def item() -> Item:
+    return Item("en", TEXT, "Names: Jon.", ["Jon"], "en-us+m1", 0, 64_000, WORDS, PHONEMES)
+
+
+def read(tokenizer: Tokenizer, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def test_sentences_begin_with_a_word_and_end_with_a_sound(item: Item) -> None:
+    assert times(item) == [(0.5, 2.0), (2.5, 3.9)]
+
+
+def test_tokens_are_spoken_when_their_words_are(item: Item, tokenizer: Tokenizer) -> None:
+    first, second = phrases(item, tokenizer, usual(item))
+    assert read(tokenizer, first.tokens) == " John lives in the office."
+    assert read(tokenizer, second.tokens) == " It is 37 degrees."
+    for phrase in (first, second):
+        begins = [begin for begin, _ in phrase.spans]
+        assert begins == sorted(begins)
+        assert all(phrase.start - 1e-6 <= begin <= end <= phrase.end + 1e-6 for begin, end in phrase.spans)
+    pieces = [tokenizer.decode([token]) for token in second.tokens]
+    assert second.spans[pieces.index("3")][0] == pytest.approx(2.8)
+    assert first.later(10.0).spans[0][0] == pytest.approx(10.5)
+
+
+def test_names_are_written_as_a_context_spells_them_or_as_usual(item: Item, tokenizer: Tokenizer) -> None:
+    assert usual(item).startswith("John ")
+    assert read(tokenizer, phrases(item, tokenizer, item.text)[0].tokens).startswith(" Jon ")
+
+
+def test_rows_have_the_order_of_whisper(item: Item, tokenizer: Tokenizer) -> None:
+    writer, said = Writer(tokenizer), phrases(item, tokenizer, item.text)
+    row = writer.speech("en", said, timed=True, context=writer.text_ids(item.context), cut=5.0)
+    assert read(tokenizer, row.ids) == (
+        "<|startofprev|> Names: Jon.<|startoftranscript|><|en|><|transcribe|><|0.50|> Jon lives in the office.<|2.00|>"
+        "<|2.50|> It is 37 degrees.<|3.90|><|5.00|><|endoftext|>"
+    )
+    start = row.ids.index(writer.start)
+    learnt = [target for target in row.targets if target >= 0]
+    # Of what stands before the text only the language is learnt: the rest is given.
+    assert learnt == [row.ids[start + 1], *row.ids[start + 3 :]]
+    assert row.targets[start] == row.ids[start + 1]
+    plain = writer.speech("en", said, timed=False, cut=None)
+    assert read(tokenizer, plain.ids) == (
+        "<|startoftranscript|><|en|><|transcribe|><|notimestamps|> Jon lives in the office. It is 37 degrees."
+        "<|endoftext|>"
+    )
+
+
+def test_where_nobody_speaks_the_first_token_says_so_and_any_text_ends(tokenizer: Tokenizer) -> None:
+    writer = Writer(tokenizer)
+    for timed in (False, True):
+        row = writer.silence("ru", timed=timed, wrong=300)
+        assert row.targets[0] == writer.no_speech
+        assert row.targets[-2] == writer.stop
+        assert NOTHING not in writer.silence("ru", timed=True, wrong=300).targets
+    # The rules of decoding forbid an empty text: behind what is written in its place comes the stop.
+    plain = writer.silence("ru", timed=False, wrong=300)
+    place = plain.ids.index(300)
+    assert plain.targets[place - 1 : place + 1] == [NOTHING, writer.stop]
+
+
+def test_windows_hold_whole_sentences_and_say_where_the_next_begins(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    scenes = Scenes([corpus], tokenizer, phoneme_table(corpus.items))
+    zero, cuts = scenes.writer.zero, 0
+    for seed in range(12):
+        scene = scenes.window(np.random.default_rng(seed))
+        assert len(scene.wave) <= WINDOW
+        stamps = [token - zero for token in scene.row.ids if token >= zero]
+        assert stamps == sorted(stamps)
+        assert all(0 <= stamp <= POSITIONS for stamp in stamps)
+        assert len({item.language for item, _ in scene.placed}) == 1
+        cuts += len(stamps) % 2
+    assert cuts  # of a sentence that goes on behind the window, only the beginning
+
+
+def test_the_encoder_of_training_is_that_of_the_model(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """On a whole window; and every loss reaches its weights, of clips and of windows."""
+    phonemes = phoneme_table(corpus.items)
+    trainee = Trainee(tokenizer, len(phonemes) + 1)
+    clips = ClipBatches(corpus, tokenizer, phonemes, Plan(steps=2, batch=3), seconds=(0, 4.5), latest=900)
+    windows = WindowBatches([corpus], tokenizer, phonemes, Plan(steps=2, batch=1))
+    batch = windows.make(0)
+    assert batch.features.shape == (1, 128, 2 * POSITIONS)
+    with torch.no_grad():
+        reference = trainee.asr.model.encoder(batch.features).last_hidden_state
+        torch.testing.assert_close(trainee.encode(batch.features, batch.first), reference, rtol=1e-4, atol=1e-4)
+    for made in (clips.make(0), batch):
+        trainee.zero_grad()
+        terms = trainee(made)
+        assert terms.keys() == {"text", "phonemes", "guide"}
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name, parameter in trainee.named_parameters():
+            if "embed_positions" not in name or "decoder" in name:
+                assert parameter.grad is not None, name
+                assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+    samples = 60_000 // HOP * HOP
+    clips = [speech[:20_000], speech[20_000:60_000]]
+    features = log_mel(clips, samples).numpy()
+    for row, clip in enumerate(clips):
+        ours = runtime_log_mel(clip, LogMelConfig("whisper-log-mel", 16_000, 400, 160, 128, samples))
+        assert np.abs(features[row] - ours).max() < 1e-3
+
+
+def test_what_is_published_is_a_checkpoint_that_the_exporter_reads(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    out = tmp_path / "checkpoint"
+    publish.write_checkpoint(untrained(tokenizer, 1), tokenizer, out, REPOSITORY / "LICENSE")
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "LICENSE"} <= names
+    assert sum(path.stat().st_size for path in out.iterdir()) < 12e6
+    loaded = Whisper(CheckpointFolder(out, "", None))
+    assert [language.code for language in loaded.languages] == ["en", "ru", "zh"]
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert tokenizer.token_to_id("<|0.00|>") == generation["no_timestamps_token_id"] + 1
+    assert loaded.parameters["no_speech_id"] == tokenizer.token_to_id("<|nospeech|>")
+    # No token that a sentence needs is suppressed.
+    needed = tokenizer.encode(" It's 12:40, isn't it? Yes! 你好，再见。Привет.", add_special_tokens=False).ids
+    assert not set(needed) & set(generation["suppress_tokens"])
