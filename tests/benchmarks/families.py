@@ -58,13 +58,14 @@ class Model:
     forced: bool
     rounds: int
     language: str | None = None
+    recipes: tuple[str, ...] = RECIPES
 
 
 MODELS = {
     model.name: model
     for model in (
         Model("qwen3-asr-0.6b", "qwen3-asr", "0.6b", True, 5),
-        Model("whisper-large-v3-turbo", "whisper", "whisper-large-v3-turbo", True, 3, "English"),
+        Model("whisper-large-v3-turbo", "whisper", "whisper-large-v3-turbo", True, 3, "English", ("int8",)),
         Model("parakeet-tdt-0.6b-v3", "parakeet-tdt", "parakeet-tdt-0.6b-v3", False, 5),
         Model("gigaam-v3-ctc", "gigaam-ctc", "gigaam-v3-ctc", False, 5),
         Model("qwen3-asr-1.7b", "qwen3-asr", "1.7b", True, 3),
@@ -117,7 +118,7 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
             set_rate(checkpoint, TOKENS_A_SECOND)
             run("tests.benchmarks.lively", model.name, checkpoint, folder / FLOAT)
     artifacts = {FLOAT: exported(model.name, folder, checkpoint)}
-    for recipe in RECIPES:
+    for recipe in model.recipes:
         artifacts[recipe] = quantized(artifacts[FLOAT], recipe)[0]
     if model.family in peers.PEERS:
         peers.make_environment()

@@ -55,7 +55,9 @@ def test_the_samples_are_understood_with_and_without_timestamps(
 def test_long_audio_is_heard_window_after_window(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
     """The English samples twice over, with pauses: more than a window holds; each sentence once, and where it is."""
     english = [sample for sample in samples if sample["language"] == "English"]
-    pieces, texts, at = [], [], 0.0
+    pieces: list[np.ndarray] = []
+    texts: list[str] = []
+    at = 0.0
     starts = []
     while at < 45:
         sample = english[len(texts) % len(english)]
