@@ -34,7 +34,7 @@ def export(checkpoint: Path, out: Path) -> Path:
     Raises:
         RuntimeError: the export failed; with what it said.
     """
-    result = CliRunner().invoke(app, [NAME, "--checkpoint", str(checkpoint), "--out", str(out)])
+    result = CliRunner().invoke(app, [f"asr-deploy/{NAME}", "--checkpoint", str(checkpoint), "--out", str(out)])
     if result.exit_code:
         raise RuntimeError(result.output)
     return out
