@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from runtime import Transcriber
 
 settings.register_profile("no deadline", deadline=None)  # no test is about time
 settings.load_profile("no deadline")
+
+# A shell ignores interrupts for what it runs in the background, and whatever the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARTIFACT = REPOSITORY / "artifacts" / "qwen3-asr-tiny-int8"

@@ -207,15 +207,15 @@ def test_the_processor_is_its_model_and_features(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke
-    assert "no; `prepare`" in run(app, ["info"]).stdout
+    assert "no; `prepare`" in run(app, ["info", str(ARTIFACT)]).stdout
     out = tmp_path / "out"
     made = run(app, ["prepare", "--out", str(out)])
     assert made.exit_code == 0
     assert made.stdout.count(f"MB in {out}") == 2
     assert "preparing the decoder" in made.stderr
-    assert "no; `prepare`" in run(app, ["info"]).stdout
+    assert "no; `prepare`" in run(app, ["info", str(ARTIFACT)]).stdout
     monkeypatch.setenv("ASR_DEPLOY_PREPARED", str(out))
-    assert "for this machine" in run(app, ["info"]).stdout
+    assert "for this machine" in run(app, ["info", str(ARTIFACT)]).stdout
     assert "was prepared" in run(app, ["prepare"]).stdout
     assert "freed" in run(app, ["prepare", "--remove"]).stdout
     assert run(app, ["prepare", "--remove"]).stdout == "nothing was prepared\n"
