@@ -87,9 +87,9 @@ def _wav_with_absurd_format(rng: random.Random) -> Attempt:
 def _not_finite_samples(rng: random.Random) -> Attempt:
     samples = np.zeros(16_000, np.float32)
     samples[rng.randrange(16_000)] = rng.choice([np.nan, np.inf, -np.inf])
-    file = io.BytesIO()
-    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
-    return post({}, file.getvalue())
+    file = io.BytesIO()  # not WAV: of floats, it would hold the time of its writing
+    soundfile.write(file, samples, 16_000, format="AU", subtype="FLOAT")
+    return post({}, file.getvalue(), "audio.au")
 
 
 @kind
