@@ -28,6 +28,15 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny"
 DATA = REPOSITORY / "tests" / "data"
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The names of what failed, last of all: CI does not cut messages, and one of many lines would hide the others."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        for kind in ("failed", "error"):
+            for report in reporter.stats.get(kind, []):
+                reporter.write_line(f"{kind}: {report.nodeid}")
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's caches, and none reaches the network."""
