@@ -122,7 +122,7 @@ def float_kinds(graph: ir.Graph) -> list[str]:
 
 
 def test_nodes_of_the_shipped_recipes(quantized: Make) -> None:
-    """Of each family's weights, by method: an encoder that is the smaller part has 8 bits from int4, others 4."""
+    """Of each family's weights, by method: int4 has 8 bits in a smaller encoder, 4 in the layers of others."""
     nodes = {
         (name, recipe): {role: graph.nodes for role, graph in quantization(quantized(name, recipe)).graphs.items()}
         for name in CHECKPOINTS
@@ -136,11 +136,16 @@ def test_nodes_of_the_shipped_recipes(quantized: Make) -> None:
     assert nodes[CTC, "int8"] == {"encoder": {"w8a8": 2 * layer + 1, "8 bits, blocks of 64": 1} | stem}
     assert nodes[GIGAAM, "int8"] == {"encoder": {"w8a8": 2 * (layer - 1) + 2, "8 bits, blocks of 64": 1}}
     assert nodes[WHISPER, "int8"] == {"encoder": {"w8a8": 18}, "decoder": {"w8a8": 16, "8 bits, blocks of 64": 2}}
+    # What is before the layers and what reads their result have 8 bits, and so has all that runs token by token.
+    ends = {"w8a8": 1, "8 bits, blocks of 64": 1}
     assert nodes[TDT, "int4"] == {
-        "encoder": {"4 bits, blocks of 64": 2 * layer + 2} | stem,
-        "decoder_joint": {"4 bits, blocks of 64": 5},
+        "encoder": {"4 bits, blocks of 64": 2 * layer} | ends | stem,
+        "decoder_joint": {"8 bits, blocks of 64": 5},
     }
-    assert nodes[GIGAAM, "int4"] == {"encoder": {"w8a8": 2, "4 bits, blocks of 64": 2 * (layer - 1) + 1}}
+    assert nodes[CTC, "int4"] == {"encoder": {"4 bits, blocks of 64": 2 * layer} | ends | stem}
+    assert nodes[GIGAAM, "int4"] == {
+        "encoder": {"w8a8": 2, "4 bits, blocks of 64": 2 * (layer - 1), "8 bits, blocks of 64": 1}
+    }
     assert nodes[WHISPER, "int4"] == {"encoder": {"w8a8": 18}, "decoder": {"4 bits, blocks of 64": 18}}
     assert set(nodes[GIGAAM, "mixed"]["encoder"]) == {"w8a8", "4 bits, blocks of 64", "8 bits, blocks of 32"}
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from export.__main__ import app
-from runtime import Transcriber
+from runtime import Transcriber, open_artifact
 from tests.conftest import DATA
 from tests.tiny.evaluate import error_rate
 from tests.tiny.parakeet.__main__ import NAME
@@ -38,3 +38,19 @@ def test_it_is_exported_and_understands_what_it_was_made_for(tmp_path: Path) -> 
             starts = [word.start for word in words]
             assert starts == sorted(starts)
             assert all(0 <= word.start <= word.end <= transcript.duration + 0.1 for word in words)
+
+
+@pytest.mark.slow
+def test_four_bits_pass_the_gate_and_leave_the_transducer_alone(tmp_path: Path) -> None:
+    """Errors of 4 bits in what is before and behind the layers would be half of the encoder's, and ten times the
+    decoder's: 0.087 and 0.018 were measured.
+    """
+    result = CliRunner().invoke(app, [NAME, "--out", str(tmp_path / NAME), "--int4"])
+    assert result.exit_code == 0, result.output
+    (folder,) = tmp_path.iterdir()
+    quantization = open_artifact(folder).manifest.quantization
+    assert quantization is not None
+    assert not quantization.gate.exceeded
+    assert quantization.gate.utterances == 40
+    assert quantization.gate.relative_error["encoder"] < 0.075
+    assert quantization.gate.relative_error["decoder_joint"] < 0.005

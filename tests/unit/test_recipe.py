@@ -216,8 +216,8 @@ def test_reduced_range_is_for_integer_products(file: Path) -> None:
     for rule, before in zip(recipe.rules, load_recipe("int4").rules, strict=True):
         expected = msgspec.structs.replace(before, reduce_range=True) if isinstance(before, W8A8) else before
         assert rule == expected
-    assert sum(isinstance(rule, W8A8) and rule.reduce_range for rule in recipe.rules) == 2
-    assert json.dumps(recipe.settings()).count('"reduce_range": true') == 2
+    assert sum(isinstance(rule, W8A8) and rule.reduce_range for rule in recipe.rules) == 3
+    assert json.dumps(recipe.settings()).count('"reduce_range": true') == 3
     for name in ("q8", "fp16"):
         with pytest.raises(RecipeError, match=f"recipe '{name}': --reduce-range is for w8a8 rules, and it has none"):
             load_recipe(name).with_reduced_range()
