@@ -6,6 +6,7 @@ Sources: ``config.json`` and ``modeling_gigaam.py`` of ai-sage/GigaAM-v3; see :m
 from __future__ import annotations
 
 import gc
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from export import compare
 from export.checkpoints import SENTENCEPIECE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.gigaam_model import GigaAMCtc, GigaAMSizes
-from export.sentencepiece import read_sentencepiece, to_tokenizer
+from export.sentencepiece import load_sentencepiece
 from export.trace import trace
 from export.weights import fill
 from quantize.graph import save_graph
@@ -199,11 +200,10 @@ def load_tokenizer(folder: CheckpointFolder, settings: Settings) -> Tokenizer:
     where, decoding = folder.path / "config.json", settings.decoding
     if decoding.model_path is not None:
         # The published code takes this file whatever path is named.
-        tokenizer = to_tokenizer(read_sentencepiece(folder.path / SENTENCEPIECE))
+        tokenizer = load_sentencepiece(folder.path / SENTENCEPIECE)
     elif decoding.vocabulary:
-        if any(len(character) != 1 for character in decoding.vocabulary) or len({*decoding.vocabulary}) != len(
-            decoding.vocabulary
-        ):
+        alone = all(len(each) == 1 and unicodedata.category(each) != "Cs" for each in decoding.vocabulary)
+        if not alone or len({*decoding.vocabulary}) != len(decoding.vocabulary):
             raise CheckpointInvalidError(
                 f"{where}: cfg.model.cfg.decoding.vocabulary must be single characters, once each"
             )

@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import ParakeetCTCConfig, ParakeetFeatureExtractor, ParakeetForCTC, ParakeetForTDT, ParakeetTDTConfig
 from transformers.initialization import no_init_weights
 
 from export.checkpoints import CheckpointFolder
-from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.errors import CheckpointInvalidError
 from export.families import parakeet_parity as parity
 from export.families.parakeet_modules import DecoderJoint, FastConformer, pointwise
+from export.tokenizer import load_single
 from export.trace import trace
 from export.weights import fill
 from quantize.graph import save_graph
@@ -90,7 +90,7 @@ class Parakeet(ABC):
         self.config = self._parsed(raw, where)
         self._check_config(where)
         self.extractor = _extractor(folder, int(self.config.encoder_config.num_mel_bins))
-        self.tokenizer = _tokenizer(folder)
+        self.tokenizer = load_single(folder)
         if self.tokenizer.get_vocab_size() > self.config.vocab_size:
             raise CheckpointInvalidError(
                 f"{folder.path}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, more than the vocab_size "
@@ -341,16 +341,6 @@ def _extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:
                     f"{folder.path / name}: {key} is {said[key]!r}, but the front end has {wanted!r}"
                 )
     return ParakeetFeatureExtractor(feature_size=mels, **FRONT_END)
-
-
-def _tokenizer(folder: CheckpointFolder) -> Tokenizer:
-    path = folder.path / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"{path}: the checkpoint's tokenizer is missing")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more exact)
-        raise CheckpointInvalidError(f"{path}: not a readable tokenizer ({error})") from None
 
 
 def _languages(listed: Any, vocabulary: int, where: Path) -> list[Language]:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact, GraphSpec
 from runtime.decoding.ctc import greedy_ctc
@@ -22,6 +21,7 @@ from runtime.errors import ArtifactInvalidError
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
 from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
 from runtime.loading import load_together
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class GigaAMEngine(FrameEngine):
         self.parameters = _typed(artifact, manifest.parameters, Parameters)
         encoder, self._tokenizer, _ = load_together(
             lambda: open_graph(artifact, ENCODER, options),
-            lambda: Tokenizer.from_file(str(artifact.path / manifest.tokenizer)),
+            lambda: open_tokenizer(artifact),
             lambda: None,
         )
         self._check(artifact)

@@ -23,6 +23,7 @@ from runtime.errors import ArtifactInvalidError
 from runtime.features.nemo_mel import NemoMelConfig, nemo_mel
 from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
 from runtime.loading import load_together
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 
@@ -189,7 +190,7 @@ class ParakeetTdtEngine(ParakeetEngine):
         encoder, joint, tokenizer = load_together(
             lambda: open_graph(artifact, ENCODER, options),
             lambda: open_graph(artifact, DECODER_JOINT, options),
-            lambda: _tokenizer(artifact),
+            lambda: open_tokenizer(artifact),
         )
         self._joint = DecoderJoint(joint, self.parameters.predictor_layers, self.parameters.predictor_size)
         self._check_joint(artifact)
@@ -237,7 +238,7 @@ class ParakeetCtcEngine(ParakeetEngine):
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         self.parameters = _parameters(artifact, CtcParameters)
         encoder, tokenizer, _ = load_together(
-            lambda: open_graph(artifact, ENCODER, options), lambda: _tokenizer(artifact), lambda: None
+            lambda: open_graph(artifact, ENCODER, options), lambda: open_tokenizer(artifact), lambda: None
         )
         super().__init__(
             artifact, options, self.parameters, ({ENCODER: encoder}, tokenizer), self.parameters.vocab_size
@@ -269,10 +270,6 @@ def _parameters(artifact: Artifact, kind: type[Any]) -> Any:
         return msgspec.convert(artifact.manifest.parameters, kind)
     except msgspec.ValidationError as error:
         raise _contradiction(artifact, str(error)) from None
-
-
-def _tokenizer(artifact: Artifact) -> Tokenizer:
-    return Tokenizer.from_file(str(artifact.path / artifact.manifest.tokenizer))
 
 
 def _contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:

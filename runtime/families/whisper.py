@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.asking import check_options
@@ -41,6 +40,7 @@ from runtime.families.whisper_long import LongForm, Reading
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.loading import load_together, open_graph
 from runtime.session import placement
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Typed = TypeVar("Typed")
@@ -138,11 +138,10 @@ class WhisperEngine:
         self._codes = {language.name: language.code for language in manifest.languages}
         self._names = {code: name for name, code in self._codes.items()}
         fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
-        tokenizer = artifact.path / manifest.tokenizer
         self._encoder, self._decoder_session, self._tokenizer = load_together(
             lambda: open_graph(artifact, "encoder", options, {"clips": 1} if fixed else None),
             lambda: open_graph(artifact, "decoder", options),
-            lambda: Tokenizer.from_file(str(tokenizer)),
+            lambda: open_tokenizer(artifact),
         )
         self._decoder = CrossDecoder(
             self._decoder_session, manifest.graphs["decoder"], context_length=parameters.context_length
