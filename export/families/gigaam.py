@@ -26,9 +26,8 @@ from export.checkpoints import SENTENCEPIECE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.gigaam_model import GigaAMCtc, GigaAMSizes
 from export.sentencepiece import load_sentencepiece
-from export.trace import trace
+from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel, htk_mel_filters
@@ -329,10 +328,7 @@ class GigaAM:
         )
         graph.graph.name = "encoder"
         graph.graph.outputs[0].shape = _shape("clips", "tokens", self.settings.head.num_classes)
-        spec = save_graph(graph, out / "encoder.onnx")
-        for value in graph.graph.initializers.values():
-            value.const_value = None  # torch's exporter holds on to the graph, and so to the model's weights
-        return spec
+        return save_traced(graph, out / "encoder.onnx")
 
     def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
         """The graph, opened as the runtime opens it, against the torch module on clips of speech.

@@ -24,9 +24,8 @@ from export.errors import CheckpointInvalidError
 from export.families import parakeet_parity as parity
 from export.families.parakeet_modules import DecoderJoint, FastConformer, pointwise
 from export.tokenizer import load_single
-from export.trace import trace
+from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
@@ -321,10 +320,7 @@ class ParakeetCtc(Parakeet):
 
 def _save(graph: ir.Model, role: str, out: Path) -> GraphSpec:
     graph.graph.name = role
-    spec = save_graph(graph, out / f"{role}.onnx")
-    for value in graph.graph.initializers.values():
-        value.const_value = None  # torch's exporter holds on to the graph, and so to the model's weights
-    return spec
+    return save_traced(graph, out / f"{role}.onnx")
 
 
 def _extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:

@@ -39,6 +39,7 @@ from runtime.engine import (
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.loading import load_together, open_graph
+from runtime.manifest_fields import typed
 from runtime.session import placement
 from runtime.tokenizer import open_tokenizer
 from runtime.windows import Geometry, GrowingClip, WindowEncoder
@@ -146,11 +147,8 @@ class Qwen3AsrEngine:
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
-        try:
-            self._front_end = msgspec.convert(manifest.front_end, LogMelConfig)
-            self.parameters = msgspec.convert(manifest.parameters, Parameters)
-        except msgspec.ValidationError as error:
-            raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
+        self._front_end = typed(artifact, manifest.front_end, LogMelConfig)
+        self.parameters = typed(artifact, manifest.parameters, Parameters)
         self.sample_rate = self._front_end.sample_rate
         self.segment_seconds = options.segment_seconds or min(DEFAULT_SEGMENT_SECONDS, self.parameters.segment_seconds)
         if self.segment_seconds > self.parameters.segment_seconds:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,11 +39,11 @@ from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.families.whisper_long import LongForm, Reading
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.loading import load_together, open_graph
+from runtime.manifest_fields import typed
 from runtime.session import placement
 from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
-Typed = TypeVar("Typed")
 
 # Most text tokens a second of audio may give, and a few more for very short clips and for timestamps: more than any
 # language spoken fast, so that a text is cut only when the model runs away.
@@ -124,7 +124,7 @@ class WhisperEngine:
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
-        self._front_end = _typed(artifact, manifest.front_end, LogMelConfig)
+        self._front_end = typed(artifact, manifest.front_end, LogMelConfig)
         self.parameters = parameters = _parameters(artifact)
         self.sample_rate = self._front_end.sample_rate
         # A window costs the encoder the same however much of it is audio, so it had better be full.
@@ -362,15 +362,8 @@ class WhisperEngine:
         return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
 
 
-def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise ArtifactInvalidError(f"{artifact.path / MANIFEST}: {error}; export the model again") from None
-
-
 def _parameters(artifact: Artifact) -> Parameters:
-    return _typed(artifact, artifact.manifest.parameters, Parameters)
+    return typed(artifact, artifact.manifest.parameters, Parameters)
 
 
 def _draft(work: LiveWork) -> Draft | None:
