@@ -37,6 +37,8 @@ _UNREADABLE = (
     EOFError,
     OSError,
 )
+# What to do about a file that is not as it should be.
+AGAIN = "download the checkpoint again"
 # What an export reads; a repo's README, images and duplicate weight formats stay on the hub.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
@@ -237,8 +239,10 @@ class CheckpointFolder:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointNotFoundError(f"{self.path}: holds no {name}, so it is not a checkpoint folder") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointInvalidError(f"{path}: not valid JSON ({error})") from None
+        except OSError as error:
+            raise CheckpointInvalidError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise CheckpointInvalidError(f"{path}: not valid JSON ({error}); {AGAIN}") from None
         if not isinstance(value, dict):
             raise CheckpointInvalidError(f"{path}: holds a {type(value).__name__} where an object is expected")
         return value

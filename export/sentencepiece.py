@@ -15,7 +15,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from export.checkpoints import AGAIN
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from runtime.tokenizer import refusals
 
 #: What stands for a space in a piece.
 MARK = "▁"
@@ -76,11 +78,31 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointNotFoundError(f"{path}: the SentencePiece model is missing") from None
+        raise CheckpointNotFoundError(f"{path}: the SentencePiece model is missing; {AGAIN}") from None
+    except OSError as error:
+        raise CheckpointInvalidError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
     try:
         return _model(data)
     except (ValueError, struct.error) as error:
-        raise CheckpointInvalidError(f"{path}: not a SentencePiece model that can be used ({error})") from None
+        raise _unusable(path, error) from None
+
+
+def load_sentencepiece(path: Path) -> Tokenizer:
+    """The tokenizer of a SentencePiece model.
+
+    Raises:
+        see :func:`read_sentencepiece`; pieces or a normalization that make no tokenizer are a CheckpointInvalidError.
+    """
+    model = read_sentencepiece(path)
+    try:
+        with refusals():
+            return to_tokenizer(model)
+    except ValueError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> CheckpointInvalidError:
+    return CheckpointInvalidError(f"{path}: not a SentencePiece model that can be used ({error}); {AGAIN}")
 
 
 def _model(data: bytes) -> SentencePieceModel:

@@ -1,12 +1,33 @@
-"""A checkpoint's byte-level BPE tokenizer, in one file or in several."""
+"""A checkpoint's tokenizer: one file, or the vocabulary and merges of a byte-level BPE."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from export.checkpoints import TOKENIZER_FILES, CheckpointFolder
-from export.errors import CheckpointNotFoundError
+from export.checkpoints import AGAIN, TOKENIZER_FILES, CheckpointFolder
+from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from runtime.tokenizer import read_tokenizer, reason
+
+SINGLE = "tokenizer.json"
+
+
+def load_single(folder: CheckpointFolder) -> Tokenizer:
+    """The tokenizer of ``tokenizer.json``.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointInvalidError: it is no tokenizer.
+    """
+    path = folder.path / SINGLE
+    if not path.exists():
+        raise CheckpointNotFoundError(f"{path}: the checkpoint's tokenizer is missing; {AGAIN}")
+    try:
+        return read_tokenizer(path)
+    except ValueError as error:
+        raise CheckpointInvalidError(f"{path}: not a readable tokenizer ({error}); {AGAIN}") from None
 
 
 def load_tokenizer(folder: CheckpointFolder) -> Tokenizer:
@@ -14,12 +35,32 @@ def load_tokenizer(folder: CheckpointFolder) -> Tokenizer:
 
     Raises:
         CheckpointNotFoundError: a file is missing.
+        CheckpointInvalidError: one cannot be read, or they make no tokenizer together.
     """
-    single = folder.path / "tokenizer.json"
-    if single.is_file():
-        return Tokenizer.from_file(str(single))
+    if (folder.path / SINGLE).exists():
+        return load_single(folder)
     for name in TOKENIZER_FILES:
         if not (folder.path / name).is_file():
-            raise CheckpointNotFoundError(f"{folder.path / name}: the tokenizer needs this file, or a tokenizer.json")
-    backend: Tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True).backend_tokenizer
+            raise CheckpointNotFoundError(f"{folder.path / name}: the tokenizer needs this file, or a {SINGLE}")
+    # The two that are JSON, and merges: transformers would not name the file, nor notice that there are no merges.
+    vocabulary, merges, configuration = TOKENIZER_FILES
+    folder.read_json(vocabulary)
+    folder.read_json(configuration)
+    _check_merges(folder.path / merges)
+    try:
+        made = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        backend: Tokenizer = made.backend_tokenizer
+    except Exception as error:  # noqa: BLE001  (on wrong files, transformers raises errors of any kind)
+        raise CheckpointInvalidError(
+            f"{folder.path}: {', '.join(TOKENIZER_FILES)} make no tokenizer ({reason(error)}); {AGAIN}"
+        ) from None
     return backend
+
+
+def _check_merges(path: Path) -> None:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointInvalidError(f"{path}: cannot be read ({reason(error)}); {AGAIN}") from None
+    if not any(line and not line.startswith("#version") for line in lines):
+        raise CheckpointInvalidError(f"{path}: holds no merges; {AGAIN}")

@@ -1,4 +1,4 @@
-"""The one call of torch.onnx.export."""
+"""The one call of torch.onnx.export, and what it made as a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ast
 import logging
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import nn
+
+from quantize.graph import save_graph
+from runtime.artifact import GraphSpec
 
 OPSET = 20
 
@@ -70,3 +74,14 @@ def _name_by_module(graph: ir.Graph) -> None:
         count[name] = count.get(name, -1) + 1
         node.name = f"{name}_{count[name]}" if count[name] else name
         node.metadata_props.clear()
+
+
+def save_traced(graph: ir.Model, path: Path) -> GraphSpec:
+    """Write a traced graph, and let go of the weights in it.
+
+    torch's exporter holds on to the graphs that it made, and so to the module's weights.
+    """
+    spec = save_graph(graph, path)
+    for value in graph.graph.initializers.values():
+        value.const_value = None
+    return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ class PassComparison(NamedTuple):
     splits: bool
 
 
-class RowDecoder:
+class RowDecoder(ABC):
     """Prefill and step over rows that share one set of buffers; what audio is to the graph, a subclass says.
 
     Each layer's keys and values live in one array ``[rows, kv_heads, positions, head_dim]``, bound both as past and as
@@ -79,6 +80,7 @@ class RowDecoder:
         self._where = input_location(session, self._kv_names[0])
         self._close()
 
+    @abstractmethod
     def _accept(self, rows: slice, prompts: Sequence[Sequence[int]], audio: Any) -> Any:
         """Check the audio that comes with tokens for some rows, and take it; None when there is none.
 
@@ -88,11 +90,10 @@ class RowDecoder:
         Raises:
             ValueError: it does not fit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _bind_audio(self, made: Binding, rows: slice, accepted: Any) -> None:
         """Bind the graph's inputs that are audio."""
-        raise NotImplementedError
 
     @property
     def layout(self) -> tuple[int, int]:

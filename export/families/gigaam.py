@@ -6,6 +6,7 @@ Sources: ``config.json`` and ``modeling_gigaam.py`` of ai-sage/GigaAM-v3; see :m
 from __future__ import annotations
 
 import gc
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,9 @@ from export import compare
 from export.checkpoints import SENTENCEPIECE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.gigaam_model import GigaAMCtc, GigaAMSizes
-from export.sentencepiece import read_sentencepiece, to_tokenizer
-from export.trace import trace
+from export.sentencepiece import load_sentencepiece
+from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel, htk_mel_filters
@@ -199,11 +199,10 @@ def load_tokenizer(folder: CheckpointFolder, settings: Settings) -> Tokenizer:
     where, decoding = folder.path / "config.json", settings.decoding
     if decoding.model_path is not None:
         # The published code takes this file whatever path is named.
-        tokenizer = to_tokenizer(read_sentencepiece(folder.path / SENTENCEPIECE))
+        tokenizer = load_sentencepiece(folder.path / SENTENCEPIECE)
     elif decoding.vocabulary:
-        if any(len(character) != 1 for character in decoding.vocabulary) or len({*decoding.vocabulary}) != len(
-            decoding.vocabulary
-        ):
+        alone = all(len(each) == 1 and unicodedata.category(each) != "Cs" for each in decoding.vocabulary)
+        if not alone or len({*decoding.vocabulary}) != len(decoding.vocabulary):
             raise CheckpointInvalidError(
                 f"{where}: cfg.model.cfg.decoding.vocabulary must be single characters, once each"
             )
@@ -329,10 +328,7 @@ class GigaAM:
         )
         graph.graph.name = "encoder"
         graph.graph.outputs[0].shape = _shape("clips", "tokens", self.settings.head.num_classes)
-        spec = save_graph(graph, out / "encoder.onnx")
-        for value in graph.graph.initializers.values():
-            value.const_value = None  # torch's exporter holds on to the graph, and so to the model's weights
-        return spec
+        return save_traced(graph, out / "encoder.onnx")
 
     def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
         """The graph, opened as the runtime opens it, against the torch module on clips of speech.

@@ -14,19 +14,18 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import ParakeetCTCConfig, ParakeetFeatureExtractor, ParakeetForCTC, ParakeetForTDT, ParakeetTDTConfig
 from transformers.initialization import no_init_weights
 
 from export.checkpoints import CheckpointFolder
-from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.errors import CheckpointInvalidError
 from export.families import parakeet_parity as parity
 from export.families.parakeet_modules import DecoderJoint, FastConformer, pointwise
-from export.trace import trace
+from export.tokenizer import load_single
+from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.graph import save_graph
 from quantize.report import Report
 from runtime.artifact import GraphSpec, Language, Parity
 
@@ -90,7 +89,7 @@ class Parakeet(ABC):
         self.config = self._parsed(raw, where)
         self._check_config(where)
         self.extractor = _extractor(folder, int(self.config.encoder_config.num_mel_bins))
-        self.tokenizer = _tokenizer(folder)
+        self.tokenizer = load_single(folder)
         if self.tokenizer.get_vocab_size() > self.config.vocab_size:
             raise CheckpointInvalidError(
                 f"{folder.path}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, more than the vocab_size "
@@ -321,10 +320,7 @@ class ParakeetCtc(Parakeet):
 
 def _save(graph: ir.Model, role: str, out: Path) -> GraphSpec:
     graph.graph.name = role
-    spec = save_graph(graph, out / f"{role}.onnx")
-    for value in graph.graph.initializers.values():
-        value.const_value = None  # torch's exporter holds on to the graph, and so to the model's weights
-    return spec
+    return save_traced(graph, out / f"{role}.onnx")
 
 
 def _extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:
@@ -341,16 +337,6 @@ def _extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:
                     f"{folder.path / name}: {key} is {said[key]!r}, but the front end has {wanted!r}"
                 )
     return ParakeetFeatureExtractor(feature_size=mels, **FRONT_END)
-
-
-def _tokenizer(folder: CheckpointFolder) -> Tokenizer:
-    path = folder.path / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"{path}: the checkpoint's tokenizer is missing")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more exact)
-        raise CheckpointInvalidError(f"{path}: not a readable tokenizer ({error})") from None
 
 
 def _languages(listed: Any, vocabulary: int, where: Path) -> list[Language]:

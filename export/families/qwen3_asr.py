@@ -25,7 +25,7 @@ from export.errors import CheckpointInvalidError
 from export.families import qwen3_asr_parity as parity
 from export.families.qwen3_asr_encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder
 from export.tokenizer import load_tokenizer
-from export.trace import trace
+from export.trace import save_traced, trace
 from export.weights import fill
 from quantize.graph import save_graph
 from quantize.report import Report
@@ -303,10 +303,7 @@ class Qwen3Asr:
         graph.graph.name = "encoder"
         graph.graph.inputs[0].shape = _shape("windows", mels, "frames")
         graph.graph.outputs[0].shape = _shape("windows", "tokens", int(self.config.text_config.hidden_size))
-        spec = save_graph(graph, out / "encoder.onnx")
-        for value in graph.graph.initializers.values():
-            value.const_value = None  # torch's exporter holds on to the graph, and so to the model's weights
-        return spec
+        return save_traced(graph, out / "encoder.onnx")
 
     def _write_decoder(self, out: Path) -> GraphSpec:
         text = self.config.text_config

@@ -7,25 +7,24 @@ computes their formulas.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from runtime.artifact import MANIFEST, Artifact, GraphSpec
+from runtime.artifact import Artifact
 from runtime.decoding.ctc import greedy_ctc
 from runtime.decoding.frames import FrameHypothesis
 from runtime.engine import EngineOptions, Probe, SegmentOptions
-from runtime.errors import ArtifactInvalidError
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
 from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
 from runtime.loading import load_together
+from runtime.manifest_fields import contradiction, tensor_size, typed
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Typed = TypeVar("Typed")
 
 ENCODER, LOG_PROBS = "encoder", "log_probs"
 # Tensors of the encoder's largest parts that are alive at the same time: what goes in, what comes out, and one between.
@@ -53,11 +52,11 @@ class GigaAMEngine(FrameEngine):
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         manifest = artifact.manifest
-        self._front_end = _typed(artifact, manifest.front_end, HtkLogMelConfig)
-        self.parameters = _typed(artifact, manifest.parameters, Parameters)
+        self._front_end = typed(artifact, manifest.front_end, HtkLogMelConfig)
+        self.parameters = typed(artifact, manifest.parameters, Parameters)
         encoder, self._tokenizer, _ = load_together(
             lambda: open_graph(artifact, ENCODER, options),
-            lambda: Tokenizer.from_file(str(artifact.path / manifest.tokenizer)),
+            lambda: open_tokenizer(artifact),
             lambda: None,
         )
         self._check(artifact)
@@ -78,19 +77,19 @@ class GigaAMEngine(FrameEngine):
         """A manifest that contradicts itself, its graph or its tokenizer is found at load, not in the text."""
         front, said = self._front_end, self.parameters
         if min(said.subsampling, said.heads, said.hidden) < 1 or said.segment_seconds <= 0:
-            raise _contradiction(artifact, "parameters have a number that is not positive")
+            raise contradiction(artifact, "parameters have a number that is not positive")
         graph = artifact.manifest.graphs[ENCODER]
         for key, value, found in (
-            ("front_end.n_mels", front.n_mels, _size(graph, "features", 1)),
-            ("parameters.vocab_size", said.vocab_size, _size(graph, LOG_PROBS, -1)),
+            ("front_end.n_mels", front.n_mels, tensor_size(graph, "features", 1)),
+            ("parameters.vocab_size", said.vocab_size, tensor_size(graph, LOG_PROBS, -1)),
             ("parameters.vocab_size", said.vocab_size, self._tokenizer.get_vocab_size() + 1),
             ("parameters.blank_id", said.blank_id, said.vocab_size - 1),
         ):
             if found != value:
-                raise _contradiction(artifact, f"{key} is {value}, but graph or tokenizer have {found}")
+                raise contradiction(artifact, f"{key} is {value}, but graph or tokenizer have {found}")
         longest = said.positions * said.subsampling * front.hop_length / front.sample_rate
         if said.segment_seconds > longest:
-            raise _contradiction(
+            raise contradiction(
                 artifact,
                 f"parameters.segment_seconds is {said.segment_seconds:g}, but positions are for {longest:g} s",
             )
@@ -131,19 +130,3 @@ class GigaAMEngine(FrameEngine):
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
         feeds = self._feeds(*padded([self.features(samples)]))
         return [Probe(ENCODER, feeds, [LOG_PROBS], choice=LOG_PROBS)]
-
-
-def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise _contradiction(artifact, str(error)) from None
-
-
-def _contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:
-    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
-
-
-def _size(graph: GraphSpec, name: str, axis: int) -> int | str | None:
-    """A size of an input or output; None when there is no such."""
-    return next((tensor.shape[axis] for tensor in (*graph.inputs, *graph.outputs) if tensor.name == name), None)

@@ -14,15 +14,16 @@ import numpy.typing as npt
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-from runtime.artifact import MANIFEST, Artifact, GraphSpec
+from runtime.artifact import Artifact
 from runtime.decoding.ctc import greedy_ctc
 from runtime.decoding.frames import FrameHypothesis
 from runtime.decoding.tdt import Ints, States, TdtRules, greedy_tdt
 from runtime.engine import EngineOptions, Probe, SegmentOptions
-from runtime.errors import ArtifactInvalidError
 from runtime.features.nemo_mel import NemoMelConfig, nemo_mel
 from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
 from runtime.loading import load_together
+from runtime.manifest_fields import contradiction, tensor_size, typed
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 
@@ -128,7 +129,7 @@ class ParakeetEngine(FrameEngine):
     ) -> None:
         """``width`` is that of the encoder's output."""
         sessions, self._tokenizer = parts
-        self._front_end = _front_end(artifact)
+        self._front_end = typed(artifact, artifact.manifest.front_end, NemoMelConfig)
         self._shared = parameters
         self._check(artifact, width)
         mels = self._front_end.n_mels
@@ -150,14 +151,14 @@ class ParakeetEngine(FrameEngine):
         frame = front.hop_length * parameters.subsampling / front.sample_rate
         ids = self._tokenizer.get_vocab_size()
         for key, found, said in (
-            ("front_end.n_mels", _size(encoder, "features"), front.n_mels),
-            ("the encoder's width", _size(encoder, self._encoded), width),
+            ("front_end.n_mels", tensor_size(encoder, "features"), front.n_mels),
+            ("the encoder's width", tensor_size(encoder, self._encoded), width),
             ("parameters.frame_seconds", frame, parameters.frame_seconds),
         ):
             if found != said:
-                raise _contradiction(artifact, f"{key} is {said}, but the graph has {found}")
+                raise contradiction(artifact, f"{key} is {said}, but the graph has {found}")
         if not 0 <= parameters.blank_id < parameters.vocab_size or ids > parameters.vocab_size:
-            raise _contradiction(
+            raise contradiction(
                 artifact,
                 f"parameters.vocab_size is {parameters.vocab_size}, but there are {ids} tokens, "
                 f"and the blank is {parameters.blank_id}",
@@ -185,11 +186,11 @@ class ParakeetTdtEngine(ParakeetEngine):
     _encoded = "encoded"
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
-        self.parameters = _parameters(artifact, TdtParameters)
+        self.parameters = typed(artifact, artifact.manifest.parameters, TdtParameters)
         encoder, joint, tokenizer = load_together(
             lambda: open_graph(artifact, ENCODER, options),
             lambda: open_graph(artifact, DECODER_JOINT, options),
-            lambda: _tokenizer(artifact),
+            lambda: open_tokenizer(artifact),
         )
         self._joint = DecoderJoint(joint, self.parameters.predictor_layers, self.parameters.predictor_size)
         self._check_joint(artifact)
@@ -199,16 +200,16 @@ class ParakeetTdtEngine(ParakeetEngine):
     def _check_joint(self, artifact: Artifact) -> None:
         graph, said = artifact.manifest.graphs[DECODER_JOINT], self.parameters
         for key, found, expected in (
-            ("hidden_size", _size(graph, "frame"), said.hidden_size),
-            ("vocab_size", _size(graph, "token_logits"), said.vocab_size),
-            ("durations", _size(graph, "duration_logits"), len(said.durations)),
-            ("predictor_layers", _size(graph, "hidden", 0), said.predictor_layers),
-            ("predictor_size", _size(graph, "hidden"), said.predictor_size),
+            ("hidden_size", tensor_size(graph, "frame"), said.hidden_size),
+            ("vocab_size", tensor_size(graph, "token_logits"), said.vocab_size),
+            ("durations", tensor_size(graph, "duration_logits"), len(said.durations)),
+            ("predictor_layers", tensor_size(graph, "hidden", 0), said.predictor_layers),
+            ("predictor_size", tensor_size(graph, "hidden"), said.predictor_size),
         ):
             if found != expected:
-                raise _contradiction(artifact, f"parameters.{key} says {expected}, but the graph has {found}")
+                raise contradiction(artifact, f"parameters.{key} says {expected}, but the graph has {found}")
         if min(said.durations) < 0 or said.max_symbols < 1:
-            raise _contradiction(artifact, "parameters.durations and max_symbols must not be negative, nor 0 symbols")
+            raise contradiction(artifact, "parameters.durations and max_symbols must not be negative, nor 0 symbols")
 
     def decode(
         self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
@@ -235,9 +236,9 @@ class ParakeetCtcEngine(ParakeetEngine):
     _encoded = "logits"
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
-        self.parameters = _parameters(artifact, CtcParameters)
+        self.parameters = typed(artifact, artifact.manifest.parameters, CtcParameters)
         encoder, tokenizer, _ = load_together(
-            lambda: open_graph(artifact, ENCODER, options), lambda: _tokenizer(artifact), lambda: None
+            lambda: open_graph(artifact, ENCODER, options), lambda: open_tokenizer(artifact), lambda: None
         )
         super().__init__(
             artifact, options, self.parameters, ({ENCODER: encoder}, tokenizer), self.parameters.vocab_size
@@ -255,30 +256,3 @@ class ParakeetCtcEngine(ParakeetEngine):
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
         return [Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], choice=self._encoded)]
-
-
-def _front_end(artifact: Artifact) -> NemoMelConfig:
-    try:
-        return msgspec.convert(artifact.manifest.front_end, NemoMelConfig)
-    except msgspec.ValidationError as error:
-        raise _contradiction(artifact, str(error)) from None
-
-
-def _parameters(artifact: Artifact, kind: type[Any]) -> Any:
-    try:
-        return msgspec.convert(artifact.manifest.parameters, kind)
-    except msgspec.ValidationError as error:
-        raise _contradiction(artifact, str(error)) from None
-
-
-def _tokenizer(artifact: Artifact) -> Tokenizer:
-    return Tokenizer.from_file(str(artifact.path / artifact.manifest.tokenizer))
-
-
-def _contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:
-    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
-
-
-def _size(graph: GraphSpec, name: str, axis: int = -1) -> int | str | None:
-    """A size of an input or output; None when there is no such."""
-    return next((tensor.shape[axis] for tensor in (*graph.inputs, *graph.outputs) if tensor.name == name), None)

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.asking import check_options
@@ -40,7 +39,9 @@ from runtime.engine import (
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.features.log_mel import LogMelConfig, frame_count, log_mel
 from runtime.loading import load_together, open_graph
+from runtime.manifest_fields import typed
 from runtime.session import placement
+from runtime.tokenizer import open_tokenizer
 from runtime.windows import Geometry, GrowingClip, WindowEncoder
 
 Floats = npt.NDArray[np.float32]
@@ -146,11 +147,8 @@ class Qwen3AsrEngine:
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
-        try:
-            self._front_end = msgspec.convert(manifest.front_end, LogMelConfig)
-            self.parameters = msgspec.convert(manifest.parameters, Parameters)
-        except msgspec.ValidationError as error:
-            raise ArtifactInvalidError(f"{where}: {error}; export the model again") from None
+        self._front_end = typed(artifact, manifest.front_end, LogMelConfig)
+        self.parameters = typed(artifact, manifest.parameters, Parameters)
         self.sample_rate = self._front_end.sample_rate
         self.segment_seconds = options.segment_seconds or min(DEFAULT_SEGMENT_SECONDS, self.parameters.segment_seconds)
         if self.segment_seconds > self.parameters.segment_seconds:
@@ -160,11 +158,10 @@ class Qwen3AsrEngine:
             )
         fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
         sizes = {"windows": 1, "frames": self.parameters.window_frames} if fixed else None
-        tokenizer = artifact.path / manifest.tokenizer
         encoder, self._decoder_session, self._tokenizer = load_together(
             lambda: open_graph(artifact, "encoder", options, sizes),
             lambda: open_graph(artifact, "decoder", options),
-            lambda: Tokenizer.from_file(str(tokenizer)),
+            lambda: open_tokenizer(artifact),
         )
         self._encoder = WindowEncoder(encoder, self.parameters.geometry, fixed=fixed)
         self._decoder = CausalDecoder(

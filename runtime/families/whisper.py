@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from runtime.artifact import MANIFEST, Artifact
 from runtime.asking import check_options
@@ -40,10 +39,11 @@ from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.families.whisper_long import LongForm, Reading
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.loading import load_together, open_graph
+from runtime.manifest_fields import typed
 from runtime.session import placement
+from runtime.tokenizer import open_tokenizer
 
 Floats = npt.NDArray[np.float32]
-Typed = TypeVar("Typed")
 
 # Most text tokens a second of audio may give, and a few more for very short clips and for timestamps: more than any
 # language spoken fast, so that a text is cut only when the model runs away.
@@ -124,7 +124,7 @@ class WhisperEngine:
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         manifest = self._manifest = artifact.manifest
         where = artifact.path / MANIFEST
-        self._front_end = _typed(artifact, manifest.front_end, LogMelConfig)
+        self._front_end = typed(artifact, manifest.front_end, LogMelConfig)
         self.parameters = parameters = _parameters(artifact)
         self.sample_rate = self._front_end.sample_rate
         # A window costs the encoder the same however much of it is audio, so it had better be full.
@@ -138,11 +138,10 @@ class WhisperEngine:
         self._codes = {language.name: language.code for language in manifest.languages}
         self._names = {code: name for name, code in self._codes.items()}
         fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
-        tokenizer = artifact.path / manifest.tokenizer
         self._encoder, self._decoder_session, self._tokenizer = load_together(
             lambda: open_graph(artifact, "encoder", options, {"clips": 1} if fixed else None),
             lambda: open_graph(artifact, "decoder", options),
-            lambda: Tokenizer.from_file(str(tokenizer)),
+            lambda: open_tokenizer(artifact),
         )
         self._decoder = CrossDecoder(
             self._decoder_session, manifest.graphs["decoder"], context_length=parameters.context_length
@@ -363,15 +362,8 @@ class WhisperEngine:
         return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
 
 
-def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise ArtifactInvalidError(f"{artifact.path / MANIFEST}: {error}; export the model again") from None
-
-
 def _parameters(artifact: Artifact) -> Parameters:
-    return _typed(artifact, artifact.manifest.parameters, Parameters)
+    return typed(artifact, artifact.manifest.parameters, Parameters)
 
 
 def _draft(work: LiveWork) -> Draft | None:

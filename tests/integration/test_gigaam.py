@@ -23,6 +23,7 @@ from runtime.audio import load_audio
 from runtime.engine import SegmentOptions, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.events import Final
+from tests.broken_tokenizer import with_tokenizer
 from tests.conftest import DATA
 from tests.gigaam_checkpoint import TINY, write
 from tests.unit.test_htk_log_mel import reference
@@ -192,6 +193,14 @@ def test_probes_are_what_the_graph_is_fed(engine: Transcriber) -> None:
     assert len(best) == expected.audio_tokens
     assert set(expected.tokens) <= set(best.tolist())
     assert engine.engine.placement().keys() == {"encoder"}
+
+
+def test_a_broken_tokenizer_is_one_sentence(made: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = with_tokenizer(made[1], tmp_path / "artifact", b"{")
+    with pytest.raises(
+        ArtifactInvalidError, match=r"tokenizer\.json: not a readable tokenizer .*export the model again"
+    ):
+        Transcriber.from_artifact(folder)
 
 
 def test_the_command_line_tells_words(made: tuple[Path, Path]) -> None:

@@ -28,6 +28,7 @@ from runtime.events import Final
 from runtime.families import whisper
 from runtime.families.whisper import WhisperEngine
 from tests import whisper_checkpoint
+from tests.broken_tokenizer import with_tokenizer
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.slow
@@ -441,6 +442,14 @@ def test_a_manifest_that_contradicts_its_graphs(pair: Pair, tmp_path: Path) -> N
         path.write_text(json.dumps(manifest | {"parameters": manifest["parameters"] | change}))
         with pytest.raises(ArtifactInvalidError, match=message):
             WhisperEngine(open_artifact(tmp_path / "x"), EngineOptions())
+
+
+def test_a_broken_tokenizer_is_one_sentence(pair: Pair, tmp_path: Path) -> None:
+    folder = with_tokenizer(pair.artifact, tmp_path / "artifact", b"{")
+    with pytest.raises(
+        ArtifactInvalidError, match=r"tokenizer\.json: not a readable tokenizer .*export the model again"
+    ):
+        Transcriber.from_artifact(folder)
 
 
 def test_probes_are_what_the_engine_runs(pair: Pair) -> None:

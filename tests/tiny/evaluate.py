@@ -6,14 +6,16 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import jiwer
 import numpy as np
 import numpy.typing as npt
+import typer
 
 from tests.tiny.dataset import Corpus, Item, generate
 from tests.tiny.sentences import LANGUAGES
-from tests.tiny.synth import augment, noise_only
+from tests.tiny.synth import UNHEARD, augment, noise_only
 
 MAIN_SEED, CONTEXT_SEED, NOISE_SEED = 9001, 9002, 9003
 UTTERANCES, CONTEXT_UTTERANCES, NOISE_CLIPS = 300, 180, 100
@@ -53,6 +55,11 @@ def held_out(work: Path, fresh: int = 0) -> HeldOut:
         sets.append((corpus.items, [augment(corpus.samples(item), rng) for item in corpus.items]))
     rng = np.random.default_rng(NOISE_SEED + 100 * fresh)
     return HeldOut(*sets[0], *sets[1], [noise_only(rng) for _ in range(NOISE_CLIPS)])
+
+
+def is_unheard(item: Item) -> bool:
+    """Whether training never hears the voice."""
+    return item.voice.split("+")[1] == UNHEARD[item.language]
 
 
 def normalize(text: str) -> str:
@@ -125,3 +132,15 @@ def table(figures: dict[str, float]) -> str:
         f"| the same words without a context | {figures['hot words without context']:.1%} |",
     ]
     return "\n".join(lines)
+
+
+def tell(told: str, short: Sequence[str]) -> NoReturn:
+    """Print a table and the sentences on what was missed.
+
+    Raises:
+        typer.Exit: always; with code 1 when something was missed.
+    """
+    typer.echo(told)
+    for sentence in short:
+        typer.echo(f"missed: {sentence}", err=True)
+    raise typer.Exit(1 if short else 0)

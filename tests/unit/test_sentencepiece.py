@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
-from export.sentencepiece import Kind, read_sentencepiece, to_tokenizer
+from export.sentencepiece import Kind, load_sentencepiece, read_sentencepiece, to_tokenizer
 from tests.conftest import REPOSITORY
 
 REFERENCES = REPOSITORY / "tests" / "references" / "sentencepiece"
@@ -92,6 +92,24 @@ def test_what_is_no_model_is_one_sentence(data: bytes, message: str, tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_in_its_place_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointInvalidError, match=r"cannot be read \(Is a directory\); download the checkpoint again"
+    ):
+        load_sentencepiece(tmp_path)
+
+
+def test_a_normalization_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(UNKNOWN + A + delimited(3, delimited(2, b"\xff" * 20)))
+    with pytest.raises(
+        CheckpointInvalidError, match=r"not a SentencePiece model that can be used .*recompiled"
+    ) as caught:
+        load_sentencepiece(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @given(cut=st.integers(0, 1563), at=st.integers(0, 1563), byte=st.integers(0, 255))
 def test_damage_is_noticed_or_harmless(cut: int, at: int, byte: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A damaged file is refused or read; nothing else is raised."""
@@ -101,4 +119,4 @@ def test_damage_is_noticed_or_harmless(cut: int, at: int, byte: int, tmp_path_fa
     for damaged in (bytes(data), bytes(data)[:cut]):
         path.write_bytes(damaged)
         with contextlib.suppress(CheckpointInvalidError):
-            to_tokenizer(read_sentencepiece(path))
+            load_sentencepiece(path)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
 from typer.testing import CliRunner
 
 from quantize.errors import OutputError
 from runtime import Transcriber
 from tests.conftest import DATA
-from tests.tiny import evaluate, samples
-from tests.tiny.__main__ import PHASES, TRAIN_SEED, app
+from tests.tiny import corpora, dataset, evaluate, samples
+from tests.tiny.__main__ import app
+from tests.tiny.corpora import PHASES, TRAIN_SEED, prepared
 from tests.tiny.dataset import BLOCK, Item, block_seeds
 from tests.tiny.evaluate import error_rate
 from tests.tiny.ogg import with_serial
@@ -134,3 +136,24 @@ def test_the_small_model_understands_the_evaluation_set(transcriber: Transcriber
     for code, name in LANGUAGES.items():
         rows = [row for row, entry in enumerate(index) if entry["language"] == name]
         assert error_rate(code, [index[row]["text"] for row in rows], [found[row] for row in rows]) <= 0.03
+
+
+def test_corpora_are_generated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def generate(folder: Path, count: int, seed: int, *, joined: float) -> None:
+        made.append(folder.name)
+        dataset.generate(folder, 1, seed, joined=joined, workers=1)
+
+    monkeypatch.setattr(corpora, "generate", generate)
+    assert [len(corpus.items) for corpus in prepared(tmp_path)] == [1, 1]
+    prepared(tmp_path)
+    assert made == [phase.name for phase in PHASES]
+
+
+@pytest.mark.parametrize(("short", "code", "said"), [([], 0, ""), (["it is bad"], 1, "missed: it is bad\n")])
+def test_what_was_missed_is_told(short: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught:
+        evaluate.tell("a table", short)
+    assert caught.value.exit_code == code
+    assert capsys.readouterr() == ("a table\n", said)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import Request, Transcriber
-from runtime.engine import Word
-from runtime.transcript import Transcript
 from tests.tiny.dataset import Item
-from tests.tiny.evaluate import Floats, HeldOut, error_rate, normalize
+from tests.tiny.evaluate import HeldOut, error_rate, normalize
 from tests.tiny.gigaam.model import RATE
+from tests.tiny.through_runtime import in_order, words_of
 from tests.tiny.word_times import StartErrors, summary
 
 MOST_ERRORS, LEAST_EMPTY, MOST_START_ERROR = 0.04, 0.95, 0.05
@@ -36,7 +35,8 @@ def measure(artifact: Path, data: HeldOut, unheard: Callable[[Item], bool], thre
     transcriber = Transcriber.from_artifact(artifact, threads=threads, vad=False)
     chosen = [(item, clip) for item, clip in zip(data.items, data.clips, strict=True) if item.language == "ru"]
     items = [item for item, _ in chosen]
-    found = _transcripts(transcriber, [clip for _, clip in chosen])
+    found = in_order(transcriber, [Request(clip, sample_rate=RATE) for _, clip in chosen])
+    noise = in_order(transcriber, [Request(clip, sample_rate=RATE) for clip in data.noise])
     rows = [(item.text, transcript.text, unheard(item)) for item, transcript in zip(items, found, strict=True)]
 
     def rate(voices: tuple[bool, ...]) -> float:
@@ -50,19 +50,9 @@ def measure(artifact: Path, data: HeldOut, unheard: Callable[[Item], bool], thre
         unheard=rate((True,)),
         exact=sum(normalize(true) == text for true, text, _ in rows) / len(rows),
         clips=len(data.noise),
-        empty=sum(not each.text for each in _transcripts(transcriber, data.noise)) / len(data.noise),
-        starts=summary((_words(transcript), item.words) for item, transcript in zip(items, found, strict=True)),
+        empty=sum(not each.text for each in noise) / len(noise),
+        starts=summary((words_of(transcript), item.words) for item, transcript in zip(items, found, strict=True)),
     )
-
-
-def _transcripts(transcriber: Transcriber, clips: Sequence[Floats]) -> list[Transcript]:
-    """In the order of ``clips``."""
-    outcomes = transcriber.transcribe_many([Request(clip, sample_rate=RATE) for clip in clips])
-    return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.place)]
-
-
-def _words(transcript: Transcript) -> list[Word]:
-    return [word for segment in transcript.segments for word in segment.words or []]
 
 
 def missed(figures: Figures) -> list[str]:

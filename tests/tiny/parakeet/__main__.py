@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +10,17 @@ import torch
 import typer
 from tokenizers import Tokenizer
 
-from export.checkpoints import CHECKPOINTS, locate
-from export.package import export_artifact
-from quantize.report import Report
 from tests.tiny import dataset
-from tests.tiny.__main__ import PHASES, TRAIN_SEED
-from tests.tiny.evaluate import held_out
+from tests.tiny.corpora import TRAIN_SEED, prepared
+from tests.tiny.evaluate import tell
 from tests.tiny.loop import train
 from tests.tiny.memory import keep_freed_memory
 from tests.tiny.parakeet import publish
-from tests.tiny.parakeet.measure import Figures, measure, missed, table
+from tests.tiny.parakeet.measure import measure, missed, table
 from tests.tiny.parakeet.tokenizer import texts, train_tokenizer
 from tests.tiny.parakeet.train import LANGUAGES, PLAN, TURNS, Batches, Trainee
-from tests.tiny.synth import RATE, UNHEARD, VARIANTS
+from tests.tiny.synth import RATE, VARIANTS
+from tests.tiny.through_runtime import evaluated
 
 NAME = "parakeet-tdt-tiny"
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -44,12 +41,7 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
     """Generate the corpora, train, write the checkpoint and its card: about an hour on one core."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    corpora = []
-    for phase in PHASES:
-        if not (work / phase.name / "index.json").exists():
-            log.info("%s: generating %d utterances", phase.name, phase.utterances)
-            dataset.generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
-        corpora.append(dataset.Corpus(work / phase.name))
+    corpora = prepared(work)
     if not (work / "parakeet-tokenizer.json").exists():
         train_tokenizer(texts(LANGUAGES, TRAIN_SEED)).save(str(work / "parakeet-tokenizer.json"))
     tokenizer = Tokenizer.from_file(str(work / "parakeet-tokenizer.json"))
@@ -63,7 +55,7 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
     items = [item for order in batches.orders for item in order.items]
     publish.write_card(
         out,
-        table(_evaluate(work, out, threads)),
+        table(evaluated(measure, NAME, out, work, threads)),
         parameters=sum(parameter.numel() for parameter in trainee.asr.parameters()),
         utterances=len(items),
         hours=sum(item.count for item in items) / RATE / 3600,
@@ -80,25 +72,8 @@ def evaluate_command(
     fresh: Fresh = 0,
 ) -> None:
     """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
-    figures = _evaluate(work, checkpoint, threads, fresh)
-    typer.echo(table(figures))
-    short = missed(figures)
-    for sentence in short:
-        typer.echo(f"missed: {sentence}", err=True)
-    raise typer.Exit(1 if short else 0)
-
-
-def _evaluate(work: Path, checkpoint: Path, threads: int, fresh: int = 0) -> Figures:
-    known = CHECKPOINTS[NAME]
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / NAME
-        with Report() as report:
-            export_artifact(known, locate(known, checkpoint), out, report)
-        return measure(out, held_out(work / "evaluation", fresh), _is_unheard, threads)
-
-
-def _is_unheard(item: dataset.Item) -> bool:
-    return item.voice.split("+")[1] == UNHEARD[item.language]
+    figures = evaluated(measure, NAME, checkpoint, work, threads, fresh)
+    tell(table(figures), missed(figures))
 
 
 if __name__ == "__main__":

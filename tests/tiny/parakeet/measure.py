@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from runtime import Request, Transcriber
-from runtime.engine import Word
 from runtime.transcript import Transcript
 from tests.tiny.dataset import Item
-from tests.tiny.evaluate import Floats, HeldOut, error_rate
+from tests.tiny.evaluate import HeldOut, error_rate
 from tests.tiny.parakeet.train import LANGUAGES
 from tests.tiny.synth import RATE
+from tests.tiny.through_runtime import in_order, words_of
 from tests.tiny.word_times import StartErrors, summary
 
 MOST_ERRORS, LEAST_EMPTY, MOST_START_ERROR = 0.04, 0.95, 0.08
@@ -49,9 +49,9 @@ def measure(artifact: Path, data: HeldOut, unheard: Callable[[Item], bool], thre
     rates = {}
     for code in LANGUAGES:
         chosen = [(item, clip) for item, clip in zip(data.items, data.clips, strict=True) if item.language == code]
-        found = _transcripts(transcriber, [clip for _, clip in chosen])
+        found = in_order(transcriber, [Request(clip, sample_rate=RATE) for _, clip in chosen])
         rates[code] = _rates(code, [item for item, _ in chosen], found, unheard)
-    silent = [not each.text for each in _transcripts(transcriber, data.noise)]
+    silent = [not each.text for each in in_order(transcriber, [Request(clip, sample_rate=RATE) for clip in data.noise])]
     return Figures(rates, len(silent), float(np.mean(silent)))
 
 
@@ -68,18 +68,8 @@ def _rates(code: str, items: Sequence[Item], found: Sequence[Transcript], unhear
         heard=rate((False,)),
         unheard=rate((True,)),
         exact=float(np.mean([true == text for true, text, _ in rows])),
-        starts=summary((_words(transcript), item.words) for item, transcript in zip(items, found, strict=True)),
+        starts=summary((words_of(transcript), item.words) for item, transcript in zip(items, found, strict=True)),
     )
-
-
-def _transcripts(transcriber: Transcriber, clips: Sequence[Floats]) -> list[Transcript]:
-    """In the order of ``clips``."""
-    outcomes = transcriber.transcribe_many([Request(clip, sample_rate=RATE) for clip in clips])
-    return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.place)]
-
-
-def _words(transcript: Transcript) -> list[Word]:
-    return [word for segment in transcript.segments for word in segment.words or []]
 
 
 def missed(figures: Figures) -> list[str]:
