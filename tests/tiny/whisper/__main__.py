@@ -35,11 +35,13 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
 # window, and at last on whole windows.
 SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
 PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=19)
+WINDOWS = Plan(steps=400, batch=4, peak=6e-4, warmup=10, seed=19)
 JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
 JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
 ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
 AGAIN = Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22)
+SHORT = Plan(steps=1_600, batch=16, peak=1.2e-3, warmup=30, seed=23)
+LONG = Plan(steps=1_000, batch=12, peak=1e-3, warmup=30, seed=24)
 ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
 WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
 LONGEST_SENTENCE = 4.5
@@ -84,6 +86,10 @@ def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
     yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
     again = ClipBatches(passages, *rest, AGAIN, latest=LATEST_ROW, timed=JOINED_TIMED)
     yield "whisper-again", WINDOWS_GUIDE, again
+    short = ClipBatches(sentences, *rest, SHORT, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-short", WINDOWS_GUIDE, short
+    long = ClipBatches(passages, *rest, LONG, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-long", WINDOWS_GUIDE, long
     yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
 
 
@@ -106,6 +112,8 @@ def schedule() -> str:
         "joined sentences": JOINED,
         "utterances of up to 16 s again": ANYWHERE,
         "the same with fewer timestamps": AGAIN,
+        "single sentences again, anywhere in a window": SHORT,
+        "utterances of up to 16 s a third time": LONG,
         "windows of 30 s": WINDOWS,
     }
     return "\n".join(
