@@ -35,11 +35,16 @@ CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
 # window, and at last on whole windows.
 SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
 PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=19)
+WINDOWS = Plan(steps=400, batch=4, peak=6e-4, warmup=10, seed=19)
 JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
 JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
 ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
 AGAIN = Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22)
+SHORT = Plan(steps=1_600, batch=16, peak=1.2e-3, warmup=30, seed=23)
+LONG = Plan(steps=1_000, batch=12, peak=1e-3, warmup=30, seed=24)
+SILENT_SHORT = Plan(steps=600, batch=10, peak=8e-4, warmup=20, seed=25)
+SILENT_LONG = Plan(steps=400, batch=8, peak=8e-4, warmup=20, seed=26)
+LAST = Plan(steps=500, batch=4, peak=6e-4, warmup=10, seed=27)
 ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
 WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
 LONGEST_SENTENCE = 4.5
@@ -84,7 +89,16 @@ def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
     yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
     again = ClipBatches(passages, *rest, AGAIN, latest=LATEST_ROW, timed=JOINED_TIMED)
     yield "whisper-again", WINDOWS_GUIDE, again
+    short = ClipBatches(sentences, *rest, SHORT, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-short", WINDOWS_GUIDE, short
+    long = ClipBatches(passages, *rest, LONG, latest=LATEST_ROW, timed=JOINED_TIMED)
+    yield "whisper-long", WINDOWS_GUIDE, long
     yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
+    silent = ClipBatches(sentences, *rest, SILENT_SHORT, timed=JOINED_TIMED, silent=True)
+    yield "whisper-silent-short", WINDOWS_GUIDE, silent
+    silent = ClipBatches(passages, *rest, SILENT_LONG, timed=JOINED_TIMED, silent=True)
+    yield "whisper-silent-long", WINDOWS_GUIDE, silent
+    yield "whisper-last", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, LAST)
 
 
 def fit(ready: Prepared, work: Path) -> Trainee:
@@ -106,7 +120,12 @@ def schedule() -> str:
         "joined sentences": JOINED,
         "utterances of up to 16 s again": ANYWHERE,
         "the same with fewer timestamps": AGAIN,
+        "single sentences again, anywhere in a window": SHORT,
+        "utterances of up to 16 s a third time": LONG,
         "windows of 30 s": WINDOWS,
+        "utterances, most of them single sentences, with silence up to anywhere in the window": SILENT_SHORT,
+        "utterances of up to 16 s with such silence": SILENT_LONG,
+        "windows of 30 s again": LAST,
     }
     return "\n".join(
         f"- {plan.steps:,} steps of {plan.batch} {what} at a peak of {plan.peak:g}" for what, plan in told.items()

@@ -259,7 +259,7 @@ class Scenes:
 
 
 class ClipBatches:
-    """Batches of utterances of like length, with little more silence than the longest needs."""
+    """Batches of utterances of like length, with little more silence than the longest needs, or with up to a window."""
 
     def __init__(
         self,
@@ -271,10 +271,15 @@ class ClipBatches:
         seconds: tuple[float, float] = (0.0, float("inf")),
         latest: int = 0,
         timed: float = 0.5,
+        silent: bool = False,
     ) -> None:
-        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`."""
+        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`.
+
+        ``silent`` ones have silence up to anywhere in the window, less of it more often: among a window's rows, most
+        of them silence, speech has to be found. That is learned sooner from short windows, which also cost less.
+        """
         self.plan, self._corpus, self._latest, self._timed = plan, corpus, latest, timed
-        self._scenes = Scenes([corpus], tokenizer, phonemes)
+        self._scenes, self._silent = Scenes([corpus], tokenizer, phonemes), silent
         least, most = seconds
         self._order = Order([item for item in corpus.items if least * RATE < item.count <= most * RATE], plan)
 
@@ -288,7 +293,10 @@ class ClipBatches:
             for item in self._order.batch(step)
         ]
         longest = max(len(scene.wave) for scene in scenes)
-        more = int(rng.uniform(0, 1.5) * RATE) if rng.random() < 0.5 else 0
+        if self._silent:
+            more = int(rng.random() ** 2 * (WINDOW - longest))
+        else:
+            more = int(rng.uniform(0, 1.5) * RATE) if rng.random() < 0.5 else 0
         return self._scenes.batch(scenes, -(-(longest + more) // ROW) * ROW, rng)
 
 
