@@ -129,8 +129,9 @@ class GigaAMEngine(FrameEngine):
         options: SegmentOptions,  # noqa: ARG002
     ) -> list[Probe]:
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
-        feeds = self._feeds(*padded([self.features(samples)]))
-        return [Probe(ENCODER, feeds, [LOG_PROBS], choice=LOG_PROBS)]
+        batch, lengths = padded([self.features(samples)])
+        rows = int(self.encode(batch, lengths)[1][0])
+        return [Probe(ENCODER, self._feeds(batch, lengths), [LOG_PROBS], choice=LOG_PROBS, rows=rows)]
 
 
 def _typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:

@@ -224,7 +224,7 @@ class ParakeetTdtEngine(ParakeetEngine):
         for _ in greedy_tdt(told, [frames[0, : valid[0]]], self.parameters.rules):
             continue
         return [
-            Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded]),
+            Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], rows=int(valid[0])),
             Probe(DECODER_JOINT, told.feeds(), list(self._joint.outputs), choice="token_logits"),
         ]
 
@@ -254,7 +254,9 @@ class ParakeetCtcEngine(ParakeetEngine):
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
-        return [Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], choice=self._encoded)]
+        feeds = {"features": batch, "lengths": lengths}
+        rows = int(self.encode(batch, lengths)[1][0])
+        return [Probe(ENCODER, feeds, [self._encoded], choice=self._encoded, rows=rows)]
 
 
 def _front_end(artifact: Artifact) -> NemoMelConfig:
