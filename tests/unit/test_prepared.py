@@ -85,7 +85,7 @@ def test_weights_of_odd_sizes_are_read_as_they_were_packed(tmp_path: Path, rng: 
             numpy_helper.from_array(rng.random(width * blocks, np.float32) / 100, f"scales {place}"),
         ]
         inputs = [f"x {depth}", f"values {place}", f"scales {place}"]
-        how = {"K": depth, "N": width, "bits": bits, "block_size": 64, "accuracy_level": 4}
+        how: dict[str, Any] = {"K": depth, "N": width, "bits": bits, "block_size": 64, "accuracy_level": 4}
         nodes.append(helper.make_node("MatMulNBits", inputs, [f"y {place}"], domain="com.microsoft", **how))
         outputs.append(helper.make_tensor_value_info(f"y {place}", TensorProto.FLOAT, ["rows", width]))
     taken = [helper.make_tensor_value_info(f"x {depth}", TensorProto.FLOAT, ["rows", depth]) for depth in (160, 640)]
