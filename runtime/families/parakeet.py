@@ -28,7 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 ENCODER, DECODER_JOINT = "encoder", "decoder_joint"
 # Of the encoder's activations, the largest by far are those of its first convolution, at half the frames and half the
-# channels of the features: what goes in, what comes out, and one copy that a kernel makes.
+# channels of the features: what goes in, what comes out, and one copy that a kernel makes. Measured with
+# parakeet-tdt-0.6b-v3, two segments of 20 s: 273 MiB in float32 and 276 in int8, where this gives 375.
 _STEM_COPIES = 3
 
 
@@ -254,8 +255,8 @@ class ParakeetCtcEngine(ParakeetEngine):
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
-        feeds = {"features": batch, "lengths": lengths}
         rows = int(self.encode(batch, lengths)[1][0])
+        feeds: dict[str, npt.NDArray[Any]] = {"features": batch, "lengths": lengths}
         return [Probe(ENCODER, feeds, [self._encoded], choice=self._encoded, rows=rows)]
 
 
