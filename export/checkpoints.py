@@ -304,7 +304,8 @@ def _unpickled(file: Path) -> dict[str, torch.Tensor]:
         # Mapped, so that half of a model in memory is enough. Files from before torch 1.6 cannot be, and are refused.
         value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Of a file that was cut short torch goes on to say what may have happened to it.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise CheckpointInvalidError(f"{file}: not a readable file of tensors alone ({reason})") from None
     if not isinstance(value, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()

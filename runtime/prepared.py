@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Names the folder of prepared graphs where the user's cache is not it, as in a container image.
 FOLDER_VARIABLE = "ASR_DEPLOY_PREPARED"
-_FORMAT = 1
+_FORMAT = 2  # in 1, small packed weights lay where kernels read them wrong
 _RECORD = "prepared.json"
 _GRAPH = "graph.onnx"
 _CPUINFO = Path("/proc/cpuinfo")

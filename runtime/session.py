@@ -36,8 +36,14 @@ _LOAD_ERRORS = (
 _INVALID_ERRORS = (ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile)
 _REASON = 320  # characters of somebody else's error
 _FATAL = 4  # ONNX Runtime's severity
-# Smaller weights of a prepared graph stay in the graph's own file.
+# Smaller weights of a prepared graph stay in the graph's own file, and are packed when it is loaded.
 _EXTERNAL_BYTES = 1024
+# ONNX Runtime 1.31 lets packed weights of more than 1 MiB begin at a page, and smaller ones wherever the file has come
+# to. Mapped from there those of MatMulNBits are read wrong: its kernels look for their parts from the next address
+# that 64 divides. Where such would be, only the large ones go into the file.
+_PAGED_BYTES = 1 << 20
+_ALIGNMENT = 64
+_PACKED_AT = re.compile(rb"MatMulNBits\+\d+\|(\d+);")  # in the graph: operator, hash, offset
 
 
 @functools.cache
@@ -60,13 +66,22 @@ def save_prepacked(path: Path, target: Path) -> None:
     Raises:
         ArtifactInvalidError: ONNX Runtime cannot load the graph, or cannot write the other.
     """
+    _save_prepacked(path, target, _EXTERNAL_BYTES)
+    if any(int(offset) % _ALIGNMENT for offset in _PACKED_AT.findall(target.read_bytes())):
+        _save_prepacked(path, target, _PAGED_BYTES)
+
+
+def _save_prepacked(path: Path, target: Path, external_bytes: int) -> None:
+    data = target.with_name(f"{target.name}.data")
+    for written in (target, data):
+        written.unlink(missing_ok=True)
     options = ort.SessionOptions()
     apply_threads(options)
     options.log_severity_level = 3
     options.optimized_model_filepath = str(target)
     prefix = "session.optimized_model_external_initializers_"
-    options.add_session_config_entry(prefix + "file_name", f"{target.name}.data")
-    options.add_session_config_entry(prefix + "min_size_in_bytes", str(_EXTERNAL_BYTES))
+    options.add_session_config_entry(prefix + "file_name", data.name)
+    options.add_session_config_entry(prefix + "min_size_in_bytes", str(external_bytes))
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     try:
         ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -31,11 +31,22 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
-    """Over all segments: rows of audio, prompt positions (these rows included), generated text tokens."""
+    """Over all segments: rows of audio, prompt positions, generated text tokens.
+
+    Where audio is a part of the prompt (Qwen3-ASR), its rows are among the prompt's positions. Where a decoder looks at
+    it (Whisper) or the text comes from its frames, they are not.
+    """
 
     audio: int
     prompt: int
     generated: int
+
+    @property
+    def text(self) -> int:
+        """Prompt positions that are no audio. A prompt that audio is a part of is longer than it; others are shorter:
+        Whisper's has 448 positions at most for 1500 rows, and a text that comes from frames has none.
+        """
+        return self.prompt - self.audio if self.prompt >= self.audio else self.prompt
 
 
 class Transcript(msgspec.Struct, frozen=True):

@@ -101,6 +101,13 @@ def evaluation_as_json(evaluation: Evaluation) -> str:
     return msgspec.json.encode(fields).decode()
 
 
+_LANGUAGE = {
+    "told": "told to the model",
+    "detected": "detected by the model",
+    "implicit": "neither told to the model nor named by it",
+}
+
+
 def evaluation_as_text(evaluation: Evaluation) -> str:
     """A table with a row a language, and below it how fast and by what."""
     header = ("language", "unit", "utterances", "error rate", "95 % interval", "exact")
@@ -113,7 +120,7 @@ def evaluation_as_text(evaluation: Evaluation) -> str:
         "real-time factor": speed if factor is None else f"{factor:.3f} ({speed})",
         "model": f"{evaluation.model}, {evaluation.quantization}",
         "provider": evaluation.provider,
-        "language": f"{evaluation.language}{' to' if evaluation.language == 'told' else ' by'} the model",
+        "language": _LANGUAGE[evaluation.language],
         "versions": ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
     }
     width = max(map(len, notes))

@@ -132,7 +132,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         say(0, "cold start")
         cold = _cold_start(plan, clips[_COLD_SECONDS])
         say(1, "the model's work, and the machine's limits")
-        work = _work(plan, artifact, clips[_PROBE_SECONDS])
+        work = msgspec.json.decode(_child(WorkJob(plan.setup.model, clips[_PROBE_SECONDS])), type=Work)
         rates = [_rates(threads)]
         found: list[Configuration] = []
         failures: list[Failure] = []
@@ -155,9 +155,8 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
             # enough to go on with.
             with contextlib.suppress(MeasurementError):
                 rates.append(_rates(threads))
-    limits = Limits(best_rates(rates), work) if work else None
-    if limits:
-        found = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in found]
+    limits = Limits(best_rates(rates), work)
+    found = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in found]
     return Report(
         machine=describe(),
         model=_model(artifact),
@@ -185,13 +184,6 @@ def _model(artifact: Artifact) -> Model:
         recipe=quantization.recipe if quantization else "float32",
         bytes=artifact.size,
     )
-
-
-def _work(plan: Plan, artifact: Artifact, clip: str) -> Work | None:
-    """Counted for a model of an encoder and a decoder; there is no counting others yet."""
-    if not {"encoder", "decoder"} <= set(artifact.manifest.graphs):
-        return None
-    return msgspec.json.decode(_child(WorkJob(plan.setup.model, clip)), type=Work)
 
 
 def _rates(threads: int) -> Rates:

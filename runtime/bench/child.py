@@ -157,6 +157,10 @@ def _run(transcriber: Transcriber, job: MeasureJob, clips: int, budget: int | No
         for transcript in transcripts
         for segment in transcript.segments
     ]
+    # A text from the encoder's frames has no prompt and no stop id; a step of its loop may give no token at all.
+    if "decoder" not in transcriber.artifact.manifest.graphs:
+        counts = []
+        del stages["prefill"]
     return _Run(
         total=total,
         stages=stages,

@@ -25,7 +25,6 @@ from runtime.bench.page import (
 _Row = tuple[Outcome, Measured]
 
 _COLUMNS = ("provider", "load", "encode", "prefill", "step", "total", "RTF", "peak memory")
-_NEARNESS = ("provider", "encoder", "decoder", "same choices", "same tokens", "first difference", "word errors")
 
 
 def as_text(comparison: Comparison) -> str:
@@ -36,7 +35,7 @@ def as_text(comparison: Comparison) -> str:
         parts += [
             _grid(_COLUMNS, [_times(each.provider, each.measured) for each in measured if each.measured]),
             f"difference from {comparison.reference}, relative to its outputs, on the same inputs",
-            _grid(_NEARNESS, [_nearness(each, comparison) for each in measured]),
+            _grid(_nearness_columns(measured), [_nearness(each, comparison) for each in measured]),
             "nodes of each graph, by the provider that runs them",
             _grid(("provider", "graph", "on", "nodes", "operators"), _placed(measured)),
         ]
@@ -57,7 +56,7 @@ def _times(provider: str, measured: Measured) -> list[str]:
         provider,
         seconds(measured.load),
         seconds(measured.encode.median),
-        seconds(measured.prefill.median),
+        seconds(measured.prefill.median if _has_prompt(measured) else None),
         seconds(measured.step.median if measured.step else None),
         seconds(measured.total.median),
         number(measured.rtf),
@@ -65,15 +64,27 @@ def _times(provider: str, measured: Measured) -> list[str]:
     ]
 
 
+def _has_prompt(measured: Measured) -> bool:
+    """Whether texts come from a decoder after its prompt; those from an encoder's frames have no prefill."""
+    return "decoder" in measured.placement
+
+
+def _nearness_columns(outcomes: list[Outcome]) -> tuple[str, ...]:
+    """A column for each graph that the family has, and what became of the texts."""
+    roles = next((each.measured.placement for each in outcomes if each.measured), {})
+    return ("provider", *roles, "same choices", "same tokens", "first difference", "word errors")
+
+
 def _nearness(outcome: Outcome, comparison: Comparison) -> list[str]:
     measured = outcome.measured
     assert measured is not None
     found = measured.differences
-    decoder = found.get("decoder")
+    # One graph of a family makes the choices: a decoder, a transducer's joint, the encoder of a CTC model.
+    same = next((each.same_choices for each in found.values() if each.same_choices is not None), None)
     return [
         outcome.provider,
-        *(_scientific(found[role].relative) if role in found else "reference" for role in ("encoder", "decoder")),
-        f"{decoder.same_choices:.1%}" if decoder and decoder.same_choices is not None else "–",
+        *(_scientific(found[role].relative) if role in found else "reference" for role in measured.placement),
+        "–" if same is None else f"{same:.1%}",
         f"{outcome.identical} of {len(comparison.audio)} files",
         "none" if outcome.first_difference is None else f"token {outcome.first_difference}",
         "–" if outcome.word_errors is None else f"{outcome.word_errors:.2%}",
@@ -127,6 +138,7 @@ def _tiles(comparison: Comparison, measured: list[_Row], failed: int) -> Html:
 
 def _speed(measured: list[_Row]) -> Html:
     names = [each.provider for each, _ in measured]
+    prompts = any(_has_prompt(got) for _, got in measured)
     return section(
         "Speed and memory",
         table("Medians; least and most below", _COLUMNS, [_time_cells(each.provider, got) for each, got in measured]),
@@ -135,7 +147,7 @@ def _speed(measured: list[_Row]) -> Html:
             names,
             [
                 Series("encode", [got.encode.median for _, got in measured]),
-                Series("prefill", [got.prefill.median for _, got in measured]),
+                *([Series("prefill", [got.prefill.median for _, got in measured])] if prompts else []),
                 Series("decode", [_decode(got) for _, got in measured]),
             ],
             unit="seconds of work for all of the audio",
@@ -156,7 +168,7 @@ def _nearness_section(comparison: Comparison, measured: list[_Row]) -> Html:
         "Nearness to the reference",
         table(
             f"Differences from {comparison.reference}",
-            _NEARNESS,
+            _nearness_columns([each for each, _ in measured]),
             [_nearness(each, comparison) for each, _ in measured],
         ),
         paragraph(
@@ -186,7 +198,8 @@ def _nodes(measured: list[_Row]) -> Html:
 
 def _time_cells(provider: str, measured: Measured) -> list[str | Cell]:
     cells: list[str | Cell] = list(_times(provider, measured))
-    for column, spread in ((2, measured.encode), (3, measured.prefill), (4, measured.step), (5, measured.total)):
+    prefill = measured.prefill if _has_prompt(measured) else None
+    for column, spread in ((2, measured.encode), (3, prefill), (4, measured.step), (5, measured.total)):
         if spread:
             cells[column] = Cell(str(cells[column]), f"{seconds(spread.low)} – {seconds(spread.high)}")
     return cells

@@ -60,13 +60,21 @@ def best_rates(rates: Sequence[Rates]) -> Rates:
 
 
 def measure_work(model: str, clip: str) -> Work:
-    """Count the work of a model of an encoder and a decoder on ``clip``, one segment of speech."""
+    """Count the work of a model on ``clip``, one segment of speech: of its encoder, and of its decoder if it has one.
+
+    A loop over the encoder's frames (CTC, a transducer) has neither a prompt nor steps that would be bound by reading
+    weights: what it could do at best is not counted.
+    """
     artifact = open_artifact(model)
     rows, operations = _count_operations(artifact, clip)
-    decoder = artifact.manifest.graphs["decoder"]
+    integer = artifact.manifest.quantization is not None
+    encoder = operations["encoder"] / rows["encoder"]
+    decoder = artifact.manifest.graphs.get("decoder")
+    if decoder is None:
+        return Work(integer_products=integer, encoder_operations=encoder)
     return Work(
-        integer_products=artifact.manifest.quantization is not None,
-        encoder_operations=operations["encoder"] / rows["encoder"],
+        integer_products=integer,
+        encoder_operations=encoder,
         decoder_operations=operations["decoder"] / rows["decoder"],
         weight_bytes=artifact.role_size("decoder"),
         cache_bytes=_cache_bytes(decoder),
@@ -104,6 +112,8 @@ def _best(call: Callable[[], object]) -> float:
 def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], dict[str, float]]:
     """Rows of audio (``encoder``) and prompt positions (``decoder``) of a clip, and each graph's operations on it.
 
+    Other graphs, such as a transducer's joint, are left out.
+
     Counted on the CPU whatever provider is measured: the work is the model's.
     """
     engine = make_engine(artifact, EngineOptions())
@@ -113,7 +123,7 @@ def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], di
     rows: dict[str, int] = {}
     operations: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for place, probe in enumerate(probes):
+        for place, probe in enumerate(probe for probe in probes if probe.role in ("encoder", "decoder")):
             options = ort.SessionOptions()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / str(place))
@@ -168,11 +178,14 @@ def shares(limits: Limits, found: Configuration) -> Shares:
 
     Encoder and prefill cannot take less than their operations over the machine's rate; a quantized model is held
     against the faster of both rates. A step cannot take less than reading all weights, and the keys and values of
-    the rows in flight, nor less than its operations.
+    the rows in flight, nor less than its operations. A model without a decoder has its encoder's share alone.
     """
     rates, work = limits.rates, limits.work
     rate = max(rates.float_operations, rates.integer_operations) if work.integer_products else rates.float_operations
     tokens = found.tokens
+    encode = _share(tokens.audio * work.encoder_operations / rate, found.stages["encode"].median)
+    if work.decoder_operations is None or work.weight_bytes is None or work.cache_bytes is None:
+        return Shares(encode=encode, prefill=None, step=None)
     step = None
     if found.step:
         texts, rows = found.clips * found.segments, tokens.stepped / tokens.steps
@@ -181,7 +194,7 @@ def shares(limits: Limits, found: Configuration) -> Shares:
         least = max(read / rates.memory_bytes, rows * work.decoder_operations / rate)
         step = least / found.step.median
     return Shares(
-        encode=_share(tokens.audio * work.encoder_operations / rate, found.stages["encode"].median),
+        encode=encode,
         prefill=_share(tokens.prompt * work.decoder_operations / rate, found.stages["prefill"].median),
         step=step,
     )

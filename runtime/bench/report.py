@@ -18,8 +18,8 @@ from runtime.bench.page import (
     table,
     tiles,
 )
-from runtime.bench.results import Configuration, Report, Spread
-from runtime.bench.table import STAGES, median, runs_of, stages_of, value_range
+from runtime.bench.results import Configuration, Report, Shares, Spread
+from runtime.bench.table import has_steps, median, runs_of, stage_names, stages_of, value_range
 
 _CLIP = "seconds of audio in a clip"
 
@@ -71,11 +71,8 @@ def _time(report: Report) -> Html:
     for batch, found in _by_batch(report).items():
         lengths = [f"{each.seconds:g} s" for each in found]
         series = [
-            Series(
-                STAGES.get(stage, stage),
-                [1e3 * each.stages[stage].median / _audio(each) for each in found],
-            )
-            for stage in stages
+            Series(name, [1e3 * each.stages[stage].median / _audio(each) for each in found])
+            for stage, name in zip(stages, stage_names(report), strict=True)
         ]
         charts.append(
             bar_chart(
@@ -131,13 +128,14 @@ def _steps(report: Report) -> Html:
     charts = []
     if steps := lines(lambda each: each.step.median * 1e3 if each.step else None):
         least = None
-        if report.limits:
-            rates, work = report.limits.rates, report.limits.work
-            least = ("reading the weights", 1e3 * work.weight_bytes / rates.memory_bytes)
+        if report.limits and (weights := report.limits.work.weight_bytes) is not None:
+            least = ("reading the weights", 1e3 * weights / report.limits.rates.memory_bytes)
         charts.append(_chart("Time of a step", "milliseconds", "batch (rows)", steps, reference=least))
     speed = lines(lambda each: each.audio_seconds_per_second.median)
     charts.append(_chart("Throughput", "seconds of audio a second", "batch (rows)", speed))
     lead = "A step gives every row in flight a token: lower is better, and more rows should cost little more than one."
+    if not has_steps(report):
+        lead = "How much audio rows that are transcribed together get through: higher is better."
     return section("Batches", *charts, lead=lead)
 
 
@@ -158,18 +156,15 @@ def _limits(report: Report) -> list[Html]:
     if not report.limits:
         return []
     rates, work = report.limits.rates, report.limits.work
+    held: list[tuple[str, Callable[[Shares], float | None]]] = [("encoder", lambda share: share.encode)]
+    if has_steps(report):
+        held += [("prefill", lambda share: share.prefill), ("step", lambda share: share.step)]
     rows, charts = [], []
     every = [each.limits for each in report.configurations if each.limits]
-    highest = max(
-        (_percent(value) or 0.0 for each in every for value in (each.encode, each.prefill, each.step)), default=0.0
-    )
+    highest = max((_percent(of(each)) or 0.0 for each in every for _, of in held), default=0.0)
     for batch, found in _by_batch(report).items():
         known = [(each, each.limits) for each in found if each.limits]
-        series = [
-            Series("encoder", [_percent(share.encode) for _, share in known]),
-            Series("prefill", [_percent(share.prefill) for _, share in known]),
-            Series("step", [_percent(share.step) for _, share in known]),
-        ]
+        series = [Series(name, [_percent(of(share)) for _, share in known]) for name, of in held]
         charts.append(
             bar_chart(
                 f"Batch {batch}",
@@ -179,25 +174,27 @@ def _limits(report: Report) -> list[Html]:
                 highest=highest,
             )
         )
-        rows += [
-            [_name(each), *(f"{number(_percent(value))} %" for value in (share.encode, share.prefill, share.step))]
-            for each, share in known
-        ]
+        rows += [[_name(each), *(_in_percent(of(share)) for _, of in held)] for each, share in known]
     lead = (
         f"Measured here: memory is read at {number(rates.memory_bytes / 1e9)} GB/s; matrix products run at "
         f"{number(rates.float_operations / 1e9)} billion operations a second in float32 and "
-        f"{number(rates.integer_operations / 1e9)} in 8 bits. A step must read "
-        f"{size(work.weight_bytes)} of weights, and {number(work.cache_bytes / 1e3)} kB of keys and values for "
-        f"every position of every row. A row of audio takes the encoder "
-        f"{number(work.encoder_operations / 1e6)} million operations, a prompt position the decoder "
-        f"{number(work.decoder_operations / 1e6)} million (attention over the prompt not counted)."
+        f"{number(rates.integer_operations / 1e9)} in 8 bits. A row of audio takes the encoder "
+        f"{number(work.encoder_operations / 1e6)} million operations."
     )
-    shown = table("Least possible time over measured time", ["configuration", "encoder", "prefill", "step"], rows)
+    if work.weight_bytes is None or work.cache_bytes is None or work.decoder_operations is None:
+        lead += " What decoding the encoder's frames takes is not held against a limit."
+    else:
+        lead += (
+            f" A prompt position takes the decoder {number(work.decoder_operations / 1e6)} million (attention over the "
+            f"prompt not counted). A step must read {size(work.weight_bytes)} of weights, and "
+            f"{number(work.cache_bytes / 1e3)} kB of keys and values for every position of every row."
+        )
+    shown = table("Least possible time over measured time", ["configuration", *(name for name, _ in held)], rows)
     return [section("How near to the machine's limits", *charts, shown, lead=lead)]
 
 
 def _tables(report: Report) -> Html:
-    stages = stages_of(report)
+    stages, steps = stages_of(report), has_steps(report)
     found = report.configurations
     times: list[list[str | Cell]] = [
         [
@@ -205,8 +202,7 @@ def _tables(report: Report) -> Html:
             *(_cell(each.stages[stage]) for stage in stages),
             _cell(each.total),
             _cell(each.first_token),
-            _cell(each.per_token),
-            _cell(each.step),
+            *([_cell(each.per_token), _cell(each.step)] if steps else []),
         ]
         for each in found
     ]
@@ -228,8 +224,10 @@ def _tables(report: Report) -> Html:
             _name(each),
             str(each.clips),
             str(each.segments),
-            *(str(count) for count in (each.tokens.audio, each.tokens.prompt, each.tokens.generated)),
-            str(each.tokens.steps),
+            str(each.tokens.audio),
+            *([str(each.tokens.prompt)] if steps else []),
+            str(each.tokens.generated),
+            *([str(each.tokens.steps)] if steps else []),
             str(each.runs),
         ]
         for each in found
@@ -240,13 +238,18 @@ def _tables(report: Report) -> Html:
     ]
     if report.load:
         start.append(["load", _cell(report.load), "one for each configuration"])
-    names = [STAGES.get(stage, stage) for stage in stages]
     return section(
         "All figures",
         table("Starting", ["", "time", "measured"], start, text_columns=(0, 2)),
         table(
             "Time, of all clips of a run together",
-            ["configuration", *names, "total", "first token", "per token", "step"],
+            [
+                "configuration",
+                *stage_names(report),
+                "total",
+                "first token",
+                *(["per token", "step"] if steps else []),
+            ],
             times,
         ),
         table(
@@ -256,7 +259,11 @@ def _tables(report: Report) -> Html:
         ),
         table(
             "What a run holds",
-            ["configuration", "clips", "segments a clip", "audio rows", "prompt", "generated", "steps", "runs"],
+            [
+                *("configuration", "clips", "segments a clip", "audio rows"),
+                *(["prompt", "generated", "steps"] if steps else ["generated"]),
+                "runs",
+            ],
             tokens,
         ),
         lead="Medians; below each its smallest and largest value.",
@@ -265,6 +272,14 @@ def _tables(report: Report) -> Html:
 
 def _method(report: Report) -> Html:
     settings = report.settings
+    counted = ""
+    if has_steps(report):
+        counted = (
+            "Per token is the time of the decoder's steps over the tokens that they gave; the first token of a text "
+            "comes from its prefill. "
+        )
+    elif report.configurations:
+        counted = "The text comes from the encoder's frames: decoding is a loop over these, without a prompt. "
     forced = (
         f"{settings.new_tokens} tokens were forced for each clip, shared by its segments and rounded up to the same "
         "number for each; the text means nothing"
@@ -279,8 +294,7 @@ def _method(report: Report) -> Html:
             f"transcribed together (“clips”), each from a file. {forced}."
         ),
         paragraph(
-            "Per token is the time of the decoder's steps over the tokens that they gave; the first token of a text "
-            "comes from its prefill. Other is what of the total is none of the stages: reading the file, finding "
+            f"{counted}Other is what of the total is none of the stages: reading the file, finding "
             "segments, the tokenizer. Cold start is measured from before the process is made until its text can be "
             "read, with the file cache warm."
         ),
@@ -313,6 +327,10 @@ def _name(found: Configuration) -> str:
 
 def _cell(spread: Spread | None) -> Cell:
     return Cell(seconds(spread.median), value_range(spread, seconds)) if spread else Cell("–")
+
+
+def _in_percent(share: float | None) -> str:
+    return "–" if share is None else f"{number(_percent(share))} %"
 
 
 def _percent(share: float | None) -> float | None:

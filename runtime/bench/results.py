@@ -30,7 +30,8 @@ class Tokens(msgspec.Struct, frozen=True):
     """Of all clips of a run: rows of audio, prompt positions, generated tokens without stop ids, steps of the decoder.
 
     A step gives each of the rows in flight a token, ``stepped`` in all, stop ids among them; the first token of a
-    text comes from its prefill.
+    text comes from its prefill. A model whose text comes from the encoder's frames has no prompt and no such steps:
+    0 of them.
     """
 
     audio: int
@@ -41,7 +42,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """How near a stage is to the machine's limit: least possible time over measured time, 1 is the limit itself."""
+    """How near a stage is to the machine's limit: least possible time over measured time, 1 is the limit itself.
+
+    Null: there is no such stage, or nothing was measured of it.
+    """
 
     encode: float | None
     prefill: float | None
@@ -53,7 +57,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     ``clips`` clips of ``seconds`` were transcribed together, each cut into ``segments``, at most ``batch`` of all
     these decoded at a time. ``stages`` are sums over the clips, ``other`` what of ``total`` is none of them.
-    ``per_token`` is the time of the steps over the tokens that they gave, ``step`` over the steps. ``first_token`` is
+    ``per_token`` is the time of the steps over the tokens that they gave, ``step`` over the steps; both null, and no
+    stage ``prefill``, for a model whose text comes from the encoder's frames. ``first_token`` is
     the median over the clips of the time until the clip's first token, null where it is not known. ``load`` is how
     long opening the model took, ``peak_bytes`` the process's peak resident memory.
     """
@@ -106,14 +111,15 @@ class Work(msgspec.Struct, frozen=True):
 
     Operations are multiplications and additions of matrix products: ``encoder_operations`` for a row of audio,
     ``decoder_operations`` for a prompt position. A step reads ``weight_bytes`` once, and ``cache_bytes`` for every
-    position of every row. ``integer_products``: weights or activations are quantized.
+    position of every row. ``integer_products``: weights or activations are quantized. What is the decoder's is null
+    for a model without one: its text comes from the encoder's frames.
     """
 
     integer_products: bool
     encoder_operations: float
-    decoder_operations: float
-    weight_bytes: int
-    cache_bytes: int
+    decoder_operations: float | None = None
+    weight_bytes: int | None = None
+    cache_bytes: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -16,6 +16,8 @@ STAGES = {
     "decode": "steps",
     "other": "other",
 }
+# Of a model whose text comes from the encoder's frames: no prompt, and nothing that gives every row a token.
+_DECODING = "decoding"
 
 
 def as_table(report: Report) -> str:
@@ -24,8 +26,8 @@ def as_table(report: Report) -> str:
     width = max(map(len, facts))
     lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
     stages = stages_of(report)
-    header = ["clip", "batch", "clips", *(STAGES.get(stage, stage) for stage in stages)]
-    header += ["per token", "first token", "total", "RTF", "audio s/s", "memory"]
+    header = ["clip", "batch", "clips", *stage_names(report)]
+    header += [*(["per token"] if has_steps(report) else []), "first token", "total", "RTF", "audio s/s", "memory"]
     rows = [header]
     for found in report.configurations:
         timed = [seconds(found.stages[stage].median) for stage in stages]
@@ -35,7 +37,7 @@ def as_table(report: Report) -> str:
                 str(found.batch),
                 str(found.clips),
                 *timed,
-                median(found.per_token),
+                *([median(found.per_token)] if has_steps(report) else []),
                 median(found.first_token),
                 seconds(found.total.median),
                 number(found.rtf.median),
@@ -53,6 +55,17 @@ def as_table(report: Report) -> str:
 def stages_of(report: Report) -> list[str]:
     """The stages that were timed, in order."""
     return list(report.configurations[0].stages) if report.configurations else []
+
+
+def has_steps(report: Report) -> bool:
+    """Whether texts come from a decoder's steps after a prompt, and not from the encoder's frames."""
+    return "prefill" in stages_of(report)
+
+
+def stage_names(report: Report) -> list[str]:
+    """What the stages are called, in order."""
+    names = STAGES if has_steps(report) else STAGES | {"decode": _DECODING}
+    return [names.get(stage, stage) for stage in stages_of(report)]
 
 
 def runs_of(report: Report) -> str:

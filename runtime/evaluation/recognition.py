@@ -19,7 +19,8 @@ from runtime.transcript import Transcript
 class Evaluation(msgspec.Struct, frozen=True):
     """Scores and how they came about.
 
-    ``quantization`` is the model's recipe or ``float32``; ``language`` says whether the model was told it. Processing
+    ``quantization`` is the model's recipe or ``float32``; ``language`` says whether the model was told it, or found it,
+    or does neither (``implicit``: Parakeet, GigaAM). Processing
     is features, encoder and decoder, without reading the file; ``real_time_factor`` is processing / audio.
     """
 
@@ -27,7 +28,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     model: str
     quantization: str
     provider: str
-    language: Literal["detected", "told"]
+    language: Literal["detected", "told", "implicit"]
     processing_seconds: float
     audio_seconds: float
     real_time_factor: float | None
@@ -88,6 +89,7 @@ def summarize(
 ) -> Evaluation:
     """Score at least one transcript, and say what made it; ``told`` is whether the model was told the language."""
     manifest = transcriber.artifact.manifest
+    untold: Literal["detected", "implicit"] = "detected" if transcriber.capabilities.language_detection else "implicit"
     timings = [transcript.timings for transcript in transcripts]
     processing = sum(each.features + each.encode + each.prefill + each.decode for each in timings)
     duration = sum(transcript.duration for transcript in transcripts)
@@ -96,7 +98,7 @@ def summarize(
         model=manifest.name,
         quantization=manifest.quantization.recipe if manifest.quantization else "float32",
         provider=transcripts[0].provider,
-        language="told" if told else "detected",
+        language="told" if told else untold,
         processing_seconds=processing,
         audio_seconds=duration,
         real_time_factor=processing / duration if duration else None,

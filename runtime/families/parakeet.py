@@ -29,7 +29,8 @@ Floats = npt.NDArray[np.float32]
 
 ENCODER, DECODER_JOINT = "encoder", "decoder_joint"
 # Of the encoder's activations, the largest by far are those of its first convolution, at half the frames and half the
-# channels of the features: what goes in, what comes out, and one copy that a kernel makes.
+# channels of the features: what goes in, what comes out, and one copy that a kernel makes. Measured with
+# parakeet-tdt-0.6b-v3, two segments of 20 s: 273 MiB in float32 and 276 in int8, where this gives 375.
 _STEM_COPIES = 3
 
 
@@ -225,7 +226,7 @@ class ParakeetTdtEngine(ParakeetEngine):
         for _ in greedy_tdt(told, [frames[0, : valid[0]]], self.parameters.rules):
             continue
         return [
-            Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded]),
+            Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], rows=int(valid[0])),
             Probe(DECODER_JOINT, told.feeds(), list(self._joint.outputs), choice="token_logits"),
         ]
 
@@ -255,4 +256,6 @@ class ParakeetCtcEngine(ParakeetEngine):
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
         """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
-        return [Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], choice=self._encoded)]
+        rows = int(self.encode(batch, lengths)[1][0])
+        feeds: dict[str, npt.NDArray[Any]] = {"features": batch, "lengths": lengths}
+        return [Probe(ENCODER, feeds, [self._encoded], choice=self._encoded, rows=rows)]

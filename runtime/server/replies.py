@@ -46,14 +46,15 @@ def brief(transcript: Transcript) -> dict[str, Any]:
 
 
 def token_usage(transcript: Transcript) -> dict[str, Any]:
-    """The shape ``UsageTokens``: positions of the prompt, audio included, and generated tokens."""
+    """The shape ``UsageTokens``: what the model was given, audio and text of the prompt, and generated tokens."""
     tokens = transcript.tokens
+    given = tokens.audio + tokens.text
     return {
         "type": "tokens",
-        "input_tokens": tokens.prompt,
+        "input_tokens": given,
         "output_tokens": tokens.generated,
-        "total_tokens": tokens.prompt + tokens.generated,
-        "input_token_details": {"audio_tokens": tokens.audio, "text_tokens": tokens.prompt - tokens.audio},
+        "total_tokens": given + tokens.generated,
+        "input_token_details": {"audio_tokens": tokens.audio, "text_tokens": tokens.text},
     }
 
 

@@ -16,7 +16,7 @@ from runtime.artifact import open_artifact
 from runtime.bench import benchmark
 from runtime.bench.child import Job, MeasureJob, RatesJob, WorkJob
 from runtime.bench.report import as_page
-from runtime.bench.results import Failure, Report
+from runtime.bench.results import Failure, Limits, Report, Shares, Work
 from runtime.bench.table import as_table
 from tests.conftest import ARTIFACT, DATA
 from tests.unit.test_page import HOSTILE, read
@@ -112,6 +112,32 @@ def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
     read(document)
     assert "<script" not in document
     assert HOSTILE in as_table(changed)
+
+
+def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
+    """What it does not have is not shown as 0, nor held against a limit."""
+    none = {"per_token": None, "step": None}
+    made = [
+        msgspec.structs.replace(
+            each,
+            stages={name: spread for name, spread in each.stages.items() if name != "prefill"},
+            tokens=msgspec.structs.replace(each.tokens, prompt=0, stepped=0, steps=0),
+            limits=Shares(encode=0.5, prefill=None, step=None),
+            **none,
+        )
+        for each in report.configurations
+    ]
+    assert report.limits
+    limits = Limits(report.limits.rates, Work(integer_products=True, encoder_operations=1e6))
+    changed = msgspec.structs.replace(report, configurations=made, limits=limits)
+    for said in (" ".join(read(as_page(changed)).text), as_table(changed)):
+        assert "decoding" in said
+        for absent in ("prefill", "per token", "steps", "keys and values", "None"):
+            assert absent not in said
+    assert ">50.0 %<" in as_page(changed)
+    shown = as_page(report)
+    for present in ("prefill", "per token", "steps", "keys and values"):
+        assert present in shown
 
 
 def test_one_length_one_batch_and_nothing_at_all(report: Report) -> None:

@@ -20,6 +20,9 @@ from runtime import Request, Transcriber, open_artifact
 from runtime.__main__ import app as runtime_app
 from runtime.artifact import MANIFEST
 from runtime.audio import load_audio
+from runtime.bench.child import MeasureJob, Setup, measure
+from runtime.bench.limits import measure_work, shares
+from runtime.bench.results import Limits, Rates
 from runtime.engine import SegmentOptions, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.events import Final
@@ -240,3 +243,18 @@ def test_a_manifest_that_contradicts_itself_is_one_sentence(
     with pytest.raises(ArtifactInvalidError, match=message) as caught:
         Transcriber.from_artifact(folder)
     assert "export the model again" in str(caught.value)
+
+
+def test_it_is_measured_as_what_it_is(made: tuple[Path, Path]) -> None:
+    """A benchmark has its encoder's limit, and neither prompt nor steps."""
+    clip = DATA / "ru-1.wav"
+    work = measure_work(str(made[1]), str(clip))
+    assert work.encoder_operations > 0
+    assert (work.decoder_operations, work.weight_bytes, work.cache_bytes) == (None, None, None)
+    found = measure(MeasureJob(Setup(str(made[1])), str(clip), 2.5, batch=1, runs=1))
+    assert "prefill" not in found.stages
+    assert (found.per_token, found.step, found.tokens.steps) == (None, None, 0)
+    assert found.tokens.generated > 0
+    share = shares(Limits(Rates(1e9, 1e9, 1e9), work), found)
+    assert share.encode
+    assert (share.prefill, share.step) == (None, None)

@@ -23,6 +23,7 @@ from export.families.parakeet import LANGUAGES, ParakeetCtc, ParakeetTdt
 from export.families.parakeet_modules import DecoderJoint, FastConformer
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as runtime_app
+from runtime.bench.limits import measure_work
 from runtime.decoding.tdt import States, TdtRules, greedy_tdt
 from runtime.engine import EngineOptions, SegmentJob, SegmentOptions, SegmentResult, Timings
 from runtime.errors import ArtifactInvalidError, OptionError
@@ -461,3 +462,11 @@ def test_segments_are_no_longer_than_the_model_is_made_for(artifacts: dict[str, 
     with pytest.raises(OptionError, match="segments of 31 s are too long: this model is made for 30 s at most"):
         make_engine(artifact, EngineOptions(segment_seconds=31.0))
     assert msgspec.to_builtins(artifact.manifest)["parameters"]["segment_seconds"] == 30.0
+
+
+@pytest.mark.parametrize("kind", ["tdt", "ctc"])
+def test_its_work_is_its_encoders(artifacts: dict[str, Path], kind: str) -> None:
+    """A joint's steps depend on what is said, and are not counted."""
+    work = measure_work(str(artifacts[kind]), str(DATA / "en-1.wav"))
+    assert work.encoder_operations > 0
+    assert work.decoder_operations is None

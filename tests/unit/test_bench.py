@@ -19,7 +19,7 @@ from runtime.bench.benchmark import NewTokens, parse_counts, parse_numbers
 from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJob, count_steps
 from runtime.bench.clips import cut, load_recordings, sample_recordings
 from runtime.bench.limits import _product_model, best_rates, measure_work, shares
-from runtime.bench.results import Configuration, Limits, Rates, Spread, Tokens, Work
+from runtime.bench.results import Configuration, Limits, Rates, Shares, Spread, Tokens, Work
 from runtime.decoding.autoregressive import Job as Text
 from runtime.decoding.autoregressive import greedy_rows
 from runtime.errors import AudioNotFoundError, OptionError
@@ -164,6 +164,13 @@ def test_shares_of_the_limits() -> None:
     assert best_rates([rates, Rates(2e9, 5e8, 1.0)]) == Rates(2e9, 1e9, 4e9)
 
 
+def test_a_model_without_a_decoder_has_its_encoders_limit_alone() -> None:
+    rates = Rates(memory_bytes=1e9, float_operations=1e9, integer_operations=4e9)
+    found = configuration(step=None, stages={"encode": Spread.of([2.0]), "decode": Spread.of([0.1])})
+    limits = Limits(rates, Work(integer_products=False, encoder_operations=1e6))
+    assert shares(limits, found) == Shares(encode=0.13, prefill=None, step=None)
+
+
 def test_one_measurement() -> None:
     job = MeasureJob(SETUP, str(DATA / "en-1.wav"), 2.0, batch=2, runs=2, new_tokens=4)
     found = child.measure(job)
@@ -219,7 +226,7 @@ def test_jobs_come_as_json_and_so_do_results(monkeypatch: pytest.MonkeyPatch) ->
     code, said, _ = run_child(ColdJob(SETUP, clip), monkeypatch)
     assert (code, said.decode()) == (0, "It was very quiet in Madrid.\n")
     code, said, _ = run_child(WorkJob(str(ARTIFACT), clip), monkeypatch)
-    assert msgspec.json.decode(said, type=Work).cache_bytes > 0
+    assert msgspec.json.decode(said, type=Work).cache_bytes
     code, said, _ = run_child(MeasureJob(SETUP, clip, 2.0, batch=1, runs=1, new_tokens=2), monkeypatch)
     assert msgspec.json.decode(said, type=Configuration).tokens.generated == 2
     code, said, complaint = run_child(ColdJob(SETUP, "missing.wav"), monkeypatch)

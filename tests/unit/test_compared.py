@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.bench.compare_report import as_page, as_text
 from runtime.bench.compared import (
+    Comparison,
     Difference,
     Measured,
     compare_texts,
@@ -16,6 +19,7 @@ from runtime.bench.compared import (
     first_difference,
     worst,
 )
+from runtime.bench.machine import describe
 from runtime.bench.results import Spread
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=6)
@@ -72,3 +76,25 @@ def test_texts_are_compared_by_words_and_by_characters_where_there_are_no_spaces
     silent = measured([""], [[]])
     assert compare_texts("x", silent, silent).word_errors is None
     assert compare_texts("x", reference, reference).first_difference is None
+
+
+def test_a_report_has_the_graphs_that_the_family_has() -> None:
+    """No decoder: no prefill, and what the joint is off and chooses has a column of its own."""
+    graphs = {"encoder": {"cpu": {"MatMul": 2}}, "decoder_joint": {"cpu": {"MatMul": 1}}}
+    differences = {"encoder": Difference(0.1, 0.01, None), "decoder_joint": Difference(0.2, 0.02, 0.75)}
+    ours = msgspec.structs.replace(measured(["a"], [[1]]), placement=graphs, differences=differences)
+    outcome = compare_texts("cpu", ours, measured(["a"], [[1]]))
+    machine = msgspec.to_builtins(describe())
+    comparison = Comparison("x", "x on the CPU", ["a.wav"], 4.0, 1, None, machine, [outcome])
+    lines = [line.split("  ") for line in as_text(comparison).splitlines()]
+    rows = [[cell.strip() for cell in line if cell] for line in lines]
+    columns = ["provider", "encoder", "decoder_joint", "same choices"]
+    (place,) = (place for place, row in enumerate(rows) if row[:4] == columns)
+    assert rows[place + 1][:4] == ["cpu", "1.0e-02", "2.0e-02", "75.0%"]
+    (place,) = (place for place, row in enumerate(rows) if row[:4] == ["provider", "load", "encode", "prefill"])
+    assert rows[place + 1][3] == "–"
+    page = as_page(comparison)
+    assert page.count(">prefill<") == 1  # the table's column, and no bar of the picture
+    assert ">decoder_joint<" in page
+    (place,) = (place for place, row in enumerate(rows) if row[:2] == ["provider", "graph"])
+    assert [row[1] for row in rows[place + 1 :]] == list(graphs)

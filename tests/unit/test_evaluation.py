@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ from runtime.evaluation import (
 )
 from runtime.evaluation.languages import LANGUAGES, language_name
 from runtime.evaluation.metrics import _normalizers
-from runtime.evaluation.recognition import Evaluation
+from runtime.evaluation.recognition import Evaluation, summarize
 from runtime.writers import evaluation_as_text, hypotheses_as_json_lines
 from tests.conftest import DATA
 
@@ -389,3 +391,17 @@ def test_hypotheses_name_files_whatever_bytes_they_are_made_of(transcriber: Tran
     line = hypotheses_as_json_lines(DATA, [utterance], transcripts)
     assert line.startswith('{"file":"sub/?.wav","language":"Chinese","reference":"今 天","hypothesis":')
     assert '"normalized_reference":"今天"' in line
+
+
+def test_a_model_that_names_no_language_did_not_detect_it(transcriber: Transcriber) -> None:
+    heard = transcriber.transcribe(DATA / "en-1.wav")
+    uttered = [Utterance(DATA / "en-1.wav", "It was very quiet in Madrid.", "English")]
+    for detects, kind, told in (
+        (True, "detected", "detected by"),
+        (False, "implicit", "neither told to the model nor"),
+    ):
+        capabilities = msgspec.structs.replace(transcriber.capabilities, language_detection=detects)
+        model: Any = SimpleNamespace(artifact=transcriber.artifact, capabilities=capabilities)
+        made = summarize(model, uttered, [heard], told=False)
+        assert made.language == kind
+        assert told in evaluation_as_text(made)

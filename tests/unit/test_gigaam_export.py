@@ -215,7 +215,9 @@ def test_a_file_of_other_tensors_is_one_sentence(value: object, characters: Path
 def test_a_cut_file_is_one_sentence(keep: int, characters: Path) -> None:
     path = characters / "pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointInvalidError, match=r"pytorch_model.bin: not a readable file of tensors alone"):
+    with pytest.raises(
+        CheckpointInvalidError, match=r"pytorch_model.bin: not a readable file of tensors alone \(((?!\. ).)*\)$"
+    ):
         load(characters)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 import runtime.prepared as module
@@ -19,7 +21,7 @@ from runtime.artifact import Artifact, open_artifact
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.prepared import describe_cpu, prepare, prepared_folder, prepared_graph, remove_prepared
 from runtime.providers import ProviderSpec
-from runtime.session import make_session
+from runtime.session import make_session, save_prepacked
 from tests.conftest import ARTIFACT
 
 CPU = [ProviderSpec()]
@@ -70,6 +72,34 @@ def test_packed_weights_are_in_the_file(artifact: Artifact) -> None:
     decoder = next(graph for graph in prepare(artifact) if graph.role == "decoder")
     assert b"prepacked_0" in decoder.path.read_bytes()
     assert decoder.size > 1.5 * artifact.graph_path("decoder").stat().st_size
+
+
+def test_weights_of_odd_sizes_are_read_as_they_were_packed(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Small ones and large ones behind each other, of sizes that leave the next at no even address."""
+    nodes, weights, outputs = [], [], []
+    sizes = [(160, 517, 8), (160, 517, 4), (640, 1001, 8), (640, 1701, 8), (160, 517, 8), (640, 3303, 4)]
+    for place, (depth, width, bits) in enumerate(sizes):
+        blocks = -(-depth // 64)
+        weights += [
+            numpy_helper.from_array(rng.integers(0, 255, (width, blocks, 8 * bits), np.uint8), f"values {place}"),
+            numpy_helper.from_array(rng.random(width * blocks, np.float32) / 100, f"scales {place}"),
+        ]
+        inputs = [f"x {depth}", f"values {place}", f"scales {place}"]
+        how: dict[str, Any] = {"K": depth, "N": width, "bits": bits, "block_size": 64, "accuracy_level": 4}
+        nodes.append(helper.make_node("MatMulNBits", inputs, [f"y {place}"], domain="com.microsoft", **how))
+        outputs.append(helper.make_tensor_value_info(f"y {place}", TensorProto.FLOAT, ["rows", width]))
+    taken = [helper.make_tensor_value_info(f"x {depth}", TensorProto.FLOAT, ["rows", depth]) for depth in (160, 640)]
+    graph = helper.make_graph(nodes, "odd", taken, outputs, weights)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "plain.onnx")
+    save_prepacked(tmp_path / "plain.onnx", tmp_path / "packed.onnx")
+    feeds = {f"x {depth}": rng.standard_normal((3, depth), np.float32) for depth in (160, 640)}
+    plain = make_session(tmp_path / "plain.onnx", [ProviderSpec()], threads=1).run(None, feeds)
+    packed = make_session(tmp_path / "plain.onnx", [ProviderSpec()], threads=1, prepared=tmp_path / "packed.onnx").run(
+        None, feeds
+    )
+    for expected, found in zip(plain, packed, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_second_time_nothing_is_written(artifact: Artifact) -> None:

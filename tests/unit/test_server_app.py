@@ -23,8 +23,10 @@ from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, O
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
+from runtime.server.replies import token_usage
 from runtime.server.settings import Settings
-from tests.fake_service import FakeService, app, segment
+from runtime.transcript import TokenCounts
+from tests.fake_service import FakeService, app, segment, transcript
 
 PATH = "/v1/audio/transcriptions"
 ALWAYS_READY = FakeService()
@@ -91,6 +93,21 @@ def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
         },
     }
     assert service.asked == [(b"audio", "English", "Jon")]
+
+
+@pytest.mark.parametrize(
+    ("counts", "given", "text"),
+    [
+        (TokenCounts(audio=26, prompt=40, generated=5), 40, 14),  # audio in the prompt
+        (TokenCounts(audio=1500, prompt=4, generated=20), 1504, 4),  # a decoder that looks at it
+        (TokenCounts(audio=32, prompt=0, generated=17), 32, 0),  # a text from frames
+    ],
+)
+def test_tokens_are_those_of_the_family(counts: TokenCounts, given: int, text: int) -> None:
+    usage = token_usage(msgspec.structs.replace(transcript(), tokens=counts))
+    assert usage["input_tokens"] == given
+    assert usage["total_tokens"] == given + counts.generated
+    assert usage["input_token_details"] == {"audio_tokens": counts.audio, "text_tokens": text}
 
 
 @pytest.mark.parametrize(
