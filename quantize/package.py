@@ -92,7 +92,8 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
 
     Raises:
         OutputError: ``out`` exists or cannot be written.
-        QuantizationError: ``parent`` is quantized already and the recipe is not for that.
+        QuantizationError: ``parent`` is quantized already and the recipe is not for that, or its weights have a second
+            hard link.
         RecipeError: a rule does not fit the graphs.
         CalibrationError and the runtime's audio errors: audio that is missing or cannot be read.
         GateError: a bound was exceeded, and ``plan.force`` is not set. Nothing is kept.
@@ -103,6 +104,7 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         raise QuantizationError(
             f"{parent.path}: is quantized already ({manifest.quantization.recipe}); quantize its float32 parent"
         )
+    _check_links(parent)
     rules = _assign(parent, recipe)
     clips, utterances = find_audio(plan, manifest.name, manifest.languages)
     report.expect(3 + 2 * len(rules) + 2 * bool(utterances))
@@ -155,6 +157,16 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         (work / MANIFEST).write_bytes(encode_manifest(child))
         open_artifact(work)
     return Artifact(out, child)
+
+
+def _check_links(artifact: Artifact) -> None:
+    """Refuse early what onnx-ir refuses to read: another name of the weights, by which they could be changed."""
+    for graph in artifact.manifest.graphs.values():
+        if graph.data and (artifact.path / graph.data).stat().st_nlink > 1:
+            raise QuantizationError(
+                f"{artifact.path / graph.data}: has another hard link, and such weights are not read by onnx-ir; "
+                "quantize a copy of the folder"
+            )
 
 
 def _assign(parent: Artifact, recipe: Recipe) -> dict[str, dict[str, AnyRule]]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -23,11 +24,14 @@ from typer.testing import CliRunner
 import export.__main__
 import quantize.__main__
 import runtime.__main__
+from quantize.errors import QuantizationError
 from quantize.graph import array
 from quantize.output import appearing
+from quantize.package import Plan, quantize_artifact
 from quantize.recipe import load_recipe, shipped
+from quantize.report import Report
 from runtime import Transcriber, open_artifact
-from runtime.artifact import Quantization
+from runtime.artifact import Artifact, Quantization
 from runtime.engine import EngineOptions, SegmentOptions
 from runtime.families import make_engine
 from runtime.families.qwen3_asr import Qwen3AsrEngine
@@ -330,6 +334,17 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     known = {"FLOAT": lambda: desk.parent, "INT8": lambda: quantized("int8")}
     first, *others = options
     desk.refused(run(known[first]() if first in known else first, "--out", desk.out, *others), message)
+
+
+def test_weights_with_a_second_hard_link_are_refused_at_once(desk: Desk) -> None:
+    """onnx-ir does not read them: what is computed from them would be lost half way."""
+    parent = open_artifact(desk.parent)
+    os.link(parent.path / "LICENSE", desk.folder / "other")
+    graphs = {role: msgspec.structs.replace(graph, data="LICENSE") for role, graph in parent.manifest.graphs.items()}
+    linked = Artifact(parent.path, msgspec.structs.replace(parent.manifest, graphs=graphs))
+    with Report() as report, pytest.raises(QuantizationError, match="LICENSE: has another hard link.*quantize a copy"):
+        quantize_artifact(linked, Plan(load_recipe("int8")), desk.out, report)
+    assert not desk.out.exists()
 
 
 def test_hidden_files_are_not_calibrated_with(desk: Desk) -> None:
