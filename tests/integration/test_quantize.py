@@ -342,7 +342,7 @@ def test_weights_with_a_second_hard_link_are_refused_at_once(desk: Desk) -> None
     os.link(parent.path / "LICENSE", desk.folder / "other")
     graphs = {role: msgspec.structs.replace(graph, data="LICENSE") for role, graph in parent.manifest.graphs.items()}
     linked = Artifact(parent.path, msgspec.structs.replace(parent.manifest, graphs=graphs))
-    with Report() as report, pytest.raises(QuantizationError, match="LICENSE: has another hard link.*quantize a copy"):
+    with Report() as report, pytest.raises(QuantizationError, match=r"LICENSE: has another hard link.*quantize a copy"):
         quantize_artifact(linked, Plan(load_recipe("int8")), desk.out, report)
     assert not desk.out.exists()
 

@@ -16,8 +16,7 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from runtime.errors import AsrError
 from tests.tiny import dataset
-from tests.tiny.corpora import PHASES as PHASES  # the small Whisper takes them from here
-from tests.tiny.corpora import TRAIN_SEED, prepared
+from tests.tiny.corpora import PHASES, TRAIN_SEED, prepared
 from tests.tiny.evaluate import Floats, evaluate, held_out, is_unheard, missed, table, tell
 from tests.tiny.loop import train
 from tests.tiny.qwen3_asr import publish

@@ -5,7 +5,6 @@ files.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +15,23 @@ import typer
 from tokenizers import Tokenizer
 
 from tests.tiny import dataset
-from tests.tiny.__main__ import PHASES as CORPORA
+from tests.tiny.corpora import prepared
+from tests.tiny.evaluate import tell
 from tests.tiny.loop import Plan, Source, train
 from tests.tiny.synth import RATE, VARIANTS
+from tests.tiny.through_runtime import evaluated
 from tests.tiny.whisper import publish
-from tests.tiny.whisper.evaluate import NAME, evaluate, export, missed, table
+from tests.tiny.whisper.evaluate import evaluate, missed, table
 from tests.tiny.whisper.tokenizer import train_tokenizer
 from tests.tiny.whisper.train import ClipBatches, Guide, Trainee, WindowBatches
 
 log = logging.getLogger("tiny.whisper")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
+NAME = "whisper-turbo-tiny"
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORK = REPOSITORY / "build" / "tiny"
-CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny"
+CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / NAME
 
 # A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
 # window, and at last on whole windows.
@@ -52,7 +54,8 @@ LATEST_ROW = 900
 
 Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
 Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
-Threads = Annotated[int, typer.Option(help="Threads of torch.")]
+Threads = Annotated[int, typer.Option(help="Threads of torch and of the runtime.")]
+Fresh = Annotated[int, typer.Option(help="A held-out set of other seeds, by number.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,7 @@ class Prepared:
 
 def prepare(work: Path) -> Prepared:
     """Generate (once) the corpora, which are those of the small Qwen3-ASR, and train the tokenizer."""
-    corpora = []
-    for phase in CORPORA:
-        if not (work / phase.name / "index.json").exists():
-            log.info("%s: generating %d utterances", phase.name, phase.utterances)
-            dataset.generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
-        corpora.append(dataset.Corpus(work / phase.name))
+    corpora = prepared(work)
     saved = work / "whisper-tokenizer.json"
     if not saved.exists():
         train_tokenizer().save(str(saved))
@@ -142,7 +140,7 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
     publish.write_checkpoint(model, ready.tokenizer, out, REPOSITORY / "LICENSE")
     publish.write_card(
         out,
-        table(_evaluate(out, work, threads)),
+        table(evaluated(evaluate, NAME, out, work, threads)),
         parameters=parameters,
         utterances=sum(map(len, ready.corpora)),
         hours=sum(item.count for corpus in ready.corpora for item in corpus.items) / RATE / 3600,
@@ -152,18 +150,15 @@ def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) 
 
 
 @app.command(name="evaluate")
-def evaluate_command(work: Work = WORK, checkpoint: Checkpoint = CHECKPOINT, threads: Threads = 2) -> None:
+def evaluate_command(
+    work: Work = WORK,
+    checkpoint: Checkpoint = CHECKPOINT,
+    threads: Threads = 2,
+    fresh: Fresh = 0,
+) -> None:
     """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
-    figures = _evaluate(checkpoint, work, threads)
-    typer.echo(table(figures))
-    for sentence in missed(figures):
-        typer.echo(f"missed: {sentence}", err=True)
-    raise typer.Exit(1 if missed(figures) else 0)
-
-
-def _evaluate(checkpoint: Path, work: Path, threads: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        return evaluate(export(checkpoint, Path(folder) / NAME), work, threads)
+    figures = evaluated(evaluate, NAME, checkpoint, work, threads, fresh)
+    tell(table(figures), missed(figures))
 
 
 if __name__ == "__main__":

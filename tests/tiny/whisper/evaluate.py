@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from typer.testing import CliRunner
 
-from export.__main__ import app
-from runtime import Transcriber
-from runtime.transcriber import Request
+from runtime import Request, Transcriber
 from runtime.transcript import Transcript
 from tests.tiny import evaluate as common
 from tests.tiny.dataset import Item
-from tests.tiny.evaluate import Floats, held_out
+from tests.tiny.evaluate import Floats, HeldOut
 from tests.tiny.sentences import LANGUAGES
-from tests.tiny.synth import UNHEARD
+from tests.tiny.through_runtime import in_order
 from tests.tiny.whisper.model import RATE
 from tests.tiny.whisper.targets import times
 
-NAME = "whisper-turbo-tiny"
 # Of the held-out utterances with contexts: each takes two windows, and the figure needs no more.
 CONTEXTS = 60
 TARGETS = {"en all": 0.04, "ru all": 0.04, "zh all": 0.04}
 FLOORS = {"language right": 0.98}
 
 
-def export(checkpoint: Path, out: Path) -> Path:
-    """The artifact of ``checkpoint`` in float32, as ``python -m export`` writes it.
-
-    Raises:
-        RuntimeError: the export failed; with what it said.
-    """
-    result = CliRunner().invoke(app, [f"asr-deploy/{NAME}", "--checkpoint", str(checkpoint), "--out", str(out)])
-    if result.exit_code:
-        raise RuntimeError(result.output)
-    return out
-
-
-def evaluate(artifact: Path, work: Path, threads: int) -> dict[str, float]:
+def evaluate(artifact: Path, data: HeldOut, is_unheard: Callable[[Item], bool], threads: int) -> dict[str, float]:
     """Every figure of the card by its name. No part of a clip is left out as silence: that is the model's to say."""
     transcriber = Transcriber.from_artifact(artifact, threads=threads, vad=False)
-    data = held_out(work / "evaluation")
     data = replace(data, context_items=data.context_items[:CONTEXTS], context_clips=data.context_clips[:CONTEXTS])
 
     def transcripts(clips: Sequence[Floats], contexts: Sequence[str], *, timed: bool = False) -> list[Transcript]:
@@ -51,8 +34,7 @@ def evaluate(artifact: Path, work: Path, threads: int) -> dict[str, float]:
             Request(clip, context=context, sample_rate=RATE, timestamps=timed)
             for clip, context in zip(clips, contexts, strict=True)
         ]
-        outcomes = sorted(transcriber.transcribe_many(requests), key=lambda outcome: outcome.place)
-        return [outcome.result() for outcome in outcomes]
+        return in_order(transcriber, requests)
 
     def recognize(clips: Sequence[Floats], contexts: Sequence[str]) -> list[tuple[str, str]]:
         return [(found.language or "", found.text) for found in transcripts(clips, contexts)]
@@ -60,11 +42,6 @@ def evaluate(artifact: Path, work: Path, threads: int) -> dict[str, float]:
     figures = common.evaluate(recognize, data, is_unheard)
     timed = transcripts(data.clips, [""] * len(data.clips), timed=True)
     return figures | _timestamps(data.items, timed)
-
-
-def is_unheard(item: Item) -> bool:
-    """Whether training never heard the voice."""
-    return item.voice.split("+")[1] == UNHEARD[item.language]
 
 
 def _timestamps(items: Sequence[Item], found: Sequence[Transcript]) -> dict[str, float]:
