@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any
 
 import jiwer
@@ -118,6 +119,8 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
             set_rate(checkpoint, TOKENS_A_SECOND)
             run("tests.benchmarks.lively", model.name, checkpoint, folder / FLOAT)
     artifacts = {FLOAT: exported(model.name, folder, checkpoint)}
+    if not all((folder / recipe).exists() for recipe in model.recipes):
+        rmtree(folder / "peers", ignore_errors=True)  # onnx-ir reads no weights that have a second hard link
     for recipe in model.recipes:
         artifacts[recipe] = quantized(artifacts[FLOAT], recipe)[0]
     if model.family in peers.PEERS:
