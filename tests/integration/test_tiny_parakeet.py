@@ -6,16 +6,27 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoProcessor, ParakeetForTDT
 from typer.testing import CliRunner
 
 from export.__main__ import app
+from quantize.speech import evaluation_utterances
 from runtime import Transcriber, open_artifact
+from runtime.artifact import Language
+from runtime.audio import load_audio
+from runtime.engine import EngineOptions
+from runtime.families import make_engine
+from runtime.families.parakeet import ParakeetTdtEngine
+from runtime.frame_engine import padded
 from tests.conftest import DATA
 from tests.tiny.evaluate import error_rate
-from tests.tiny.parakeet.__main__ import NAME
+from tests.tiny.parakeet.__main__ import CHECKPOINT, NAME
 from tests.tiny.parakeet.train import LANGUAGES
+from tests.tiny.through_runtime import exported
 
 EVALUATION = DATA / "evaluation"
+RATE = 16_000
 
 
 @pytest.mark.slow
@@ -54,3 +65,28 @@ def test_four_bits_pass_the_gate_and_leave_the_transducer_alone(tmp_path: Path) 
     assert quantization.gate.utterances == 40
     assert quantization.gate.relative_error["encoder"] < 0.075
     assert quantization.gate.relative_error["decoder_joint"] < 0.005
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_tokens_and_durations_are_those_of_generate() -> None:
+    """Of text that means something; random weights are compared in test_parakeet.py."""
+    model = ParakeetForTDT.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    languages = [Language(name, code) for code, name in LANGUAGES.items()]
+    clips = [load_audio(each.audio, RATE) for each in evaluation_utterances(None, languages)]
+    with exported(NAME, CHECKPOINT) as artifact:
+        engine = make_engine(open_artifact(artifact), EngineOptions())
+        assert isinstance(engine, ParakeetTdtEngine)
+        for clip in clips:
+            made = model.generate(**processor([clip], sampling_rate=RATE), max_new_tokens=2000)
+            steps = zip(made.sequences[0, 1:].tolist(), made.durations[0, 1:].tolist(), strict=True)
+            encoded, lengths = engine.encode(*padded([engine.features(clip)]))
+            ((_, found),) = engine.decode([encoded[0, : lengths[0]]], [None], lambda _: True)
+            expected, frame = list[tuple[int, int, int]](), 0
+            for token, duration in steps:
+                if frame < lengths[0] and token != model.config.blank_token_id:
+                    expected.append((token, frame, frame + duration))
+                frame += duration
+            assert list(zip(found.tokens, found.starts, found.ends, strict=True)) == expected
+            assert len(expected) > 3

@@ -1,0 +1,62 @@
+"""The bundled small GigaAM, from its checkpoint to text with word times, and beside the module that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from export.checkpoints import CheckpointFolder
+from export.families.gigaam import GigaAM
+from quantize.speech import evaluation_utterances
+from runtime import Request, Transcriber
+from runtime.artifact import Language
+from runtime.audio import load_audio
+from runtime.evaluation import Utterance
+from tests.tiny.evaluate import error_rate
+from tests.tiny.gigaam.__main__ import CHECKPOINT, NAME
+from tests.tiny.through_runtime import exported, in_order, words_of
+from tests.unit.test_htk_log_mel import reference
+
+pytestmark = pytest.mark.slow
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> Iterator[Transcriber]:
+    """Without voice activity: what is heard of a file is all of it."""
+    with exported(NAME, CHECKPOINT) as artifact:
+        yield Transcriber.from_artifact(artifact, vad=False)
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[Utterance]:
+    return evaluation_utterances(None, [Language("Russian", "ru")])
+
+
+def test_it_understands_what_it_was_made_for(transcriber: Transcriber, utterances: list[Utterance]) -> None:
+    assert len(utterances) == 20
+    found = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
+    assert error_rate("ru", [each.text for each in utterances], [each.text for each in found]) < 0.08
+    for transcript in found:
+        words = words_of(transcript)
+        assert " ".join(word.text for word in words) == transcript.text
+        starts = [word.start for word in words]
+        assert starts == sorted(starts)
+        assert all(0 <= word.start <= word.end <= transcript.duration + 0.1 for word in words)
+
+
+@torch.no_grad()
+def test_its_tokens_are_those_of_the_module(transcriber: Transcriber, utterances: list[Utterance]) -> None:
+    """Of text that means something, in rows, from samples on."""
+    module = GigaAM(CheckpointFolder(CHECKPOINT, "x", None))
+    found = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
+    for utterance, transcript in zip(utterances, found, strict=True):
+        features = torch.from_numpy(reference(load_audio(utterance.audio, RATE)))
+        rows, _ = module.model(features[None], torch.tensor([features.shape[1]]))
+        best = torch.unique_consecutive(rows[0].argmax(-1))
+        expected = best[best != module.parameters["blank_id"]].tolist()
+        assert [token for segment in transcript.segments for token in segment.tokens] == expected
+        assert len(expected) > 5
