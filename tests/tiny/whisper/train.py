@@ -6,7 +6,7 @@ shown where each token is spoken learns to look much sooner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,8 +272,10 @@ class ClipBatches:
         latest: int = 0,
         timed: float = 0.5,
         silent: bool = False,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
-        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`.
+        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`, and
+        ``shares`` how much of each language is taken, all where it is None.
 
         ``silent`` ones have silence up to anywhere in the window, less of it more often: among a window's rows, most
         of them silence, speech has to be found. That is learned sooner from short windows, which also cost less.
@@ -281,7 +283,11 @@ class ClipBatches:
         self.plan, self._corpus, self._latest, self._timed = plan, corpus, latest, timed
         self._scenes, self._silent = Scenes([corpus], tokenizer, phonemes), silent
         least, most = seconds
-        self._order = Order([item for item in corpus.items if least * RATE < item.count <= most * RATE], plan)
+        items = [item for item in corpus.items if least * RATE < item.count <= most * RATE]
+        if shares is not None:
+            chosen = np.random.default_rng(plan.seed).random(len(items))
+            items = [item for item, place in zip(items, chosen, strict=True) if place < shares[item.language]]
+        self._order = Order(items, plan)
 
     def make(self, step: int) -> Batch:
         """The batch of ``step``."""
@@ -303,10 +309,20 @@ class ClipBatches:
 class WindowBatches:
     """Batches of whole windows: full ones, and ones with a single utterance and silence behind it."""
 
-    NOISE, FULL = 0.1, 0.5
+    NOISE = 0.1
 
-    def __init__(self, corpora: Sequence[Corpus], tokenizer: Tokenizer, phonemes: dict[str, int], plan: Plan) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        tokenizer: Tokenizer,
+        phonemes: dict[str, int],
+        plan: Plan,
+        *,
+        full: float = 0.5,
+        timed: float = 0.5,
+    ) -> None:
+        """``full`` is the share of full windows, ``timed`` that of timestamps among the single utterances."""
+        self.plan, self._full, self._timed = plan, full, timed
         self._scenes = Scenes(corpora, tokenizer, phonemes)
 
     def make(self, step: int) -> Batch:
@@ -317,9 +333,9 @@ class WindowBatches:
             kind = rng.random()
             if kind < self.NOISE:
                 scenes.append(self._scenes.noise(rng))
-            elif kind < self.NOISE + self.FULL:
+            elif kind < self.NOISE + self._full:
                 scenes.append(self._scenes.window(rng))
             else:
                 pool = self._scenes.by_language[list(LANGUAGES)[int(rng.integers(3))]]
-                scenes.append(self._scenes.clip(*pool[int(rng.integers(len(pool)))], rng))
+                scenes.append(self._scenes.clip(*pool[int(rng.integers(len(pool)))], rng, timed=self._timed))
         return self._scenes.batch(scenes, WINDOW, rng)
