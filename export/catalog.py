@@ -18,10 +18,17 @@ from runtime.families import FAMILIES, declared
 
 # Where the benchmarks keep how many bytes a model's artifacts have: a results file of docs/, and the way in it to a
 # dictionary of recipes. Sizes that were not measured are not told.
+_SMALL, _LARGE = ("families.json", "checkpoints", "results"), ("families.json", "families", "results", "models")
 MEASURED = {
     "qwen3-asr-tiny": ("quantization.json", "accuracy", "results", "small"),
     "qwen3-asr-0.6b": ("quantization.json", "speed", "results"),
     "qwen3-asr-1.7b": ("quantization.json", "large", "results"),
+    "whisper-turbo-tiny": (*_SMALL, "whisper-turbo-tiny", "recipes"),
+    "whisper-large-v3-turbo": (*_LARGE, "whisper-large-v3-turbo", "systems"),
+    "parakeet-tdt-tiny": (*_SMALL, "parakeet-tdt-tiny", "recipes"),
+    "parakeet-tdt-0.6b-v3": (*_LARGE, "parakeet-tdt-0.6b-v3", "systems"),
+    "gigaam-v3-tiny": (*_SMALL, "gigaam-v3-tiny", "recipes"),
+    "gigaam-v3-ctc": (*_LARGE, "gigaam-v3-ctc", "systems"),
 }
 _PRECISIONS = ("float32", "int8", "int4")
 _REVISION = 12  # characters of a commit, as many as tell it from all others

@@ -114,6 +114,18 @@ CHECKPOINTS = {
             languages=languages.QWEN3_ASR,
         ),
         Checkpoint(
+            "whisper-turbo-tiny",
+            "whisper",
+            "asr-deploy/whisper-turbo-tiny",
+            None,
+            "Apache-2.0",
+            author="asr-deploy",
+            sizes=WhisperSizes(192, 4, 3, mels=128, vocabulary=2412),
+            languages=("en", "ru", "zh"),
+            note="trained here on synthetic speech, for trying things out",
+            bundled=REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny",
+        ),
+        Checkpoint(
             "whisper-large-v3-turbo",
             "whisper",
             "openai/whisper-large-v3-turbo",

@@ -1,22 +1,47 @@
-"""The tables of models in README.md: ``python -m tests.readme`` writes them anew."""
+"""The tables of README.md that are made from what the repository knows: ``python -m tests.readme`` writes them anew."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 from export.catalog import as_markdown, catalog
 from runtime.artifact import write_atomically
+from tests.benchmarks.families_report import speed_summary, summary
+from tests.benchmarks.report import FAMILIES_RESULTS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
-BEGIN, END = "<!-- models: python -m tests.readme -->", "<!-- end of models -->"
+
+
+def _families(part: str, table: Callable[[dict[str, Any]], str]) -> str:
+    results = json.loads((REPOSITORY / "docs" / FAMILIES_RESULTS).read_text(encoding="utf-8"))
+    return f"{table(results[part])}\n"
+
+
+#: What writes the table below each mark.
+TABLES: dict[str, Callable[[], str]] = {
+    "<!-- models: python -m tests.readme -->": lambda: as_markdown(catalog()),
+    "<!-- speed: python -m tests.readme -->": lambda: _families("families", speed_summary),
+    "<!-- accuracy: python -m tests.readme -->": lambda: _families("checkpoints", summary),
+}
+END = "<!-- end of table -->"
 
 
 def renewed(text: str) -> str:
-    """The page with the tables that the catalog gives now between its two marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README}: has not both marks, {BEGIN} and {END}")
-    return f"{before}{begin}\n{as_markdown(catalog())}{end}{after}"
+    """The page with each table between its two marks as it is now.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    for begin, table in TABLES.items():
+        before, mark, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not mark or not end:
+            raise ValueError(f"{README}: has not both marks, {begin} and {END}")
+        text = f"{before}{begin}\n{table()}{end}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -108,6 +108,29 @@ def _accuracy(found: dict[str, Any]) -> list[str]:
     return ["\n".join(lines)]
 
 
+def summary(part: dict[str, Any]) -> str:
+    """The table of small checkpoints for the README: size, error rates and the mean error of times."""
+    lines = [f"| | size | {' | '.join(LANGUAGES)} | starts of words |", "|---|---|---|---|---|---|"]
+    for name, piece in part["results"].items():
+        for recipe, row in piece["recipes"].items():
+            starts = row.get("words") or row.get("parts")
+            off = f"{1000 * starts['mean']:.0f} ms off" if starts else ""
+            cells = [f"{name}, {recipe}", f"{row['bytes'] / 1e6:.1f} MB", *_rates(row["rates"]), off]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", measured(part)])
+
+
+def speed_summary(part: dict[str, Any]) -> str:
+    """The table of whole times for the README: ours, and other packages over the same weights."""
+    found = part["results"]
+    names = list(dict.fromkeys(name for piece in found["models"].values() for name in piece["systems"]))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for model, piece in found["models"].items():
+        totals = [f"{row['total']:.2f} s" if (row := piece["systems"].get(name)) else "" for name in names]
+        lines.append(f"| {model} | {' | '.join(totals)} |")
+    return "\n".join([*lines, "", measured(part)])
+
+
 def _rates(rates: dict[str, float | None]) -> list[str]:
     return ["" if rates.get(language) is None else f"{100 * (rates[language] or 0):.2f} %" for language in LANGUAGES]
 

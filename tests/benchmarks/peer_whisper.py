@@ -83,7 +83,8 @@ def write_whisper(parent: Path, out: Path) -> Path:
     ir.save(_merged_decoder(artifact, out, sizes), out / "decoder_model_merged.onnx")
     tokenizer = Tokenizer.from_file(str(parent / artifact.manifest.tokenizer))
     added = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items()}
-    texts = {token: index for token, index in tokenizer.get_vocab().items() if token not in added}
+    # Tokens of bytes have no spaces, but those that fill a random checkpoint's vocabulary do.
+    texts = {token.replace(" ", "Ġ"): index for token, index in tokenizer.get_vocab().items() if token not in added}
     (out / "vocab.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     (out / "added_tokens.json").write_text(json.dumps(added, ensure_ascii=False), encoding="utf-8")
     write_config(out, num_mel_bins=int(artifact.manifest.front_end["n_mels"]))

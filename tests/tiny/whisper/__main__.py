@@ -5,10 +5,10 @@ files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -32,31 +32,6 @@ NAME = "whisper-turbo-tiny"
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORK = REPOSITORY / "build" / "tiny"
 CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / NAME
-
-# A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
-# window, and at last on whole windows.
-SENTENCES = Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17)
-PASSAGES = Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18)
-WINDOWS = Plan(steps=400, batch=4, peak=6e-4, warmup=10, seed=19)
-JOINED = Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20)
-JOINED_GUIDE, JOINED_TIMED = Guide(((0, 0), (1, 1), (2, 1)), 0.4), 0.3
-ANYWHERE = Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21)
-AGAIN = Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22)
-SHORT = Plan(steps=1_600, batch=16, peak=1.2e-3, warmup=30, seed=23)
-LONG = Plan(steps=1_000, batch=12, peak=1e-3, warmup=30, seed=24)
-SILENT_SHORT = Plan(steps=600, batch=10, peak=8e-4, warmup=20, seed=25)
-SILENT_LONG = Plan(steps=400, batch=8, peak=8e-4, warmup=20, seed=26)
-WINDOWS_AGAIN = Plan(steps=500, batch=4, peak=6e-4, warmup=10, seed=27)
-PLAIN_SHORT = Plan(steps=500, batch=10, peak=8e-4, warmup=20, seed=28)
-PLAIN_LONG = Plan(steps=400, batch=8, peak=8e-4, warmup=20, seed=29)
-LAST = Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=30)
-PLAIN_TIMED = 0.1
-# English was heard least well: its words are the most.
-PLAIN_SHARES = {"en": 1.0, "ru": 0.5, "zh": 0.5}
-ANYWHERE_GUIDE = Guide(((0, 0), (1, 1), (2, 1)), 0.4, blur=3)
-WINDOWS_GUIDE = replace(ANYWHERE_GUIDE, doubt=0.1)
-LONGEST_SENTENCE = 4.5
-LATEST_ROW = 900
 
 Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
 Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
@@ -82,66 +57,160 @@ def prepare(work: Path) -> Prepared:
     return Prepared(corpora, Tokenizer.from_file(str(saved)), dataset.phoneme_table(corpora[0].items))
 
 
-def phases(ready: Prepared) -> Iterator[tuple[str, Guide, Source]]:
-    """The phases of training in order: name, what heads are shown, batches."""
-    (sentences, passages), rest = ready.corpora, (ready.tokenizer, ready.phonemes)
-    yield "whisper-sentences", Guide(), ClipBatches(sentences, *rest, SENTENCES, seconds=(0, LONGEST_SENTENCE))
-    yield "whisper-passages", Guide(), ClipBatches(passages, *rest, PASSAGES, latest=LATEST_ROW)
-    joined = ClipBatches(passages, *rest, JOINED, seconds=(LONGEST_SENTENCE, float("inf")), timed=JOINED_TIMED)
-    yield "whisper-joined", JOINED_GUIDE, joined
-    anywhere = ClipBatches(passages, *rest, ANYWHERE, latest=LATEST_ROW)
-    yield "whisper-anywhere", ANYWHERE_GUIDE, anywhere
-    again = ClipBatches(passages, *rest, AGAIN, latest=LATEST_ROW, timed=JOINED_TIMED)
-    yield "whisper-again", WINDOWS_GUIDE, again
-    short = ClipBatches(sentences, *rest, SHORT, latest=LATEST_ROW, timed=JOINED_TIMED)
-    yield "whisper-short", WINDOWS_GUIDE, short
-    long = ClipBatches(passages, *rest, LONG, latest=LATEST_ROW, timed=JOINED_TIMED)
-    yield "whisper-long", WINDOWS_GUIDE, long
-    yield "whisper-windows", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS)
-    silent = ClipBatches(sentences, *rest, SILENT_SHORT, timed=JOINED_TIMED, silent=True)
-    yield "whisper-silent-short", WINDOWS_GUIDE, silent
-    silent = ClipBatches(passages, *rest, SILENT_LONG, timed=JOINED_TIMED, silent=True)
-    yield "whisper-silent-long", WINDOWS_GUIDE, silent
-    yield "whisper-windows-again", WINDOWS_GUIDE, WindowBatches(ready.corpora, *rest, WINDOWS_AGAIN)
-    for name, corpus, plan in (("short", sentences, PLAIN_SHORT), ("long", passages, PLAIN_LONG)):
-        plain = ClipBatches(corpus, *rest, plan, timed=PLAIN_TIMED, silent=True, shares=PLAIN_SHARES)
-        yield f"whisper-plain-{name}", WINDOWS_GUIDE, plain
-    last = WindowBatches(ready.corpora, *rest, LAST, full=0.4, timed=0.25)
-    yield "whisper-last", WINDOWS_GUIDE, last
+Make = Callable[[Prepared, Plan], Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the training, from where the one before ended. ``told`` is what is heard, in the card's words."""
+
+    name: str
+    told: str
+    plan: Plan
+    guide: Guide
+    batches: Make
+
+
+def _clips(corpus: int, **options: Any) -> Make:
+    return lambda ready, plan: ClipBatches(ready.corpora[corpus], ready.tokenizer, ready.phonemes, plan, **options)
+
+
+def _windows(**options: Any) -> Make:
+    return lambda ready, plan: WindowBatches(ready.corpora, ready.tokenizer, ready.phonemes, plan, **options)
+
+
+_SENTENCES, _PASSAGES = 0, 1
+_BEGUN = Guide()
+_GUIDED = Guide(((0, 0), (1, 1), (2, 1)), 0.4)
+_BLURRED = replace(_GUIDED, blur=3)
+_DOUBTING = replace(_BLURRED, doubt=0.1)
+_LONGEST_SENTENCE = 4.5
+_ANYWHERE = {"latest": 900}
+# English has the most words to hear, and was heard least well.
+_PLAIN = {"timed": 0.1, "silent": True, "shares": {"en": 1.0, "ru": 0.5, "zh": 0.5}}
+
+# A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
+# window, and at last on whole windows.
+PHASES = (
+    Phase(
+        "sentences",
+        f"single sentences of up to {_LONGEST_SENTENCE:g} s",
+        Plan(steps=3_000, batch=16, peak=2e-3, warmup=200, seed=17),
+        _BEGUN,
+        _clips(_SENTENCES, seconds=(0, _LONGEST_SENTENCE)),
+    ),
+    Phase(
+        "passages",
+        "utterances of up to 16 s, which begin anywhere in a window",
+        Plan(steps=700, batch=16, peak=1.2e-3, warmup=60, seed=18),
+        _BEGUN,
+        _clips(_PASSAGES, **_ANYWHERE),
+    ),
+    Phase(
+        "joined",
+        "joined sentences",
+        Plan(steps=600, batch=10, peak=1.2e-3, warmup=30, seed=20),
+        _GUIDED,
+        _clips(_PASSAGES, seconds=(_LONGEST_SENTENCE, float("inf")), timed=0.3),
+    ),
+    Phase(
+        "anywhere",
+        "utterances of up to 16 s again",
+        Plan(steps=1_000, batch=12, peak=1.2e-3, warmup=30, seed=21),
+        _BLURRED,
+        _clips(_PASSAGES, **_ANYWHERE),
+    ),
+    Phase(
+        "again",
+        "the same with fewer timestamps",
+        Plan(steps=1_200, batch=12, peak=1.2e-3, warmup=30, seed=22),
+        _DOUBTING,
+        _clips(_PASSAGES, **_ANYWHERE, timed=0.3),
+    ),
+    Phase(
+        "short",
+        "mostly single sentences again, anywhere in a window",
+        Plan(steps=1_600, batch=16, peak=1.2e-3, warmup=30, seed=23),
+        _DOUBTING,
+        _clips(_SENTENCES, **_ANYWHERE, timed=0.3),
+    ),
+    Phase(
+        "long",
+        "utterances of up to 16 s a third time",
+        Plan(steps=1_000, batch=12, peak=1e-3, warmup=30, seed=24),
+        _DOUBTING,
+        _clips(_PASSAGES, **_ANYWHERE, timed=0.3),
+    ),
+    Phase(
+        "windows",
+        "windows of 30 s",
+        Plan(steps=400, batch=4, peak=6e-4, warmup=10, seed=19),
+        _DOUBTING,
+        _windows(),
+    ),
+    Phase(
+        "silent-short",
+        "mostly single sentences, with silence up to anywhere in the window",
+        Plan(steps=600, batch=10, peak=8e-4, warmup=20, seed=25),
+        _DOUBTING,
+        _clips(_SENTENCES, timed=0.3, silent=True),
+    ),
+    Phase(
+        "silent-long",
+        "utterances of up to 16 s with such silence",
+        Plan(steps=400, batch=8, peak=8e-4, warmup=20, seed=26),
+        _DOUBTING,
+        _clips(_PASSAGES, timed=0.3, silent=True),
+    ),
+    Phase(
+        "windows-again",
+        "windows of 30 s again",
+        Plan(steps=500, batch=4, peak=6e-4, warmup=10, seed=27),
+        _DOUBTING,
+        _windows(),
+    ),
+    Phase(
+        "plain-short",
+        "mostly single sentences with such silence, few with timestamps, English twice as often",
+        Plan(steps=500, batch=10, peak=8e-4, warmup=20, seed=28),
+        _DOUBTING,
+        _clips(_SENTENCES, **_PLAIN),
+    ),
+    Phase(
+        "plain-long",
+        "utterances of up to 16 s with it, in the same shares",
+        Plan(steps=400, batch=8, peak=8e-4, warmup=20, seed=29),
+        _DOUBTING,
+        _clips(_PASSAGES, **_PLAIN),
+    ),
+    Phase(
+        "last",
+        "windows of 30 s, more of them with one utterance and without timestamps",
+        Plan(steps=300, batch=4, peak=6e-4, warmup=10, seed=30),
+        _DOUBTING,
+        _windows(full=0.4, timed=0.25),
+    ),
+)
 
 
 def fit(ready: Prepared, work: Path) -> Trainee:
     """All phases, each from where the one before ended, or from its own state where that is on disk."""
-    trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, SENTENCES.seed)
-    for name, guide, batches in phases(ready):
-        trainee.guide = guide
-        for done, means in train(trainee, batches, work / f"{name}.pt"):
+    trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, PHASES[0].plan.seed)
+    for phase in PHASES:
+        trainee.guide, batches = phase.guide, phase.batches(ready, phase.plan)
+        for done, means in train(trainee, batches, work / f"whisper-{phase.name}.pt"):
             said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
-            log.info("%s: step %d of %d: %s", name, done, batches.plan.steps, said)
+            log.info("%s: step %d of %d: %s", phase.name, done, phase.plan.steps, said)
     return trainee
 
 
 def schedule() -> str:
     """The phases in the card's words, a line each."""
-    told = {
-        f"single sentences of up to {LONGEST_SENTENCE:g} s": SENTENCES,
-        "utterances of up to 16 s, which begin anywhere in a window": PASSAGES,
-        "joined sentences": JOINED,
-        "utterances of up to 16 s again": ANYWHERE,
-        "the same with fewer timestamps": AGAIN,
-        "single sentences again, anywhere in a window": SHORT,
-        "utterances of up to 16 s a third time": LONG,
-        "windows of 30 s": WINDOWS,
-        "utterances, most of them single sentences, with silence up to anywhere in the window": SILENT_SHORT,
-        "utterances of up to 16 s with such silence": SILENT_LONG,
-        "windows of 30 s again": WINDOWS_AGAIN,
-        "single sentences with silence, few with timestamps, English twice as often": PLAIN_SHORT,
-        "utterances of up to 16 s with silence, in the same shares": PLAIN_LONG,
-        "windows of 30 s, more of them with one utterance and without timestamps": LAST,
-    }
-    return "\n".join(
-        f"- {plan.steps:,} steps of {plan.batch} {what} at a peak of {plan.peak:g}" for what, plan in told.items()
-    )
+    lines = []
+    for phase in PHASES:
+        plan = phase.plan
+        lines.append(f"- {plan.steps:,} steps of {plan.batch} {phase.told} at a peak of {plan.peak:g}")
+    return "\n".join(lines)
 
 
 @app.command()
