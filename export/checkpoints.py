@@ -49,8 +49,9 @@ class Checkpoint:
     """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was.
 
     ``author`` is whom its licence asks to name, ``languages`` are codes, ``note`` is what else tells it from others;
-    they and ``sizes`` are not known of a repo that the command line names itself. ``downloaded`` are patterns of the
-    files that are fetched, and ``tokenizers`` sets of files, one of which a complete download has.
+    they and ``sizes`` are not known of a repo that the command line names itself. ``untaught`` are tasks that it was
+    not trained for, though its files name them. ``downloaded`` are patterns of the files that are fetched, and
+    ``tokenizers`` sets of files, one of which a complete download has.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Checkpoint:
     sizes: Sizes | None = None
     languages: tuple[str, ...] = ()
     note: str = ""
+    untaught: tuple[str, ...] = ()
     bundled: Path | None = None
     downloaded: tuple[str, ...] = DOWNLOADED
     tokenizers: tuple[tuple[str, ...], ...] = (("tokenizer.json",), TOKENIZER_FILES)
@@ -135,6 +137,7 @@ CHECKPOINTS = {
             sizes=WhisperSizes(1280, 32, 4, mels=128, vocabulary=51_866),
             languages=languages.WHISPER,
             note="not trained to translate",
+            untaught=("translate",),
         ),
         Checkpoint(
             "parakeet-tdt-tiny",
@@ -212,6 +215,11 @@ CHECKPOINTS = {
 
 # As the hub has them: parts begin and end with a letter, digit or underscore.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/(\w(?:[\w.-]{0,94}\w)?)")
+
+
+def untaught(repo: str) -> tuple[str, ...]:
+    """Tasks that the model of a repo was not trained for; of repos that have no name here, none are known."""
+    return next((checkpoint.untaught for checkpoint in CHECKPOINTS.values() if checkpoint.repo == repo), ())
 
 
 def named(name: str) -> Checkpoint:

@@ -116,23 +116,20 @@ def check_options(options: SegmentOptions, can: Capabilities, manifest: Manifest
 
 
 def _language(language: str | None, can: Capabilities, manifest: Manifest) -> str | None:
-    """English name of a language given by name or code; None of None or ``auto``. A model's only one may be named."""
+    """English name of a language given by name or code; None of None or ``auto``."""
     wanted = (language or "auto").strip().lower()
     if wanted == "auto":
         return None
     known = manifest.languages
-    if not can.language and len(known) != 1:
-        require(["language"], can, manifest.family)
-    for entry in known:
-        if wanted in (entry.name.lower(), entry.code.lower()):
-            return entry.name
+    named = next((entry for entry in known if wanted in (entry.name.lower(), entry.code.lower())), None)
+    if can.language and named is not None:
+        return named.name
     if len(known) == 1:
         only = _spelled(known[0])
-        raise CapabilityError(
-            f"the language {language!r} was given, but this model knows {only} alone; leave it out, or use a model "
-            "that knows it",
-            "language",
-        )
+        given = only if named else repr(language)
+        alone = "knows it alone and cannot be told one" if named else f"knows {only} alone"
+        raise CapabilityError(f"the language {given} was given, but this model {alone}; leave it out", "language")
+    require(["language"], can, manifest.family)
     spellings = {entry.name.lower(): entry for entry in known} | {entry.code.lower(): entry for entry in known}
     near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
     listed = ", ".join(dict.fromkeys(_spelled(entry) for entry in near or known))

@@ -20,7 +20,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.initialization import no_init_weights
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from export.checkpoints import CheckpointFolder
+from export.checkpoints import CheckpointFolder, untaught
 from export.errors import CheckpointInvalidError
 from export.families import whisper_parity as parity
 from export.families.whisper_graphs import CachedDecoder, CrossEncoder, cross_names, past_names
@@ -159,6 +159,7 @@ class Whisper:
         self._check_tokenizer(folder.path)
         self._check_front_end(folder)
         self._languages = self._known_languages(folder.path)
+        self._untaught = untaught(folder.repo)
         self.model = load_model(folder, self.config)
 
     def _check_tokenizer(self, path: Path) -> None:
@@ -253,11 +254,15 @@ class Whisper:
             "language_ids": {token.strip("<|>"): each for token, each in generation.lang_to_id.items()}
             if multilingual
             else {},
-            "task_ids": dict(generation.task_to_id) if multilingual else {},
+            "task_ids": self._tasks() if multilingual else {},
             "suppress_ids": sorted(set(generation.suppress_tokens or ())),
             "begin_suppress_ids": sorted(set(generation.begin_suppress_tokens or ())),
             "max_initial_timestamp": generation.max_initial_timestamp_index,
         }
+
+    def _tasks(self) -> dict[str, int]:
+        """Ids of the tasks that the model was trained for; the others would be done wrong without a word."""
+        return {task: each for task, each in self.generation.task_to_id.items() if task not in self._untaught}
 
     def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
         """``encoder.onnx``, ``decoder.onnx`` and ``tokenizer.json``."""

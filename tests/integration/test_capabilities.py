@@ -128,7 +128,7 @@ OPTIONS = [
     ),
     Option(
         "a language",
-        lambda model: "en" in model.languages and (model.can.language or len(model.languages) == 1),
+        lambda model: "en" in model.languages and model.can.language,
         lambda asked, _: asked.language == ("English" if asked.text else None),
         {"language": "en"},
         ("--language", "en"),
@@ -137,7 +137,7 @@ OPTIONS = [
     ),
     Option(
         "a language that is not spoken, or the only one",
-        lambda model: "ru" in model.languages and (model.can.language or len(model.languages) == 1),
+        lambda model: "ru" in model.languages and model.can.language,
         lambda asked, _: asked.language == ("Russian" if asked.text else None),
         {"language": "Russian"},
         ("--language", "Russian"),

@@ -19,7 +19,7 @@ from export.__main__ import app
 from export.checkpoints import CheckpointFolder
 from export.compare import RATE, speech
 from export.errors import CheckpointInvalidError
-from export.families.whisper import load_config, load_model
+from export.families.whisper import Whisper, load_config, load_model
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as cli
 from runtime.engine import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult, Timings
@@ -157,6 +157,19 @@ def test_models_of_english_alone(english: Pair) -> None:
         OptionError, match="a translation was asked for, but this model of the family 'whisper' can only write"
     ):
         Transcriber.from_artifact(english.artifact).transcribe(clips[0], sample_rate=RATE, task="translate")
+
+
+def test_a_task_that_a_model_was_not_trained_for_is_not_among_its_own(pair: Pair) -> None:
+    """The files of large-v3-turbo name translation, and it writes down what was said when it is asked for one."""
+    folder = pair.artifact.parent / "checkpoint"
+    tasks = {
+        repo: set(Whisper(CheckpointFolder(folder, repo, None)).parameters["task_ids"])
+        for repo in ("openai/whisper-large-v3-turbo", "openai/whisper-large-v3")
+    }
+    assert tasks == {
+        "openai/whisper-large-v3-turbo": {"transcribe"},
+        "openai/whisper-large-v3": {"transcribe", "translate"},
+    }
 
 
 def test_a_context_comes_before_the_start(pair: Pair) -> None:

@@ -79,17 +79,24 @@ def test_a_language_is_known_by_name_or_code() -> None:
         check_request(TWO, EVERYTHING, language="xx")
 
 
-@pytest.mark.parametrize("can", [NOTHING, EVERYTHING])
-def test_the_only_language_may_be_named_and_no_other(can: Capabilities) -> None:
-    assert check_request(ONE, can, language="ru") == "Russian"
-    with pytest.raises(
-        CapabilityError, match=r"the language 'en' was given, but this model knows Russian \(ru\) alone"
-    ):
-        check_request(ONE, can, language="en")
+def test_the_only_language_is_named_where_one_can_be_and_no_other() -> None:
+    assert check_request(ONE, EVERYTHING, language="ru") == "Russian"
+    for can in (EVERYTHING, NOTHING):
+        with pytest.raises(
+            CapabilityError,
+            match=r"the language 'en' was given, but this model knows Russian \(ru\) alone; leave it out",
+        ):
+            check_request(ONE, can, language="en")
+    for spelling in ("ru", "Russian"):
+        with pytest.raises(
+            CapabilityError,
+            match=r"the language Russian \(ru\) was given, but this model knows it alone and cannot be told",
+        ):
+            check_request(ONE, NOTHING, language=spelling)
 
 
 def test_engines_are_asked_the_same() -> None:
-    check_options(SegmentOptions("Russian", max_new_tokens=3), NOTHING, ONE)
+    check_options(SegmentOptions("Russian", max_new_tokens=3), EVERYTHING, ONE)
     for options in (
         SegmentOptions(context="x"),
         SegmentOptions(language="German"),
