@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +16,11 @@ from runtime import Request, Transcriber
 from runtime.artifact import Language
 from runtime.audio import load_audio
 from runtime.evaluation import Utterance
+from tests.conftest import DATA
 from tests.tiny.evaluate import error_rate
 from tests.tiny.gigaam.__main__ import CHECKPOINT, NAME
 from tests.tiny.through_runtime import exported, in_order, words_of
+from tests.tiny.word_times import start_errors
 from tests.unit.test_htk_log_mel import reference
 
 pytestmark = pytest.mark.slow
@@ -46,6 +50,17 @@ def test_it_understands_what_it_was_made_for(transcriber: Transcriber, utterance
         starts = [word.start for word in words]
         assert starts == sorted(starts)
         assert all(0 <= word.start <= word.end <= transcript.duration + 0.1 for word in words)
+
+
+def test_its_words_begin_where_they_do(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
+    # What only a context could spell, this family cannot.
+    russian = [sample for sample in samples if sample["language"] == "Russian" and not sample["context"]]
+    found = in_order(transcriber, [Request(DATA / sample["file"]) for sample in russian])
+    errors = []
+    for sample, transcript in zip(russian, found, strict=True):
+        errors += start_errors(words_of(transcript), [(word["start"], word["word"]) for word in sample["words"]])
+    assert len(errors) > 20
+    assert np.abs(errors).mean() < 0.05
 
 
 @torch.no_grad()

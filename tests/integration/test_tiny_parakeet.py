@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoProcessor, ParakeetForTDT
 from typer.testing import CliRunner
 
-from export.__main__ import app
+from quantize.__main__ import app
 from quantize.speech import evaluation_utterances
 from runtime import Transcriber, open_artifact
 from runtime.artifact import Language
@@ -25,16 +26,21 @@ from tests.tiny.parakeet.__main__ import CHECKPOINT, NAME
 from tests.tiny.parakeet.train import LANGUAGES
 from tests.tiny.through_runtime import exported
 
+pytestmark = pytest.mark.slow
+
 EVALUATION = DATA / "evaluation"
 RATE = 16_000
 
 
-@pytest.mark.slow
-def test_it_is_exported_and_understands_what_it_was_made_for(tmp_path: Path) -> None:
-    out = tmp_path / NAME
-    result = CliRunner().invoke(app, [NAME, "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    transcriber = Transcriber.from_artifact(out)
+@pytest.fixture(scope="module")
+def artifact() -> Iterator[Path]:
+    """The checkpoint exported in float32."""
+    with exported(NAME, CHECKPOINT) as folder:
+        yield folder
+
+
+def test_it_understands_what_it_was_made_for(artifact: Path) -> None:
+    transcriber = Transcriber.from_artifact(artifact)
     assert [language.code for language in transcriber.artifact.manifest.languages] == list(LANGUAGES)
     index = json.loads((EVALUATION / "index.json").read_text(encoding="utf-8"))
     for code, name in LANGUAGES.items():
@@ -51,15 +57,13 @@ def test_it_is_exported_and_understands_what_it_was_made_for(tmp_path: Path) -> 
             assert all(0 <= word.start <= word.end <= transcript.duration + 0.1 for word in words)
 
 
-@pytest.mark.slow
-def test_four_bits_pass_the_gate_and_leave_the_transducer_alone(tmp_path: Path) -> None:
+def test_four_bits_pass_the_gate_and_leave_the_transducer_alone(artifact: Path, tmp_path: Path) -> None:
     """Errors of 4 bits in what is before and behind the layers would be half of the encoder's, and ten times the
     decoder's: 0.087 and 0.018 were measured.
     """
-    result = CliRunner().invoke(app, [NAME, "--out", str(tmp_path / NAME), "--int4"])
+    result = CliRunner().invoke(app, [str(artifact), "--recipe", "int4", "--out", str(tmp_path / "int4")])
     assert result.exit_code == 0, result.output
-    (folder,) = tmp_path.iterdir()
-    quantization = open_artifact(folder).manifest.quantization
+    quantization = open_artifact(tmp_path / "int4").manifest.quantization
     assert quantization is not None
     assert not quantization.gate.exceeded
     assert quantization.gate.utterances == 40
@@ -67,26 +71,24 @@ def test_four_bits_pass_the_gate_and_leave_the_transducer_alone(tmp_path: Path) 
     assert quantization.gate.relative_error["decoder_joint"] < 0.005
 
 
-@pytest.mark.slow
 @torch.no_grad()
-def test_tokens_and_durations_are_those_of_generate() -> None:
+def test_tokens_and_durations_are_those_of_generate(artifact: Path) -> None:
     """Of text that means something; random weights are compared in test_parakeet.py."""
     model = ParakeetForTDT.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     languages = [Language(name, code) for code, name in LANGUAGES.items()]
     clips = [load_audio(each.audio, RATE) for each in evaluation_utterances(None, languages)]
-    with exported(NAME, CHECKPOINT) as artifact:
-        engine = make_engine(open_artifact(artifact), EngineOptions())
-        assert isinstance(engine, ParakeetTdtEngine)
-        for clip in clips:
-            made = model.generate(**processor([clip], sampling_rate=RATE), max_new_tokens=2000)
-            steps = zip(made.sequences[0, 1:].tolist(), made.durations[0, 1:].tolist(), strict=True)
-            encoded, lengths = engine.encode(*padded([engine.features(clip)]))
-            ((_, found),) = engine.decode([encoded[0, : lengths[0]]], [None], lambda _: True)
-            expected, frame = list[tuple[int, int, int]](), 0
-            for token, duration in steps:
-                if frame < lengths[0] and token != model.config.blank_token_id:
-                    expected.append((token, frame, frame + duration))
-                frame += duration
-            assert list(zip(found.tokens, found.starts, found.ends, strict=True)) == expected
-            assert len(expected) > 3
+    engine = make_engine(open_artifact(artifact), EngineOptions())
+    assert isinstance(engine, ParakeetTdtEngine)
+    for clip in clips:
+        made = model.generate(**processor([clip], sampling_rate=RATE), max_new_tokens=2000)
+        steps = zip(made.sequences[0, 1:].tolist(), made.durations[0, 1:].tolist(), strict=True)
+        encoded, lengths = engine.encode(*padded([engine.features(clip)]))
+        ((_, found),) = engine.decode([encoded[0, : lengths[0]]], [None], lambda _: True)
+        expected, frame = list[tuple[int, int, int]](), 0
+        for token, duration in steps:
+            if frame < lengths[0] and token != model.config.blank_token_id:
+                expected.append((token, frame, frame + duration))
+            frame += duration
+        assert list(zip(found.tokens, found.starts, found.ends, strict=True)) == expected
+        assert len(expected) > 3

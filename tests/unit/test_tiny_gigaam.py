@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -13,25 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from typer.testing import CliRunner
 
-from export.__main__ import app
 from export.checkpoints import CHECKPOINTS, CheckpointFolder
 from export.families.gigaam import GigaAM
-from runtime import Transcriber
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
-from tests.conftest import DATA, REPOSITORY
+from tests.conftest import REPOSITORY
 from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
-from tests.tiny.evaluate import error_rate, normalize
+from tests.tiny.evaluate import normalize
 from tests.tiny.gigaam.measure import Figures, missed, table
 from tests.tiny.gigaam.model import BLANK, LETTERS, letters, log_mel
 from tests.tiny.gigaam.publish import write_checkpoint
 from tests.tiny.gigaam.train import IGNORED, Batches, Trainee, letter_frames, letter_weight, suited
 from tests.tiny.loop import Plan, train
 from tests.tiny.sentences import sentence
-from tests.tiny.word_times import StartErrors, start_errors
+from tests.tiny.word_times import StartErrors
 
 CHECKPOINT = CHECKPOINTS["gigaam-v3-tiny"].bundled or Path()
 
@@ -188,28 +183,3 @@ def test_the_card_says_what_was_measured() -> None:
     assert float(rows["empty text on clips without speech"][0].split("%")[0]) >= 95.0
     assert float(rows["starts of words"][0].split()[0]) <= 50
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 7e6
-
-
-@pytest.mark.slow
-def test_the_tracked_checkpoint_is_exported_and_hears_the_samples(
-    tmp_path: Path, samples: list[dict[str, Any]]
-) -> None:
-    out = tmp_path / "gigaam-v3-tiny"
-    result = CliRunner().invoke(app, ["gigaam-v3-tiny", "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    transcriber = Transcriber.from_artifact(out)
-    # What only a context could spell, this family cannot.
-    russian = [sample for sample in samples if sample["language"] == "Russian" and not sample["context"]]
-    assert len(russian) >= 3
-    texts, errors = [], []
-    for sample in russian:
-        audio, _ = soundfile.read(DATA / sample["file"], dtype="float32")
-        transcript = transcriber.transcribe(audio, sample_rate=16_000)
-        texts.append(transcript.text)
-        words = [word for segment in transcript.segments for word in segment.words or []]
-        errors += start_errors(words, [(word["start"], word["word"]) for word in sample["words"]])
-    # Two words of thirty are wrong; a graph that computes something else gets hardly any right.
-    assert error_rate("ru", [sample["text"] for sample in russian], texts) < 0.1
-    assert len(errors) > 20
-    assert np.abs(errors).mean() < 0.05
-    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["family"] == "gigaam-ctc"
