@@ -57,7 +57,8 @@ chromium:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } \
 	|| { echo "error: no Chromium is installed: apt-get install chromium, or brew install --cask chromium" >&2; exit 2; }
 
-# Train the small checkpoints again from nothing (about two hours on two cores for the first, one for each other).
+# Train the small checkpoints again from nothing: about two hours on two cores for the first, three on one for Whisper,
+# one for each other.
 tiny: $(STAMP) espeak
 	$(BIN)/python -m tests.tiny make
 	$(BIN)/python -m tests.tiny.whisper make

@@ -215,7 +215,7 @@ def schedule() -> str:
 
 @app.command()
 def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
-    """Generate the corpora, train, write the checkpoint and its card: about four hours on one core."""
+    """Generate the corpora, train, write the checkpoint and its card: about three hours on one core."""
     torch.set_num_threads(threads)
     ready = prepare(work)
     model = fit(ready, work).asr
