@@ -17,7 +17,7 @@ install: $(STAMP)
 demo: $(STAMP)
 	rm -rf build/demo
 	$(BIN)/python -m export qwen3-asr-tiny --int8 --out build/demo/qwen3-asr-tiny-int8
-	$(BIN)/python -m tests.demo build/demo/qwen3-asr-tiny-int8
+	$(BIN)/python -m tools.demo build/demo/qwen3-asr-tiny-int8
 
 # An onnxruntime with OpenVINO built in, beside the environment's own, for processors that OpenVINO's plugin does not
 # take: the comparison of providers runs it in a process of its own.
@@ -60,20 +60,20 @@ chromium:
 # Train the small checkpoints again from nothing: about two hours on two cores for the first, three on one for Whisper,
 # one for each other.
 tiny: $(STAMP) espeak
-	$(BIN)/python -m tests.tiny make
-	$(BIN)/python -m tests.tiny.whisper make
-	$(BIN)/python -m tests.tiny.parakeet make
-	$(BIN)/python -m tests.tiny.gigaam make
+	$(BIN)/python -m tools.tiny make
+	$(BIN)/python -m tools.tiny.whisper make
+	$(BIN)/python -m tools.tiny.parakeet make
+	$(BIN)/python -m tools.tiny.gigaam make
 
 # Random weights at the real sizes, and their export, as random-qwen3-asr-0.6b, random-whisper-large-v3-turbo, …: for
 # time, memory and size, not for text.
 random-%: $(STAMP)
-	$(BIN)/python -m tests.random_checkpoint $* build/checkpoints/$*-random
+	$(BIN)/python -m tools.random_checkpoint $* build/checkpoints/$*-random
 	$(BIN)/python -m export $* --checkpoint build/checkpoints/$*-random --out build/artifacts/$*-random
 
 # Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
 benchmark: $(STAMP) espeak
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

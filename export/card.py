@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export.checkpoints import Checkpoint
-from runtime.artifact import Language, Source
+from runtime.model.manifest import Language, Source
 
 CARD = "README.md"
 LICENCES = {

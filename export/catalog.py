@@ -12,8 +12,8 @@ import msgspec
 from export.checkpoints import CHECKPOINTS, REPOSITORY, Checkpoint
 from export.sizes import rounded
 from quantize.recipe import shipped
-from runtime.description import EVERY_FAMILY, LABELS, abilities, in_columns
-from runtime.engine import Capabilities
+from runtime.cli.describe import EVERY_FAMILY, LABELS, abilities, in_columns
+from runtime.engines.capabilities import Capabilities
 from runtime.families import FAMILIES, declared
 
 # Where the benchmarks keep how many bytes a model's artifacts have: a results file of docs/, and the way in it to a

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from export.errors import ParityError
 from quantize.speech import samples_folder
-from runtime.artifact import Parity
-from runtime.decoder import RowDecoder
+from runtime.decoding.kv_rows import RowDecoder
+from runtime.model.manifest import Parity
 
 Floats = npt.NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def check_rows(
     Args:
         decoder: the opened graph.
         rows: with as many tokens each.
-        together: the audio of several rows as :meth:`runtime.decoder.RowDecoder.prefill` takes it.
+        together: the audio of several rows as :meth:`runtime.decoding.kv_rows.RowDecoder.prefill` takes it.
         tolerance: of each logit.
 
     Raises:
@@ -84,16 +84,16 @@ def check_rows(
         name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
         audio = together([row.audio for row in batch])
         logits = decoder.prefill([row.prompt for row in batch], audio, steps, all_rows=True)
-        found = [[logits[place, : len(row.prompt)]] for place, row in enumerate(batch)]
+        found = [[logits[index, : len(row.prompt)]] for index, row in enumerate(batch)]
         for step in range(steps):
             stepped = decoder.step([row.tokens[step] for row in batch])
-            for place in range(len(batch)):
-                found[place].append(stepped[place : place + 1].copy())
+            for index in range(len(batch)):
+                found[index].append(stepped[index : index + 1].copy())
         for ours, row in zip(found, batch, strict=True):
             worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", tolerance))
         cases.append(name)
-    for place, row in enumerate(rows):
-        decoder.cut_row(place, len(row.prompt))
-        again = decoder.extend_row(place, row.tokens, None, steps)
+    for index, row in enumerate(rows):
+        decoder.cut_row(index, len(row.prompt))
+        again = decoder.extend_row(index, row.tokens, None, steps)
         worst = max(worst, difference(again, row.logits[-steps:], "decoder, a second pass", tolerance))
     return Parity(worst, tolerance, [*cases, "a second pass"])

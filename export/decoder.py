@@ -105,14 +105,14 @@ def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
     ones = edit.node("Cast", [is_audio], to=ir.DataType.INT64)
     flat = edit.node("Reshape", [ones, edit.constant("flat", np.array([-1], np.int64))])
     running = edit.node("CumSum", [flat, edit.constant("axis", np.array(0, np.int64))])
-    index = edit.node("Reshape", [edit.node("Mul", [running, flat]), edit.node("Shape", [ids])])
+    positions = edit.node("Reshape", [edit.node("Mul", [running, flat]), edit.node("Shape", [ids])])
     table = edit.node("Concat", [edit.constant("zeros", np.zeros((1, hidden), np.float32)), audio], axis=0)
-    rows = edit.node("Gather", [table, index], axis=0)
+    rows = edit.node("Gather", [table, positions], axis=0)
     mask = edit.node("Unsqueeze", [is_audio, edit.constant("last", np.array([-1], np.int64))])
     merged = edit.node("Where", [mask, rows, embedded])
     merged.shape, merged.type = embedded.shape, embedded.type
-    for node, place in readers:
-        node.replace_input_with(place, merged)
+    for node, index in readers:
+        node.replace_input_with(index, merged)
 
 
 def _select_logits(graph: ir.Graph, vocab: int, *, tied: bool) -> None:

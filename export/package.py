@@ -16,16 +16,9 @@ from quantize.errors import OutputError
 from quantize.output import appearing, hash_files, refuse_existing, scratch
 from quantize.package import Plan, find_audio, quantize_artifact
 from quantize.report import Report
-from runtime.artifact import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Artifact,
-    Manifest,
-    Source,
-    encode_manifest,
-    open_artifact,
-    sha256_file,
-)
+from runtime.host.files import sha256_file
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Source, encode_manifest
 from runtime.version import __version__
 
 TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime-genai")

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from export.checkpoints import AGAIN
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
-from runtime.tokenizer import refusals
+from runtime.model.tokenizer import refusals
 
 #: What stands for a space in a piece.
 MARK = "▁"
@@ -180,13 +180,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for place in range(10):
-        if at + place >= len(data):
+    for index in range(10):
+        if at + index >= len(data):
             break
-        byte = data[at + place]
-        value |= (byte & 0x7F) << 7 * place
+        byte = data[at + index]
+        value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value, at + place + 1
+            return value, at + index + 1
     raise ValueError(f"no number at byte {at}")
 
 

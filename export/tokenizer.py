@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from export.checkpoints import AGAIN, TOKENIZER_FILES, CheckpointFolder
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
-from runtime.tokenizer import read_tokenizer, reason
+from runtime.model.tokenizer import read_tokenizer, reason
 
 SINGLE = "tokenizer.json"
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from quantize.graph import save_graph
-from runtime.artifact import GraphSpec
+from runtime.model.manifest import GraphSpec
 
 OPSET = 20
 

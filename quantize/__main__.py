@@ -10,8 +10,8 @@ import typer
 
 from quantize.recipe import load_recipe, shipped
 from quantize.report import Report, peak_memory
-from runtime.artifact import open_artifact
 from runtime.errors import AsrError
+from runtime.model.artifact import open_artifact
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

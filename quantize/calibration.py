@@ -115,10 +115,10 @@ def _patches(product: Product, x: Floats, most: int) -> tuple[Floats, Floats]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=axes)
     windows = windows[:, :, *(slice(None, None, step) for step in product.strides)]
     sizes = (len(x), *windows.shape[2 : x.ndim])
-    places = np.linspace(0, math.prod(sizes) - 1, min(most, math.prod(sizes))).astype(np.int64)
-    element, *place = np.unravel_index(places, sizes)
-    picked = np.moveaxis(windows, 1, -1)[element, *place]  # [n, kernel, C]
-    rows = picked.reshape(len(places), -1)
+    indices = np.linspace(0, math.prod(sizes) - 1, min(most, math.prod(sizes))).astype(np.int64)
+    element, *index = np.unravel_index(indices, sizes)
+    picked = np.moveaxis(windows, 1, -1)[element, *index]  # [n, kernel, C]
+    rows = picked.reshape(len(indices), -1)
     if product.shares_scale:
         return rows, np.abs(x).max((1, *axes))[element][:, None]
     return rows, np.abs(rows).max(-1, keepdims=True)

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from rich.table import Table
 
 from quantize.recipe import Bounds
-from runtime.artifact import Artifact, ErrorRate, Gate, Quantization
-from runtime.engine import Probe
+from runtime.engines.base import Probe
 from runtime.evaluation import Utterance, score
-from runtime.providers import ProviderSpec
-from runtime.session import make_session
-from runtime.transcript import Transcript
+from runtime.model.artifact import Artifact
+from runtime.model.manifest import ErrorRate, Gate, Quantization
+from runtime.ort.providers import ProviderSpec
+from runtime.ort.session import make_session
+from runtime.results import Transcript
 
 Outputs = dict[str, npt.NDArray[Any]]
 

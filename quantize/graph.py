@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from runtime.artifact import GraphSpec, TensorSpec
+from runtime.model.manifest import GraphSpec, TensorSpec
 
 # protobuf cannot hold 2 GiB, and ONNX Runtime maps external data instead of copying it: beyond this size weights go
 # beside the graph.
@@ -157,8 +157,8 @@ class Editor:
 
     def node(self, op: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Any) -> ir.Value:
         """A node with one output, which is returned."""
-        place = self._count[op] = self._count.get(op, -1) + 1
-        name = f"{self.prefix}/{op}_{place}" if place else f"{self.prefix}/{op}"
+        index = self._count[op] = self._count.get(op, -1) + 1
+        name = f"{self.prefix}/{op}_{index}" if index else f"{self.prefix}/{op}"
         attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
         made = ir.Node(domain, op, inputs, attrs, name=name)
         made.outputs[0].name = f"{name}/output_0"

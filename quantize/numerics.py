@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from runtime.threads import usable_cores
+from runtime.ort.threads import usable_cores
 
 Floats = npt.NDArray[np.float32]
 

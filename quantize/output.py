@@ -11,8 +11,9 @@ from pathlib import Path
 
 from quantize.errors import OutputError
 from quantize.report import Report
-from runtime.artifact import FileSpec, sha256_file
 from runtime.errors import AsrError
+from runtime.host.files import sha256_file
+from runtime.model.manifest import FileSpec
 
 
 def refuse_existing(out: Path) -> None:

@@ -21,29 +21,23 @@ from quantize.card import say_quantized
 from quantize.errors import GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
 from quantize.graph import load_graph
-from quantize.kinds import find_kinds
+from quantize.instrumented_graph import InstrumentedGraph
 from quantize.methods import cache
+from quantize.node_kinds import find_node_kinds
 from quantize.output import appearing, hash_files, refuse_existing
-from quantize.probing import ProbedGraph
 from quantize.products import find_products
 from quantize.recipe import AnyRule, Candidate, Float16, Recipe, WeightOnly, assign
 from quantize.report import Report
 from quantize.rewriting import Rewritten, rewrite
 from quantize.speech import calibration_clips, evaluation_utterances, is_evaluated, probe_clips
-from runtime.artifact import (
-    MANIFEST,
-    Artifact,
-    ErrorRate,
-    Language,
-    Quantization,
-    encode_manifest,
-    open_artifact,
-    sha256_file,
-)
 from runtime.audio import load_audio
-from runtime.engine import Engine, EngineOptions, Probe, SegmentOptions, Timings
+from runtime.engines.base import Engine, EngineOptions, Probe, SegmentOptions
 from runtime.evaluation import Utterance, check_packages, recognize
 from runtime.families import make_engine
+from runtime.host.files import sha256_file
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import MANIFEST, ErrorRate, Language, Quantization, encode_manifest
+from runtime.results import Timings
 from runtime.transcriber import Transcriber
 from runtime.version import __version__
 
@@ -199,7 +193,7 @@ def candidates(graphs: Mapping[str, ir.Graph], recipe: Recipe) -> list[Candidate
     total = max(sum(sizes.values()), 1)
     nodes = []
     for role, graph in graphs.items():
-        kinds = find_kinds(graph)
+        kinds = find_node_kinds(graph)
         some = list(graph) if everything else [product.node for product in products[role]]
         nodes += [Candidate(role, node.name or "", node.op_type, kinds[node], sizes[role] / total) for node in some]
     return nodes
@@ -259,7 +253,7 @@ def _probes(engine: Engine, clips: list[Path], advance: Callable[[int], object])
 def _hear(artifact: Artifact, utterances: list[Utterance], what: str, report: Report) -> Heard:
     transcriber = Transcriber(artifact, EngineOptions())
     with report.counted(what, len(utterances), "utterances") as advance:
-        transcripts = recognize(transcriber, utterances, progress=lambda *_: advance(1))
+        transcripts = recognize(transcriber, utterances, on_progress=lambda *_: advance(1))
     return Heard(utterances, transcripts)
 
 
@@ -274,7 +268,7 @@ def _run_graph(
     wanted = recipe.calibrates and (any(product.operator != "Gather" for product in products) or cached)
     calibrating = [probe for probe in reference.calibration if probe.role == role] if wanted else []
     calibration = Calibration(products, len(calibrating), cached)
-    probed = ProbedGraph(path, calibration.taps if calibrating else [])
+    probed = InstrumentedGraph(path, calibration.taps if calibrating else [])
     for probe in calibrating:
         calibration.add(probed.run(probe, calibration.taps))
     expected = [

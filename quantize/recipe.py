@@ -255,17 +255,17 @@ def _check_values(path: Path, recipe: Recipe) -> None:
             for role, bound in recipe.bounds.relative_error.items()
         ),
     ]
-    for place, rule in enumerate(recipe.rules):
+    for index, rule in enumerate(recipe.rules):
         if not fnmatch.filter(KINDS, rule.kind):
-            raise RecipeError(f"{path}: rules[{place}].kind is {rule.kind!r}; kinds are {', '.join(KINDS)}")
-        checks.append((f"rules[{place}].graph_share", rule.graph_share, 0.0, 1.0))
+            raise RecipeError(f"{path}: rules[{index}].kind is {rule.kind!r}; kinds are {', '.join(KINDS)}")
+        checks.append((f"rules[{index}].graph_share", rule.graph_share, 0.0, 1.0))
         if isinstance(rule, W8A8):
-            checks.append((f"rules[{place}].error_bound", rule.error_bound, 0.0, float("inf")))
+            checks.append((f"rules[{index}].error_bound", rule.error_bound, 0.0, float("inf")))
         if isinstance(rule, WeightOnly) and rule.sensitive:
-            checks.append((f"rules[{place}].sensitive.share", rule.sensitive.share, 0.0, 1.0))
+            checks.append((f"rules[{index}].sensitive.share", rule.sensitive.share, 0.0, 1.0))
         smoothing = rule.smoothing if isinstance(rule, W8A8 | WeightOnly) else None
         alphas = smoothing.alphas if smoothing else ()
-        checks.extend((f"rules[{place}].smoothing.alphas", alpha, 0.0, 1.0) for alpha in alphas)
+        checks.extend((f"rules[{index}].smoothing.alphas", alpha, 0.0, 1.0) for alpha in alphas)
     for key, value, least, most in checks:
         if not least <= value <= most or math.isinf(value):  # also when it is NaN; JSON has no infinity
             raise RecipeError(f"{path}: {key} is {value}, which is not between {least:g} and {most:g}")
@@ -280,20 +280,20 @@ def assign(recipe: Recipe, nodes: Iterable[Candidate]) -> dict[tuple[str, str], 
     chosen: dict[tuple[str, str], AnyRule] = {}
     used: set[int] = set()
     for node in nodes:
-        for place, rule in enumerate(recipe.rules):
+        for index, rule in enumerate(recipe.rules):
             if rule.matches(node):
                 if rule.operators and node.operator not in rule.operators:
                     raise RecipeError(
-                        f"recipe {recipe.name!r}, rule {place + 1}: its method cannot quantize the {node.operator} "
+                        f"recipe {recipe.name!r}, rule {index + 1}: its method cannot quantize the {node.operator} "
                         f"{node.name!r} of graph {node.role!r}; put a rule with method 'keep' for it before this one"
                     )
-                used.add(place)
+                used.add(index)
                 chosen[node.role, node.name] = rule
                 break
-    for place, rule in enumerate(recipe.rules):
-        if place not in used and not rule.optional:
+    for index, rule in enumerate(recipe.rules):
+        if index not in used and not rule.optional:
             raise RecipeError(
-                f"recipe {recipe.name!r}, rule {place + 1} ({rule.where}) matches no node that an earlier rule has not "
+                f"recipe {recipe.name!r}, rule {index + 1} ({rule.where}) matches no node that an earlier rule has not "
                 "taken; correct its patterns or say optional = true"
             )
     return chosen

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from runtime.memory import peak_resident_bytes
+from runtime.host.memory import peak_resident_bytes
 
 
 class Report:

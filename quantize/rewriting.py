@@ -18,10 +18,10 @@ from quantize.methods import cache, fp16, per_element, w8a8, weight_only
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
 from quantize.sensitivity import most_sensitive, sensitivities
-from quantize.sites import find_sites
 from quantize.smoothing import product_error, smooth
-from runtime.artifact import FallbackNode, GraphQuantization, GraphSpec
-from runtime.engine import Probe
+from quantize.smoothing_sites import find_smoothing_sites
+from runtime.engines.base import Probe
+from runtime.model.manifest import FallbackNode, GraphQuantization, GraphSpec
 
 _SEED = 20
 _HALF = "float16"
@@ -73,7 +73,7 @@ def rewrite(
     for product in products:
         shared.setdefault(product.weight.name or "", []).append(product)
     _check_shared(shared, rule_of)
-    smoothed = smooth(find_sites(products), weights, inputs, rule_of, np.random.default_rng(_SEED))
+    smoothed = smooth(find_smoothing_sites(products), weights, inputs, rule_of, np.random.default_rng(_SEED))
     for wide in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
         alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
         more_bits |= _more_bits(path, wide, alike, weights, probe, progress)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from quantize.instrumented_graph import InstrumentedGraph
 from quantize.numerics import quantize_blocks, relative_error
-from quantize.probing import ProbedGraph
 from quantize.products import Product, Weights
 from quantize.recipe import WeightOnly
-from runtime.engine import Probe
+from runtime.engines.base import Probe
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def sensitivities(
     """
     outputs = sorted({product.output.name or "" for product in products})
     inputs = [product.x.name or "" for product in products if product.operator != "Gather"]
-    graph = ProbedGraph(path, inputs, outputs)
+    graph = InstrumentedGraph(path, inputs, outputs)
     known = graph.run(probe, [*dict.fromkeys(inputs), *probe.outputs]) | probe.feeds
     by_weight: dict[str, list[Product]] = {}
     for product in products:
@@ -61,8 +61,8 @@ def sensitivities(
         for product in readers:
             x = known[product.x.name or ""]
             if product.operator == "Gather":
-                ids, place = np.unique(x, return_inverse=True)
-                made = _error(matrix[:, ids], rule, squares).T[place.reshape(x.shape)]
+                ids, index = np.unique(x, return_inverse=True)
+                made = _error(matrix[:, ids], rule, squares).T[index.reshape(x.shape)]
             else:
                 made = _added((x / rows).astype(np.float32), matrix, rule, squares) / columns
             push[product.output.name or ""] = np.ascontiguousarray(made, np.float32)

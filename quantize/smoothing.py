@@ -20,7 +20,7 @@ from quantize.calibration import Inputs
 from quantize.numerics import quantize_blocks, quantize_columns
 from quantize.products import Product, Weights
 from quantize.recipe import W8A8, AnyRule, WeightOnly
-from quantize.sites import Site
+from quantize.smoothing_sites import SmoothingSite
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def product_error(
 
 
 def smooth(
-    sites: list[Site],
+    sites: list[SmoothingSite],
     weights: Weights,
     inputs: dict[str, Inputs],
     rule_of: Callable[[Product], AnyRule | None],
@@ -108,7 +108,7 @@ def smooth(
 
 
 def _search(
-    site: Site,
+    site: SmoothingSite,
     weights: Weights,
     inputs: Inputs,
     rules: dict[str, AnyRule | None],

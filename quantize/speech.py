@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from quantize.errors import CalibrationError
-from runtime.artifact import Language
 from runtime.audio import AUDIO_SUFFIXES
 from runtime.evaluation import Utterance, load_utterances
 from runtime.evaluation.languages import language_name
+from runtime.model.manifest import Language
 
 T = TypeVar("T")
 
@@ -102,4 +102,4 @@ def calibration_clips(folder: Path | None, languages: Sequence[Language]) -> lis
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
     """At most ``count`` of ``items``, evenly."""
-    return [items[place] for place in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

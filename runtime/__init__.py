@@ -10,10 +10,11 @@ print(transcript.text)
 from __future__ import annotations
 
 import runtime.telemetry  # noqa: F401 (first: before anything imports ONNX Runtime)
-from runtime.artifact import Artifact, Manifest, open_artifact
 from runtime.errors import AsrError
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import Manifest
+from runtime.results import Segment, Transcript
 from runtime.transcriber import Outcome, Request, Transcriber
-from runtime.transcript import Segment, Transcript
 from runtime.version import __version__
 
 __all__ = [

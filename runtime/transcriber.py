@@ -15,26 +15,19 @@ import numpy.typing as npt
 import onnxruntime
 
 from runtime import audio
-from runtime.artifact import Artifact, open_artifact
-from runtime.asking import check_request
-from runtime.cpu import lacks_vnni
-from runtime.engine import (
-    DEFAULT_BATCH,
-    BatchPlan,
-    Engine,
-    EngineOptions,
-    SegmentOptions,
-    Task,
-    Timings,
-)
+from runtime.engines.base import DEFAULT_BATCH, Engine, EngineOptions, LongFormEngine, SegmentOptions, Span
+from runtime.engines.batch_plan import BatchPlan
 from runtime.errors import AsrError, OptionError
-from runtime.families import make_engine
-from runtime.joining import join_texts
-from runtime.providers import describe, parse_providers
-from runtime.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
-from runtime.transcript import Segment, TokenCounts, Transcript, segments_of
+from runtime.families import check_request, make_engine
+from runtime.host.cpu import lacks_vnni
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.ort.providers import describe, parse_providers
+from runtime.pipeline.join_text import join_texts
+from runtime.pipeline.scheduler import File, Work
+from runtime.pipeline.spans import segments_of
+from runtime.pipeline.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
+from runtime.results import Segment, Task, Timings, TokenCounts, Transcript
 from runtime.version import __version__
-from runtime.work import File, LongFormEngine, Span, Work
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +55,7 @@ class Request(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """What became of the request at ``place``: a transcript, or what was wrong."""
 
-    place: int
+    index: int
     transcript: Transcript | None = None
     error: AsrError | None = None
 
@@ -179,7 +172,7 @@ class Transcriber:
         long_form: bool = False,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
-        progress: Callable[[float, float], object] | None = None,
+        on_progress: Callable[[float, float], object] | None = None,
     ) -> Transcript:
         """Transcribe one audio.
 
@@ -195,7 +188,7 @@ class Transcriber:
                 the audio at its pauses; with timestamps. All of the audio is read before the first text.
             max_new_tokens: bound on the tokens of a segment, in place of one from its length.
             ignore_stop: decode exactly ``max_new_tokens`` (to time random weights).
-            progress: called with (seconds done, seconds in all, as far as is known) after every segment.
+            on_progress: called with (seconds done, seconds in all, as far as is known) after every segment.
 
         Raises:
             OptionError: an unknown language, or an option that this model's family cannot do.
@@ -206,19 +199,19 @@ class Transcriber:
             self.check(request, long_form=True)
         prepared = self.prepare(0, request, max_new_tokens, ignore_stop)
         if long_form:
-            return self._long_form(prepared, progress)
+            return self._long_form(prepared, on_progress)
         work = Work(
             self._engine,
             [prepared],
             vad=self._vad,
-            told=(lambda file: progress(file.done, file.duration)) if progress else None,
+            on_progress=(lambda file: on_progress(file.done, file.duration)) if on_progress else None,
         )
         (file,) = work.finished()
         if file.error:
             raise file.error
         return self.transcript_of(file)
 
-    def _long_form(self, file: File, progress: Callable[[float, float], object] | None) -> Transcript:
+    def _long_form(self, file: File, on_progress: Callable[[float, float], object] | None) -> Transcript:
         """Transcribe by the model's own rule for long audio."""
         if file.error or not file.reader:
             raise file.error or AssertionError("a file without reader and error")
@@ -229,8 +222,8 @@ class Transcriber:
         rate = self._engine.sample_rate
         for _, result in self._engine.run(work.next_job):
             work.take(result)
-            if progress:
-                progress(work.done / rate, len(samples) / rate)
+            if on_progress:
+                on_progress(work.done / rate, len(samples) / rate)
         file.timings.total = time.perf_counter() - file.began
         return self._transcript(work.spans, len(samples) / rate, file.timings)
 
@@ -240,8 +233,8 @@ class Transcriber:
         *,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
-        progress: Callable[[float], object] | None = None,
-        kept: Callable[[int, Span], object] | None = None,
+        on_progress: Callable[[float], object] | None = None,
+        on_segment: Callable[[int, Span], object] | None = None,
     ) -> Iterator[Outcome]:
         """Transcribe many audios, segments of all of them decoded together.
 
@@ -249,8 +242,8 @@ class Transcriber:
             requests: taken one by one, a little ahead of the decoding, by another thread.
             max_new_tokens: see :meth:`transcribe`.
             ignore_stop: see :meth:`transcribe`.
-            progress: called with the seconds of audio that became done, after every segment.
-            kept: called with a request's place and each of its segments that is done before the whole is, for
+            on_progress: called with the seconds of audio that became done, after every segment.
+            on_segment: called with a request's place and each of its segments that is done before the whole is, for
                 whoever wants to go on from there another time.
 
         Yields:
@@ -258,19 +251,19 @@ class Transcriber:
         """
         done: dict[int, float] = {}
 
-        def told(file: File) -> None:
-            if progress:
-                progress(file.done - done.get(file.place, 0.0))
-            done[file.place] = file.done
+        def report(file: File) -> None:
+            if on_progress:
+                on_progress(file.done - done.get(file.index, 0.0))
+            done[file.index] = file.done
 
-        prepared = (self.prepare(place, request, max_new_tokens, ignore_stop) for place, request in enumerate(requests))
-        noted = (lambda file, span: kept(file.place, span)) if kept else None
-        for file in Work(self._engine, prepared, vad=self._vad, told=told, kept=noted).finished():
-            done.pop(file.place, None)
-            yield Outcome(file.place, error=file.error) if file.error else Outcome(file.place, self.transcript_of(file))
+        prepared = (self.prepare(index, request, max_new_tokens, ignore_stop) for index, request in enumerate(requests))
+        noted = (lambda file, span: on_segment(file.index, span)) if on_segment else None
+        for file in Work(self._engine, prepared, vad=self._vad, on_progress=report, on_segment=noted).finished():
+            done.pop(file.index, None)
+            yield Outcome(file.index, error=file.error) if file.error else Outcome(file.index, self.transcript_of(file))
 
     def live(self, language: str | None = None, context: str = "", live: LiveOptions = DEFAULT_LIVE) -> LiveSession:
-        """What a stream needs but the engine: see :class:`runtime.streaming.LiveSession`.
+        """What a stream needs but the engine: see :class:`runtime.pipeline.streaming.LiveSession`.
 
         Raises:
             OptionError: an unknown language, or an option that this model's family cannot do.
@@ -319,13 +312,13 @@ class Transcriber:
         return options
 
     def prepare(
-        self, place: int, request: Request, max_new_tokens: int | None = None, ignore_stop: bool = False
+        self, index: int, request: Request, max_new_tokens: int | None = None, ignore_stop: bool = False
     ) -> File:
-        """A file for :class:`runtime.work.Work`, with its audio opened, or with what is wrong with the request.
+        """A file for :class:`runtime.pipeline.scheduler.Work`, with its audio opened, or with what is wrong with the request.
 
         Whoever takes it closes its ``reader``.
         """
-        file = File(place, self._engine.sample_rate, Timings(load=self.load_seconds))
+        file = File(index, self._engine.sample_rate, Timings(load=self.load_seconds))
         try:
             file.options = self._options(request, max_new_tokens, ignore_stop=ignore_stop)
             file.reader = self._reader(request)

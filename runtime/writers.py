@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.transcript import Segment, Transcript, fields_of
+from runtime.results import Segment, Transcript, fields_of
 
 if TYPE_CHECKING:  # `transcribe` need not wait for it
     from runtime.evaluation import Evaluation, Score, Utterance

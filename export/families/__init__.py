@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Protocol
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
 from quantize.report import Report
-from runtime.artifact import GraphSpec, Language, Parity
+from runtime.model.manifest import GraphSpec, Language, Parity
 
 FAMILIES = {
-    "qwen3-asr": "export.families.qwen3_asr:Qwen3Asr",
-    "parakeet-tdt": "export.families.parakeet:ParakeetTdt",
-    "parakeet-ctc": "export.families.parakeet:ParakeetCtc",
-    "gigaam-ctc": "export.families.gigaam:GigaAM",
-    "whisper": "export.families.whisper:Whisper",
+    "qwen3-asr": "export.families.qwen3_asr.exporter:Qwen3Asr",
+    "parakeet-tdt": "export.families.parakeet.exporter:ParakeetTdt",
+    "parakeet-ctc": "export.families.parakeet.exporter:ParakeetCtc",
+    "gigaam-ctc": "export.families.gigaam.exporter:GigaAM",
+    "whisper": "export.families.whisper.exporter:Whisper",
 }
 
 

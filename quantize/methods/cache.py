@@ -20,7 +20,7 @@ from quantize.calibration import Inputs
 from quantize.errors import RecipeError
 from quantize.graph import MICROSOFT, Editor
 from quantize.products import Floats, Product, Weights
-from quantize.sites import made_columns
+from quantize.smoothing_sites import made_columns
 
 OPERATOR = "GroupQueryAttention"
 # TensorScatter is of this opset, and it of this version of the format. The other operators are the same in both.
@@ -54,7 +54,7 @@ def find_attention(graph: ir.Graph) -> Iterator[ir.Node]:
 
 def taps(graph: ir.Graph) -> list[str]:
     """Names of the values whose channel peaks :func:`scales` needs: keys before a rotation, and values."""
-    return [_given(node, place).name or "" for node in find_attention(graph) for place in (1, 2)]
+    return [_given(node, index).name or "" for node in find_attention(graph) for index in (1, 2)]
 
 
 def scales(graph: ir.Graph, inputs: dict[str, Inputs], products: list[Product], weights: Weights) -> dict[str, Scales]:
@@ -108,10 +108,10 @@ def quantize(model: ir.Model, chosen: dict[str, Scales]) -> int:
     return len(nodes)
 
 
-def _given(node: ir.Node, place: int) -> ir.Value:
-    value = node.inputs[place] if place < len(node.inputs) else None
+def _given(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
-        raise RecipeError(f"node {node.name!r} has no input {place}: its cache cannot be quantized")
+        raise RecipeError(f"node {node.name!r} has no input {index}: its cache cannot be quantized")
     return value
 
 
@@ -199,10 +199,10 @@ def _first_pass(
     edit = Editor(ir.Graph([], [], nodes=[], opset_imports={"": _OPSET, MICROSOFT: 1}), f"{name}/first")
     start = common.constant("start", np.array([0], np.int64))
 
-    def rotated(place: int, count: int) -> ir.Value:
+    def rotated(index: int, count: int) -> ir.Value:
         if not _rotates(node):
-            return _given(node, place)
-        given = [_given(node, place), start, _given(node, 7), _given(node, 8)]
+            return _given(node, index)
+        given = [_given(node, index), start, _given(node, 7), _given(node, 8)]
         interleaved = attributes.get_int("rotary_interleaved", 0)
         return edit.node("RotaryEmbedding", given, domain=MICROSOFT, num_heads=count, interleaved=interleaved)
 
@@ -244,7 +244,7 @@ def _later_pass(node: ir.Node, scales: list[ir.Value]) -> ir.Graph:
         *(ir.convenience.convert_attribute(key, value) for key, value in extra.items()),
     ]
     later = ir.Node(MICROSOFT, OPERATOR, inputs, attributes, num_outputs=3, name=name)
-    for place, value in enumerate(later.outputs):
-        value.name = f"{name}/output_{place}"
+    for index, value in enumerate(later.outputs):
+        value.name = f"{name}/output_{index}"
     graph = ir.Graph([], [], nodes=[later], opset_imports={"": _OPSET, MICROSOFT: 1})
     return _branch(name, list(later.outputs), Editor(graph, name))

@@ -42,18 +42,18 @@ def convert(model: ir.Model, names: set[str]) -> int:
         if node.name not in names or node.op_type in _TYPED or not floats:
             continue
         converted += 1
-        for place, value in enumerate(node.inputs):
+        for index, value in enumerate(node.inputs):
             if value is None or not _is_float(value):
                 continue
-            if place in _CACHE_INPUTS.get(node.op_type, ()):
+            if index in _CACHE_INPUTS.get(node.op_type, ()):
                 value.type = ir.TensorType(ir.DataType.FLOAT16)
             else:
-                node.replace_input_with(place, _half(graph, half, value))
-        for place, output in enumerate(node.outputs):
+                node.replace_input_with(index, _half(graph, half, value))
+        for index, output in enumerate(node.outputs):
             if not _is_float(output):
                 continue
             output.type = ir.TensorType(ir.DataType.FLOAT16)
-            if place not in _CACHE_OUTPUTS.get(node.op_type, ()):
+            if index not in _CACHE_OUTPUTS.get(node.op_type, ()):
                 half[_widened(graph, output)] = output
     for node in list(graph):
         if node.op_type == "Cast" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():

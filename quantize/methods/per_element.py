@@ -98,12 +98,12 @@ def _keeps_elements_apart(node: ir.Node) -> bool:
     return False
 
 
-def _positive(node: ir.Node, place: int) -> bool:
+def _positive(node: ir.Node, index: int) -> bool:
     """Whether the axes in this input are known and none is the first, counted from either end."""
-    axes = _constant(node, place)
+    axes = _constant(node, index)
     return bool(axes) and all(axis > 0 for axis in axes)
 
 
-def _constant(node: ir.Node, place: int) -> list[int]:
-    value = node.inputs[place] if place < len(node.inputs) else None
+def _constant(node: ir.Node, index: int) -> list[int]:
+    value = node.inputs[index] if index < len(node.inputs) else None
     return [int(each) for each in array(value).reshape(-1)] if value is not None and value.is_initializer() else []

@@ -149,12 +149,12 @@ def _patches(edit: Editor, product: Product, x: ir.Value, nothing: ir.Value) -> 
     axes, strides = ints("axes", range(1, len(kernel) + 1)), ints("strides", product.strides)
     far = np.iinfo(np.int64).max
     under = []
-    for place in itertools.product(*map(range, kernel)):
+    for index in itertools.product(*map(range, kernel)):
         # Up to where the kernel's last places still lie inside: from the end, or the end itself.
-        ends = [at - size + 1 or far for at, size in zip(place, kernel, strict=True)]
-        name = "_".join(map(str, place))
+        ends = [at - size + 1 or far for at, size in zip(index, kernel, strict=True)]
+        name = "_".join(map(str, index))
         under.append(
-            edit.node("Slice", [padded, ints(f"start_{name}", place), ints(f"end_{name}", ends), axes, strides])
+            edit.node("Slice", [padded, ints(f"start_{name}", index), ints(f"end_{name}", ends), axes, strides])
         )
     return edit.node("Concat", under, axis=len(kernel) + 1)
 

@@ -130,8 +130,8 @@ class PipeSource:
     def _check(self, samples: npt.NDArray[Any], seen: int) -> None:
         finite = np.isfinite(samples)
         if not finite.all():
-            place = seen + int(np.argmin(finite))
-            raise AudioInvalidError(f"{NAME}: sample {place} ({place / self.rate:.3f} s) is not a finite number")
+            index = seen + int(np.argmin(finite))
+            raise AudioInvalidError(f"{NAME}: sample {index} ({index / self.rate:.3f} s) is not a finite number")
 
     def stop(self) -> None:
         """See :meth:`LiveSource.stop`."""
@@ -210,18 +210,18 @@ def _streamed_wav(head: _Head) -> tuple[Layout, int] | None:
     """
     if head.data[:4] != b"RIFF":
         return None
-    place, layout = 12, None
-    while head.has(place + 8):
-        name, size = head.data[place : place + 4], int.from_bytes(head.data[place + 4 : place + 8], "little")
-        place += 8
+    index, layout = 12, None
+    while head.has(index + 8):
+        name, size = head.data[index : index + 4], int.from_bytes(head.data[index + 4 : index + 8], "little")
+        index += 8
         if name == b"data":
             known = 0 < size < UNKNOWN_LENGTH
-            return None if layout is None else (msgspec.structs.replace(layout, length=size if known else None), place)
-        if place + size > _LONGEST_HEADER or not head.has(place + size):
+            return None if layout is None else (msgspec.structs.replace(layout, length=size if known else None), index)
+        if index + size > _LONGEST_HEADER or not head.has(index + size):
             return None
         if name == b"fmt ":
-            layout = _layout(head.data[place : place + size])
-        place += size + size % 2
+            layout = _layout(head.data[index : index + size])
+        index += size + size % 2
     return None
 
 

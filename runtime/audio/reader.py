@@ -153,8 +153,8 @@ def _mono(sound: Decoded, channel: int | None) -> Iterator[Floats]:
         mono = piece[:, channel] if channel is not None else piece.mean(axis=1, dtype=np.float32)
         finite = np.isfinite(mono)
         if not finite.all():
-            place = seen + int(np.argmin(finite))
-            raise AudioInvalidError(f"{sound.name}: sample {place} ({place / sound.rate:.3f} s) is not a finite number")
+            index = seen + int(np.argmin(finite))
+            raise AudioInvalidError(f"{sound.name}: sample {index} ({index / sound.rate:.3f} s) is not a finite number")
         seen += len(mono)
         if len(mono):
             yield np.ascontiguousarray(mono, np.float32)

@@ -132,7 +132,7 @@ def _raise(error: OSError) -> NoReturn:
 
 def _matches(pattern: str) -> list[Job]:
     parts = Path(pattern).parts
-    wild = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     if ".." in parts[wild:]:
         raise OptionError(f"{pattern}: leads up behind a wildcard; give the folder itself")
     suffix = Path(parts[-1]).suffix

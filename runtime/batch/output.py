@@ -13,7 +13,7 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.journal import Entry, Journal, MadeBy, cannot_write
 from runtime.errors import OptionError, OutputError
-from runtime.transcript import Transcript
+from runtime.results import Transcript
 from runtime.writers import FORMATS, as_json
 
 JSON_LINES = ".jsonl"
@@ -253,7 +253,7 @@ def check_made_alike(journal: Journal, made_by: MadeBy) -> None:
             raise OutputError(f"{journal.path}: was made otherwise ({_differences(other, alike)}); {_WAYS_OUT}")
 
 
-def is_result_of(entry: Entry, job: Job, made_by: MadeBy, place: Path) -> bool:
+def is_result_of(entry: Entry, job: Job, made_by: MadeBy, index: Path) -> bool:
     """Whether an entry of that name is the job's result; False if it is an error, which is tried again.
 
     Raises:
@@ -262,11 +262,11 @@ def is_result_of(entry: Entry, job: Job, made_by: MadeBy, place: Path) -> bool:
     if entry.error is not None:
         return False
     if entry.audio != _audio(job):
-        raise OutputError(f"{place}: its {entry.id!r} is of {entry.audio}, not of {_audio(job)}; {_WAYS_OUT}")
+        raise OutputError(f"{index}: its {entry.id!r} is of {entry.audio}, not of {_audio(job)}; {_WAYS_OUT}")
     now = made_for(job, made_by)
     if entry.batch != now:
         raise OutputError(
-            f"{place}: its {entry.id!r} was made otherwise ({_differences(entry.batch, now)}); {_WAYS_OUT}"
+            f"{index}: its {entry.id!r} was made otherwise ({_differences(entry.batch, now)}); {_WAYS_OUT}"
         )
     return True
 

@@ -23,10 +23,10 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.run import Asked, Engine, Result, Seconds, check_asked, options_asked
 from runtime.errors import AsrError, PackageMissingError, WorkerError
-from runtime.providers import AskedProviders
-from runtime.threads import usable_cores
+from runtime.ort.providers import AskedProviders
+from runtime.ort.threads import usable_cores
+from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
-from runtime.transcript import Transcript
 
 # A worker takes up to so many files for each row of its buffers at once: rows stay filled until the last few of them.
 _FILES_A_ROW = 8
@@ -64,7 +64,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 class _Task(msgspec.Struct, frozen=True, array_like=True):
     """A job on its way to a worker. The path is bytes: a file name need not be UTF-8."""
 
-    place: int
+    index: int
     audio: bytes
     language: str | None
     context: str
@@ -74,7 +74,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
     """A result on its way back; ``fatal`` ends the whole batch: no model, or a language that it does not know."""
 
-    place: int
+    index: int
     transcript: Transcript | None = None
     error: str | None = None
     fatal: bool = False
@@ -92,21 +92,21 @@ class Ledger:
         self._blocks: set[tuple[int, ...]] = set()
         self._alone: set[int] = set()
 
-    def begin_block(self, places: list[int]) -> tuple[bool, list[int]]:
+    def begin_block(self, indices: list[int]) -> tuple[bool, list[int]]:
         """Whether the block was begun before, and which of its files killed the worker."""
-        block = tuple(places)
+        block = tuple(indices)
         again = block in self._blocks
         self._blocks.add(block)
-        return again, [place for place in places if place in self._alone]
+        return again, [index for index in indices if index in self._alone]
 
-    def end_block(self, places: list[int]) -> None:
-        self._blocks.discard(tuple(places))
+    def end_block(self, indices: list[int]) -> None:
+        self._blocks.discard(tuple(indices))
 
-    def begin(self, place: int) -> None:
-        self._alone.add(place)
+    def begin(self, index: int) -> None:
+        self._alone.add(index)
 
-    def end(self, place: int) -> None:
-        self._alone.discard(place)
+    def end(self, index: int) -> None:
+        self._alone.discard(index)
 
 
 class Worker:
@@ -133,22 +133,22 @@ class Worker:
         if self._failure is not None:
             yield _Answer(-1, error=self._failure, fatal=True)
             return
-        places = [task.place for task in tasks]
-        again, deadly = self._ask("begin_block", places)
+        indices = [task.index for task in tasks]
+        again, deadly = self._ask("begin_block", indices)
         for task in tasks:
-            if task.place in deadly:
+            if task.index in deadly:
                 yield _Answer(
-                    task.place, error=f"{os.fsdecode(task.audio)}: the worker process died of it (out of memory?)"
+                    task.index, error=f"{os.fsdecode(task.audio)}: the worker process died of it (out of memory?)"
                 )
-        left = [task for task in tasks if task.place not in deadly]
+        left = [task for task in tasks if task.index not in deadly]
         if again:
             for task in left:
-                self._ask("begin", task.place)
+                self._ask("begin", task.index)
                 yield from self._transcribe([task])
-                self._ask("end", task.place)
+                self._ask("end", task.index)
         else:
             yield from self._transcribe(left)
-        self._ask("end_block", places)
+        self._ask("end_block", indices)
 
     def _transcribe(self, tasks: list[_Task]) -> Iterator[_Answer]:
         requests = (
@@ -156,7 +156,7 @@ class Worker:
         )
         for outcome in self._transcriber.transcribe_many(requests):
             error = str(outcome.error) if outcome.error else None
-            yield _Answer(tasks[outcome.place].place, outcome.transcript, error)
+            yield _Answer(tasks[outcome.index].index, outcome.transcript, error)
 
     def _ask(self, method: str, argument: Any) -> Any:
         import ray
@@ -188,14 +188,14 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
 
     def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
         tasks = {
-            place: _Task(
-                place,
+            index: _Task(
+                index,
                 os.fsencode(job.audio.absolute()),
                 language if job.language is None else job.language,
                 context if job.context is None else job.context,
                 job.channel,
             )
-            for place, job in enumerate(jobs)
+            for index, job in enumerate(jobs)
         }
         asked = options_asked(jobs, language, context)
         # What Ray says about workers that die goes to standard output, from a thread of its own.
@@ -209,15 +209,15 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
             for files in (size, 1):
                 arguments = {"options": options, "threads": max(1, int(share)), "asked": asked, "ledger": ledger}
                 for answer in _stream(ray, list(tasks.values()), files, count, share, arguments):
-                    if tasks.pop(answer.place, None) is None:  # it came before its worker died
+                    if tasks.pop(answer.index, None) is None:  # it came before its worker died
                         continue
                     if answer.transcript is not None:
                         heard(answer.transcript.duration)
-                    yield Result(answer.place, answer.transcript, answer.error)
+                    yield Result(answer.index, answer.transcript, answer.error)
                 if not tasks:
                     return
-        for place in tasks:
-            yield Result(place, None, f"{jobs[place].audio}: was lost with a worker process; run the command again")
+        for index in tasks:
+            yield Result(index, None, f"{jobs[index].audio}: was lost with a worker process; run the command again")
 
     return run
 

@@ -11,16 +11,16 @@ from runtime.batch.inputs import Job
 from runtime.batch.journal import MadeBy
 from runtime.batch.output import Output, made_for
 from runtime.batch.segments import SegmentLog
+from runtime.engines.base import Span
 from runtime.errors import OptionError
+from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
-from runtime.transcript import Transcript
-from runtime.work import Span
 
 
 class Result(msgspec.Struct, frozen=True):
     """What became of the job at ``place``: a transcript, or why there is none."""
 
-    place: int
+    index: int
     transcript: Transcript | None
     error: str | None = None
 
@@ -74,7 +74,7 @@ def transcribe_jobs(
 
     with closing(engine(jobs, heard)) as results:
         for result in results:
-            job = jobs[result.place]
+            job = jobs[result.index]
             if result.transcript is None:
                 message = result.error or f"{job.audio}: failed"
                 output.fail(job, message)
@@ -138,11 +138,11 @@ def local_engine(transcriber: Transcriber, made_by: MadeBy, log: SegmentLog) -> 
 
     def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
         made = [made_for(job, made_by) for job in jobs]
-        places = {id(job): place for place, job in enumerate(jobs)}
-        asked = requests(jobs, made_by.language, made_by.context, lambda job: log.known(job, made[places[id(job)]]))
+        indices = {id(job): index for index, job in enumerate(jobs)}
+        asked = requests(jobs, made_by.language, made_by.context, lambda job: log.known(job, made[indices[id(job)]]))
         for outcome in transcriber.transcribe_many(
-            asked, progress=heard, kept=lambda place, span: log.add(jobs[place], made[place], span)
+            asked, on_progress=heard, on_segment=lambda index, span: log.add(jobs[index], made[index], span)
         ):
-            yield Result(outcome.place, outcome.transcript, str(outcome.error) if outcome.error else None)
+            yield Result(outcome.index, outcome.transcript, str(outcome.error) if outcome.error else None)
 
     return run

@@ -10,9 +10,8 @@ import msgspec
 
 from runtime.batch.inputs import Job
 from runtime.batch.journal import MadeBy, cannot_write
-from runtime.decoding.autoregressive import FinishReason
-from runtime.engine import SegmentResult
-from runtime.work import Span
+from runtime.engines.base import SegmentResult, Span
+from runtime.results import FinishReason
 
 
 class _Origin(msgspec.Struct, frozen=True):

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.artifact import Artifact, open_artifact
-from runtime.asking import check_request
 from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJob
 from runtime.bench.clips import cut, load_recordings, sample_recordings, write_clip
 from runtime.bench.limits import best_rates, shares
@@ -34,9 +32,10 @@ from runtime.bench.results import (
     Work,
 )
 from runtime.errors import MeasurementError, OptionError
-from runtime.families import capabilities_of
-from runtime.providers import parse_providers
-from runtime.threads import usable_cores
+from runtime.families import capabilities_of, check_request
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.ort.providers import parse_providers
+from runtime.ort.threads import usable_cores
 
 # A cold start is that of a short clip: long enough to hold a word or two.
 _COLD_SECONDS = 2.0
@@ -136,8 +135,8 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         rates = [_rates(threads)]
         found: list[Configuration] = []
         failures: list[Failure] = []
-        for place, (seconds, batch) in enumerate(todo):
-            say(place + 2, f"{seconds:g} s, batch {batch}")
+        for index, (seconds, batch) in enumerate(todo):
+            say(index + 2, f"{seconds:g} s, batch {batch}")
             job = MeasureJob(
                 setup=plan.setup,
                 clip=clips[seconds],

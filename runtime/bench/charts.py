@@ -41,7 +41,7 @@ def round_ticks(highest: float, about: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     count = math.ceil(highest / step - 1e-9)
-    return [float(f"{step * place:.6g}") for place in range(count + 1)]
+    return [float(f"{step * index:.6g}") for index in range(count + 1)]
 
 
 def bar_chart(
@@ -127,17 +127,17 @@ def line_chart(
         ValueError: no point at all, or one that cannot be on a logarithmic axis.
     """
     kept = [Line(line.name, [p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
-    places = sorted({x for line in kept for x, _ in line.points})
-    if not places or (log_x and places[0] <= 0):
+    indices = sorted({x for line in kept for x, _ in line.points})
+    if not indices or (log_x and indices[0] <= 0):
         raise ValueError(f"{title!r} has no points that can be drawn")
     if any(y < 0 for line in kept for _, y in line.points):
         raise ValueError(f"{title!r} has a negative value")
     ticks = round_ticks(max([y for line in kept for _, y in line.points] + ([reference[1]] if reference else [])))
-    legend, top = _legend({place: line.name for place, line in enumerate(kept) if line.points}, markers=True)
+    legend, top = _legend({index: line.name for index, line in enumerate(kept) if line.points}, markers=True)
     top += 20  # room for the labels of the highest points
     left, right, bottom = 16 + max(_text_width(f"{tick:,g}") for tick in ticks), _WIDTH - 24, top + 240
     project = math.log if log_x else float
-    low, span = project(places[0]), project(places[-1]) - project(places[0])
+    low, span = project(indices[0]), project(indices[-1]) - project(indices[0])
 
     def across(x: float) -> float:
         return left + 24 + (right - left - 48) * ((project(x) - low) / span if span else 0.5)
@@ -152,7 +152,7 @@ def line_chart(
         )
         parts.append(_text(left - 6, down(tick), f"{tick:,g}", "end", "axis"))
     free = -math.inf
-    for x in places:
+    for x in indices:
         half = _text_width(f"{x:,g}", 12) / 2
         if across(x) - half > free:  # neighbours on the axis may be too near for all their labels
             parts.append(_text(across(x), bottom + 16, f"{x:,g}", "middle", "axis"))
@@ -166,14 +166,14 @@ def line_chart(
         )
         parts.append(_text(right, y - 9, f"{reference[0]} {number(reference[1])}", "end", "axis halo"))
     taken: list[_Box] = []
-    for place, line in enumerate(kept):
+    for index, line in enumerate(kept):
         points = [(across(x), down(y)) for x, y in line.points]
         if len(points) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(place)}"/>')
+            parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(index)}"/>')
         taken += [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
         parts += [
-            _marker(place, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")
+            _marker(index, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")
             for (x, y), (at, value) in zip(points, line.points, strict=True)
         ]
     for line in kept:
@@ -223,15 +223,15 @@ def _figure(title: str, unit: str, note: str, shown: str, height: float, parts: 
 
 def _stack(series: Sequence[Series], row: int, left: float, y: float, scale: float, height: float, unit: str) -> str:
     parts, x = [], left
-    for place, one in enumerate(series):
+    for index, one in enumerate(series):
         value = one.values[row]
         if not value:
             continue
         width = value * scale
-        parts.append(_rect(place, x, y, width, height, f"{one.name}: {number(value)} {unit}"))
+        parts.append(_rect(index, x, y, width, height, f"{one.name}: {number(value)} {unit}"))
         if _text_width(number(value), 12) + 8 <= width:
             parts.append(
-                _text(x + width / 2, y + height / 2, number(value), "middle", size=12, fill=_text_colour(place))
+                _text(x + width / 2, y + height / 2, number(value), "middle", size=12, fill=_text_colour(index))
             )
         x += width
     return "\n".join(parts)
@@ -239,10 +239,10 @@ def _stack(series: Sequence[Series], row: int, left: float, y: float, scale: flo
 
 def _bars(series: Sequence[Series], row: int, left: float, y: float, scale: float, height: float, unit: str) -> str:
     parts = []
-    for place, one in enumerate(series):
-        value, top = one.values[row], y + place * height
+    for index, one in enumerate(series):
+        value, top = one.values[row], y + index * height
         if value is not None:
-            parts.append(_rect(place, left, top + 1, value * scale, height - 2, f"{one.name}: {number(value)} {unit}"))
+            parts.append(_rect(index, left, top + 1, value * scale, height - 2, f"{one.name}: {number(value)} {unit}"))
         parts.append(_text(left + (value or 0.0) * scale + 6, top + height / 2, number(value), size=12, css="halo"))
     return "\n".join(parts)
 
@@ -265,22 +265,22 @@ def _legend(names: Mapping[int, str], *, markers: bool) -> tuple[str, float]:
     if len(names) < 2:
         return "", 10.0
     parts, x, y = [], 4.0, 14.0
-    for place, name in names.items():
+    for index, name in names.items():
         shown = _fit(name, 240)
         width = _text_width(shown) + 38
         if x + width > _WIDTH and x > 4:
             x, y = 4.0, y + 22
-        parts.append(_marker(place, x + 6, y, name) if markers else _rect(place, x, y - 6, 12, 12, name))
+        parts.append(_marker(index, x + 6, y, name) if markers else _rect(index, x, y - 6, 12, 12, name))
         parts.append(_text(x + 19, y, shown))
         x += width
     return "\n".join(parts), y + 18
 
 
-def _marker(place: int, x: float, y: float, title: str) -> str:
+def _marker(index: int, x: float, y: float, title: str) -> str:
     """A circle, square, diamond or triangle."""
-    colour = f'fill="{_colour(place)}"'
+    colour = f'fill="{_colour(index)}"'
     said = f"<title>{escape(title)}</title>"
-    match place % 4:
+    match index % 4:
         case 0:
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {colour}>{said}</circle>'
         case 1:
@@ -292,9 +292,9 @@ def _marker(place: int, x: float, y: float, title: str) -> str:
     return f'<polygon points="{points}" {colour}>{said}</polygon>'
 
 
-def _rect(place: int, x: float, y: float, width: float, height: float, title: str) -> str:
+def _rect(index: int, x: float, y: float, width: float, height: float, title: str) -> str:
     return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{_colour(place)}">'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{_colour(index)}">'
         f"<title>{escape(title)}</title></rect>"
     )
 
@@ -309,12 +309,12 @@ def _text(
     return f'<text x="{x:.1f}" y="{y + size * 0.35:.1f}" text-anchor="{anchor}"{attributes}>{escape(text)}</text>'
 
 
-def _colour(place: int) -> str:
-    return f"var(--s{place % _COLOURS + 1})"
+def _colour(index: int) -> str:
+    return f"var(--s{index % _COLOURS + 1})"
 
 
-def _text_colour(place: int) -> str:
-    return f"var(--t{place % _COLOURS + 1})"
+def _text_colour(index: int) -> str:
+    return f"var(--t{index % _COLOURS + 1})"
 
 
 def _finite(value: float | None) -> float | None:

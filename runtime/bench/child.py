@@ -17,10 +17,10 @@ import msgspec
 from runtime.bench.limits import measure_rates, measure_work
 from runtime.bench.results import Configuration, Spread, Tokens
 from runtime.errors import AsrError
-from runtime.memory import peak_resident_bytes
-from runtime.providers import AskedProviders
+from runtime.host.memory import peak_resident_bytes
+from runtime.ort.providers import AskedProviders
+from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
-from runtime.transcript import Transcript
 
 _BAD_INPUT = 2
 # Timings that are no stage of a run: before it, or by the clock.
@@ -204,7 +204,7 @@ def _transcribe(transcriber: Transcriber, clip: str, count: int, budget: int | N
     """``count`` requests for the same clip, together; ``budget`` tokens are forced for each segment."""
     requests = [Request(clip)] * count
     outcomes = list(transcriber.transcribe_many(requests, max_new_tokens=budget, ignore_stop=budget is not None))
-    return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.place)]
+    return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from pathlib import Path
 import msgspec
 
 import runtime
-from runtime.artifact import Artifact, open_artifact
-from runtime.asking import check_request
 from runtime.bench import machine
 from runtime.bench.compared import Comparison, Measured, Outcome, Request, compare_texts
 from runtime.errors import ComparisonError, OptionError, ProviderError
-from runtime.families import capabilities_of
-from runtime.providers import check_order, read_provider
+from runtime.families import capabilities_of, check_request
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.ort.providers import check_order, read_provider
 
 _REFERENCE = ("cpu",)
 
@@ -44,7 +43,7 @@ def compare(
 
     Args:
         model: an artifact's folder.
-        providers: lists of providers as :func:`runtime.providers.split_list` makes them.
+        providers: lists of providers as :func:`runtime.ort.providers.split_list` makes them.
         audio: files to transcribe, at least one.
         reference: another artifact of the same family and vocabulary.
         runs: counted runs, after one that is not.
@@ -58,7 +57,7 @@ def compare(
         OptionError: nothing to compare, or tokens to force of a model that cannot be forced.
         ProviderError: an unknown provider or option.
         ComparisonError: the reference itself could not be measured.
-        ArtifactNotFoundError, ArtifactInvalidError: see :mod:`runtime.artifact`.
+        ArtifactNotFoundError, ArtifactInvalidError: see :mod:`runtime.model.artifact`.
     """
     if not audio:
         raise OptionError("no audio was given; a comparison needs at least one file")

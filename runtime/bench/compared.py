@@ -124,7 +124,7 @@ def worst(found: Sequence[Difference]) -> Difference:
 def compare_texts(provider: str, measured: Measured, reference: Measured) -> Outcome:
     """A provider's row beside the reference's tokens and texts."""
     pairs = list(zip(measured.tokens, reference.tokens, strict=True))
-    firsts = [place for ours, theirs in pairs if (place := first_difference(ours, theirs)) is not None]
+    firsts = [index for ours, theirs in pairs if (index := first_difference(ours, theirs)) is not None]
     texts = zip(measured.texts, reference.texts, strict=True)
     units = [(_UNIT.findall(theirs), _UNIT.findall(ours)) for ours, theirs in texts]
     said = sum(len(theirs) for theirs, _ in units)
@@ -139,17 +139,17 @@ def compare_texts(provider: str, measured: Measured, reference: Measured) -> Out
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
     """Place of the first token that differs, counted from 0; None where there is none."""
-    for place, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:
-            return place
+            return index
     return None if len(ours) == len(theirs) else min(len(ours), len(theirs))
 
 
 def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     """Levenshtein distance: substitutions, deletions and insertions that make one of the other."""
     row = list(range(len(hypothesis) + 1))
-    for place, unit in enumerate(reference, start=1):
-        above, row[0] = row[0], place
+    for index, unit in enumerate(reference, start=1):
+        above, row[0] = row[0], index
         for column, other in enumerate(hypothesis, start=1):
             above, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, above + (unit != other))
     return row[-1]

@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from runtime.artifact import Artifact, GraphSpec, open_artifact
 from runtime.audio import load_audio
 from runtime.bench.results import Configuration, Limits, Rates, Shares, Work
-from runtime.engine import EngineOptions, SegmentOptions
+from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.families import make_engine
-from runtime.threads import usable_cores
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import GraphSpec
+from runtime.ort.threads import usable_cores
 
 # Much more than a last-level cache holds.
 _READ_BYTES = 1 << 29
@@ -123,10 +124,10 @@ def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], di
     rows: dict[str, int] = {}
     operations: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for place, probe in enumerate(probe for probe in probes if probe.role in ("encoder", "decoder")):
+        for index, probe in enumerate(probe for probe in probes if probe.role in ("encoder", "decoder")):
             options = ort.SessionOptions()
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / str(place))
+            options.profile_file_prefix = str(Path(folder) / str(index))
             options.intra_op_num_threads = usable_cores()
             session = ort.InferenceSession(artifact.graph_path(probe.role), options, ["CPUExecutionProvider"])
             session.run(probe.outputs, probe.feeds)

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import onnxruntime
 
-from runtime.cpu import processor_flags
-from runtime.threads import usable_cores
+from runtime.host.cpu import processor_flags
+from runtime.ort.threads import usable_cores
 from runtime.version import __version__
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from runtime.artifact import write_atomically
 from runtime.audio import load_audio
 from runtime.bench.compared import Difference, Measured, Request, difference, worst
 from runtime.bench.results import Spread
-from runtime.engine import Engine, Probe, SegmentOptions
+from runtime.engines.base import Engine, Probe, SegmentOptions
 from runtime.errors import AsrError
-from runtime.memory import peak_resident_bytes
-from runtime.providers import availability, read_provider
+from runtime.host.files import write_atomically
+from runtime.host.memory import peak_resident_bytes
+from runtime.ort.providers import availability, read_provider
+from runtime.results import Transcript
 from runtime.transcriber import Transcriber
-from runtime.transcript import Transcript
 
 # Graphs are compared on the first segment of so many files, on at most so many tokens of its text: enough to see a
 # difference, and little to keep (a row of logits is 0.6 MB).
@@ -99,15 +99,15 @@ def _differences(
             theirs = dict(stored)
     ours: Outputs = {}
     found: dict[str, list[Difference]] = {}
-    for place, (samples, transcript) in enumerate(zip(audio[:_COMPARED_FILES], transcripts, strict=False)):
+    for index, (samples, transcript) in enumerate(zip(audio[:_COMPARED_FILES], transcripts, strict=False)):
         if not transcript.segments:
             continue  # nobody speaks: no graph ran
         first = transcript.segments[0]
         start, end = (round(at * engine.sample_rate) for at in (first.start, first.end))
-        tokens = theirs.get(f"{place} tokens", np.array(first.tokens[:_COMPARED_TOKENS], np.int64))
-        ours[f"{place} tokens"] = tokens
+        tokens = theirs.get(f"{index} tokens", np.array(first.tokens[:_COMPARED_TOKENS], np.int64))
+        ours[f"{index} tokens"] = tokens
         for number, probe in enumerate(engine.probes(samples[start:end], tokens.tolist(), SegmentOptions())):
-            key = f"{place} {number}"
+            key = f"{index} {number}"
             given = _given(probe, theirs, key)
             ours |= {f"{key} in {name}": array for name, array in given.feeds.items() if array.size}
             for name, output in zip(probe.outputs, engine.run_probe(given), strict=True):

@@ -105,12 +105,12 @@ def _chart(
     title: str, unit: str, x_unit: str, lines: list[Line], *, reference: tuple[str, float] | None = None
 ) -> Html:
     """Lines over x; bars where only one x has values."""
-    places = {x for line in lines for x, _ in line.points}
-    if len(places) > 1:
+    indices = {x for line in lines for x, _ in line.points}
+    if len(indices) > 1:
         return line_chart(title, lines, x_unit=x_unit, y_unit=unit, log_x=True, reference=reference)
     shown = [line for line in lines if line.points]
     values: list[float | None] = [line.points[0][1] for line in shown]
-    note = f"{x_unit}: {places.pop():g}" + (f"; {reference[0]}: {number(reference[1])}" if reference else "")
+    note = f"{x_unit}: {indices.pop():g}" + (f"; {reference[0]}: {number(reference[1])}" if reference else "")
     return bar_chart(title, [line.name for line in shown], [Series(title, values)], unit=unit, note=note)
 
 

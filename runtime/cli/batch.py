@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from runtime.artifact import MANIFEST, Artifact, open_artifact
 from runtime.batch import (
     Engine,
     Job,
@@ -29,7 +28,6 @@ from runtime.batch import (
 )
 from runtime.batch.ray_engine import WorkerOptions, ray_engine
 from runtime.batch.segments import SegmentLog
-from runtime.batching import describe_plan
 from runtime.cli.common import (
     BAD_INPUT,
     INTERRUPTED,
@@ -47,9 +45,12 @@ from runtime.cli.common import (
     parse_bytes,
     warn,
 )
-from runtime.engine import DEFAULT_BATCH
+from runtime.engines.base import DEFAULT_BATCH
+from runtime.engines.batch_plan import describe_plan
 from runtime.errors import OptionError
-from runtime.providers import AskedProviders
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import MANIFEST
+from runtime.ort.providers import AskedProviders
 from runtime.transcriber import Transcriber, default_model
 
 # As many failures are listed at the end; all of them are in the output.

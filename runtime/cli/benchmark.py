@@ -24,7 +24,7 @@ from runtime.cli.common import (
     write,
 )
 from runtime.errors import OptionError
-from runtime.providers import AskedProviders
+from runtime.ort.providers import AskedProviders
 from runtime.transcriber import default_model
 
 if TYPE_CHECKING:

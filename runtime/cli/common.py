@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from runtime.artifact import write_atomically
 from runtime.errors import AsrError, OptionError
-from runtime.transcript import Segment, Transcript
+from runtime.host.files import write_atomically
+from runtime.results import Segment, Transcript
 
 BAD_INPUT = 2
 INTERRUPTED = 130

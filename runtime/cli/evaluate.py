@@ -69,7 +69,7 @@ def evaluate(
             threads=threads,
         )
         with progress_bar(str(data), unit="utterances") as progress:
-            transcripts = recognize(transcriber, utterances, own_language=force_language, progress=progress)
+            transcripts = recognize(transcriber, utterances, own_language=force_language, on_progress=progress)
         evaluation = summarize(transcriber, utterances, transcripts, told=force_language)
         if hypotheses:
             write(hypotheses, hypotheses_as_json_lines(data, utterances, transcripts).encode())

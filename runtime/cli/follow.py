@@ -15,8 +15,8 @@ from runtime.audio.live import LiveSource
 from runtime.cli.common import segment_warning
 from runtime.cli.live_output import Output
 from runtime.errors import AsrError
-from runtime.events import Event, Final, Partial
-from runtime.streaming import Stream
+from runtime.pipeline.events import Event, Final, Partial
+from runtime.pipeline.streaming import Stream
 
 
 class Follower:

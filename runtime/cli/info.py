@@ -8,13 +8,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from runtime.artifact import open_artifact
 from runtime.cli.common import OutputFormat, guarded
-from runtime.description import describe, describe_families
+from runtime.cli.describe import describe, describe_families
 from runtime.errors import OptionError
 from runtime.families import FAMILIES, capabilities_of, declared
-from runtime.prepared import prepared_graph
-from runtime.providers import ProviderSpec
+from runtime.model.artifact import open_artifact
+from runtime.ort.prepacked import prepacked_graph
+from runtime.ort.providers import ProviderSpec
 from runtime.transcriber import default_model
 
 
@@ -42,8 +42,8 @@ def _families(format: OutputFormat) -> str:
 def _model(folder: Path, format: OutputFormat) -> str:
     artifact = open_artifact(folder)
     can = capabilities_of(artifact)
-    prepared = all(prepared_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
+    prepacked = all(prepacked_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
     if format is OutputFormat.json:
-        more = {"bytes": artifact.size, "capabilities": can, "prepared": prepared}
+        more = {"bytes": artifact.size, "capabilities": can, "prepared": prepacked}
         return msgspec.json.encode(msgspec.structs.asdict(artifact.manifest) | more).decode()
-    return describe(artifact.manifest, artifact.size, can, prepared=prepared)
+    return describe(artifact.manifest, artifact.size, can, prepacked=prepacked)

@@ -9,8 +9,8 @@ from typing import Any, Protocol, TextIO
 import msgspec
 import typer
 
-from runtime.events import Event, Final
-from runtime.transcript import Segment, fields_of
+from runtime.pipeline.events import Event, Final
+from runtime.results import Segment, fields_of
 from runtime.writers import VTT_HEADER, on_one_line, srt_cue, vtt_cue
 
 

@@ -16,7 +16,7 @@ import typer
 from rich.cells import get_character_cell_size
 
 from runtime.cli.live_output import spoken
-from runtime.events import Event, Final, Partial, Speech
+from runtime.pipeline.events import Event, Final, Partial, Speech
 from runtime.writers import on_one_line
 
 _ERASE_LINE, _ERASE_BELOW = "\x1b[K", "\x1b[J"
@@ -119,18 +119,18 @@ def wrap(text: str, columns: int) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     start, chance = _after_spaces(text, 0), 0
-    place, used = start, 0
-    while place < len(text):
-        if place > start and _may_break(text[place - 1], text[place]):
-            chance = place
-        used += get_character_cell_size(text[place])
-        if used > columns and text[place] != " " and place > start:
-            cut = chance if chance > start else place
+    index, used = start, 0
+    while index < len(text):
+        if index > start and _may_break(text[index - 1], text[index]):
+            chance = index
+        used += get_character_cell_size(text[index])
+        if used > columns and text[index] != " " and index > start:
+            cut = chance if chance > start else index
             spans.append((start, _before_spaces(text, cut)))
-            start = place = _after_spaces(text, cut)
+            start = index = _after_spaces(text, cut)
             used = 0
         else:
-            place += 1
+            index += 1
     if start < len(text):
         spans.append((start, _before_spaces(text, len(text))))
     return spans
@@ -148,16 +148,16 @@ def _may_break(before: str, after: str) -> bool:
     return before == " " or (wide and after not in _CLOSING)
 
 
-def _after_spaces(text: str, place: int) -> int:
-    while place < len(text) and text[place] == " ":
-        place += 1
-    return place
+def _after_spaces(text: str, index: int) -> int:
+    while index < len(text) and text[index] == " ":
+        index += 1
+    return index
 
 
-def _before_spaces(text: str, place: int) -> int:
-    while place > 0 and text[place - 1] == " ":
-        place -= 1
-    return place
+def _before_spaces(text: str, index: int) -> int:
+    while index > 0 and text[index - 1] == " ":
+        index -= 1
+    return index
 
 
 def _printable(text: str) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from runtime.artifact import open_artifact
 from runtime.cli.common import ModelOption, guarded
-from runtime.prepared import FOLDER_VARIABLE, prepare, remove_prepared
+from runtime.model.artifact import open_artifact
+from runtime.ort.prepacked import FOLDER_VARIABLE, prepack, remove_prepacked
 from runtime.transcriber import default_model
 
 
@@ -32,10 +32,10 @@ def prepare_model(
     with guarded():
         artifact = open_artifact(model if model is not None else default_model())
         if remove:
-            freed = remove_prepared(artifact, out)
+            freed = remove_prepacked(artifact, out)
             typer.echo(f"freed {freed / 1e6:.1f} MB" if freed else "nothing was prepared")
             return
-        made = prepare(artifact, out, progress=lambda role: typer.echo(f"preparing the {role} …", err=True))
+        made = prepack(artifact, out, on_progress=lambda role: typer.echo(f"preparing the {role} …", err=True))
     for graph in made:
         state = "prepared" if graph.new else "was prepared"
         typer.echo(f"{graph.role}: {state}, {graph.size / 1e6:.1f} MB in {graph.path.parent}")

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from runtime.cli.common import ThreadsOption, check_writable, guarded, write
-from runtime.description import describe_machine
+from runtime.cli.describe import describe_machine
 from runtime.errors import AudioNotFoundError, OptionError
 from runtime.transcriber import default_model
 
@@ -70,7 +70,7 @@ def providers(
     from runtime.bench.clips import sample_recordings
     from runtime.bench.compare import compare as compare_providers
     from runtime.bench.compare_report import as_page, as_text
-    from runtime.providers import split_list
+    from runtime.ort.providers import split_list
 
     with guarded():
         for target in filter(None, (html, json)):

@@ -25,7 +25,7 @@ from runtime.cli.common import (
     guarded,
     parse_bytes,
 )
-from runtime.engine import DEFAULT_BATCH
+from runtime.engines.base import DEFAULT_BATCH
 from runtime.errors import OptionError, PackageMissingError
 from runtime.server.limits import Limits
 from runtime.transcriber import Transcriber, default_model
@@ -96,12 +96,12 @@ def serve(
     """
     with guarded():
         _check_packages()
-        from runtime.server.keys import read_keys, readable_by_others
+        from runtime.server.http.keys import read_keys, readable_by_others
         from runtime.server.logs import configure_logging
         from runtime.server.metrics import Metrics
+        from runtime.server.scheduling.service import Service
         from runtime.server.serve import bind, is_loopback, url
         from runtime.server.serve import serve as serve_until_stopped
-        from runtime.server.service import Service
         from runtime.server.settings import Settings
 
         if not 0 < max_upload_mb < math.inf:

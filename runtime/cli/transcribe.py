@@ -24,10 +24,10 @@ from runtime.cli.common import (
     progress_bar,
     warn,
 )
-from runtime.engine import DEFAULT_BATCH, Task
+from runtime.engines.base import DEFAULT_BATCH
 from runtime.errors import AsrError, AudioNotFoundError, OptionError
+from runtime.results import Task, Transcript
 from runtime.transcriber import Request, Transcriber
-from runtime.transcript import Transcript
 from runtime.writers import FORMATS, as_json
 
 
@@ -112,7 +112,7 @@ def _transcribe_one(
     try:
         with progress_bar(file) as progress:
             source = _standard_input() if file == "-" else file
-            transcript = transcriber.transcribe(source, progress=progress, **asked)
+            transcript = transcriber.transcribe(source, on_progress=progress, **asked)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         return False

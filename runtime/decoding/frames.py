@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from runtime.decoding.autoregressive import FinishReason
+from runtime.results import FinishReason
 
 
 class FrameHypothesis(msgspec.Struct, frozen=True):

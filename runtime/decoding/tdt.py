@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.decoding.autoregressive import FinishReason
 from runtime.decoding.frames import FrameHypothesis
+from runtime.results import FinishReason
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def greedy_tdt(
     rules: TdtRules,
     *,
     budgets: Sequence[int | None] | None = None,
-    alive: Callable[[int], bool] = lambda _: True,
+    is_cancelled: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[tuple[int, FrameHypothesis]]:
     """Decode clips side by side.
 
@@ -102,7 +102,7 @@ def greedy_tdt(
         for row in rows[over].tolist():
             yield row, texts[row].hypothesis("stop")
         # Asked after the yields: whoever waits for a clip may be gone by then.
-        stays = ~over & np.array([alive(row) for row in rows.tolist()], bool)
+        stays = ~(over | np.array([is_cancelled(row) for row in rows.tolist()], bool))
         if not stays.all():
             rows, tokens, states = rows[stays], tokens[stays], _select(states, stays)
         if not len(rows):
@@ -115,11 +115,11 @@ def greedy_tdt(
         spans[blank & (spans == 0)] = 1
         emitted = np.flatnonzero(~blank)
         full = []
-        for place, log_probability in zip(emitted.tolist(), _log_probabilities(logits, best, emitted), strict=True):
-            row, text = int(rows[place]), texts[rows[place]]
-            text.tokens.append(int(best[place]))
+        for index, log_probability in zip(emitted.tolist(), _log_probabilities(logits, best, emitted), strict=True):
+            row, text = int(rows[index]), texts[rows[index]]
+            text.tokens.append(int(best[index]))
             text.starts.append(int(frame[row]))
-            text.ends.append(int(frame[row] + spans[place]))
+            text.ends.append(int(frame[row] + spans[index]))
             text.log_probabilities.append(log_probability)
             limit = limits[row]
             if limit is not None and len(text.tokens) >= limit:

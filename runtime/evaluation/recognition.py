@@ -12,8 +12,8 @@ from runtime.errors import OptionError
 from runtime.evaluation.dataset import Utterance
 from runtime.evaluation.languages import language_name
 from runtime.evaluation.metrics import PACKAGES, Score, score
+from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
-from runtime.transcript import Transcript
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ def recognize(
     *,
     language: str | None = None,
     own_language: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> list[Transcript]:
     """Transcribe every utterance, with its context if the model can use one.
 
@@ -50,7 +50,7 @@ def recognize(
         utterances: what to transcribe.
         language: told to the model for all of them; by default it detects the language.
         own_language: tell the model each utterance's own language instead.
-        progress: called with (utterances done, utterances in all) after each.
+        on_progress: called with (utterances done, utterances in all) after each.
 
     Raises:
         OptionError: a language is asked for that the model does not know or that the utterance does not say, or a
@@ -72,10 +72,10 @@ def recognize(
             raise OptionError(f"{utterance.audio}: {error}") from None
     transcripts: dict[int, Transcript] = {}
     for outcome in transcriber.transcribe_many(requests):
-        transcripts[outcome.place] = outcome.result()
-        if progress:
-            progress(len(transcripts), len(utterances))
-    return [transcripts[place] for place in range(len(utterances))]
+        transcripts[outcome.index] = outcome.result()
+        if on_progress:
+            on_progress(len(transcripts), len(utterances))
+    return [transcripts[index] for index in range(len(utterances))]
 
 
 def _own_language(utterance: Utterance) -> str:

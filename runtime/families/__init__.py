@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from typing import Any, Protocol
 
-from runtime.artifact import MANIFEST, Artifact
-from runtime.engine import Capabilities, Engine, EngineOptions
+from runtime.engines import capabilities as checks
+from runtime.engines.base import Engine, EngineOptions
+from runtime.engines.capabilities import Capabilities
 from runtime.errors import ArtifactInvalidError
+from runtime.model.artifact import Artifact
+from runtime.model.manifest import MANIFEST, Manifest
 
 FAMILIES = {
-    "qwen3-asr": "runtime.families.qwen3_asr:Qwen3AsrEngine",
+    "qwen3-asr": "runtime.families.qwen3_asr.engine:Qwen3AsrEngine",
     "parakeet-tdt": "runtime.families.parakeet:ParakeetTdtEngine",
     "parakeet-ctc": "runtime.families.parakeet:ParakeetCtcEngine",
     "gigaam-ctc": "runtime.families.gigaam:GigaAMEngine",
-    "whisper": "runtime.families.whisper:WhisperEngine",
+    "whisper": "runtime.families.whisper.engine:WhisperEngine",
 }
 
 
@@ -48,6 +51,16 @@ def declared(family: str) -> Capabilities:
 def families_that(capability: str) -> list[str]:
     """Families that have declared the capability of this name."""
     return [family for family in FAMILIES if getattr(declared(family), capability)]
+
+
+def check_request(manifest: Manifest, capabilities: Capabilities, **request: Any) -> str | None:
+    """Refuse a request that a model cannot fulfil: :func:`runtime.engines.capabilities.check_request` with this table.
+
+    Raises:
+        CapabilityError: the model cannot do something that was requested.
+        OptionError: a language that the model does not know.
+    """
+    return checks.check_request(manifest, capabilities, families_that, **request)
 
 
 def capabilities_of(artifact: Artifact) -> Capabilities:

@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.artifact import Artifact
 from runtime.decoding.ctc import greedy_ctc
 from runtime.decoding.frames import FrameHypothesis
-from runtime.engine import EngineOptions, Probe, SegmentOptions
+from runtime.engines.base import EngineOptions, Probe, SegmentOptions
+from runtime.engines.frame import FrameEngine, FrameModel, padded
+from runtime.engines.loading import load_together, open_graph
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
-from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
-from runtime.loading import load_together
-from runtime.manifest_fields import contradiction, tensor_size, typed
-from runtime.tokenizer import open_tokenizer
+from runtime.model.artifact import Artifact
+from runtime.model.tokenizer import open_tokenizer
+from runtime.model.validation import contradiction, tensor_size, typed
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -96,11 +96,11 @@ class GigaAMEngine(FrameEngine):
             )
 
     def features(self, samples: Floats) -> Floats:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
+        """See :class:`runtime.engines.frame.FrameEngine`."""
         return htk_log_mel(samples, self._front_end).T
 
     def encode(self, features: Floats, lengths: Ints) -> tuple[Floats, Ints]:
-        """See :class:`runtime.frame_engine.FrameEngine`: log-probabilities of the classes are what is encoded."""
+        """See :class:`runtime.engines.frame.FrameEngine`: log-probabilities of the classes are what is encoded."""
         found = self._sessions[ENCODER].run([LOG_PROBS, "encoded_lengths"], self._feeds(features, lengths))
         return found[0], found[1]
 
@@ -110,15 +110,15 @@ class GigaAMEngine(FrameEngine):
         return {"features": np.ascontiguousarray(features.transpose(0, 2, 1)), "lengths": lengths}
 
     def decode(
-        self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
+        self, encoded: Sequence[Floats], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
-        for place, (rows, budget) in enumerate(zip(encoded, budgets, strict=True)):
-            if alive(place):
-                yield place, greedy_ctc(rows, self.parameters.blank_id).cut(budget)
+        """See :class:`runtime.engines.frame.FrameEngine`."""
+        for index, (rows, budget) in enumerate(zip(encoded, budgets, strict=True)):
+            if not is_cancelled(index):
+                yield index, greedy_ctc(rows, self.parameters.blank_id).cut(budget)
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
+        """See :class:`runtime.engines.frame.FrameEngine`."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
@@ -128,7 +128,7 @@ class GigaAMEngine(FrameEngine):
         tokens: list[int],  # noqa: ARG002  (of the interface; the graph is told no text)
         options: SegmentOptions,  # noqa: ARG002
     ) -> list[Probe]:
-        """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
+        """See :class:`runtime.engines.base.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
         rows = int(self.encode(batch, lengths)[1][0])
         return [Probe(ENCODER, self._feeds(batch, lengths), [LOG_PROBS], choice=LOG_PROBS, rows=rows)]

@@ -14,16 +14,16 @@ import numpy.typing as npt
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
-from runtime.artifact import Artifact
 from runtime.decoding.ctc import greedy_ctc
 from runtime.decoding.frames import FrameHypothesis
 from runtime.decoding.tdt import Ints, States, TdtRules, greedy_tdt
-from runtime.engine import EngineOptions, Probe, SegmentOptions
+from runtime.engines.base import EngineOptions, Probe, SegmentOptions
+from runtime.engines.frame import FrameEngine, FrameModel, padded
+from runtime.engines.loading import load_together, open_graph
 from runtime.features.nemo_mel import NemoMelConfig, nemo_mel
-from runtime.frame_engine import FrameEngine, FrameModel, open_graph, padded
-from runtime.loading import load_together
-from runtime.manifest_fields import contradiction, tensor_size, typed
-from runtime.tokenizer import open_tokenizer
+from runtime.model.artifact import Artifact
+from runtime.model.tokenizer import open_tokenizer
+from runtime.model.validation import contradiction, tensor_size, typed
 
 Floats = npt.NDArray[np.float32]
 
@@ -166,17 +166,17 @@ class ParakeetEngine(FrameEngine):
             )
 
     def features(self, samples: Floats) -> Floats:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
+        """See :class:`runtime.engines.frame.FrameEngine`."""
         return nemo_mel(samples, self._front_end)
 
     def encode(self, features: Floats, lengths: Ints) -> tuple[Floats, Ints]:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
+        """See :class:`runtime.engines.frame.FrameEngine`."""
         names = [self._encoded, "encoded_lengths"]
         frames, valid = self._sessions[ENCODER].run(names, {"features": features, "lengths": lengths})
         return frames, valid
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
+        """See :class:`runtime.engines.frame.FrameEngine`."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
@@ -213,13 +213,13 @@ class ParakeetTdtEngine(ParakeetEngine):
             raise contradiction(artifact, "parameters.durations and max_symbols must not be negative, nor 0 symbols")
 
     def decode(
-        self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
+        self, encoded: Sequence[Floats], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
-        return greedy_tdt(self._joint, encoded, self.parameters.rules, budgets=budgets, alive=alive)
+        """See :class:`runtime.engines.frame.FrameEngine`."""
+        return greedy_tdt(self._joint, encoded, self.parameters.rules, budgets=budgets, is_cancelled=is_cancelled)
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
-        """See :class:`runtime.engine.Engine`: the encoder, then every step of the text as the rows of one call."""
+        """See :class:`runtime.engines.base.Engine`: the encoder, then every step of the text as the rows of one call."""
         batch, lengths = padded([self.features(samples)])
         frames, valid = self.encode(batch, lengths)
         told = _Recorded(self._joint, tokens, self.parameters.blank_id)
@@ -246,15 +246,15 @@ class ParakeetCtcEngine(ParakeetEngine):
         )
 
     def decode(
-        self, encoded: Sequence[Floats], budgets: Sequence[int | None], alive: Callable[[int], bool]
+        self, encoded: Sequence[Floats], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
-        """See :class:`runtime.frame_engine.FrameEngine`."""
-        for place, (logits, budget) in enumerate(zip(encoded, budgets, strict=True)):
-            if alive(place):
-                yield place, greedy_ctc(logits, self.parameters.blank_id).cut(budget)
+        """See :class:`runtime.engines.frame.FrameEngine`."""
+        for index, (logits, budget) in enumerate(zip(encoded, budgets, strict=True)):
+            if not is_cancelled(index):
+                yield index, greedy_ctc(logits, self.parameters.blank_id).cut(budget)
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
-        """See :class:`runtime.engine.Engine`: the encoder is all there is, whatever the text."""
+        """See :class:`runtime.engines.base.Engine`: the encoder is all there is, whatever the text."""
         batch, lengths = padded([self.features(samples)])
         rows = int(self.encode(batch, lengths)[1][0])
         feeds: dict[str, npt.NDArray[Any]] = {"features": batch, "lengths": lengths}

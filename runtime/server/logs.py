@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from runtime.transcript import Transcript
+from runtime.results import Transcript
 
 LogFormat = Literal["text", "json"]
 access_log = logging.getLogger("runtime.server.access")

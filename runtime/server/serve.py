@@ -15,10 +15,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from runtime.errors import OptionError
-from runtime.server.app import make_app
-from runtime.server.connections import uvicorn_options
+from runtime.server.http.app import make_app
+from runtime.server.http.connections import uvicorn_options
 from runtime.server.metrics import Metrics
-from runtime.server.service import Service
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 
 _BACKLOG = 2048

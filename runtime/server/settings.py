@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.server.keys import matches
+from runtime.server.http.keys import matches
 from runtime.server.limits import Limits
 
 

@@ -12,7 +12,7 @@ import msgspec
 import soundfile
 
 from tests.conftest import DATA
-from tests.load_client import BOUNDARY, form, request
+from tests.helpers.load_client import BOUNDARY, form, request
 
 KEY = "the-key-of-the-server"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}

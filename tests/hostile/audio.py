@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 import soundfile
 
+from tests.helpers.load_client import request
 from tests.hostile.attempts import (
     TRANSCRIPTIONS,
     Attempt,
@@ -21,7 +22,6 @@ from tests.hostile.attempts import (
     recording,
     several,
 )
-from tests.load_client import request
 
 # Seconds of audio that the server takes.
 MAX_AUDIO_SECONDS = 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from tests.helpers.load_client import BOUNDARY, form, request
 from tests.hostile.attempts import (
     TRANSCRIPTIONS,
     WITH_KEY,
@@ -14,7 +15,6 @@ from tests.hostile.attempts import (
     recording,
     several,
 )
-from tests.load_client import BOUNDARY, form, request
 
 _PATHS = {
     "parents": "../../../../etc/passwd",

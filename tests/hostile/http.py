@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 
+from tests.helpers.load_client import HOST, form, request
 from tests.hostile.attempts import (
     FORM,
     KEY,
@@ -17,7 +18,6 @@ from tests.hostile.attempts import (
     recording,
     several,
 )
-from tests.load_client import HOST, form, request
 
 MAX_UPLOAD_BYTES = 2_000_000
 

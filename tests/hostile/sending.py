@@ -9,9 +9,9 @@ import struct
 
 import msgspec
 
+from tests.helpers.load_client import HOST
 from tests.hostile.attempts import KINDS, Attempt, Outcome
 from tests.hostile.websockets import CLOSE, TEXT
-from tests.load_client import HOST
 
 # A server that says nothing for so long hangs: longer than its own limits, 30 s for a body.
 PATIENCE = 60.0
@@ -29,14 +29,14 @@ async def attack(port: int, count: int, at_once: int, seed: int = 0) -> list[tup
     """
     rng = random.Random(seed)
     kinds = list(KINDS)
-    places = asyncio.Semaphore(at_once)
+    indices = asyncio.Semaphore(at_once)
 
     async def one(number: int, own: int) -> tuple[str, Outcome]:
         kind = kinds[number % len(kinds)]
         attempt = KINDS[kind](random.Random(own))
         if attempt.drip or kind.endswith("never comes"):
             return kind, await _sent(port, attempt)
-        async with places:
+        async with indices:
             return kind, await _sent(port, attempt)
 
     return await asyncio.gather(*(one(number, rng.getrandbits(64)) for number in range(count)))

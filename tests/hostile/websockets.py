@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
+from tests.helpers.load_client import request
 from tests.hostile.attempts import (
     WITH_KEY,
     Attempt,
     kind,
     several,
 )
-from tests.load_client import request
 
 
 def _upgrade(headers: dict[str, str], path: str = "/v1/realtime?intent=transcription") -> bytes:

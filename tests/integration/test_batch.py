@@ -20,7 +20,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
-from runtime.families.qwen3_asr import Qwen3AsrEngine
+from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 # What one run may take; nothing here comes near it, but a run that hangs must end.

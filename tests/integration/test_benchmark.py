@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
-from runtime.artifact import open_artifact
 from runtime.bench import benchmark
 from runtime.bench.child import Job, MeasureJob, RatesJob, WorkJob
 from runtime.bench.report import as_page
 from runtime.bench.results import Failure, Limits, Report, Shares, Work
 from runtime.bench.table import as_table
+from runtime.model.artifact import open_artifact
 from tests.conftest import ARTIFACT, DATA
 from tests.unit.test_page import HOSTILE, read
 
@@ -84,7 +84,7 @@ def test_the_schema_is_stable(made: tuple[str, Path]) -> None:
 
 def test_the_table_has_a_row_for_each(made: tuple[str, Path]) -> None:
     lines = made[0].splitlines()
-    (head,) = (place for place, line in enumerate(lines) if line.split()[:2] == ["clip", "batch"])
+    (head,) = (index for index, line in enumerate(lines) if line.split()[:2] == ["clip", "batch"])
     assert [line.split()[:3] for line in lines[head + 1 :]] == [
         ["0.5", "s", "1"], ["0.5", "s", "2"], ["2", "s", "1"], ["2", "s", "2"],
     ]  # fmt: skip

@@ -18,17 +18,19 @@ from typer.testing import CliRunner
 from export.__main__ import app as export_app
 from runtime import Request, Transcriber, Transcript
 from runtime.__main__ import app as cli
-from runtime.artifact import open_artifact
-from runtime.engine import Capabilities, SegmentOptions
+from runtime.engines.base import SegmentOptions
+from runtime.engines.capabilities import Capabilities
 from runtime.errors import CapabilityError, OptionError
 from runtime.families import FAMILIES, capabilities_of
-from runtime.server.app import make_app
+from runtime.model.artifact import open_artifact
+from runtime.server.http.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.service import Service
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
-from tests import gigaam_checkpoint, tiny_parakeet, whisper_checkpoint
 from tests.conftest import ARTIFACT, DATA
+from tests.helpers import gigaam_checkpoint, whisper_checkpoint
+from tests.helpers import parakeet_checkpoint as tiny_parakeet
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +82,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = ARTIFACT
     if request.param in CHECKPOINTS:
         name, write = CHECKPOINTS[request.param]
-        place = tmp_path_factory.mktemp("model")
-        folder = place / "artifact"
-        write(place / "checkpoint")
-        made = CliRunner().invoke(export_app, [name, "--checkpoint", str(place / "checkpoint"), "--out", str(folder)])
+        index = tmp_path_factory.mktemp("model")
+        folder = index / "artifact"
+        write(index / "checkpoint")
+        made = CliRunner().invoke(export_app, [name, "--checkpoint", str(index / "checkpoint"), "--out", str(folder)])
         assert made.exit_code == 0, made.output
     metrics = Metrics()
     service = Service("model", Transcriber.from_artifact(folder, vad=False), Limits(), metrics)

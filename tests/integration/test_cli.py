@@ -26,8 +26,8 @@ from runtime import Transcriber
 from runtime.__main__ import app
 from runtime.errors import OptionError
 from runtime.families import FAMILIES, declared
-from runtime.joining import join_texts
-from runtime.providers import available_providers
+from runtime.ort.providers import available_providers
+from runtime.pipeline.join_text import join_texts
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 
@@ -213,7 +213,7 @@ def test_long_audio_is_cut_and_joined(samples: list[dict[str, Any]], tmp_path: P
     soundfile.write(path, audio, 16_000)
     done: list[tuple[float, float]] = []
     transcriber = Transcriber.from_artifact()
-    transcript = transcriber.transcribe(path, progress=lambda *times: done.append(times))
+    transcript = transcriber.transcribe(path, on_progress=lambda *times: done.append(times))
     segments = transcript.segments
     assert len(segments) >= 4
     assert transcript.duration == pytest.approx(len(audio) / 16_000, abs=1e-3)

@@ -18,7 +18,7 @@ from runtime.bench.compare import compare
 from runtime.bench.compare_report import as_page, as_text
 from runtime.bench.compared import Comparison, Difference, Measured, Outcome, Request
 from runtime.errors import ComparisonError, OptionError, ProviderError
-from runtime.providers import availability
+from runtime.ort.providers import availability
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 AUDIO = [DATA / "en-1.wav", DATA / "zh-1.wav"]

@@ -25,12 +25,12 @@ from export.__main__ import app
 from export.compare import difference
 from export.decoder import build_decoder
 from export.errors import ParityError
-from export.families import qwen3_asr_parity as parity
+from export.families.qwen3_asr import parity
 from quantize.graph import read_interface, save_graph, weight_bytes
 from runtime import Transcriber, open_artifact
-from runtime.decoder import CausalDecoder
-from runtime.providers import ProviderSpec
-from runtime.session import make_session
+from runtime.decoding.kv_rows import CausalDecoder
+from runtime.ort.providers import ProviderSpec
+from runtime.ort.session import make_session
 from tests.conftest import CHECKPOINT, DATA, REPOSITORY
 
 pytestmark = pytest.mark.slow

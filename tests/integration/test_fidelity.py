@@ -14,15 +14,16 @@ import torch
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
 from runtime import Transcriber
-from runtime.engine import EngineOptions, SegmentOptions, Timings
+from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.errors import AudioNotFoundError
-from runtime.families.qwen3_asr import Qwen3AsrEngine
+from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from runtime.features.log_mel import log_mel
+from runtime.results import Timings
 from runtime.transcriber import Request
 from tests.conftest import CHECKPOINT, DATA
-from tests.tiny.espeak import Espeak
-from tests.tiny.sentences import LANGUAGES
-from tests.tiny.synth import RATE, Utterance, utterance
+from tools.tiny.espeak import Espeak
+from tools.tiny.sentences import LANGUAGES
+from tools.tiny.synth import RATE, Utterance, utterance
 
 pytestmark = pytest.mark.slow
 
@@ -242,7 +243,7 @@ def test_segments_decoded_together_are_what_they_are_alone(
         told: list[tuple[float, float]] = []
         transcriber = Transcriber(artifact, EngineOptions(max_batch=rows))
         together = transcriber.transcribe(
-            audio, sample_rate=RATE, progress=lambda *times, told=told: told.append(times)
+            audio, sample_rate=RATE, on_progress=lambda *times, told=told: told.append(times)
         )
         done = [seconds for seconds, _ in told]
         assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
@@ -259,22 +260,22 @@ def test_files_decoded_together_are_what_they_are_alone(
     """Each with its own language and context, some for the second time, one of them missing."""
     artifact = request.getfixturevalue(opened).artifact
     requests = [
-        Request(DATA / sample["file"], sample["language"] if place % 2 else None, sample["context"])
-        for place, sample in enumerate([*samples, *samples[:3]])
+        Request(DATA / sample["file"], sample["language"] if index % 2 else None, sample["context"])
+        for index, sample in enumerate([*samples, *samples[:3]])
     ]
     requests.insert(4, Request(DATA / "none.wav"))
     single, many = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
     told: list[float] = []
-    found = {outcome.place: outcome for outcome in many.transcribe_many(iter(requests), progress=told.append)}
+    found = {outcome.index: outcome for outcome in many.transcribe_many(iter(requests), on_progress=told.append)}
     assert sorted(found) == list(range(len(requests)))
     seconds = sum(outcome.transcript.duration for outcome in found.values() if outcome.transcript)
     assert sum(told) == pytest.approx(seconds, abs=0.01)
-    for place, made in enumerate(requests):
-        if place == 4:
+    for index, made in enumerate(requests):
+        if index == 4:
             assert isinstance(found[4].error, AudioNotFoundError)
             continue
         alone = single.transcribe(made.source, made.language, made.context)
-        together = found[place].result()
+        together = found[index].result()
         assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
         assert (together.text, together.language, together.duration) == (alone.text, alone.language, alone.duration)
 

@@ -15,20 +15,21 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.checkpoints import CheckpointFolder
-from export.families.gigaam import GigaAM
+from export.families.gigaam.exporter import GigaAM
 from runtime import Request, Transcriber, open_artifact
 from runtime.__main__ import app as runtime_app
-from runtime.artifact import MANIFEST
 from runtime.audio import load_audio
 from runtime.bench.child import MeasureJob, Setup, measure
 from runtime.bench.limits import measure_work, shares
 from runtime.bench.results import Limits, Rates
-from runtime.engine import SegmentOptions, Timings
+from runtime.engines.base import SegmentOptions
 from runtime.errors import ArtifactInvalidError, OptionError
-from runtime.events import Final
-from tests.broken_tokenizer import with_tokenizer
+from runtime.model.manifest import MANIFEST
+from runtime.pipeline.events import Final
+from runtime.results import Timings
 from tests.conftest import DATA
-from tests.gigaam_checkpoint import TINY, write
+from tests.helpers.broken_tokenizer import with_tokenizer
+from tests.helpers.gigaam_checkpoint import TINY, write
 from tests.unit.test_htk_log_mel import reference
 
 pytestmark = pytest.mark.slow
@@ -53,9 +54,9 @@ def lively(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module", params=list(NAMES))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and its artifact, for either vocabulary."""
-    kind, place = request.param, tmp_path_factory.mktemp(request.param)
-    checkpoint = lively(write(kind, place / "checkpoint", **TINY), kind)
-    out = place / NAMES[kind]
+    kind, index = request.param, tmp_path_factory.mktemp(request.param)
+    checkpoint = lively(write(kind, index / "checkpoint", **TINY), kind)
+    out = index / NAMES[kind]
     arguments = [NAMES[kind], "--checkpoint", str(checkpoint), "--out", str(out)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -108,7 +109,7 @@ def test_tokens_are_those_of_the_module(module: GigaAM, engine: Transcriber) -> 
 
 def test_tokens_in_a_batch_are_those_alone(engine: Transcriber) -> None:
     alone = [engine.transcribe(DATA / file) for file in FILES]
-    outcomes = sorted(engine.transcribe_many([Request(DATA / file) for file in FILES]), key=lambda each: each.place)
+    outcomes = sorted(engine.transcribe_many([Request(DATA / file) for file in FILES]), key=lambda each: each.index)
     for one, outcome in zip(alone, outcomes, strict=True):
         assert outcome.transcript is not None
         assert [each.tokens for each in outcome.transcript.segments] == [each.tokens for each in one.segments]

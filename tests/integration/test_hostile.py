@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 from runtime import Transcriber
-from runtime.server.app import make_app
+from runtime.server.http.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.service import Service
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 from tests import hostile
 from tests.conftest import ARTIFACT, DATA
-from tests.fake_service import Running, running, until
-from tests.load_client import Connection, transcription
+from tests.helpers.fake_service import Running, running, until
+from tests.helpers.load_client import Connection, transcription
 
 MODEL = "qwen3-asr-tiny-int8"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks import serving
-from tests.load_client import Answer
+from benchmarks import serving
+from tests.helpers.load_client import Answer
 
 
 @pytest.mark.slow

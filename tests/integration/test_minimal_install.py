@@ -25,8 +25,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests import containerfile
 from tests.conftest import DATA, REPOSITORY
+from tests.helpers import containerfile
 
 pytestmark = pytest.mark.slow
 

@@ -19,23 +19,24 @@ from export import compare
 from export.__main__ import app
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
-from export.families.parakeet import LANGUAGES, ParakeetCtc, ParakeetTdt
-from export.families.parakeet_modules import DecoderJoint, FastConformer
+from export.families.parakeet.exporter import LANGUAGES, ParakeetCtc, ParakeetTdt
+from export.families.parakeet.modules import DecoderJoint, FastConformer
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as runtime_app
 from runtime.bench.limits import measure_work
 from runtime.decoding.tdt import States, TdtRules, greedy_tdt
-from runtime.engine import EngineOptions, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engines.base import EngineOptions, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.frame import padded
 from runtime.errors import ArtifactInvalidError, OptionError
-from runtime.events import Final, Partial
 from runtime.families import make_engine
 from runtime.families.parakeet import ParakeetCtcEngine, ParakeetEngine, ParakeetTdtEngine
-from runtime.frame_engine import padded
+from runtime.pipeline.events import Final, Partial
+from runtime.results import Timings
 from runtime.transcriber import Request
-from tests import tiny_parakeet
-from tests.broken_tokenizer import with_tokenizer
 from tests.conftest import DATA
-from tests.tiny_parakeet import BLANK, VOCABULARY
+from tests.helpers import parakeet_checkpoint as tiny_parakeet
+from tests.helpers.broken_tokenizer import with_tokenizer
+from tests.helpers.parakeet_checkpoint import BLANK, VOCABULARY
 
 pytestmark = pytest.mark.slow
 
@@ -77,15 +78,15 @@ def ctc(artifacts: dict[str, Path]) -> ParakeetCtcEngine:
 
 @pytest.fixture(scope="module")
 def clips(speech: np.ndarray) -> list[np.ndarray]:
-    return [speech[place * 40_000 :][: int(seconds * RATE)] for place, seconds in enumerate(SECONDS)]
+    return [speech[index * 40_000 :][: int(seconds * RATE)] for index, seconds in enumerate(SECONDS)]
 
 
 def run(engine: ParakeetEngine, clips: list[np.ndarray], **options: Any) -> list[SegmentResult]:
     jobs = iter(
-        [SegmentJob(place, clip, SegmentOptions(**options), Timings(), 0.0) for place, clip in enumerate(clips)]
+        [SegmentJob(index, clip, SegmentOptions(**options), Timings(), 0.0) for index, clip in enumerate(clips)]
     )
     found = dict(engine.run(lambda: next(jobs, None)))
-    return [found[place] for place in range(len(clips))]
+    return [found[index] for index in range(len(clips))]
 
 
 Step = tuple[int, int, int]
@@ -245,7 +246,7 @@ def test_a_file_is_transcribed(artifacts: dict[str, Path]) -> None:
     segments = json.loads(shown.stdout)["segments"]
     assert [word["text"] for segment in segments for word in segment["words"]] == [word.text for word in words]
     many = [DATA / f"{name}.wav" for name in ("en-1", "ru-1", "zh-1", "en-2")]
-    outcomes = {each.place: each.result() for each in transcriber.transcribe_many(map(Request, many))}
+    outcomes = {each.index: each.result() for each in transcriber.transcribe_many(map(Request, many))}
     assert outcomes[0].text == whole.text
     with pytest.raises(
         OptionError, match="a context was given, but models of the family 'parakeet-tdt' cannot use one"
@@ -410,7 +411,7 @@ def test_languages_by_vocabulary_and_by_name(checkpoints: dict[str, Path], tmp_p
 def test_out_of_tolerance_stops_the_export(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.families.parakeet_parity.TOLERANCE", 1e-12)
+    monkeypatch.setattr("export.families.parakeet.parity.TOLERANCE", 1e-12)
     arguments = [NAMES["ctc"], "--checkpoint", str(checkpoints["ctc"]), "--out", str(tmp_path / "x")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

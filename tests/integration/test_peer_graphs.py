@@ -13,20 +13,22 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.peer_graphs import write_gigaam, write_parakeet
+from benchmarks.peer_whisper import write_whisper
 from export.__main__ import app
 from export.compare import speech
-from runtime.artifact import open_artifact
 from runtime.decoding.tdt import Ints, States, greedy_tdt
-from runtime.engine import EngineOptions, Timings
+from runtime.engines.base import EngineOptions
+from runtime.engines.frame import padded
 from runtime.families.gigaam import GigaAMEngine
 from runtime.families.parakeet import ParakeetTdtEngine
-from runtime.families.whisper import WhisperEngine
+from runtime.families.whisper.engine import WhisperEngine
 from runtime.features.log_mel import log_mel
-from runtime.frame_engine import padded
-from tests import tiny_parakeet, whisper_checkpoint
-from tests.benchmarks.peer_graphs import write_gigaam, write_parakeet
-from tests.benchmarks.peer_whisper import write_whisper
-from tests.gigaam_checkpoint import TINY, write
+from runtime.model.artifact import open_artifact
+from runtime.results import Timings
+from tests.helpers import parakeet_checkpoint as tiny_parakeet
+from tests.helpers import whisper_checkpoint
+from tests.helpers.gigaam_checkpoint import TINY, write
 
 pytestmark = pytest.mark.slow
 
@@ -152,17 +154,17 @@ def test_whisper(tmp_path: Path) -> None:
         if value.name.startswith("past_key_values.")
     }
     names = ["logits", *(name.replace("past_key_values.", "present.") for name in state)]
-    new, place = ids[:, :4], 3
+    new, index = ids[:, :4], 3
     while True:
-        given = {"input_ids": new, "encoder_hidden_states": packed, "use_cache_branch": np.array([place > 3])}
+        given = {"input_ids": new, "encoder_hidden_states": packed, "use_cache_branch": np.array([index > 3])}
         logits, *present = decoder.run(names, given | state)
-        assert np.abs(logits[:, -1] - expected[:, place]).max() < 1e-3
-        assert (logits[:, -1].argmax(1) == expected[:, place].argmax(1)).all()
+        assert np.abs(logits[:, -1] - expected[:, index]).max() < 1e-3
+        assert (logits[:, -1].argmax(1) == expected[:, index].argmax(1)).all()
         state = {key: after if len(after) else state[key] for key, after in zip(state, present, strict=True)}
-        place += 1
-        if place == ids.shape[1]:
+        index += 1
+        if index == ids.shape[1]:
             break
-        new = ids[:, place : place + 1]
+        new = ids[:, index : index + 1]
     vocabulary = json.loads((out / "vocab.json").read_text(encoding="utf-8"))
     added = json.loads((out / "added_tokens.json").read_text(encoding="utf-8"))
     assert added["<|startoftranscript|>"] == 257

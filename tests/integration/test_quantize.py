@@ -31,11 +31,12 @@ from quantize.package import Plan, quantize_artifact
 from quantize.recipe import load_recipe, shipped
 from quantize.report import Report
 from runtime import Transcriber, open_artifact
-from runtime.artifact import Artifact, Quantization
-from runtime.engine import EngineOptions, SegmentOptions
+from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.families import make_engine
-from runtime.families.qwen3_asr import Qwen3AsrEngine
+from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from runtime.features.log_mel import log_mel
+from runtime.model.artifact import Artifact
+from runtime.model.manifest import Quantization
 from tests.conftest import ARTIFACT, DATA
 
 pytestmark = pytest.mark.slow
@@ -366,10 +367,10 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["quantize.rewriting.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
+    "target", ["quantize.rewriting.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
 )
-def test_a_full_disk_leaves_nothing(place: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, full)
+def test_a_full_disk_leaves_nothing(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, full)
     desk.refused(desk.run(), f"{desk.out}: cannot be written (No space left on device)")
 
 
@@ -420,8 +421,8 @@ def test_options_of_export_that_contradict_each_other(options: list[str], messag
     desk.refused(exporting(*options, "--out", desk.out), message)
 
 
-@pytest.mark.parametrize("place", ["quantize.rewriting.save_graph", "shutil.copytree"])
-def test_export_with_a_recipe_on_a_full_disk(place: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", ["quantize.rewriting.save_graph", "shutil.copytree"])
+def test_export_with_a_recipe_on_a_full_disk(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the result nor the float32 model is left, and the folder that was asked for is named."""
 
     def copied(checkpoint: object, folder: object, target: Path, report: object) -> Any:
@@ -430,7 +431,7 @@ def test_export_with_a_recipe_on_a_full_disk(place: str, desk: Desk, monkeypatch
         return open_artifact(target)
 
     monkeypatch.setattr("export.package.export_artifact", copied)
-    monkeypatch.setattr(place, full)
+    monkeypatch.setattr(target, full)
     desk.recipe.write_text(CHEAP, encoding="utf-8")
     result = exporting("--recipe", desk.recipe, "--out", desk.out, *desk.audio)
     desk.refused(result, f"{desk.out}: cannot be written (No space left on device)")

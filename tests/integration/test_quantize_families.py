@@ -19,21 +19,22 @@ import export.__main__
 import quantize.__main__
 import runtime.__main__
 from quantize.graph import load_graph
-from quantize.kinds import find_kinds
+from quantize.node_kinds import find_node_kinds
 from quantize.numerics import relative_error
 from quantize.package import candidates
 from quantize.products import find_products
 from quantize.recipe import assign, load_recipe, shipped
 from runtime import Transcriber, open_artifact
-from runtime.artifact import Quantization
 from runtime.decoding.tdt import States
-from runtime.engine import EngineOptions
+from runtime.engines.base import EngineOptions
+from runtime.engines.frame import FrameEngine, padded
 from runtime.families import make_engine
 from runtime.families.parakeet import ParakeetTdtEngine
-from runtime.frame_engine import FrameEngine, padded
-from runtime.prepared import prepare
-from tests import gigaam_checkpoint, tiny_parakeet, whisper_checkpoint
+from runtime.model.manifest import Quantization
+from runtime.ort.prepacked import prepack
 from tests.conftest import DATA
+from tests.helpers import gigaam_checkpoint, whisper_checkpoint
+from tests.helpers import parakeet_checkpoint as tiny_parakeet
 
 pytestmark = pytest.mark.slow
 
@@ -112,12 +113,12 @@ def test_a_shipped_recipe(name: str, recipe: str, quantized: Make, exported: Mak
     kept = {kind for graph in graphs(folder).values() for kind in float_kinds(graph)}
     assert kept <= ({"convolution", "pointwise"} if "parakeet" in name else set())  # a stem of depthwise convolutions
     transcriber = Transcriber.from_artifact(folder, vad=False)
-    assert any(transcriber.transcribe(DATA / f"ru-{place}.wav").segments[0].tokens for place in (1, 2, 3))
+    assert any(transcriber.transcribe(DATA / f"ru-{index}.wav").segments[0].tokens for index in (1, 2, 3))
 
 
 def float_kinds(graph: ir.Graph) -> list[str]:
     """Kinds of the nodes of ``graph`` that still have float32 weights, those of constants that are folded left out."""
-    kinds = find_kinds(graph)
+    kinds = find_node_kinds(graph)
     return [kinds[product.node] for product in find_products(graph)]
 
 
@@ -162,7 +163,7 @@ def test_every_rule_of_a_shipped_recipe_meets_nodes_of_some_family(
         nodes = candidates(found, loaded)
         chosen = assign(msgspec.structs.replace(loaded, rules=optional), nodes)
         assert {(role, p.name) for role, graph in found.items() for p in find_products(graph)} <= set(chosen)
-        used |= {next(place for place, rule in enumerate(loaded.rules) if rule.matches(node)) for node in nodes}
+        used |= {next(index for index, rule in enumerate(loaded.rules) if rule.matches(node)) for node in nodes}
     assert used == set(range(len(loaded.rules)))
 
 
@@ -225,7 +226,7 @@ def test_prepared_for_this_machine(name: str, quantized: Make, tmp_path: Path, m
     """With its weights packed in a file it hears the same."""
     folder = quantized(name, "int8")
     before = Transcriber.from_artifact(folder, vad=False).transcribe(DATA / "ru-1.wav")
-    made = prepare(open_artifact(folder), tmp_path)
+    made = prepack(open_artifact(folder), tmp_path)
     assert all(graph.new for graph in made)
     monkeypatch.setenv("ASR_DEPLOY_PREPARED", str(tmp_path))
     after = Transcriber.from_artifact(folder, vad=False).transcribe(DATA / "ru-1.wav")

@@ -18,7 +18,7 @@ import runtime.__main__
 from quantize.package import Plan, find_audio
 from quantize.recipe import load_recipe
 from runtime import Transcriber, open_artifact
-from runtime.artifact import write_atomically
+from runtime.host.files import write_atomically
 from tests.conftest import ARTIFACT, DATA
 
 TWICE = """
@@ -116,7 +116,7 @@ def test_an_engine_outlives_buffers_that_did_not_fit(monkeypatch: pytest.MonkeyP
     before = transcriber.transcribe(DATA / "en-1.wav").text
     decoder: Any = transcriber._engine._decoder  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.decoder.mmap.mmap", _no_memory)
+        patch.setattr("runtime.decoding.kv_rows.mmap.mmap", _no_memory)
         with pytest.raises(MemoryError, match="bytes for keys and values"):
             decoder.open_rows(3, 200)
         assert decoder.layout == (0, 0)

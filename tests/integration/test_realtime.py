@@ -28,9 +28,9 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 from runtime import Transcriber
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.realtime import realtime
-from runtime.server.realtime_connection import MAX_MESSAGE_BYTES
-from runtime.server.service import Service
+from runtime.server.realtime.connection import MAX_MESSAGE_BYTES
+from runtime.server.realtime.routes import realtime
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 from tests.conftest import ARTIFACT, DATA
 

@@ -28,13 +28,13 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from runtime import Transcriber
-from runtime.server.app import make_app
+from runtime.server.http.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.service import Service
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
-from tests.fake_service import Running, running, until
+from tests.helpers.fake_service import Running, running, until
 
 KEY = "test-key"
 MODEL = "qwen3-asr-tiny-int8"

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from runtime import Transcriber
 from runtime.__main__ import app
-from runtime.events import Event, Partial
+from runtime.pipeline.events import Event, Partial
 from tests.conftest import DATA, REPOSITORY
 from tests.unit.test_live_view import Screen, final, partial, speech
 from tests.unit.test_microphone import FakeSounddevice, FakeStream

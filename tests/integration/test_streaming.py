@@ -11,16 +11,17 @@ import pytest
 
 from runtime import Transcriber
 from runtime.audio import load_audio
-from runtime.engine import LiveWork, SegmentJob, SegmentOptions, Timings
-from runtime.events import Event, Partial
-from runtime.families.qwen3_asr import Qwen3AsrEngine
-from runtime.memory import resident_bytes
-from runtime.streaming import LiveOptions
+from runtime.engines.base import LiveWork, SegmentJob, SegmentOptions
+from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
+from runtime.host.memory import resident_bytes
+from runtime.pipeline.events import Event, Partial
+from runtime.pipeline.streaming import LiveOptions
+from runtime.results import Timings
 from tests.conftest import DATA
-from tests.streams import RATE, ends_as_offline, finals, joined, offline, streamed, taken_back
-from tests.tiny.dataset import Corpus, generate
-from tests.tiny.evaluate import MAIN_SEED, UNHEARD_SHARE
-from tests.tiny.synth import augment
+from tests.helpers.streams import RATE, ends_as_offline, finals, joined, offline, streamed, taken_back
+from tools.tiny.dataset import Corpus, generate
+from tools.tiny.evaluate import MAIN_SEED, UNHEARD_SHARE
+from tools.tiny.synth import augment
 
 Floats = npt.NDArray[np.float32]
 

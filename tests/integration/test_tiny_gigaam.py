@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from export.checkpoints import CheckpointFolder
-from export.families.gigaam import GigaAM
+from export.families.gigaam.exporter import GigaAM
 from quantize.speech import evaluation_utterances
 from runtime import Request, Transcriber
-from runtime.artifact import Language
 from runtime.audio import load_audio
 from runtime.evaluation import Utterance
+from runtime.model.manifest import Language
 from tests.conftest import DATA
-from tests.tiny.evaluate import error_rate
-from tests.tiny.gigaam.__main__ import CHECKPOINT, NAME
-from tests.tiny.through_runtime import exported, in_order, words_of
-from tests.tiny.word_times import start_errors
 from tests.unit.test_htk_log_mel import reference
+from tools.tiny.evaluate import error_rate
+from tools.tiny.gigaam.__main__ import CHECKPOINT, NAME
+from tools.tiny.through_runtime import exported, in_order, words_of
+from tools.tiny.word_times import start_errors
 
 pytestmark = pytest.mark.slow
 

@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 from quantize.__main__ import app
 from quantize.speech import evaluation_utterances
 from runtime import Transcriber, open_artifact
-from runtime.artifact import Language
 from runtime.audio import load_audio
-from runtime.engine import EngineOptions
+from runtime.engines.base import EngineOptions
+from runtime.engines.frame import padded
 from runtime.families import make_engine
 from runtime.families.parakeet import ParakeetTdtEngine
-from runtime.frame_engine import padded
+from runtime.model.manifest import Language
 from tests.conftest import DATA
-from tests.tiny.evaluate import error_rate
-from tests.tiny.parakeet.__main__ import CHECKPOINT, NAME
-from tests.tiny.parakeet.train import LANGUAGES
-from tests.tiny.through_runtime import exported
+from tools.tiny.evaluate import error_rate
+from tools.tiny.parakeet.__main__ import CHECKPOINT, NAME
+from tools.tiny.parakeet.train import LANGUAGES
+from tools.tiny.through_runtime import exported
 
 pytestmark = pytest.mark.slow
 

@@ -13,14 +13,14 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from quantize.speech import evaluation_utterances
 from runtime import Request, Transcriber
-from runtime.artifact import Language
 from runtime.audio import load_audio
+from runtime.model.manifest import Language
 from tests.conftest import DATA
-from tests.tiny.evaluate import error_rate
-from tests.tiny.sentences import LANGUAGES
-from tests.tiny.through_runtime import exported, in_order
-from tests.tiny.whisper.__main__ import CHECKPOINT, NAME
-from tests.tiny.whisper.targets import STEP
+from tools.tiny.evaluate import error_rate
+from tools.tiny.sentences import LANGUAGES
+from tools.tiny.through_runtime import exported, in_order
+from tools.tiny.whisper.__main__ import CHECKPOINT, NAME
+from tools.tiny.whisper.targets import STEP
 
 pytestmark = pytest.mark.slow
 

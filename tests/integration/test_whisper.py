@@ -19,17 +19,18 @@ from export.__main__ import app
 from export.checkpoints import CheckpointFolder
 from export.compare import RATE, speech
 from export.errors import CheckpointInvalidError
-from export.families.whisper import Whisper, load_config, load_model
+from export.families.whisper.exporter import Whisper, load_config, load_model
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as cli
-from runtime.engine import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engines.base import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import ArtifactInvalidError, OptionError
-from runtime.events import Final
-from runtime.families import whisper
-from runtime.families.whisper import WhisperEngine
-from tests import whisper_checkpoint
-from tests.broken_tokenizer import with_tokenizer
+from runtime.families.whisper import engine as whisper
+from runtime.families.whisper.engine import WhisperEngine
+from runtime.pipeline.events import Final
+from runtime.results import Timings
 from tests.conftest import DATA
+from tests.helpers import whisper_checkpoint
+from tests.helpers.broken_tokenizer import with_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,8 @@ class Pair:
         """Speech of different lengths, up to a whole window."""
         whole = int(self.seconds * RATE)
         samples = speech(self.seconds * count)
-        lengths = [whole - place * whole // (2 * count) for place in range(count)]
-        return [samples[place * whole :][:length] for place, length in enumerate(lengths)]
+        lengths = [whole - index * whole // (2 * count) for index in range(count)]
+        return [samples[index * whole :][:length] for index, length in enumerate(lengths)]
 
     def features(self, clips: list[np.ndarray]) -> torch.Tensor:
         """The reference's, padded to a window."""
@@ -111,7 +112,7 @@ def run(engine: WhisperEngine, jobs: list[SegmentJob]) -> list[SegmentResult]:
 
 
 def transcribe(engine: WhisperEngine, clips: list[np.ndarray], options: SegmentOptions) -> list[SegmentResult]:
-    return run(engine, [SegmentJob(place, clip, options, Timings(), 0.0) for place, clip in enumerate(clips)])
+    return run(engine, [SegmentJob(index, clip, options, Timings(), 0.0) for index, clip in enumerate(clips)])
 
 
 def test_parity_is_recorded(pair: Pair, whole: Pair, english: Pair) -> None:
@@ -185,8 +186,8 @@ def test_a_context_comes_before_the_start(pair: Pair) -> None:
         assert results[-1] == expected
     assert results[0] != results[1]
     mixed = [
-        SegmentJob(place, clip, SegmentOptions("Russian", context, BUDGET, task="translate"), Timings(), 0.0)
-        for place, (clip, context) in enumerate(zip(clips, (text, "", text), strict=True))
+        SegmentJob(index, clip, SegmentOptions("Russian", context, BUDGET, task="translate"), Timings(), 0.0)
+        for index, (clip, context) in enumerate(zip(clips, (text, "", text), strict=True))
     ]
     assert [result.tokens for result in run(engine, mixed)] == [results[0][0], results[1][1], results[0][2]]
 
@@ -307,7 +308,7 @@ def test_the_long_form_is_that_of_generate(pair: Pair, language: str | None, pro
         sample_rate=RATE,
         long_form=True,
         max_new_tokens=BUDGET,
-        progress=lambda done, _: told.append(done),
+        on_progress=lambda done, _: told.append(done),
     )
     extract = WhisperFeatureExtractor(feature_size=80)
     features = extract(audio, sampling_rate=RATE, truncation=False, padding="longest", return_tensors="pt")
@@ -475,8 +476,8 @@ def test_probes_are_what_the_engine_runs(pair: Pair) -> None:
     assert len(engine.run_probe(encoder)) == 4
     (logits,) = engine.run_probe(decoder)
     assert logits.shape == (1, len(result.tokens) + 1, engine.parameters.vocab_size)
-    for place, line in enumerate(logits[0]):
-        engine._rules[False](line, result.tokens[:place])
+    for index, line in enumerate(logits[0]):
+        engine._rules[False](line, result.tokens[:index])
     assert logits[0].argmax(1).tolist() == [*result.tokens, engine.parameters.stop_id]
     assert set(engine.placement()) == {"encoder", "decoder"}
 

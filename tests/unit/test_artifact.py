@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from runtime import artifact as artifact_module
-from runtime.artifact import MANIFEST, SCHEMA_VERSION, open_artifact, write_atomically
 from runtime.errors import ArtifactInvalidError, ArtifactNotFoundError
+from runtime.host import files
+from runtime.host.files import write_atomically
+from runtime.model import artifact as artifact_module
+from runtime.model.artifact import open_artifact
+from runtime.model.manifest import MANIFEST, SCHEMA_VERSION
 from runtime.transcriber import Transcriber
 from tests.conftest import ARTIFACT
 
@@ -120,7 +123,7 @@ def test_an_altered_file_is_found_although_it_was_right_before(copy: Path, monke
     """The memory of verified files must not hide a change that keeps size and modification time."""
     monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
     hashed: list[Path] = []
-    real = artifact_module.sha256_file
+    real = files.sha256_file
 
     def recording(path: Path) -> str:
         hashed.append(path)

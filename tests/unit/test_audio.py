@@ -219,8 +219,8 @@ def test_a_wav_of_unknown_length_is_not_truncated(tmp_path: Path, length: int) -
     soundfile.write(path, tone(RATE), RATE, subtype="PCM_16")
     data = bytearray(path.read_bytes())
     data[4:8] = struct.pack("<I", length)
-    place = data.index(b"data") + 4
-    data[place : place + 4] = struct.pack("<I", length or 0xFFFFFFFF)
+    index = data.index(b"data") + 4
+    data[index : index + 4] = struct.pack("<I", length or 0xFFFFFFFF)
     path.write_bytes(data)
     assert len(load_audio(path, RATE)) == RATE
 
@@ -248,8 +248,8 @@ def test_every_truncation_of_a_file_decodes_or_is_one_sentence(tmp_path: Path) -
     messages = []
     for _ in range(60):
         damaged = bytearray(data[: rng.integers(1, len(data))])
-        for place in rng.integers(0, len(damaged), 3):
-            damaged[place] = int(rng.integers(0, 256))
+        for index in rng.integers(0, len(damaged), 3):
+            damaged[index] = int(rng.integers(0, 256))
         path.write_bytes(damaged)
         try:
             assert np.isfinite(load_audio(path, RATE)).all()

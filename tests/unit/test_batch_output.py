@@ -15,12 +15,11 @@ import pytest
 from runtime import Transcript
 from runtime.batch import Job, MadeBy, open_output
 from runtime.batch.output import ERRORS, JOURNAL
-from runtime.engine import Timings
 from runtime.errors import OptionError, OutputError
-from runtime.transcript import TokenCounts
+from runtime.results import Timings, TokenCounts
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
-PLACES = ["out.jsonl", "out"]
+LAYOUTS = ["out.jsonl", "out"]
 
 
 def job(name: str) -> Job:
@@ -48,9 +47,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_finished_job_is_not_done_again(place: str, tmp_path: Path) -> None:
-    out = tmp_path / place
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_finished_job_is_not_done_again(layout: str, tmp_path: Path) -> None:
+    out = tmp_path / layout
     assert finish(out, jobs("a.wav", "sub/b.wav")) == ["a.wav", "sub/b.wav"]
     assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == ["c.wav"]
     assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == []
@@ -111,7 +110,7 @@ def test_a_journal_that_points_outside_removes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -124,9 +123,9 @@ def test_a_journal_that_points_outside_removes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused_and_restart_begins_anew(
-    change: dict[str, Any], message: str, place: str, tmp_path: Path
+    change: dict[str, Any], message: str, layout: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / place
+    out = tmp_path / layout
     finish(out, jobs("a.wav", "b.wav"))
     other = msgspec.structs.replace(MADE_BY, **change)
     with pytest.raises(OutputError) as caught:
@@ -135,20 +134,20 @@ def test_other_settings_are_refused_and_restart_begins_anew(
     assert str(caught.value).endswith("give another --out, or --restart to throw away what is there")
     assert finish(out, jobs("a.wav"), made_by=other, restart=True) == ["a.wav"]
     assert finish(out, jobs("a.wav"), made_by=other) == []
-    if place == "out":
+    if layout == "out":
         assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "a.wav.json"]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_same_name_of_other_audio_is_refused(place: str, tmp_path: Path) -> None:
-    finish(tmp_path / place, jobs("a.wav"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_name_of_other_audio_is_refused(layout: str, tmp_path: Path) -> None:
+    finish(tmp_path / layout, jobs("a.wav"))
     with pytest.raises(OutputError, match=r"its 'a.wav' is of /audio/a.wav, not of /other/a.wav"):
-        finish(tmp_path / place, [Job("a.wav", Path("/other/a.wav"))])
+        finish(tmp_path / layout, [Job("a.wav", Path("/other/a.wav"))])
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_failure_is_recorded_once_and_tried_again(place: str, tmp_path: Path) -> None:
-    out = tmp_path / place
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_failure_is_recorded_once_and_tried_again(layout: str, tmp_path: Path) -> None:
+    out = tmp_path / layout
     todo = jobs("bad.wav", "good.wav", "worse.wav")
     for _ in range(2):
         with closing(open_output(out, None, MADE_BY)) as output:
@@ -166,16 +165,16 @@ def test_a_failure_is_recorded_once_and_tried_again(place: str, tmp_path: Path) 
         ]
     assert [each.id for each in left] == ["bad.wav", "worse.wav"]
     assert finish(out, todo) == ["bad.wav", "worse.wav"]
-    if place == "out":
+    if layout == "out":
         assert not (out / ERRORS).exists()
     else:
         assert sorted(line["id"] for line in lines(out)) == ["bad.wav", "good.wav", "worse.wav"]
         assert not any("error" in line for line in lines(out))
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_second_writer_is_refused(place: str, tmp_path: Path) -> None:
-    out = tmp_path / place
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_second_writer_is_refused(layout: str, tmp_path: Path) -> None:
+    out = tmp_path / layout
     finish(out, jobs("a.wav"))
     with closing(open_output(out, None, MADE_BY)) as output:
         with pytest.raises(OutputError, match="another batch is writing to it"):
@@ -238,11 +237,11 @@ def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "a.wav.txt").read_text() == "by hand"
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / place
+    out = tmp_path / layout
     write = os.write
 
     def full(file: int, data: Any) -> int:

@@ -18,11 +18,10 @@ from runtime.batch import Job, MadeBy, Result, Summary, check_asked, open_output
 from runtime.batch.ray_engine import Ledger, Worker, WorkerOptions, block_size, cores_each, ray_engine
 from runtime.batch.run import Asked, Seconds, requests
 from runtime.cli.common import parse_bytes
-from runtime.engine import Timings
 from runtime.errors import OptionError, PackageMissingError
-from runtime.providers import AskedProviders
+from runtime.ort.providers import AskedProviders
+from runtime.results import Timings, TokenCounts
 from runtime.transcriber import Outcome, Request
-from runtime.transcript import TokenCounts
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
 OPTIONS = WorkerOptions(None, AskedProviders(), 1, 2, None, None, True)
@@ -117,11 +116,11 @@ class Deadly:
         self.begun: list[str] = []
 
     def transcribe_many(self, requests: Any) -> Any:
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             self.begun.append(request.source.name)
             if request.source.name in self.deadly:
                 raise Died
-            yield Outcome(place, transcript(request.source.name), None)
+            yield Outcome(index, transcript(request.source.name), None)
 
 
 def test_a_file_that_kills_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,13 +132,13 @@ def test_a_file_that_kills_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(worker, "_ask", lambda method, argument: getattr(ledger, method)(argument))
     from runtime.batch.ray_engine import _Task
 
-    tasks = [_Task(place, name.encode(), None, "", None) for place, name in enumerate("abcdef")]
+    tasks = [_Task(index, name.encode(), None, "", None) for index, name in enumerate("abcdef")]
     deaths = 0
     while True:
         answers = {}
         try:
             for answer in worker._answers(tasks):
-                answers[answer.place] = answer.transcript.text if answer.transcript else answer.error
+                answers[answer.index] = answer.transcript.text if answer.transcript else answer.error
         except Died:
             deaths += 1
             assert deaths < 10

@@ -12,9 +12,8 @@ import pytest
 from runtime.batch.inputs import Job
 from runtime.batch.journal import MadeBy
 from runtime.batch.segments import SegmentLog
-from runtime.engine import SegmentResult
+from runtime.engines.base import SegmentResult, Span
 from runtime.errors import OutputError
-from runtime.work import Span
 
 MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
 

@@ -20,11 +20,11 @@ from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJ
 from runtime.bench.clips import cut, load_recordings, sample_recordings
 from runtime.bench.limits import _product_model, best_rates, measure_work, shares
 from runtime.bench.results import Configuration, Limits, Rates, Shares, Spread, Tokens, Work
-from runtime.decoding.autoregressive import Job as Text
-from runtime.decoding.autoregressive import greedy_rows
+from runtime.decoding.greedy import Job as Text
+from runtime.decoding.greedy import greedy_rows
 from runtime.errors import AudioNotFoundError, OptionError
 from tests.conftest import ARTIFACT, DATA
-from tests.unit.rows import PlainRows
+from tests.helpers.rows import PlainRows
 
 SETUP = Setup(str(ARTIFACT))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.artifact import open_artifact
-from runtime.engine import EngineOptions, SegmentOptions
+from benchmarks import report
+from benchmarks.per_tensor import per_tensor
+from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.families import make_engine
-from tests.benchmarks import report
-from tests.benchmarks.per_tensor import per_tensor
+from runtime.model.artifact import open_artifact
 from tests.conftest import REPOSITORY
 from tests.hostile import ENDED_BY_CLIENT
 

@@ -151,7 +151,7 @@ def test_both_branches_store_the_same(prompt: Prompt, attributes: str) -> None:
         return np.concatenate([pieces.run(cut(prompt, row, positions), [end], total, row) for row in rows])
 
     part(0, 3)
-    steps = [part(place, place + 1) for place in range(3, 6)]
+    steps = [part(index, index + 1) for index in range(3, 6)]
     np.testing.assert_allclose(
         part(4, 6), np.concatenate(steps[1:], 1), atol=2e-5
     )  # rewinds, and writes the same again

@@ -9,7 +9,7 @@ import pytest
 from export.card import CARD, LICENCES, model_card
 from export.checkpoints import CHECKPOINTS, named
 from quantize.card import say_quantized
-from runtime.artifact import Language, Source
+from runtime.model.manifest import Language, Source
 from tests.conftest import ARTIFACT, CHECKPOINT
 
 PARAKEET = CHECKPOINTS["parakeet-tdt-0.6b-v3"]

@@ -24,14 +24,15 @@ from typer.testing import CliRunner
 from export.__main__ import app
 from export.catalog import MEASURED, as_text, catalog
 from export.checkpoints import CHECKPOINTS, CheckpointFolder
-from export.families.parakeet import LANGUAGES as PARAKEET_LANGUAGES
-from export.families.parakeet import MULTILINGUAL_VOCABULARY
+from export.families.parakeet.exporter import LANGUAGES as PARAKEET_LANGUAGES
+from export.families.parakeet.exporter import MULTILINGUAL_VOCABULARY
 from export.sizes import ParakeetSizes, rounded
-from runtime.engine import Capabilities
+from runtime.engines.capabilities import Capabilities
 from runtime.families import FAMILIES, declared
-from tests import gigaam_checkpoint, readme
 from tests.conftest import REPOSITORY
-from tests.random_checkpoint import qwen3_asr
+from tests.helpers import gigaam_checkpoint
+from tools import readme
+from tools.random_checkpoint import qwen3_asr
 
 
 def sizes(name: str) -> int:
@@ -154,7 +155,7 @@ def test_an_installed_package_has_no_results(tmp_path: Path) -> None:
 
 def test_the_readme_has_these_tables() -> None:
     text = readme.README.read_text(encoding="utf-8")
-    assert text == readme.renewed(text), "README.md is out of date; run: python -m tests.readme"
+    assert text == readme.renewed(text), "README.md is out of date; run: python -m tools.readme"
     with pytest.raises(ValueError, match="has not both marks"):
         readme.renewed("nothing")
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from export.checkpoints import CHECKPOINTS, DOWNLOADED, CheckpointFolder, locate, named
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
 from export.families import family_of
-from export.families.qwen3_asr import Qwen3Asr, native_name
+from export.families.qwen3_asr.exporter import Qwen3Asr, native_name
 from export.tokenizer import load_tokenizer
 from tests.conftest import CHECKPOINT
 

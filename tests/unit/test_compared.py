@@ -89,12 +89,12 @@ def test_a_report_has_the_graphs_that_the_family_has() -> None:
     lines = [line.split("  ") for line in as_text(comparison).splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines]
     columns = ["provider", "encoder", "decoder_joint", "same choices"]
-    (place,) = (place for place, row in enumerate(rows) if row[:4] == columns)
-    assert rows[place + 1][:4] == ["cpu", "1.0e-02", "2.0e-02", "75.0%"]
-    (place,) = (place for place, row in enumerate(rows) if row[:4] == ["provider", "load", "encode", "prefill"])
-    assert rows[place + 1][3] == "–"
+    (index,) = (index for index, row in enumerate(rows) if row[:4] == columns)
+    assert rows[index + 1][:4] == ["cpu", "1.0e-02", "2.0e-02", "75.0%"]
+    (index,) = (index for index, row in enumerate(rows) if row[:4] == ["provider", "load", "encode", "prefill"])
+    assert rows[index + 1][3] == "–"
     page = as_page(comparison)
     assert page.count(">prefill<") == 1  # the table's column, and no bar of the picture
     assert ">decoder_joint<" in page
-    (place,) = (place for place, row in enumerate(rows) if row[:2] == ["provider", "graph"])
-    assert [row[1] for row in rows[place + 1 :]] == list(graphs)
+    (index,) = (index for index, row in enumerate(rows) if row[:2] == ["provider", "graph"])
+    assert [row[1] for row in rows[index + 1 :]] == list(graphs)

@@ -17,7 +17,7 @@ from runtime.__main__ import app
 from runtime.server.metrics import Metrics
 from runtime.server.settings import Settings
 from tests.conftest import REPOSITORY
-from tests.containerfile import Containerfile, Ignored, Stage, context_files, expand, read
+from tests.helpers.containerfile import Containerfile, Ignored, Stage, context_files, expand, read
 
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
@@ -67,8 +67,8 @@ def test_only_the_base_and_serve_dependencies_are_installed(containerfile: Conta
     (install,) = pip(containerfile, "dependencies")
     assert install[2:4] == ["install", "--no-compile"]
     assert "--only-binary=:all:" in install
-    assert [install[place + 1] for place, word in enumerate(install) if word == "--requirement"] == ["requirements.txt"]
-    assert "constraints.txt" in [install[place + 1] for place, word in enumerate(install) if word == "--constraint"]
+    assert [install[index + 1] for index, word in enumerate(install) if word == "--requirement"] == ["requirements.txt"]
+    assert "constraints.txt" in [install[index + 1] for index, word in enumerate(install) if word == "--constraint"]
     wheel, project = pip(containerfile, "project")
     assert wheel[0] == "wheel"
     assert "--no-deps" in wheel

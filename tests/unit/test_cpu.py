@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from quantize.recipe import load_recipe
-from runtime import description
-from runtime.artifact import ErrorRate, FallbackNode, Gate, GraphQuantization, Manifest, Quantization, open_artifact
-from runtime.cpu import lacks_vnni
-from runtime.description import describe
+from runtime.cli import describe as description
+from runtime.cli.describe import describe
 from runtime.families import declared
+from runtime.host.cpu import lacks_vnni
+from runtime.model.artifact import open_artifact
+from runtime.model.manifest import ErrorRate, FallbackNode, Gate, GraphQuantization, Manifest, Quantization
 from tests.conftest import ARTIFACT
 
 HEAD = "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: avx512_vnni\n"

@@ -371,7 +371,7 @@ def test_the_interval_is_that_of_the_binomial_and_does_not_depend_on_blocks(monk
 def test_recognition_uses_contexts_and_forces_only_what_is_asked_for(transcriber: Transcriber) -> None:
     plain, hinted = Utterance(DATA / "en-4.wav", "", "en"), Utterance(DATA / "en-4.wav", "", "en", "Names: Kris.")
     done: list[tuple[int, int]] = []
-    first, second = recognize(transcriber, [plain, hinted], progress=lambda *counts: done.append(counts))
+    first, second = recognize(transcriber, [plain, hinted], on_progress=lambda *counts: done.append(counts))
     assert "Chris" in first.text
     assert "Kris" in second.text
     assert done == [(1, 2), (2, 2)]

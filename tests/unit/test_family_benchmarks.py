@@ -12,11 +12,7 @@ import onnx_ir as ir
 import pytest
 import soundfile
 
-from quantize.graph import Editor
-from runtime.engine import Timings, Word
-from runtime.evaluation import Utterance
-from runtime.transcript import Segment, TokenCounts, Transcript
-from tests.benchmarks import (
+from benchmarks import (
     families,
     families_report,
     family_accuracy,
@@ -26,7 +22,10 @@ from tests.benchmarks import (
     peers,
     report,
 )
-from tests.benchmarks.children import Child, ChildError, first_answer
+from benchmarks.children import Child, ChildError, first_answer
+from quantize.graph import Editor
+from runtime.evaluation import Utterance
+from runtime.results import Segment, Timings, TokenCounts, Transcript, Word
 from tests.conftest import DATA, REPOSITORY
 
 DOCS = REPOSITORY / "docs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.four_bits import PARTS, errors, part_recipe, rise
 from quantize.recipe import Candidate, WeightOnly, assign, load_recipe
-from tests.benchmarks.four_bits import PARTS, errors, part_recipe, rise
 
 NODES = [
     Candidate("encoder", "/subsampling/linear/MatMul", "MatMul", "linear", 0.8),

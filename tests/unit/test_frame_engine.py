@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.decoding.frames import FrameHypothesis
-from runtime.engine import Engine, EngineOptions, Probe, SegmentJob, SegmentOptions, SegmentResult, Timings
+from runtime.engines.base import Engine, EngineOptions, Probe, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.frame import FrameEngine, FrameModel
 from runtime.errors import OptionError
-from runtime.frame_engine import FrameEngine, FrameModel
+from runtime.results import Timings
 
 RATE, HOP = 100, 10
 NOTHING = SegmentOptions()
@@ -47,20 +48,20 @@ class Counting(FrameEngine):
         return features + 0, lengths
 
     def decode(
-        self, encoded: Sequence[np.ndarray], budgets: Sequence[int | None], alive: Callable[[int], bool]
+        self, encoded: Sequence[np.ndarray], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
         self.decoded.append(len(encoded))
-        for place in sorted(range(len(encoded)), key=lambda place: len(encoded[place])):
-            if alive(place):
-                values = encoded[place][:, 0].astype(int)
+        for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
+            if not is_cancelled(index):
+                values = encoded[index][:, 0].astype(int)
                 frames = np.flatnonzero(values).tolist()
                 made = FrameHypothesis(
                     values[frames].tolist(), frames, [frame + 1 for frame in frames], [-0.5] * len(frames)
                 )
-                yield place, made.cut(budgets[place])
+                yield index, made.cut(budgets[index])
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        return "".join(f"{' ' if place % 3 == 0 else ''}{token}" for place, token in enumerate(tokens))
+        return "".join(f"{' ' if index % 3 == 0 else ''}{token}" for index, token in enumerate(tokens))
 
     def probes(self, samples: np.ndarray, tokens: list[int], options: SegmentOptions) -> list[Probe]:
         raise AssertionError
@@ -74,9 +75,14 @@ def run(engine: FrameEngine, clips: Sequence[np.ndarray], **fields: Any) -> dict
     jobs = iter(
         [
             SegmentJob(
-                place, samples, fields.get("options", NOTHING), Timings(), 0.0, fields.get("alive", lambda: True)
+                index,
+                samples,
+                fields.get("options", NOTHING),
+                Timings(),
+                0.0,
+                fields.get("is_cancelled", lambda: False),
             )
-            for place, samples in enumerate(clips)
+            for index, samples in enumerate(clips)
         ]
     )
     found = list(engine.run(lambda: next(jobs, None)))
@@ -90,9 +96,9 @@ def test_segments_together_are_as_alone(clips: list[list[int]], rows: int) -> No
     checked: Engine = engine
     found = run(engine, [clip(values) for values in clips])
     assert sorted(found) == list(range(len(clips)))
-    for place, values in enumerate(clips):
+    for index, values in enumerate(clips):
         alone = checked.transcribe(clip(values), NOTHING, Timings())
-        assert found[place] == alone
+        assert found[index] == alone
         assert alone.tokens == [value for value in values if value]
         assert (alone.audio_tokens, alone.prompt_tokens, alone.language) == (len(values), 0, None)
         assert " ".join(word.text for word in alone.words or []) == alone.text
@@ -132,13 +138,13 @@ def test_a_budget_cuts_and_says_so() -> None:
 
 def test_what_nobody_waits_for_is_not_computed() -> None:
     engine = Counting()
-    assert run(engine, [clip([1]), clip([2])], alive=lambda: False) == {}
+    assert run(engine, [clip([1]), clip([2])], is_cancelled=lambda: True) == {}
     assert (engine.calls, engine.decoded) == ([], [])
     asked = count()
-    assert run(engine, [clip([1])], alive=lambda: next(asked) < 1) == {}
+    assert run(engine, [clip([1])], is_cancelled=lambda: next(asked) >= 1) == {}
     assert (engine.calls, engine.decoded) == ([(1, 1)], [])
     asked = count()
-    assert run(engine, [clip([1])], alive=lambda: next(asked) < 2) == {}
+    assert run(engine, [clip([1])], is_cancelled=lambda: next(asked) >= 2) == {}
     assert engine.decoded == [1]
 
 
@@ -154,7 +160,7 @@ def test_there_may_be_work_again_after_results() -> None:
 
 def test_stages_are_timed() -> None:
     timings = [Timings(), Timings()]
-    jobs = iter([SegmentJob(place, clip([1] * 9), NOTHING, timings[place], 0.0) for place in range(2)])
+    jobs = iter([SegmentJob(index, clip([1] * 9), NOTHING, timings[index], 0.0) for index in range(2)])
     for _ in Counting().run(lambda: next(jobs, None)):
         continue
     for each in timings:

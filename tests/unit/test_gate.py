@@ -16,18 +16,11 @@ from rich.console import Console
 from quantize.gate import Expected, Heard, compare_graphs, compare_texts, exceeded, record, render
 from quantize.graph import save_graph
 from quantize.recipe import Bounds
-from runtime.artifact import (
-    Artifact,
-    ErrorRate,
-    FallbackNode,
-    Gate,
-    GraphQuantization,
-    Quantization,
-    open_artifact,
-)
-from runtime.engine import Probe, Timings
+from runtime.engines.base import Probe
 from runtime.evaluation import Utterance
-from runtime.transcript import Segment, TokenCounts, Transcript
+from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.manifest import ErrorRate, FallbackNode, Gate, GraphQuantization, Quantization
+from runtime.results import Segment, Timings, TokenCounts, Transcript
 from tests.conftest import ARTIFACT
 
 BOUNDS = Bounds({"encoder": 0.1, "*": 0.2}, identical=0.9, error_rate=0.01)

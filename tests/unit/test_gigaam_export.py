@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError, ParityError
-from export.families import gigaam
-from export.families.gigaam import GigaAM
+from export.families.gigaam import exporter as gigaam
+from export.families.gigaam.exporter import GigaAM
 from quantize.products import find_products
 from quantize.report import Report
-from runtime.artifact import Language
-from tests.gigaam_checkpoint import LETTERS, TINY, write
+from runtime.model.manifest import Language
+from tests.helpers.gigaam_checkpoint import LETTERS, TINY, write
 
 
 @pytest.fixture
@@ -256,14 +256,14 @@ def test_the_graph_is_the_module(pieces: Path, tmp_path: Path) -> None:
     products = {product.name: product for product in find_products(ir.load(out / "encoder.onnx").graph)}
     assert {name.rsplit("/", 1)[0] for name in products} == {
         "/head/decoder_layers/0",
-        *(f"/encoder/pre_encode/conv/{place}" for place in (0, 2)),
+        *(f"/encoder/pre_encode/conv/{index}" for index in (0, 2)),
         *(
             f"/encoder/layers/{layer}/{part}"
             for layer in range(2)
             for part in (
-                *(f"feed_forward{half}/linear{place}" for half in (1, 2) for place in (1, 2)),
+                *(f"feed_forward{half}/linear{index}" for half in (1, 2) for index in (1, 2)),
                 *(f"self_attn/linear_{name}" for name in ("q", "k", "v", "out")),
-                *(f"conv/pointwise_conv{place}" for place in (1, 2)),
+                *(f"conv/pointwise_conv{index}" for index in (1, 2)),
             )
         ),
     }

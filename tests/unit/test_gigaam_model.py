@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from export.families.gigaam import read_settings, sizes_of
-from export.families.gigaam_model import GigaAMCtc
+from export.families.gigaam.exporter import read_settings, sizes_of
+from export.families.gigaam.model import GigaAMCtc
 from tests.conftest import REPOSITORY
-from tests.gigaam_checkpoint import TINY, configuration, tensor_shapes, tensors
+from tests.helpers.gigaam_checkpoint import TINY, configuration, tensor_shapes, tensors
 
 Array = npt.NDArray[np.float64]
 
@@ -75,8 +75,8 @@ class Formulas:
     def __call__(self, features: Array, layers: int) -> Array:
         """Features [mels, frames] → log-probabilities [ceil(frames / 4), classes]."""
         x = features.T
-        for place in (0, 2):
-            x = np.maximum(self.convolve(x, f"encoder.pre_encode.conv.{place}", stride=2), 0)
+        for index in (0, 2):
+            x = np.maximum(self.convolve(x, f"encoder.pre_encode.conv.{index}", stride=2), 0)
         for layer in range(layers):
             here = f"encoder.layers.{layer}"
             x = x + self.feed_forward(self.norm(x, f"{here}.norm_feed_forward1"), f"{here}.feed_forward1") / 2

@@ -42,7 +42,7 @@ def test_each_reader_has_a_name_of_its_own_over_the_same_bytes(
     assert save_graph(tied, tmp_path / "apart.onnx", inline_limit=0).data == "apart.onnx.data"
     assert (tmp_path / "apart.onnx.data").stat().st_size < 2 * 50 * 8 * 4
     saved = ir.load(tmp_path / "apart.onnx").graph
-    names = [node.inputs[place].name for node, place in zip(saved, (0, 1, 1, 1), strict=True) if node.inputs[place]]  # type: ignore[union-attr]
+    names = [node.inputs[index].name for node, index in zip(saved, (0, 1, 1, 1), strict=True) if node.inputs[index]]  # type: ignore[union-attr]
     assert names[0] != names[-1]
     offsets = [saved.initializers[str(name)].const_value.offset for name in (names[0], names[-1])]  # type: ignore[union-attr]
     assert offsets[0] == offsets[1]

@@ -242,11 +242,11 @@ class TestRawPipe:
     def test_however_the_bytes_are_split_samples_are_the_same(self, sizes: list[int], data: bytes) -> None:
         data = RAW[:100].tobytes() + data[: len(data) // 2 * 2]
         pieces: list[bytes] = []
-        place = 0
-        while place < len(data):
+        index = 0
+        while index < len(data):
             size = sizes[len(pieces) % len(sizes)]
-            pieces.append(data[place : place + size])
-            place += size
+            pieces.append(data[index : index + size])
+            index += size
         source = open_pipe(Trickle(pieces), raw=True, warn=ignore)
         np.testing.assert_array_equal(everything(source), np.frombuffer(data, "<i2"))
 
@@ -395,7 +395,7 @@ class TestStreamedWav:
 
     def test_a_header_may_come_in_bits(self) -> None:
         data = wav(RAW.tobytes(), before=b"LIST" + struct.pack("<I", 5) + b"abcde\0")
-        source = open_pipe(Trickle([data[place : place + 1] for place in range(len(data))]), warn=ignore)
+        source = open_pipe(Trickle([data[index : index + 1] for index in range(len(data))]), warn=ignore)
         np.testing.assert_array_equal(everything(source), RAW)
 
     @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from runtime.cli.live_view import TerminalView, cells_of, wrap
-from runtime.events import Event, Final, Partial, Speech
-from runtime.transcript import Segment
+from runtime.pipeline.events import Event, Final, Partial, Speech
+from runtime.results import Segment
 
 
 def speech(number: int) -> Speech:
@@ -94,7 +94,7 @@ class Screen(io.StringIO):
         """As terminals do: lines that are too long are broken, and the cursor stays at its character."""
         broken: list[list[str]] = []
         for number, row in enumerate(self.rows):
-            pieces = [row[place : place + columns] for place in range(0, max(1, len(row)), columns)]
+            pieces = [row[index : index + columns] for index in range(0, max(1, len(row)), columns)]
             if number == self.row:
                 row_of_cursor = len(broken) + min(self.column // columns, len(pieces) - 1)
             broken += pieces

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from runtime.loading import load_together
+from runtime.engines.loading import load_together
 from tests.conftest import REPOSITORY
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import memory
 from runtime.bench import machine
-from runtime.memory import peak_resident_bytes, resident_bytes
+from runtime.host import memory
+from runtime.host.memory import peak_resident_bytes, resident_bytes
 
 HELD = 300 * 2**20
 
@@ -22,7 +22,7 @@ def test_the_peak_stays_and_a_child_does_not_inherit_it() -> None:
     assert resident_bytes() >= HELD
     del held
     assert peak_resident_bytes() >= max(before, HELD)
-    code = "from runtime.memory import peak_resident_bytes; print(peak_resident_bytes())"
+    code = "from runtime.host.memory import peak_resident_bytes; print(peak_resident_bytes())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**20 < int(said.stdout) < HELD / 2
 

@@ -16,7 +16,7 @@ from quantize.graph import array, drop_unused_initializers
 from quantize.methods import fp16, w8a8, weight_only
 from quantize.numerics import Floats, quantize_blocks, quantize_columns, relative_error, round_rows
 from quantize.products import Product, Weights, find_products
-from runtime.cpu import lacks_vnni
+from runtime.host.cpu import lacks_vnni
 
 # Where u8×s8 products may saturate, only weights of 7 bits are right.
 SATURATES = lacks_vnni() is not False

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ParakeetFeatureExtractor
 
+from runtime.engines.frame import padded
 from runtime.features.log_mel import slaney_mel_filters
 from runtime.features.nemo_mel import NemoMelConfig, nemo_frame_count, nemo_mel
-from runtime.frame_engine import padded
 
 CONFIG = NemoMelConfig("nemo-log-mel", 16_000, 512, 400, 160, 128, 0.97)
 # The reference's float32 is up to 1e-4 from the same in float64 on speech; see the test of that below.

@@ -143,8 +143,8 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 def test_stacked_bars_follow_one_another() -> None:
     chart = bar_chart("t", ["x"], [Series("a", [1.0]), Series("b", [2.0])], unit="s", stacked=True)
-    places = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*><title>[ab]:', chart)
-    (first, width), (second, _) = [(float(x), float(w)) for x, w in places]
+    indices = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*><title>[ab]:', chart)
+    (first, width), (second, _) = [(float(x), float(w)) for x, w in indices]
     assert second == pytest.approx(first + width, abs=0.2)
     assert ">3.00<" in chart  # the sum stands at the end
 

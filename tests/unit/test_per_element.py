@@ -42,9 +42,9 @@ def build(body: str, constants: dict[str, Any]) -> ir.Model:
             const_value=ir.tensor(value, name=name),
         )
         for node in model.graph:
-            for place, read in enumerate(node.inputs):
+            for index, read in enumerate(node.inputs):
                 if read is not None and read.name == name:
-                    node.replace_input_with(place, made)
+                    node.replace_input_with(index, made)
         model.graph.register_initializer(made)
     model.graph.outputs[0].shape = None
     return model

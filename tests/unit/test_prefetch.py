@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.prefetch import prefetch
+from runtime.audio.prefetch import prefetch
 
 
 def threads() -> set[str]:

@@ -12,13 +12,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from runtime import Transcriber, plugins
-from runtime.engine import EngineOptions
+from runtime import Transcriber
+from runtime.engines.base import EngineOptions
 from runtime.errors import ArtifactInvalidError, OptionError, ProviderError
-from runtime.families.qwen3_asr import Qwen3AsrEngine
-from runtime.plugins import Plugin
-from runtime.provider_options import OPTIONS, built_in_options, cache_folder, plugin_options, settings
-from runtime.providers import (
+from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
+from runtime.ort import ep_plugins as plugins
+from runtime.ort.ep_plugins import Plugin
+from runtime.ort.provider_options import OPTIONS, built_in_options, cache_folder, plugin_options, settings
+from runtime.ort.providers import (
     ProviderSpec,
     availability,
     available_providers,
@@ -29,7 +30,7 @@ from runtime.providers import (
     read_provider,
     split_list,
 )
-from runtime.session import make_session, placement
+from runtime.ort.session import make_session, placement
 from runtime.transcriber import describe_roles
 from tests.conftest import ARTIFACT
 
@@ -178,7 +179,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make sessions of :class:`_Session` in place of real ones."""
 
     def install(session: _Session) -> None:
-        monkeypatch.setattr("runtime.session._open", lambda *arguments: session)
+        monkeypatch.setattr("runtime.ort.session._open", lambda *arguments: session)
 
     return install
 
@@ -227,7 +228,7 @@ def test_what_a_provider_refuses_is_its_error_and_not_the_graphs(monkeypatch: py
     def refuse(*arguments: Any) -> None:
         raise RuntimeError(said)
 
-    monkeypatch.setattr("runtime.session._open", refuse)
+    monkeypatch.setattr("runtime.ort.session._open", refuse)
     with pytest.raises(ProviderError, match=r"^encoder.onnx cannot run on cuda:device_id=7 \(bad property\)$"):
         make_session(ENCODER, ProviderSpec("cuda", {"device_id": "7"}))
 
@@ -236,14 +237,14 @@ def test_the_end_of_a_long_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*arguments: Any) -> None:
         raise RuntimeError("first " + "std::types " * 100 + "the point")
 
-    monkeypatch.setattr("runtime.session._open", refuse)
+    monkeypatch.setattr("runtime.ort.session._open", refuse)
     with pytest.raises(ProviderError, match=r"\(first std.* … .*std::types the point\)$") as caught:
         make_session(ENCODER, ProviderSpec("cuda"))
     assert len(str(caught.value)) < 400
 
 
 def test_a_provider_that_fails_while_it_runs_is_an_error_of_ours() -> None:
-    from runtime.session import _ProviderSession
+    from runtime.ort.session import _ProviderSession
 
     session = _ProviderSession(ENCODER, ort.SessionOptions(), "webgpu", providers=["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match=r"encoder.onnx failed while it ran on webgpu \("):
@@ -261,8 +262,8 @@ def test_a_plugin_is_added_by_its_device_in_the_order_asked(monkeypatch: pytest.
             added.append((name, options["use_tf32"]))
 
     monkeypatch.setattr(ort, "SessionOptions", Recorder)
-    monkeypatch.setattr("runtime.session.is_built_in", lambda spec: spec.name != "openvino")
-    monkeypatch.setattr("runtime.session.plugin_device", lambda spec, its: its["device_type"])
+    monkeypatch.setattr("runtime.ort.session.is_built_in", lambda spec: spec.name != "openvino")
+    monkeypatch.setattr("runtime.ort.session.plugin_device", lambda spec, its: its["device_type"])
     asked = [ProviderSpec("cuda"), ProviderSpec("openvino"), ProviderSpec("cpu")]
     # Nothing was really added, and that does not stay unsaid.
     with pytest.raises(ProviderError, match="'cuda' was asked for, but ONNX Runtime made CPUExecutionProvider active"):

@@ -10,9 +10,9 @@ import torch
 from transformers import ParakeetForCTC, ParakeetForTDT
 
 from export.checkpoints import CHECKPOINTS
-from tests.random_checkpoint import parakeet, qwen3_asr
-from tests.random_checkpoint.__main__ import WRITERS, main
-from tests.random_checkpoint.writing import model_shapes, values
+from tools.random_checkpoint import parakeet, qwen3_asr
+from tools.random_checkpoint.__main__ import WRITERS, main
+from tools.random_checkpoint.writing import model_shapes, values
 
 
 def test_there_is_one_for_every_model_that_is_not_bundled() -> None:

@@ -31,21 +31,22 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from runtime import Segment, Transcriber
-from runtime.asking import require
-from runtime.engine import Capabilities
+from runtime.engines.capabilities import Capabilities, check_capabilities
 from runtime.errors import OptionError
-from runtime.events import Event, Final, Partial, Speech
-from runtime.joining import join_texts
-from runtime.server import realtime_connection
-from runtime.server.connections import uvicorn_options
+from runtime.families import families_that
+from runtime.pipeline.events import Event, Final, Partial, Speech
+from runtime.pipeline.join_text import join_texts
+from runtime.pipeline.streaming import LiveOptions
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
+from runtime.server.http.connections import uvicorn_options
 from runtime.server.limits import Limits
-from runtime.server.realtime import realtime
-from runtime.server.realtime_audio import decode_audio
-from runtime.server.realtime_connection import MAX_MESSAGE_BYTES, MAX_OFFENCES, Connection
-from runtime.server.realtime_events import Items
-from runtime.server.realtime_inbox import Inbox
-from runtime.server.realtime_session import (
+from runtime.server.realtime import connection as realtime_connection
+from runtime.server.realtime.audio import decode_audio
+from runtime.server.realtime.connection import MAX_MESSAGE_BYTES, MAX_OFFENCES, Connection
+from runtime.server.realtime.events import Items
+from runtime.server.realtime.inbox import Inbox
+from runtime.server.realtime.routes import realtime
+from runtime.server.realtime.session import (
     EventError,
     SessionConfig,
     as_legacy_session,
@@ -54,7 +55,6 @@ from runtime.server.realtime_session import (
     read_session,
 )
 from runtime.server.settings import Settings
-from runtime.streaming import LiveOptions
 
 RATE = 24_000
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -648,7 +648,9 @@ def test_audio_that_is_too_long_at_once(transcriber: Transcriber) -> None:
 def test_a_model_that_takes_no_prompt(transcriber: Transcriber) -> None:
     none = Capabilities(context=False, language=False, language_detection=False)
     mute: Any = SimpleNamespace(
-        check=lambda request: require(["context"] if request.context else [], none, "parakeet-tdt"),
+        check=lambda request: check_capabilities(
+            ["context"] if request.context else [], none, "parakeet-tdt", families_that
+        ),
     )
     with connected(make_app(Service(mute))) as client:
         refused = client.update(transcription={"prompt": "Kris"})
@@ -837,8 +839,8 @@ def streams(draw: st.DrawFn) -> tuple[list[Event], list[str]]:
     for number, text in enumerate(texts):
         if draw(st.booleans()):
             events.append(Speech(number, float(number)))
-        places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=3)))
-        events.extend(partial(number, number + 0.5, text[:place], draw(TEXTS)) for place in places)
+        indices = sorted(draw(st.lists(st.integers(0, len(text)), max_size=3)))
+        events.extend(partial(number, number + 0.5, text[:index], draw(TEXTS)) for index in indices)
         events.append(final(number, float(number), number + 1.0, text, draw(st.sampled_from([None, "English"]))))
     return events, texts
 

@@ -10,7 +10,8 @@ import pytest
 
 from quantize.errors import RecipeError
 from quantize.recipe import W8A8, Bounds, Candidate, Float16, Keep, Recipe, WeightOnly, assign, load_recipe, shipped
-from runtime.artifact import Gate, Manifest, Quantization, encode_manifest, open_artifact
+from runtime.model.artifact import open_artifact
+from runtime.model.manifest import Gate, Manifest, Quantization, encode_manifest
 from tests.conftest import ARTIFACT
 
 HEAD = """

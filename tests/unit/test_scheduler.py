@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from runtime.engine import SegmentJob, SegmentResult
+from runtime.engines.base import SegmentJob, SegmentResult
 from runtime.errors import AudioInvalidError, OptionError
-from runtime.events import Event
+from runtime.pipeline.events import Event
+from runtime.results import Segment, Transcript
 from runtime.server.errors import AudioTooLong, Closing, EngineFailure, GivenUp
-from runtime.server.fairness import LIVE_AHEAD_SECONDS, LIVE_WEIGHT, OLDEST_EVERY, Fairness
 from runtime.server.metrics import Metrics
-from runtime.server.scheduler import GROUP_SECONDS, Scheduler
-from runtime.server.stream_ticket import Latency, StreamTicket
-from runtime.server.throughput import Throughput
-from runtime.server.tickets import FileTicket
+from runtime.server.scheduling.fairness import LIVE_AHEAD_SECONDS, LIVE_WEIGHT, OLDEST_EVERY, Fairness
+from runtime.server.scheduling.file_ticket import FileTicket
+from runtime.server.scheduling.scheduler import GROUP_SECONDS, Scheduler
+from runtime.server.scheduling.stream_ticket import Latency, StreamTicket
+from runtime.server.scheduling.throughput import Throughput
 from runtime.transcriber import Request
-from runtime.transcript import Segment, Transcript
-from tests.stepped_engine import RATE, WAIT, FakeTranscriber, Session, SteppedEngine, wav
+from tests.helpers.stepped_engine import RATE, WAIT, FakeTranscriber, Session, SteppedEngine, wav
 
 
 @dataclass

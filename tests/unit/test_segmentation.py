@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import load_audio
+from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces, speech_pieces, split_piece
+from runtime.audio.vad import FRAME_SAMPLES
 from runtime.errors import OptionError
-from runtime.segmentation import Piece, SpeechCutter, fixed_pieces, speech_pieces, split_piece
-from runtime.voice_activity import FRAME_SAMPLES
 from tests.conftest import DATA
 
 RATE = 16_000
@@ -89,8 +89,8 @@ def test_pieces_have_all_speech_and_no_long_pause(
         assert not pieces
     # A second without speech on either side is in a piece only within a pause of less than 1.5 s: never in its middle.
     counted = np.concatenate([[0], np.cumsum(spoken)])
-    places = np.arange(len(samples))
-    around = counted[np.minimum(places + RATE, len(samples))] - counted[np.maximum(places - RATE, 0)]
+    indices = np.arange(len(samples))
+    around = counted[np.minimum(indices + RATE, len(samples))] - counted[np.maximum(indices - RATE, 0)]
     assert not (covered > 0)[around == 0].any()
     # However the audio comes in blocks, the pieces are the same.
     whole = list(speech_pieces([samples], RATE, longest, Scripted(speech), pause=1.5))
@@ -214,13 +214,13 @@ def test_recordings_far_apart() -> None:
     """The sample recordings with three seconds of faint noise between them: as many pieces, each around one."""
     index = json.loads((DATA / "index.json").read_text(encoding="utf-8"))
     rng = np.random.default_rng(5)
-    parts, bounds, place = [], [], 0
+    parts, bounds, offset = [], [], 0
     for entry in index:
         recording = load_audio(DATA / entry["file"], RATE)
         gap = (0.0005 * rng.standard_normal(3 * RATE)).astype(np.float32)
-        bounds.append((place, place + len(recording)))
+        bounds.append((offset, offset + len(recording)))
         parts += [recording, gap]
-        place += len(recording) + len(gap)
+        offset += len(recording) + len(gap)
     pieces = list(speech_pieces(parts, RATE, 15.0))
     assert len(pieces) == len(index)
     for piece, (start, end) in zip(pieces, bounds, strict=True):

@@ -16,13 +16,13 @@ import pytest
 from quantize.calibration import Calibration, Inputs
 from quantize.errors import RecipeError
 from quantize.graph import save_graph
+from quantize.instrumented_graph import InstrumentedGraph
 from quantize.numerics import Floats, quantize_blocks, relative_error
-from quantize.probing import ProbedGraph
 from quantize.products import Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Fallback, Keep, Sensitive, WeightOnly
 from quantize.rewriting import Rewritten, rewrite
 from quantize.sensitivity import most_sensitive, sensitivities
-from runtime.engine import Probe
+from runtime.engines.base import Probe
 
 RULE = WeightOnly(graph="*", bits=4, block=32)
 ROWS = 12
@@ -131,7 +131,7 @@ def test_inner_values_are_read_and_pushed(tmp_path: Path, rng: np.random.Generat
     text = "(float[M, 8] x) => (float[M, 8] y) { a = Relu(x) b = Neg(a) c = Abs(b) y = Neg(c) }"
     path = write(tmp_path / "m.onnx", text)
     probe = Probe("encoder", {"x": normal(rng, 3, 8)}, ["y"])
-    graph = ProbedGraph(path, ["a", "c", "a"], ["b"])
+    graph = InstrumentedGraph(path, ["a", "c", "a"], ["b"])
     plain = graph.run(probe, ["y", "a", "c"])
     np.testing.assert_array_equal(plain["a"], np.maximum(probe.feeds["x"], 0))
     np.testing.assert_array_equal(plain["c"], -plain["y"])
@@ -150,7 +150,7 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path, rng: np.random.Gener
     assert save_graph(ir.load(whole), path, inline_limit=100).data == "split.onnx.data"
     probe = Probe("decoder", {"x": normal(rng, 3, 64)}, ["y"])
     (exact,) = run(whole, probe.feeds).values()
-    np.testing.assert_array_equal(ProbedGraph(path, ["a"]).run(probe, ["y"])["y"], exact)
+    np.testing.assert_array_equal(InstrumentedGraph(path, ["a"]).run(probe, ["y"])["y"], exact)
     spec = rewritten(path, probe, {"a": msgspec.structs.replace(RULE, bits=8)}).spec
     assert spec.data is None
     for file in tmp_path.glob("split.*"):
@@ -239,7 +239,7 @@ def test_a_convolution_under_a_rule_with_sensitive_weights(tmp_path: Path, rng: 
 
 def calibrated(path: Path, probe: Probe) -> dict[str, Inputs]:
     calibration = Calibration(find_products(ir.load(path).graph), 1)
-    calibration.add(ProbedGraph(path, calibration.taps).run(probe, calibration.taps))
+    calibration.add(InstrumentedGraph(path, calibration.taps).run(probe, calibration.taps))
     return calibration.finish()
 
 

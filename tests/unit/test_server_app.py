@@ -20,13 +20,13 @@ from openai.types.audio import TranscriptionVerbose
 from starlette.testclient import TestClient
 
 from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, OptionError, ProviderError
+from runtime.results import TokenCounts
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.replies import token_usage
+from runtime.server.openai.replies import token_usage
 from runtime.server.settings import Settings
-from runtime.transcript import TokenCounts
-from tests.fake_service import FakeService, app, segment, transcript
+from tests.helpers.fake_service import FakeService, app, segment, transcript
 
 PATH = "/v1/audio/transcriptions"
 ALWAYS_READY = FakeService()

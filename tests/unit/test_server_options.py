@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtime.server.options import TranscriptionOptions, transcription_options
-from runtime.server.problems import RequestProblem
+from runtime.server.http.problems import RequestProblem
+from runtime.server.openai.options import TranscriptionOptions, transcription_options
 
 
 def parse(*, vad: Any = True, **fields: Any) -> TranscriptionOptions:

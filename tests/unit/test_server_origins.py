@@ -6,9 +6,9 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from runtime.server.origins import is_known_host
+from runtime.server.http.origins import is_known_host
 from runtime.server.settings import Settings
-from tests.fake_service import FakeService, app
+from tests.helpers.fake_service import FakeService, app
 
 PATH = "/v1/audio/transcriptions"
 
@@ -63,7 +63,7 @@ def test_a_name_that_points_here_opens_nothing() -> None:
 
 
 def test_a_form_of_another_page_is_refused_where_browsers_do_not_say_from_what_site() -> None:
-    """``Sec-Fetch-Site`` is sent to https and the own machine alone, and another port of it counts as the same site."""
+    """``Sec-Fetch-SmoothingSite`` is sent to https and the own machine alone, and another port of it counts as the same site."""
     service = FakeService()
     with TestClient(app(service)) as client:
         for origin in ("http://evil.example", "http://testserver:3000", "null"):

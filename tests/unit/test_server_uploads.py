@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from runtime.server.clients import ClientGone
+from runtime.server.http.clients import ClientGone
+from runtime.server.http.problems import RequestProblem
+from runtime.server.http.uploads import SPOOL_BYTES, received_form
 from runtime.server.limits import Limits
-from runtime.server.problems import RequestProblem
-from runtime.server.uploads import SPOOL_BYTES, received_form
 
 CONTENT = {"content-type": "multipart/form-data; boundary=edge"}
 
@@ -204,7 +204,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runtime.server.uploads.SpooledTemporaryFile", Full)
+    monkeypatch.setattr("runtime.server.http.uploads.SpooledTemporaryFile", Full)
     refused = refusal(whole(part("file", b"x")))
     assert refused.status == 507
     assert "no room" in str(refused)

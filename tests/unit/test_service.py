@@ -19,16 +19,16 @@ import pytest
 
 from runtime.audio import load_audio
 from runtime.errors import AudioInvalidError, OptionError
-from runtime.events import Event, Final, Partial, Speech
+from runtime.pipeline.events import Event, Final, Partial, Speech
+from runtime.pipeline.streaming import LiveOptions
+from runtime.results import Segment, Transcript
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 from runtime.server.limits import Limits
-from runtime.server.live_stream import MOST_BEHIND_SECONDS
 from runtime.server.metrics import Metrics
-from runtime.server.service import LiveStream, Service
-from runtime.streaming import LiveOptions
+from runtime.server.scheduling.live_stream import MOST_BEHIND_SECONDS
+from runtime.server.scheduling.service import LiveStream, Service
 from runtime.transcriber import Transcriber
-from runtime.transcript import Segment, Transcript
-from tests.stepped_engine import RATE, WAIT, FakeTranscriber, SteppedEngine, wav
+from tests.helpers.stepped_engine import RATE, WAIT, FakeTranscriber, SteppedEngine, wav
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -17,9 +17,9 @@ from quantize.methods import w8a8
 from quantize.numerics import Floats, relative_error, round_rows
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Keep, Smoothing, WeightOnly
-from quantize.sites import find_sites
 from quantize.smoothing import Smoothed, product_error, smooth
-from runtime.cpu import lacks_vnni
+from quantize.smoothing_sites import find_smoothing_sites
+from runtime.host.cpu import lacks_vnni
 
 INTEGERS = W8A8(graph="*", error_bound=1.0)
 BLIND = W8A8(graph="*", error_bound=1.0, smoothing=None)
@@ -55,7 +55,7 @@ class Setup:
 
     def smooth(self, *rules: AnyRule | None) -> list[Smoothed]:
         chosen = dict(zip("ab", rules, strict=True))
-        sites = find_sites(self.products)
+        sites = find_smoothing_sites(self.products)
         return smooth(sites, self.weights, self.inputs, lambda p: chosen[p.name], np.random.default_rng(0))
 
     def error(self, product: Product, rule: AnyRule) -> float:

@@ -11,14 +11,14 @@ from quantize.errors import CalibrationError
 from quantize.package import Plan, find_audio
 from quantize.recipe import load_recipe
 from quantize.speech import EVALUATED, calibration_clips, evaluation_utterances, is_evaluated, probe_clips, spoken
-from runtime.artifact import Language
 from runtime.evaluation import Utterance
+from runtime.model.manifest import Language
 
 RUSSIAN, MANDARIN, FRENCH = Language("Russian", "ru"), Language("Chinese", "zh"), Language("French", "fr")
 
 
 def said_in(*languages: str | None) -> list[Utterance]:
-    return [Utterance(Path(f"{place}.wav"), "text", language) for place, language in enumerate(languages)]
+    return [Utterance(Path(f"{index}.wav"), "text", language) for index, language in enumerate(languages)]
 
 
 def test_names_codes_and_locales_of_a_language_are_the_same() -> None:

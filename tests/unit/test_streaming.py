@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.audio.incoming import Incoming
-from runtime.engine import BatchPlan, Capabilities, SegmentJob, SegmentOptions, SegmentResult
+from runtime.audio.segmentation import speech_pieces
+from runtime.engines.base import SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.batch_plan import BatchPlan
+from runtime.engines.capabilities import Capabilities
 from runtime.errors import AudioInvalidError, OptionError
-from runtime.events import Event, Final, Partial, Speech
-from runtime.segmentation import speech_pieces
-from runtime.streaming import LiveOptions, LiveSession, Stream
+from runtime.pipeline.events import Event, Final, Partial, Speech
+from runtime.pipeline.streaming import LiveOptions, LiveSession, Stream
 
 RATE = 16_000
 WORDS = ["one", " two", " three", " four", "，", "五", "六", ".", " seven", " eight"]
@@ -58,8 +60,8 @@ class Fickle:
     def said(self, samples: np.ndarray) -> list[int]:
         """Two words a second, chosen by the loudness of their audio; some again by the length of all of it."""
         made = []
-        for place in range(len(samples) // (RATE // 2)):
-            word = int(abs(samples[place * RATE // 2]) * 1e6)
+        for index in range(len(samples) // (RATE // 2)):
+            word = int(abs(samples[index * RATE // 2]) * 1e6)
             random = np.random.default_rng([self.seed, word, len(samples)])
             made.append(int(random.integers(len(WORDS))) if random.random() < self.whim else word % len(WORDS))
         return made
@@ -104,7 +106,7 @@ class Loud:
 
 @pytest.fixture(autouse=True)
 def _loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.segmentation.SpeechDetector", Loud)
+    monkeypatch.setattr("runtime.audio.segmentation.SpeechDetector", Loud)
 
 
 def audio(spells: list[tuple[float, float]], seed: int = 0) -> np.ndarray:

@@ -61,24 +61,24 @@ def one_row(
     tokens: list[int] = []
     starts, ends, logs = [], [], []
     last, state = rules.blank, (0.0, 0.0)
-    place = still = 0
-    while place < len(frames):
-        logits, durations = joint.one(last, state, frames[place])
+    index = still = 0
+    while index < len(frames):
+        logits, durations = joint.one(last, state, frames[index])
         token, duration = int(np.argmax(logits)), rules.durations[int(np.argmax(durations))]
         if token == rules.blank:
-            place, still = place + max(1, duration), 0
+            index, still = index + max(1, duration), 0
             continue
         tokens.append(token)
-        starts.append(place)
-        ends.append(place + duration)
+        starts.append(index)
+        ends.append(index + duration)
         logs.append(float(logits[token]) - math.log(sum(math.exp(float(each)) for each in logits)))
         state, last = joint.after(last, state), token
         still = 0 if duration else still + 1
-        place += duration
+        index += duration
         if still == rules.max_symbols:
-            place, still = place + 1, 0
+            index, still = index + 1, 0
         if len(tokens) == budget:
-            return FrameHypothesis(tokens, starts, ends, logs, "stop" if place >= len(frames) else "length")
+            return FrameHypothesis(tokens, starts, ends, logs, "stop" if index >= len(frames) else "length")
     return FrameHypothesis(tokens, starts, ends, logs)
 
 
@@ -106,8 +106,8 @@ def test_rows_are_decoded_as_alone(
     joint, encoded = RandomJoint(seed, blanks=blanks, stay=stay), clips(seed, lengths)
     found = dict(greedy_tdt(joint, encoded, RULES, budgets=[budget] * len(lengths)))
     assert sorted(found) == list(range(len(lengths)))
-    for place, frames in enumerate(encoded):
-        same(found[place], one_row(joint, frames, budget=budget))
+    for index, frames in enumerate(encoded):
+        same(found[index], one_row(joint, frames, budget=budget))
 
 
 def test_a_model_that_would_stay_for_ever_goes_on() -> None:
@@ -128,14 +128,14 @@ def test_a_blank_without_time_goes_on_by_one_frame() -> None:
 
 def test_rows_that_have_ended_are_not_computed() -> None:
     joint = RandomJoint(3, blanks=99.0, stay=99.0)
-    order = [place for place, _ in greedy_tdt(joint, clips(3, [9, 2, 5]), RULES)]
+    order = [index for index, _ in greedy_tdt(joint, clips(3, [9, 2, 5]), RULES)]
     assert order == [1, 2, 0]
     assert joint.rows == [3] * 2 + [2] * 3 + [1] * 4
 
 
 def test_what_nobody_waits_for_is_dropped() -> None:
     joint, asked = RandomJoint(3, blanks=99.0, stay=99.0), count()
-    found = dict(greedy_tdt(joint, clips(3, [9, 9]), RULES, alive=lambda place: place == 1 or next(asked) < 3))
+    found = dict(greedy_tdt(joint, clips(3, [9, 9]), RULES, is_cancelled=lambda index: index != 1 and next(asked) >= 3))
     assert list(found) == [1]
     assert joint.rows == [2] * 3 + [1] * 6
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import Transcriber, threads
-from runtime.threads import usable_cores
+from runtime import Transcriber
+from runtime.ort import threads
+from runtime.ort.threads import usable_cores
 from tests.conftest import ARTIFACT, REPOSITORY
 
 V2 = "30 24 0:26 {root} {point} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -104,7 +105,7 @@ def test_this_process_has_a_core() -> None:
 def test_the_affinity_mask_counts() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from runtime.threads import usable_cores; print(usable_cores())"
+        "from runtime.ort.threads import usable_cores; print(usable_cores())"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "1"

@@ -11,15 +11,15 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.conftest import CHECKPOINT
-from tests.tiny.dataset import Corpus, generate, phoneme_table
-from tests.tiny.espeak import Espeak
-from tests.tiny.evaluate import error_rate, held_out, normalize
-from tests.tiny.loop import Plan, train
-from tests.tiny.qwen3_asr.model import log_mel, token_counts
-from tests.tiny.qwen3_asr.tokenizer import PLAIN, SPECIAL, train_tokenizer
-from tests.tiny.qwen3_asr.train import Batches, Trainee
-from tests.tiny.sentences import HOMOPHONES, LANGUAGES, chinese_number, sentence
-from tests.tiny.synth import UNHEARD, VARIANTS, VOICES, augment, noise_only, utterance
+from tools.tiny.dataset import Corpus, generate, phoneme_table
+from tools.tiny.espeak import Espeak
+from tools.tiny.evaluate import error_rate, held_out, normalize
+from tools.tiny.loop import Plan, train
+from tools.tiny.qwen3_asr.model import log_mel, token_counts
+from tools.tiny.qwen3_asr.tokenizer import PLAIN, SPECIAL, train_tokenizer
+from tools.tiny.qwen3_asr.train import Batches, Trainee
+from tools.tiny.sentences import HOMOPHONES, LANGUAGES, chinese_number, sentence
+from tools.tiny.synth import UNHEARD, VARIANTS, VOICES, augment, noise_only, utterance
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,8 @@ def test_augmentation_stays_in_range() -> None:
 
 
 def test_held_out_sets_are_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.tiny.evaluate.UTTERANCES", 6)
-    monkeypatch.setattr("tests.tiny.evaluate.CONTEXT_UTTERANCES", 6)
+    monkeypatch.setattr("tools.tiny.evaluate.UTTERANCES", 6)
+    monkeypatch.setattr("tools.tiny.evaluate.CONTEXT_UTTERANCES", 6)
     first, again = held_out(tmp_path / "a"), held_out(tmp_path / "b")
     assert [item.text for item in first.items] == [item.text for item in again.items]
     np.testing.assert_array_equal(first.clips[3], again.clips[3])

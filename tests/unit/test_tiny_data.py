@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 from quantize.errors import OutputError
 from runtime import Transcriber
 from tests.conftest import DATA
-from tests.tiny import corpora, dataset, evaluate, samples
-from tests.tiny.__main__ import app
-from tests.tiny.corpora import PHASES, TRAIN_SEED, prepared
-from tests.tiny.dataset import BLOCK, Item, block_seeds
-from tests.tiny.evaluate import error_rate
-from tests.tiny.ogg import with_serial
-from tests.tiny.samples import write_evaluation, write_folder
-from tests.tiny.sentences import LANGUAGES
-from tests.tiny.synth import UNHEARD
+from tools.tiny import corpora, dataset, evaluate, samples
+from tools.tiny.__main__ import app
+from tools.tiny.corpora import PHASES, TRAIN_SEED, prepared
+from tools.tiny.dataset import BLOCK, Item, block_seeds
+from tools.tiny.evaluate import error_rate
+from tools.tiny.ogg import with_serial
+from tools.tiny.samples import write_evaluation, write_folder
+from tools.tiny.sentences import LANGUAGES
+from tools.tiny.synth import UNHEARD
 
 EVALUATION = DATA / "evaluation"
 KEYS = {"file", "language", "text", "context", "voice"}

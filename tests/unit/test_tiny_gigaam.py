@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from export.checkpoints import CHECKPOINTS, CheckpointFolder
-from export.families.gigaam import GigaAM
+from export.families.gigaam.exporter import GigaAM
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
 from tests.conftest import REPOSITORY
-from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
-from tests.tiny.evaluate import normalize
-from tests.tiny.gigaam.measure import Figures, missed, table
-from tests.tiny.gigaam.model import BLANK, LETTERS, letters, log_mel
-from tests.tiny.gigaam.publish import write_checkpoint
-from tests.tiny.gigaam.train import IGNORED, Batches, Trainee, letter_frames, letter_weight, suited
-from tests.tiny.loop import Plan, train
-from tests.tiny.sentences import sentence
-from tests.tiny.word_times import StartErrors
+from tools.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tools.tiny.evaluate import normalize
+from tools.tiny.gigaam.measure import Figures, missed, table
+from tools.tiny.gigaam.model import BLANK, LETTERS, letters, log_mel
+from tools.tiny.gigaam.publish import write_checkpoint
+from tools.tiny.gigaam.train import IGNORED, Batches, Trainee, letter_frames, letter_weight, suited
+from tools.tiny.loop import Plan, train
+from tools.tiny.sentences import sentence
+from tools.tiny.word_times import StartErrors
 
 CHECKPOINT = CHECKPOINTS["gigaam-v3-tiny"].bundled or Path()
 
@@ -96,7 +96,7 @@ def test_every_text_of_the_corpus_can_be_written() -> None:
     rng = random.Random(3)
     for _ in range(400):
         text = sentence("ru", rng).text
-        assert "".join(LETTERS[place] for place in letters(text)) == normalize(text)
+        assert "".join(LETTERS[index] for index in letters(text)) == normalize(text)
     with pytest.raises(ValueError, match=r"'Hi' has 'h', which is not in the vocabulary"):
         letters("Hi")
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from runtime.decoding.tdt import Floats, Ints, States, TdtRules, greedy_tdt
 from runtime.features.nemo_mel import NemoMelConfig, nemo_mel
-from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
-from tests.tiny.loop import Plan
-from tests.tiny.parakeet.__main__ import CHECKPOINT
-from tests.tiny.parakeet.labels import (
+from tools.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tools.tiny.loop import Plan
+from tools.tiny.parakeet.__main__ import CHECKPOINT
+from tools.tiny.parakeet.labels import (
     FRAME_SECONDS,
     LONGEST,
     Visit,
@@ -26,10 +26,10 @@ from tests.tiny.parakeet.labels import (
     usual_spelling,
     walk,
 )
-from tests.tiny.parakeet.measure import LEAST_EMPTY, MOST_ERRORS
-from tests.tiny.parakeet.model import encode, encoded_frames, log_mel, new_model
-from tests.tiny.parakeet.tokenizer import BLANK, VOCABULARY, texts, train_tokenizer
-from tests.tiny.parakeet.train import LANGUAGES, Batches, Trainee
+from tools.tiny.parakeet.measure import LEAST_EMPTY, MOST_ERRORS
+from tools.tiny.parakeet.model import encode, encoded_frames, log_mel, new_model
+from tools.tiny.parakeet.tokenizer import BLANK, VOCABULARY, texts, train_tokenizer
+from tools.tiny.parakeet.train import LANGUAGES, Batches, Trainee
 
 TOKENIZER = train_tokenizer(texts(LANGUAGES, seed=3, count=3_000))
 
@@ -74,26 +74,26 @@ PLACES = st.integers(1, 60).flatmap(
 @given(PLACES)
 def test_the_decoder_on_the_walk_says_each_token_at_its_frame(given_places: tuple[int, list[int]]) -> None:
     """The labels are those of the very loop that the runtime has."""
-    frames, places = given_places
+    frames, indices = given_places
     rules = TdtRules(Told.blank, tuple(range(LONGEST + 1)), 10)
     encoded = [np.arange(frames, dtype=np.float32)[:, None]]
-    ((_, found),) = greedy_tdt(Told(walk(places, frames)), encoded, rules)
-    assert found.tokens == list(range(len(places)))
-    assert found.starts == places
+    ((_, found),) = greedy_tdt(Told(walk(indices, frames)), encoded, rules)
+    assert found.tokens == list(range(len(indices)))
+    assert found.starts == indices
 
 
 @given(PLACES, st.integers(0, 9))
 def test_a_walk_that_strays_still_says_all_and_leads_back(given_places: tuple[int, list[int]], seed: int) -> None:
-    frames, places = given_places
-    visits = walk(places, frames, np.random.default_rng(seed), stray=0.5)
-    assert [visit.token for visit in visits if visit.token is not None] == list(range(len(places)))
+    frames, indices = given_places
+    visits = walk(indices, frames, np.random.default_rng(seed), stray=0.5)
+    assert [visit.token for visit in visits if visit.token is not None] == list(range(len(indices)))
     for visit in visits:
         if visit.token is None:
             assert 1 <= visit.duration <= LONGEST
-            assert visit.before == len(places) or visit.frame + visit.duration <= places[visit.before]
+            assert visit.before == len(indices) or visit.frame + visit.duration <= indices[visit.before]
         else:
-            assert visit.frame >= places[visit.token]
-            following = places[visit.token + 1] if visit.token + 1 < len(places) else frames
+            assert visit.frame >= indices[visit.token]
+            following = indices[visit.token + 1] if visit.token + 1 < len(indices) else frames
             assert visit.duration == min(LONGEST, max(0, following - visit.frame))
 
 
@@ -101,19 +101,19 @@ def test_tokens_are_where_their_words_are_said(items: list[Item]) -> None:
     """A word's first token is within half a frame of its mark, later ones are before the next word's."""
     for item in items:
         length = encoded_frames(item.count // 160)
-        ids, places = token_frames(item, TOKENIZER, length)
+        ids, indices = token_frames(item, TOKENIZER, length)
         assert TOKENIZER.decode(ids) == item.text
-        assert places == sorted(places)
-        assert places[-1] < length
+        assert indices == sorted(indices)
+        assert indices[-1] < length
         times = character_times(item)
         cursor = 0
         for start, label in item.words:
-            place = item.text.find(label, cursor)
-            if place < 0 or (place and item.text[place - 1] != " "):
+            index = item.text.find(label, cursor)
+            if index < 0 or (index and item.text[index - 1] != " "):
                 continue  # a number's last digit, or a word that espeak runs together with its neighbour
-            cursor = place + len(label)
-            assert times[place] == start
-        starts = {start: frame for (start, _), frame in zip(TOKENIZER.encode(item.text).offsets, places, strict=True)}
+            cursor = index + len(label)
+            assert times[index] == start
+        starts = {start: frame for (start, _), frame in zip(TOKENIZER.encode(item.text).offsets, indices, strict=True)}
         first, label = item.words[0]
         assert item.text.startswith(label)
         assert abs(starts[0] * FRAME_SECONDS - first) <= FRAME_SECONDS / 2 + 1e-6

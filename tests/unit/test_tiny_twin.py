@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from export.errors import CheckpointInvalidError
 from tests.conftest import CHECKPOINT, DATA
-from tests.tiny.__main__ import app
-from tests.tiny.qwen3_asr.model import log_mel, prompt_ids, token_counts, transcribe
-from tests.tiny.qwen3_asr.twin import FACTORS, Outliers, choose, rescale, write_twin
+from tools.tiny.__main__ import app
+from tools.tiny.qwen3_asr.model import log_mel, prompt_ids, token_counts, transcribe
+from tools.tiny.qwen3_asr.twin import FACTORS, Outliers, choose, rescale, write_twin
 
 SAMPLES = ("en-1.wav", "ru-2.wav", "zh-3.wav")
 
@@ -108,11 +108,11 @@ def test_the_tokens_are_unchanged(models: tuple[nn.Module, nn.Module], tokenizer
 def test_chosen_channels_are_larger_and_no_others(
     models: tuple[nn.Module, nn.Module], made: tuple[Path, list[Outliers]], tokenizer: Tokenizer
 ) -> None:
-    places = list(consumers(made[1]))
-    assert len(places) == 4 * 5 + 1 + 4 * 7  # encoder layers, projector, decoder layers
-    names = [name for name, _ in places]
+    indices = list(consumers(made[1]))
+    assert len(indices) == 4 * 5 + 1 + 4 * 7  # encoder layers, projector, decoder layers
+    names = [name for name, _ in indices]
     original, twin = (input_peaks(model, names, partial(logits, model, tokenizer, "en-1.wav")) for model in models)
-    for name, factors in places:
+    for name, factors in indices:
         assert len(factors) >= 2
         assert all(30 <= factor <= 100 for factor in factors.values())
         expected = original[name].clone()

@@ -11,17 +11,17 @@ import torch
 from tokenizers import Tokenizer
 
 from export.checkpoints import CheckpointFolder
-from export.families.whisper import Whisper
+from export.families.whisper.exporter import Whisper
 from runtime.features.log_mel import LogMelConfig
 from runtime.features.log_mel import log_mel as runtime_log_mel
 from tests.conftest import REPOSITORY
-from tests.tiny.dataset import Corpus, Item, generate, phoneme_table
-from tests.tiny.loop import Plan
-from tests.tiny.whisper import publish
-from tests.tiny.whisper.model import HOP, WINDOW, log_mel, untrained
-from tests.tiny.whisper.targets import NOTHING, Writer, phrases, times, usual
-from tests.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
-from tests.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
+from tools.tiny.dataset import Corpus, Item, generate, phoneme_table
+from tools.tiny.loop import Plan
+from tools.tiny.whisper import publish
+from tools.tiny.whisper.model import HOP, WINDOW, log_mel, untrained
+from tools.tiny.whisper.targets import NOTHING, Writer, phrases, times, usual
+from tools.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
+from tools.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
 
 TEXT = "Jon lives in the office. It is 37 degrees."
 # The article has no mark, and the number has two; the second must not be taken for another number.
@@ -110,8 +110,8 @@ def test_where_nobody_speaks_the_first_token_says_so_and_any_text_ends(tokenizer
         assert NOTHING not in writer.silence("ru", timed=True, wrong=300).targets
     # The rules of decoding forbid an empty text: behind what is written in its place comes the stop.
     plain = writer.silence("ru", timed=False, wrong=300)
-    place = plain.ids.index(300)
-    assert plain.targets[place - 1 : place + 1] == [NOTHING, writer.stop]
+    index = plain.ids.index(300)
+    assert plain.targets[index - 1 : index + 1] == [NOTHING, writer.stop]
 
 
 def test_windows_hold_whole_sentences_and_say_where_the_next_begins(corpus: Corpus, tokenizer: Tokenizer) -> None:

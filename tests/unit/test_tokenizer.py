@@ -16,10 +16,10 @@ from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.tokenizer import load_tokenizer
 from runtime.__main__ import app as runtime_app
-from runtime.tokenizer import read_tokenizer, refusals
-from tests import gigaam_checkpoint, whisper_checkpoint
-from tests.broken_tokenizer import with_tokenizer
+from runtime.model.tokenizer import read_tokenizer, refusals
 from tests.conftest import ARTIFACT, CHECKPOINT, DATA
+from tests.helpers import gigaam_checkpoint, whisper_checkpoint
+from tests.helpers.broken_tokenizer import with_tokenizer
 
 PARAKEET = CHECKPOINT.parent / "parakeet-tdt-tiny"
 NOISE = random.Random(1).randbytes(300)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from runtime.engine import Word
-from tests.tiny.word_times import start_errors, summary
+from runtime.results import Word
+from tools.tiny.word_times import start_errors, summary
 
 MARKS = [(0.10, "Включи"), (0.50, "свет"), (0.90, "в"), (1.00, "кухне")]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.words import Timed, spell, words_of
-from tests.tiny_parakeet import BLANK, tokenizer
+from runtime.engines.words import Timed, spell, words_of
+from tests.helpers.parakeet_checkpoint import BLANK, tokenizer
 
 TOKENIZER = tokenizer()
 

@@ -10,10 +10,10 @@ import pytest
 
 from runtime import Segment, Transcript
 from runtime.cli.live_output import event_as_json
-from runtime.engine import SegmentResult, Timings, Word
-from runtime.events import Final
-from runtime.transcript import TokenCounts, segment_of
-from runtime.work import Span
+from runtime.engines.base import SegmentResult, Span
+from runtime.pipeline.events import Final
+from runtime.pipeline.spans import segment_of
+from runtime.results import Timings, TokenCounts, Word
 from runtime.writers import FORMATS, as_json, as_srt, as_tsv, as_vtt
 
 

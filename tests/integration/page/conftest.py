@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser import PATIENCE, ScriptedServer, chromium, serving
-from tests.page_steps import (
+from tests.helpers.browser import PATIENCE, ScriptedServer, chromium, serving
+from tests.helpers.page_steps import (
     RECORDING,
     Visit,
 )

@@ -11,13 +11,12 @@ import pytest
 import soundfile
 from playwright.sync_api import Page, expect
 
-from runtime.engine import Timings
-from runtime.joining import join_texts
-from runtime.transcript import Segment, TokenCounts, Transcript
+from runtime.pipeline.join_text import join_texts
+from runtime.results import Segment, Timings, TokenCounts, Transcript
 from runtime.writers import FORMATS
-from tests.browser import PATIENCE, ScriptedServer
 from tests.conftest import DATA
-from tests.page_steps import (
+from tests.helpers.browser import PATIENCE, ScriptedServer
+from tests.helpers.page_steps import (
     RECORDING,
     TEXTS,
     Visit,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser
 
-from runtime.server import page as pages
+from runtime.server.http import page as pages
 
 
 def test_every_file_is_in_the_table_and_no_other_path_is_answered(address: str) -> None:

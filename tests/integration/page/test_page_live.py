@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Page, expect
 
-from tests.browser import PATIENCE, ScriptedServer
-from tests.page_steps import (
+from tests.helpers.browser import PATIENCE, ScriptedServer
+from tests.helpers.page_steps import (
     RECORDING,
     Visit,
     button,
@@ -98,7 +98,7 @@ def test_nothing_said_is_no_error(visit: Visit, server: ScriptedServer) -> None:
 
 def test_what_stops_it_stays_in_sight_of_a_long_transcript(visit: Visit, server: ScriptedServer) -> None:
     page = visit(viewport={"width": 360, "height": 640})
-    finals = [completed(f"item {place}", "A sentence.", place, place + 1) for place in range(40)]
+    finals = [completed(f"item {index}", "A sentence.", index, index + 1) for index in range(40)]
     server.before = [*finals, partial("last", "The", " end")]
     page.get_by_role("button", name="Use the microphone").click()
     expect(page.get_by_text("The end")).to_be_in_viewport()

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 from starlette.responses import JSONResponse
 
-from tests.browser import ScriptedServer
-from tests.page_steps import (
+from tests.helpers.browser import ScriptedServer
+from tests.helpers.page_steps import (
     Visit,
     choose,
     committed,

@@ -10,13 +10,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from runtime import Transcriber
-from runtime.server.app import make_app
+from runtime.server.http.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
-from runtime.server.service import Service
+from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
-from tests.browser import PATIENCE, chromium, serving
 from tests.conftest import ARTIFACT, DATA
+from tests.helpers.browser import PATIENCE, chromium, serving
 
 RECORDING = DATA / "en-1.wav"
 KEY = "open-sesame"

@@ -1,0 +1,149 @@
+"""``python -m benchmarks.four_bits``: what 4 bits cost the small Parakeet, part by part and by whole recipes.
+
+Each part alone has 4 bits while everything else stays float32. The held-out set has 700 words of Russian, of which one
+point is seven: so three more sets of other seeds are heard, and a rise has its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from benchmarks.artifacts import exported
+from export.checkpoints import CHECKPOINTS
+from quantize.package import Plan, quantize_artifact
+from quantize.recipe import Bounds, Keep, Recipe, Smoothing, WeightOnly, load_recipe
+from quantize.report import Report
+from runtime import Request, Transcriber
+from runtime.model.artifact import Artifact, open_artifact
+from tools.tiny.dataset import Item
+from tools.tiny.evaluate import Floats, held_out, normalize
+from tools.tiny.parakeet.train import LANGUAGES
+from tools.tiny.synth import RATE
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAME = "parakeet-tdt-tiny"
+#: Graph role and node pattern of each part; together all products but the convolutions of the stem.
+PARTS = {
+    "feed forward": [("encoder", "*/feed_forward*")],
+    "attention": [("encoder", "*/self_attn/*")],
+    "convolution modules": [("encoder", "*/conv/pointwise*")],
+    "before and behind the layers": [("encoder", "/subsampling/linear/*"), ("encoder", "/head/*")],
+    "prediction network": [("decoder_joint", "/layers/*")],
+    "token table, joint projection and head": [
+        ("decoder_joint", "/embedding/*"),
+        ("decoder_joint", "/decoder_projector/*"),
+        ("decoder_joint", "/head/*"),
+    ],
+}
+RECIPES = ("int4", "mixed", "int8")
+
+ALL = "all of these"
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Errors and words of every utterance, [n, 2] by language code; and its tokens, by segment."""
+
+    counts: dict[str, Counts]
+    tokens: list[list[list[int]]]
+
+
+def part_recipe(part: str) -> Recipe:
+    """4 bits for a part, or for all, as ``int4`` has them; float32 for the rest."""
+    nodes = [each for nodes in PARTS.values() for each in nodes] if part == ALL else PARTS[part]
+    four = [WeightOnly(graph=role, node=node, bits=4, block=64, smoothing=Smoothing()) for role, node in nodes]
+    bounds = Bounds(relative_error={"*": 1.0}, identical=0.0, error_rate=1.0)
+    return Recipe(f"4 bits: {part}", bounds, (*four, Keep(graph="*")), name=part.replace(",", "").replace(" ", "-"))
+
+
+def made(parent: Artifact, recipe: Recipe, folder: Path) -> Artifact:
+    """The artifact by a recipe, made if it is not there; also beyond the recipe's bounds."""
+    out = folder / recipe.name
+    if not out.exists():
+        with Report() as report:
+            quantize_artifact(parent, Plan(recipe, force=True), out, report)
+    return open_artifact(out)
+
+
+def heard(artifact: Artifact, clips: Sequence[tuple[Item, Floats]]) -> Heard:
+    """What an artifact makes of the clips in its languages."""
+    transcriber = Transcriber.from_artifact(artifact.path)
+    counts: dict[str, Counts] = {}
+    tokens: list[list[list[int]]] = []
+    for code in LANGUAGES:
+        chosen = [(item, clip) for item, clip in clips if item.language == code]
+        outcomes = transcriber.transcribe_many([Request(clip, sample_rate=RATE) for _, clip in chosen])
+        found = [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
+        rows = [errors(item.text, each.text) for (item, _), each in zip(chosen, found, strict=True)]
+        counts[code] = np.array(rows, np.int64)
+        tokens += [[segment.tokens for segment in each.segments] for each in found]
+    return Heard(counts, tokens)
+
+
+def errors(truth: str, text: str) -> tuple[int, int]:
+    """Word errors of ``text``, and words of ``truth``; without case and punctuation."""
+    words = jiwer.process_words(normalize(truth), normalize(text))
+    return words.substitutions + words.deletions + words.insertions, len(normalize(truth).split())
+
+
+def rise(before: Counts, after: Counts) -> tuple[float, float]:
+    """By how many points the error rate rose, and half of its 95 % interval, over utterances as they were drawn."""
+    change = (after - before)[:, 0]
+    words = int(before[:, 1].sum())
+    return 100 * change.sum() / words, 196 * float(np.sqrt(len(change)) * change.std()) / words
+
+
+def row(name: str, artifact: Artifact, before: Heard, after: Heard) -> str:
+    """A line of the table."""
+    cells = [name, f"{artifact.size / 1e6:.2f} MB"]
+    for code in LANGUAGES:
+        points, half = rise(before.counts[code], after.counts[code])
+        wrong, words = after.counts[code].sum(0)
+        cells += [f"{wrong / words:.2%}", f"{points:+.2f} ± {half:.2f}"]
+    same = [one == other for one, other in zip(before.tokens, after.tokens, strict=True)]
+    quantization = artifact.manifest.quantization
+    moved = quantization.gate.relative_error if quantization else {}
+    cells += [f"{np.mean(same):.1%}", " / ".join(f"{error:.4f}" for error in moved.values())]
+    return f"| {' | '.join(cells).replace('%', ' %')} |"
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Artifacts; a second run takes those that are there.")] = REPOSITORY
+    / "build"
+    / "benchmarks"
+    / "four-bits",
+    corpora: Annotated[Path, typer.Option(help="Held-out sets, generated if they are not there.")] = REPOSITORY
+    / "build"
+    / "tiny"
+    / "evaluation",
+    sets: Annotated[int, typer.Option(min=1, help="How many held-out sets, of 200 utterances each.")] = 4,
+) -> None:
+    """Print the table of docs/quantization.md: a quarter of an hour on a core."""
+    clips: list[tuple[Item, Floats]] = []
+    for fresh in range(sets):
+        data = held_out(corpora, fresh)
+        clips += zip(data.items, data.clips, strict=True)
+    parent = open_artifact(exported(NAME, work, CHECKPOINTS[NAME].bundled))
+    before = heard(parent, clips)
+    languages = " | ".join(f"{language} | points" for language in LANGUAGES.values())
+    typer.echo(f"| 4 bits in | size | {languages} | same tokens | relative error, encoder / decoder |")
+    typer.echo("|---|---|---|---|---|---|---|---|")
+    typer.echo(row("nothing: float32", parent, before, before))
+    parts = [(part, part_recipe(part)) for part in (*PARTS, ALL)]
+    for name, recipe in parts + [(f"recipe `{name}`", load_recipe(name)) for name in RECIPES]:
+        artifact = made(parent, recipe, work)
+        typer.echo(row(name, artifact, before, heard(artifact, clips)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,167 @@
+"""Hours of audio and hundreds of files: time by length, memory by length and by number of files, and cold starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import soundfile
+
+from benchmarks.artifacts import quantized, random_weights
+from export.compare import speech
+from tests.conftest import ARTIFACT, DATA
+
+log = logging.getLogger("benchmarks")
+
+RATE = 16_000
+MINUTES = (1, 10, 60)
+TOKENS_A_SECOND = 3
+FILES, FIRST = 200, 20
+HOURS = 3
+STARTS = 7
+COLD_SECONDS, COLD_TOKENS = 2, 4
+
+
+def measure(work: Path) -> dict[str, Any]:
+    """Minutes to an hour at 0.6B; 3 hours and 200 files on the small model; cold starts of int8 and int4."""
+    parent = random_weights("0.6b", work / "0.6b")
+    models = {recipe: quantized(parent, recipe)[0] for recipe in ("int8", "int4")}
+    return {
+        "minutes": {str(count): _minutes(work, models["int8"], count) for count in MINUTES},
+        "hours": {str(count): _hours(work, count) for count in (1 / 60, HOURS)},
+        "files": child(_FILES, FILES, FIRST, DATA),
+        "cold_starts": {recipe: _cold_starts(work, model) for recipe, model in models.items()},
+    }
+
+
+# In a process of its own: seconds and peak memory of one file, tokens forced for each of its segments. The file's first
+# twenty seconds go before, so that no time is that of weights that are touched for the first time.
+_ONE = """
+import json, sys, time
+import soundfile
+from runtime import Transcriber
+from runtime.host.memory import peak_resident_bytes
+model, clip, tokens = sys.argv[1:]
+transcriber = Transcriber.from_artifact(model)
+forced = {"max_new_tokens": int(tokens), "ignore_stop": True} if int(tokens) else {}
+beginning, rate = soundfile.read(clip, frames=20 * 16_000, dtype="float32")
+transcriber.transcribe(beginning, sample_rate=rate, **forced)
+began = time.perf_counter()
+transcript = transcriber.transcribe(clip, **forced)
+print(json.dumps({
+    "seconds": time.perf_counter() - began,
+    "duration": transcript.duration,
+    "segments": len(transcript.segments),
+    "tokens": transcript.tokens.generated,
+    "peak_bytes": peak_resident_bytes(),
+}))
+"""
+_FILES = """
+import json, sys
+from itertools import cycle, islice
+from pathlib import Path
+from runtime import Transcriber
+from runtime.host.memory import resident_bytes
+count, first, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+transcriber = Transcriber.from_artifact()
+resident = []
+for file in islice(cycle(sorted(folder.glob("*.wav"))), count):
+    transcriber.transcribe(file)
+    resident.append(resident_bytes())
+print(json.dumps({"files": count, "first": first, "first_bytes": resident[first - 1], "last_bytes": resident[-1]}))
+"""
+
+
+def child(code: str, *arguments: object) -> dict[str, Any]:
+    """What a process of its own prints as JSON, given its code and arguments."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = msgspec.json.decode(said.stdout)
+    log.info("%s", found)
+    return found
+
+
+def recording(work: Path, seconds: float) -> Path:
+    """Speech of so many seconds as a file, written block by block."""
+    path = work / f"speech-{seconds:g}.wav"
+    if not path.exists():
+        minute = speech(60)
+        with soundfile.SoundFile(path, "w", RATE, 1) as out:
+            left = int(seconds * RATE)
+            while left:
+                out.write(minute[:left])
+                left -= min(left, len(minute))
+    return path
+
+
+def _minutes(work: Path, model: Path, count: int) -> dict[str, Any]:
+    """The median of three runs; of an hour one run is enough, for it averages by itself."""
+    path = recording(work, 60 * count)
+    # Segments are of like length: as many tokens for each as its share of three a second.
+    tokens = round(TOKENS_A_SECOND * 60 / _segments_a_minute(path))
+    runs = [child(_ONE, model, path, tokens) for _ in range(3 if count < MINUTES[-1] else 1)]
+    middle = statistics.median(run["seconds"] for run in runs)
+    return runs[0] | {"seconds": middle, "tokens_a_segment": tokens}
+
+
+def _segments_a_minute(path: Path) -> float:
+    from runtime.audio import open_audio
+    from runtime.audio.segmentation import speech_pieces
+    from runtime.engines.base import DEFAULT_SEGMENT_SECONDS
+
+    with open_audio(path, RATE) as reader:
+        count = sum(1 for _ in speech_pieces(reader.blocks(), RATE, DEFAULT_SEGMENT_SECONDS))
+    return 60 * count / float(soundfile.info(path).duration)
+
+
+def _hours(work: Path, hours: float) -> dict[str, Any]:
+    """The small model over a long file, its texts as they come."""
+    return child(_ONE, ARTIFACT, recording(work, 3600 * hours), 0)
+
+
+def _cold_starts(work: Path, model: Path) -> dict[str, Any]:
+    """From the start of a process to the first text of a short clip, with and without prepared graphs, in turns."""
+    clip = work / "cold.wav"
+    soundfile.write(clip, speech(COLD_SECONDS).astype(np.float32), RATE)
+    prepared = work / "prepared"
+    subprocess.run(
+        [sys.executable, "-m", "runtime", "prepare", "--model", str(model), "--out", str(prepared)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    folders = {"plain": work / "nothing-prepared", "prepared": prepared}
+    taken: dict[str, list[float]] = {way: [] for way in folders}
+    for number in range(STARTS + 1):
+        for way, folder in folders.items():
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-c", _COLD, str(model), str(clip), str(COLD_TOKENS)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"ASR_DEPLOY_PREPARED": str(folder)},
+            )
+            if number:  # the first of each fills the file cache
+                taken[way].append(time.perf_counter() - began)
+    log.info("%s: %s", model.name, taken)
+    return {way: {"median": statistics.median(each), "all": sorted(each)} for way, each in taken.items()}
+
+
+# What `python -m runtime transcribe` does, with the tokens of a first word forced; the end of the process is in it.
+_COLD = """
+import os, sys
+import runtime.__main__
+from runtime import Transcriber
+model, clip, tokens = sys.argv[1:]
+text = Transcriber.from_artifact(model).transcribe(clip, max_new_tokens=int(tokens), ignore_stop=True).text
+sys.stdout.write(text + chr(10))
+sys.stdout.flush()
+os._exit(0)
+"""

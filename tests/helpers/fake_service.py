@@ -1,0 +1,154 @@
+"""A service without a model: what HTTP is tested with."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
+
+from starlette.applications import Starlette
+
+from runtime.engines.capabilities import Capabilities
+from runtime.errors import CapabilityError, OptionError
+from runtime.results import Segment, Timings, TokenCounts, Transcript
+from runtime.server.http.app import make_app
+from runtime.server.metrics import Metrics
+from runtime.server.scheduling.service import Service
+from runtime.server.serve import Server, bind, url
+from runtime.server.settings import Settings
+from runtime.transcriber import Request
+
+
+def segment(text: str, start: float = 0.0, end: float = 1.0) -> Segment:
+    return Segment(start, end, text, "English", 0.5, "stop", [7, 8, 9])
+
+
+def transcript(*segments: Segment) -> Transcript:
+    return Transcript(
+        text=" ".join(each.text for each in segments if each.text),
+        language="English" if segments else None,
+        duration=2.5,
+        segments=list(segments),
+        timings=Timings(),
+        tokens=TokenCounts(audio=26, prompt=40, generated=5),
+        model="fake",
+        provider="cpu",
+        versions={},
+    )
+
+
+class FakeService:
+    """Hears ``segments`` in everything, or raises ``error``; waits for ``release`` where there is one."""
+
+    def __init__(self, name: str = "fake", *segments: Segment) -> None:
+        self.name, self.created, self.ready = name, 1_700_000_000, False
+        self.segments_heard = segments or (segment("One two"), segment("three.", 1.0, 2.0))
+        self.error: Exception | None = None
+        self.late_error: Exception | None = None
+        self.asked: list[tuple[bytes, str | None, str]] = []
+        self.entered, self.cancelled = threading.Event(), threading.Event()
+        self.release: asyncio.Event | None = None
+        self.transcriber = SimpleNamespace(
+            check=self._check,
+            capabilities=Capabilities(context=True, language=True, language_detection=True),
+            artifact=SimpleNamespace(
+                manifest=SimpleNamespace(languages=[SimpleNamespace(code="en", name="English")]),
+            ),
+        )
+        self.drained: float | None = None
+
+    def _check(self, request: Request, **asked: bool) -> str | None:
+        if asked.get("words"):
+            raise CapabilityError("times of words were asked for", "words")
+        if request.language not in (None, "en", "English"):
+            raise OptionError(f"unknown language {request.language!r}")
+        return "English" if request.language else None
+
+    async def start(self) -> None:
+        self.ready = True
+
+    async def drain(self, grace: float) -> None:
+        self.ready, self.drained = False, grace
+        if self.release:
+            await self.release.wait()
+
+    async def transcribe(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Transcript:
+        self.asked.append((source.read(), language, context))
+        self.entered.set()
+        try:
+            if self.release:
+                await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.error:
+            raise self.error
+        return transcript(*self.segments_heard)
+
+    async def segments(
+        self, source: BinaryIO, *, language: str | None = None, context: str = ""
+    ) -> AsyncIterator[Segment | Transcript]:
+        whole = await self.transcribe(source, language=language, context=context)
+        for each in whole.segments:
+            yield each
+        if self.late_error:
+            raise self.late_error
+        yield whole
+
+
+def as_services(*services: FakeService) -> Mapping[str, Service]:
+    return {service.name: cast(Service, service) for service in services}
+
+
+def app(*services: FakeService, settings: Settings | None = None, metrics: Metrics | None = None) -> Starlette:
+    return make_app(as_services(*services), settings or Settings(), metrics or Metrics())
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, server: Server, where: str, port: int, thread: threading.Thread) -> None:
+        self.server, self.url, self.port, self.thread = server, where, port, thread
+        self.loop: Any = None
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        """Call something in the server's loop."""
+        self.loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+
+
+@contextmanager
+def running(application: Starlette, settings: Settings | None = None) -> Iterator[Running]:
+    """``application`` behind a real socket of this machine."""
+    listening = threading.Event()
+    bound = bind("127.0.0.1", 0)
+    server = Server(application, settings or Settings(), listening.set)
+
+    async def serve() -> None:
+        held.loop = asyncio.get_running_loop()
+        await server.serve(sockets=[bound])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    held = Running(server, url(bound, "127.0.0.1"), bound.getsockname()[1], thread)
+    thread.start()
+    try:
+        assert listening.wait(30), "the server does not start"
+        yield held
+    finally:
+        held.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the server does not stop"
+
+
+def until(true: Any, seconds: float = 20.0) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)

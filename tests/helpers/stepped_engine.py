@@ -1,0 +1,251 @@
+"""An engine that is no model: it says of each segment what is in it, one second of audio a step, when it is let."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import soundfile
+
+from runtime.engines.base import EngineOptions, Probe, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.batch_plan import BatchPlan
+from runtime.engines.capabilities import Capabilities
+from runtime.model.artifact import open_artifact
+from runtime.pipeline.events import Event, Final, Partial, Speech
+from runtime.pipeline.streaming import LiveOptions
+from runtime.results import Segment, Timings
+from runtime.transcriber import Transcriber, default_model
+
+RATE = 1000
+WAIT = 20.0  # seconds until a test that would hang fails
+
+
+@dataclass
+class Row:
+    job: SegmentJob
+    left: int
+
+
+def value_of(samples: np.ndarray) -> int:
+    """The number that :func:`wav` wrote into all samples."""
+    return round(float(samples[len(samples) // 2]) * 1000)
+
+
+class SteppedEngine:
+    """Collects, begins and steps as the real one does.
+
+    Attributes:
+        begun: value and seconds of each segment, in the order in which they begin.
+        groups: the audio of each collection, in seconds, and the steps that were made before.
+        steps: how many were made.
+        breaks: what to raise when a segment with this value begins.
+    """
+
+    capabilities = Capabilities(context=True, language=True, language_detection=True)
+    sample_rate = RATE
+    segment_seconds = 20.0
+
+    def __init__(self, rows: int = 2, *, free: bool = False) -> None:
+        """``free``: steps need not be let."""
+        self.plan = BatchPlan(rows, 100, 1, 1, 1000)
+        self.changed = threading.Condition()
+        self.begun: list[tuple[int, float]] = []
+        self.groups: list[tuple[int, float]] = []
+        self.steps = 0
+        self.breaks: dict[int, BaseException] = {}
+        self.breaks_at_once: BaseException | None = None
+        self.rows: list[Row] = []
+        self._allowed = 10**9 if free else 0
+
+    def let(self, steps: int = 1) -> None:
+        """Let it make so many steps more."""
+        with self.changed:
+            self._allowed += steps
+            self.changed.notify_all()
+
+    def wait(self, true: Callable[[], bool]) -> None:
+        """Wait until ``true``, which is asked after everything that the engine does."""
+        with self.changed:
+            assert self.changed.wait_for(true, WAIT), "it never came to this"
+
+    def wait_rows(self, rows: int) -> None:
+        """Wait until so many are being decoded."""
+        self.wait(lambda: len(self.rows) == rows)
+
+    def step(self, steps: int = 1) -> None:
+        """Let it make so many steps, and wait until they are made."""
+        for _ in range(steps):
+            with self.changed:
+                wanted = self.steps + 1
+                self._allowed += 1
+                self.changed.notify_all()
+                assert self.changed.wait_for(lambda: self.steps >= wanted, WAIT)  # noqa: B023 (waited for here)
+
+    def live(self) -> Any:
+        """Sessions are fakes too."""
+
+    def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        raise AssertionError
+
+    def check(self, options: SegmentOptions) -> None: ...
+
+    def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
+        raise AssertionError
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        raise AssertionError
+
+    def run_probe(self, probe: Probe) -> list[Any]:
+        raise AssertionError
+
+    def probes(self, samples: np.ndarray, tokens: list[int], options: SegmentOptions) -> list[Probe]:
+        raise AssertionError
+
+    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
+        if self.breaks_at_once:
+            raise self.breaks_at_once
+        ready: deque[SegmentJob] = deque()
+        rows: list[Row] = []
+        with self.changed:
+            self.rows = rows
+        while True:
+            while len(rows) < self.plan.rows:
+                if not ready:
+                    ready.extend(islice(iter(next_job, None), self.plan.rows))
+                    if ready:
+                        self.groups.append((self.steps, sum(len(job.samples) for job in ready) / RATE))
+                if not ready:
+                    break
+                job = ready.popleft()
+                if job.is_cancelled():
+                    continue
+                with self.changed:
+                    self.begun.append((value_of(job.samples), len(job.samples) / RATE))
+                    rows.append(Row(job, max(1, round(len(job.samples) / RATE))))
+                    self.changed.notify_all()
+                if (error := self.breaks.get(value_of(job.samples))) is not None:
+                    raise error
+            with self.changed:
+                rows[:] = [row for row in rows if not row.job.is_cancelled()]
+                self.changed.notify_all()
+                if not rows:
+                    return
+                # The real engine goes on stepping; here a text that is not wanted must not wait for a step.
+                while not self._allowed and not any(row.job.is_cancelled() for row in rows):
+                    self.changed.wait(0.01)
+                if not self._allowed:
+                    rows[:] = [row for row in rows if not row.job.is_cancelled()]
+                    continue
+                self._allowed -= 1
+                self.steps += 1
+                for row in rows:
+                    row.left -= 1
+                ended = [row for row in rows if not row.left]
+                rows[:] = [row for row in rows if row.left]
+                self.changed.notify_all()
+            for row in ended:
+                yield row.job.key, result(row.job)
+
+
+def result(job: SegmentJob) -> SegmentResult:
+    """Values over 500 loop unless they are guarded; so that every text is decoded again, in parts."""
+    value, seconds = value_of(job.samples), len(job.samples) / RATE
+    looped = value > 500 and job.options.repetition_penalty == 1.0
+    return SegmentResult(
+        text=f"{value}:{seconds:g}",
+        language=job.options.language or "English",
+        tokens=[value],
+        confidence=0.5,
+        finish_reason="repetition" if looped else "stop",
+        audio_tokens=1,
+        prompt_tokens=2,
+    )
+
+
+def wav(value: int, seconds: float) -> io.BytesIO:
+    """A file whose samples all are ``value`` thousandths."""
+    made = io.BytesIO()
+    soundfile.write(made, np.full(round(seconds * RATE), value / 1000, np.float32), RATE, format="WAV", subtype="FLOAT")
+    made.seek(0)
+    return made
+
+
+class Session:
+    """A live session that takes everything for speech: a partial a feed, a final where it is committed."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.duration = self.behind = 0.0
+        self.fails: Exception | None = None
+        self._open: list[np.ndarray] = []
+        self._start = 0.0
+        self._segment = 0
+        self._finals: deque[tuple[int, float, np.ndarray]] = deque()
+        self._partial = self._in_flight = self._finished = False
+
+    def feed(self, samples: np.ndarray) -> list[Event]:
+        if self.fails:
+            raise self.fails
+        events: list[Event] = [] if self._open else [Speech(self._segment, self._start)]
+        self._open.append(samples)
+        self.duration += len(samples) / RATE
+        self.behind += len(samples) / RATE
+        self._partial = True
+        return events
+
+    def commit(self) -> list[Event]:
+        if self._open:
+            self._finals.append((self._segment, self._start, np.concatenate(self._open)))
+            self._segment, self._start, self._open, self._partial = self._segment + 1, self.duration, [], False
+        return []
+
+    def finish(self) -> list[Event]:
+        self.commit()
+        self._finished = True
+        self.complete = not (self._finals or self._in_flight)
+        return []
+
+    def next_job(self) -> SegmentJob | None:
+        assert not self._in_flight
+        if self._finals:
+            segment, start, samples = self._finals.popleft()
+            key: Any = (segment, start, True, len(samples))
+        elif self._partial:
+            samples = np.concatenate(self._open)
+            self._partial, key = False, (self._segment, self._start, False, len(samples))
+        else:
+            return None
+        self._in_flight = True
+        self.behind = max(0.0, self.duration - key[1] - len(samples) / RATE)
+        return SegmentJob(key, samples, SegmentOptions(), Timings(), 0.0)
+
+    def take(self, key: Any, result: SegmentResult) -> list[Event]:
+        self._in_flight = False
+        segment, start, final, samples = key
+        end = start + samples / RATE
+        self.complete = self._finished and not self._finals
+        if not final:
+            return [Partial(segment, start, end, "", result.text, result.language)]
+        said = Segment(start, end, result.text, result.language, result.confidence, "stop", result.tokens)
+        return [Final(segment, said, as_offline=True)]
+
+
+class FakeTranscriber(Transcriber):
+    """A transcriber with that engine and that session."""
+
+    def __init__(self, engine: SteppedEngine, *, vad: bool = False) -> None:
+        with patch("runtime.transcriber.make_engine", lambda *_: engine):
+            super().__init__(open_artifact(default_model()), EngineOptions(), vad=vad)
+        self.sessions: list[Session] = []
+
+    def live(self, language: str | None = None, context: str = "", live: LiveOptions = LiveOptions()) -> Any:  # noqa: B008
+        self.resolve_language(language)
+        self.sessions.append(Session())
+        return self.sessions[-1]

@@ -1,0 +1,85 @@
+"""Rows within a memory budget, and what the system says of its memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.engines.batch_plan import plan_rows
+from runtime.errors import OptionError
+from runtime.host import memory
+
+MEGA = 10**6
+
+
+@given(
+    most=st.integers(1, 64),
+    budget=st.integers(1, 4000),
+    free=st.integers(0, 4000),
+    work=st.integers(0, 500),
+    positions=st.integers(1, 9000),
+)
+def test_rows_fit_or_are_refused(most: int, budget: int, free: int, work: int, positions: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
+        patch.setattr("runtime.engines.batch_plan.available_bytes", lambda: free * MEGA)
+        sizes = {"positions": positions, "position_bytes": 20_000, "work_bytes": work * MEGA}
+        least = 300 * MEGA + work * MEGA + positions * 20_000
+        if budget * MEGA < least:
+            with pytest.raises(OptionError, match="give at least"):
+                plan_rows(most, budget * MEGA, **sizes)
+        else:
+            plan = plan_rows(most, budget * MEGA, **sizes)
+            assert 1 <= plan.rows <= most
+            used = plan.fixed_bytes + plan.rows * plan.row_bytes
+            assert used <= plan.memory == budget * MEGA
+            assert plan.rows == most or used + plan.row_bytes > plan.memory
+        unasked = plan_rows(most, None, **sizes)
+        assert unasked.rows == max(1, min(most, (free * MEGA // 2 - work * MEGA) // (positions * 20_000)))
+
+
+def test_the_least_that_is_named_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
+    with pytest.raises(OptionError, match=r"a memory budget of 200 MB is too small: .* give at least 351 MB"):
+        plan_rows(4, 200 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0)
+    assert plan_rows(4, 351 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0).rows == 1
+    with pytest.raises(OptionError, match="max_batch must be at least 1"):
+        plan_rows(0, None, positions=1, position_bytes=1, work_bytes=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups and /proc are Linux's")
+class TestLinux:
+    def test_a_large_array_is_seen(self) -> None:
+        before, left = memory.resident_bytes(), memory.available_bytes()
+        array = np.ones(25 * MEGA, np.float64)
+        assert memory.resident_bytes() - before > 150 * MEGA
+        assert memory.peak_resident_bytes() >= memory.resident_bytes() - 50 * MEGA
+        assert 0 < left < 2**50
+        del array
+
+    def test_the_tightest_control_group_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "cgroup").write_text("0::/user/job\n")
+        (tmp_path / "mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+        for group, limit, used in (("", "max", 1), ("user", "1000", 300), ("user/job", "5000", 100)):
+            folder = tmp_path / group
+            folder.mkdir(exist_ok=True)
+            (folder / "memory.max").write_text(f"{limit}\n")
+            (folder / "memory.current").write_text(f"{used}\n")
+        assert min(memory._cgroup_room(tmp_path)) == 700
+
+    def test_version_1_too(self, tmp_path: Path) -> None:
+        (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/a\n4:memory:/docker/x\n")
+        (tmp_path / "mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw - cgroup cgroup rw,memory\n")
+        folder = tmp_path / "docker" / "x"
+        folder.mkdir(parents=True)
+        (folder / "memory.limit_in_bytes").write_text("9000")
+        (folder / "memory.usage_in_bytes").write_text("2000")
+        assert memory._cgroup_room(tmp_path) == [7000]
+
+    def test_no_control_groups(self, tmp_path: Path) -> None:
+        assert memory._cgroup_room(tmp_path) == []

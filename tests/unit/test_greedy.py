@@ -1,0 +1,367 @@
+"""Greedy decoding in rows, with decoders that are not models."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.decoding.greedy import Draft, Hypothesis, Job, greedy_rows, loop_period, loop_start, penalize
+from tests.helpers.rows import HashedRows, PlainRows
+
+VOCAB, STOP = 50, 49
+NO_AUDIO = np.zeros((0, 4), np.float32)
+
+
+class Scripts(PlainRows):
+    """A decoder whose row emits the script that its prompt names; what rows are fed is recorded by script."""
+
+    def __init__(self, scripts: list[list[int]], *, movable: bool = True) -> None:
+        self.movable = movable
+        self.scripts = scripts
+        self.fed: list[list[int]] = [[] for _ in scripts]
+        self.at: dict[int, int] = {}
+        self.steps: list[int] = []
+        self.layout = (0, 0)
+        self.layouts: list[tuple[int, int]] = []
+
+    def _logits(self, script: int) -> np.ndarray:
+        row = np.zeros(VOCAB, np.float32)
+        tokens = self.scripts[script]
+        row[tokens[min(len(self.fed[script]), len(tokens) - 1)]] = 5.0
+        return row
+
+    def open_rows(self, rows: int, positions: int) -> None:
+        self.layout = (rows, positions)
+        self.layouts.append(self.layout)
+        self.at.clear()
+
+    def prefill_row(self, row: int, prompt: list[int], audio_embeds: np.ndarray) -> np.ndarray:
+        assert 0 <= row < self.layout[0]
+        self.at[row] = prompt[0]
+        return self._logits(prompt[0])
+
+    def move_row(self, source: int, target: int) -> None:
+        assert self.movable
+        self.at[target] = self.at.pop(source)
+
+    def step(self, tokens: Sequence[int | None]) -> np.ndarray:
+        self.steps.append(len(tokens))
+        logits = np.full((len(tokens), VOCAB), np.nan, np.float32)
+        for row, token in enumerate(tokens):
+            if token is None:
+                assert not self.movable
+                continue
+            self.fed[self.at[row]].append(token)
+            logits[row] = self._logits(self.at[row])
+        return logits
+
+
+def decode(
+    decoder: Scripts, jobs: Iterable[Job], rows: int, never: Collection[int] = ()
+) -> Iterator[tuple[int, Hypothesis]]:
+    """All jobs by their places, in rows as long as the first one needs or longer."""
+    waiting = iter(enumerate(jobs))
+    return greedy_rows(
+        decoder,
+        lambda: next(waiting, None),
+        lambda positions: (rows, 100) if positions <= 100 else (1, positions),
+        {STOP},
+        never=never,
+    )
+
+
+def script(tokens: list[int]) -> tuple[Scripts, list[int]]:
+    """A decoder that emits ``tokens``, and what it is fed."""
+    made = Scripts([tokens])
+    return made, made.fed[0]
+
+
+def greedy(decoder: Scripts, budget: int, *, ignore_stop: bool = False, penalty: float = 1.0) -> Hypothesis:
+    """The only text of a decoder."""
+    ((index, result),) = decode(decoder, [Job([0], NO_AUDIO, budget, ignore_stop, penalty)], 1)
+    assert index == 0
+    return result
+
+
+def test_stops_at_a_stop_id() -> None:
+    decoder, fed = script([3, 1, 4, STOP, 5])
+    result = greedy(decoder, 100)
+    assert (result.tokens, result.finish_reason) == ([3, 1, 4], "stop")
+    assert fed == [3, 1, 4]
+    assert len(result.log_probabilities) == 4
+    expected = math.exp(5) / (math.exp(5) + VOCAB - 1)
+    assert result.confidence == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_empty_text_has_the_stop_ids_confidence() -> None:
+    decoder, _ = script([STOP])
+    result = greedy(decoder, 100)
+    assert result.tokens == []
+    assert 0.7 < result.confidence < 0.8
+
+
+def test_the_budget_is_exact() -> None:
+    tokens = list(range(40))
+    decoder, fed = script(tokens)
+    result = greedy(decoder, 7)
+    assert (result.tokens, result.finish_reason) == (tokens[:7], "length")
+    assert len(fed) == 6  # the last token's successor is not asked for
+
+
+def test_a_loop_ends_and_keeps_one_period() -> None:
+    decoder, fed = script([1, 2, 3] + [7, 8] * 200)
+    result = greedy(decoder, 400)
+    assert (result.tokens, result.finish_reason) == ([1, 2, 3, 7, 8], "repetition")
+    assert len(fed) < 40
+
+
+def test_ignoring_stops_gives_exactly_the_asked_length() -> None:
+    decoder, _ = script([STOP] * 100)
+    result = greedy(decoder, 60, ignore_stop=True)
+    assert (len(result.tokens), result.finish_reason) == (60, "length")
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 12))
+def test_any_long_repetition_is_a_loop(period: list[int], prefix: int) -> None:
+    tokens = [90 + i for i in range(prefix)] + period * 40
+    found = loop_period(tokens)
+    assert found
+    assert len(period) % found == 0
+    assert loop_start(tokens, found) == prefix
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(2, 5))
+def test_a_few_repeats_of_a_phrase_are_no_loop(phrase: list[int], times: int) -> None:
+    """People do say things twice, and count: up to five repeats of a phrase without inner repetition pass."""
+    distinct = [100 + index for index in range(len(phrase))]
+    assert loop_period([1, 2, *distinct * times]) == 0
+
+
+def test_log_probabilities_are_a_log_softmax() -> None:
+    class Fixed(Scripts):
+        def _logits(self, script: int) -> np.ndarray:
+            row = np.full(VOCAB, -5.0, np.float32)
+            row[:2] = 1000.0, 999.0
+            return row
+
+    ((_, result),) = decode(Fixed([[0]]), [Job([0], NO_AUDIO, 2)], 1)
+    assert result.log_probabilities == pytest.approx([-math.log1p(math.exp(-1))] * 2, rel=1e-5)
+
+
+def test_a_penalty_makes_what_was_said_less_likely() -> None:
+    """Positive logits are divided, negative ones multiplied, and the confidence is that of the model all the same."""
+    logits = np.array([2.0, -2.0, 1.5, 0.0], np.float32)
+    assert penalize(logits, [0, 1, 0], 2.0).tolist() == [1.0, -4.0, 1.5, 0.0]
+    assert logits[0] == 2.0
+
+    class Loop(Scripts):
+        def _logits(self, script: int) -> np.ndarray:
+            row = np.zeros(VOCAB, np.float32)
+            row[[7, 8]] = 5.0, 4.0
+            return row
+
+    assert greedy(Loop([[]]), 60).finish_reason == "repetition"
+    told = greedy(Loop([[]]), 3, penalty=1.5)
+    assert told.tokens[:2] == [7, 8]
+    total = math.log(math.exp(5) + math.exp(4) + VOCAB - 2)
+    assert told.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
+
+
+texts = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size=9)
+
+
+@given(texts, st.integers(1, 5), st.integers(1, 12), st.booleans())
+def test_rows_change_nothing_but_the_order(scripts: list[list[int]], rows: int, budget: int, movable: bool) -> None:
+    """Every text is what it is alone, whatever else is decoded beside it and however many rows there are."""
+    scripts = [[*tokens, STOP] for tokens in scripts]
+    jobs = [Job([index], NO_AUDIO, budget) for index in range(len(scripts))]
+    found = dict(decode(Scripts(scripts, movable=movable), jobs, rows))
+    assert sorted(found) == list(range(len(scripts)))
+    for index, tokens in enumerate(scripts):
+        assert found[index] == greedy(Scripts([tokens]), budget)
+
+
+def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
+    scripts = Scripts([[1, 1, 2, 1, 2, 3, STOP], [4, STOP], [5, 6, STOP], [STOP], [7, STOP]])
+    taken: list[int] = []
+
+    def jobs() -> Iterator[Job]:
+        for index in range(5):
+            taken.append(index)
+            yield Job([index], NO_AUDIO, 20)
+
+    ended = []
+    for index, _ in decode(scripts, jobs(), 2):
+        ended.append(index)
+        if len(ended) == 1:
+            assert taken == [0, 1]  # the third is made when there is a row for it
+    assert ended == [1, 2, 3, 4, 0]
+    assert scripts.layouts == [(2, 100)]
+    assert scripts.steps == [2, 2, 2, 2, 1, 1]  # both rows work as long as there is work for two
+
+
+def test_what_no_text_may_contain_is_passed_over() -> None:
+    """The next most probable token comes in its place, at the first position and later."""
+    scripts = Scripts([[5, 1, 5, STOP]])
+    ((_, result),) = decode(scripts, [Job([0], NO_AUDIO, 10)], 1, never=[5])
+    assert result.tokens == [0, 1, 0]
+    assert scripts.fed[0] == [0, 1, 0]
+
+
+def test_a_job_too_long_for_the_rows_gets_rows_of_its_own() -> None:
+    """It waits for the texts before it, and those after it wait for it: each layout is opened once."""
+    scripts = Scripts([[1, STOP], [2, 2, STOP], [3, STOP], [4, STOP]])
+    jobs = [Job([index], NO_AUDIO, 300 if index == 2 else 20) for index in range(4)]
+    found = list(decode(scripts, jobs, 2))
+    assert [index for index, _ in found] == [0, 1, 2, 3]
+    assert [result.tokens for _, result in found] == [[1], [2, 2], [3], [4]]
+    assert scripts.layouts == [(2, 100), (1, 301), (2, 100)]
+
+
+def test_a_job_may_come_after_a_text_has_ended() -> None:
+    """What a result gives rise to is decoded too, though there was nothing more to begin when it was asked for."""
+    scripts = Scripts([[1, STOP], [2, 3, STOP]])
+    waiting: list[tuple[int, Job]] = [(0, Job([0], NO_AUDIO, 20))]
+    found = []
+    ended = greedy_rows(scripts, lambda: waiting.pop() if waiting else None, lambda _: (4, 100), {STOP})
+    for index, result in ended:
+        found.append(result.tokens)
+        if index == 0:
+            waiting.append((1, Job([1], NO_AUDIO, 20)))
+    assert found == [[1], [2, 3]]
+
+
+def test_time_is_told_for_those_it_was_spent_on() -> None:
+    scripts = Scripts([[1, STOP], [2, 2, 2, STOP]])
+    jobs = iter([(name, Job([index], NO_AUDIO, 20)) for index, name in enumerate("ab")])
+    told: list[tuple[str, list[str]]] = []
+    ended = greedy_rows(
+        scripts,
+        lambda: next(jobs, None),
+        lambda _: (2, 100),
+        {STOP},
+        on_timing=lambda stage, keys, seconds: told.append((stage, list(keys))) if seconds >= 0 else None,
+    )
+    assert [key for key, _ in ended] == ["a", "b"]
+    prefills = [("prefill", ["a"]), ("prefill", ["b"])]
+    assert told == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
+
+
+WORDS = 12
+
+
+def decoded(job: Job, *, blur: float = 0.0, stop: int = WORDS - 1) -> tuple[Hypothesis, HashedRows]:
+    """A job in the middle of others, as it is decoded by a decoder with logits from its rows' contents."""
+    decoder = HashedRows(WORDS, blur=blur)
+    others = [Job([1, 2, 3], NO_AUDIO, 9), Job([5], NO_AUDIO, 4), Job([6, 6], NO_AUDIO, 12)]
+    jobs = iter(enumerate([others[0], job, *others[1:]]))
+    done = dict(greedy_rows(decoder, lambda: next(jobs, None), lambda _: (2, 60), {stop}))
+    assert len(done) == 4
+    return done[1], decoder
+
+
+PROMPT = [4, 0, 7, 7, 2]
+token_lists = st.lists(st.integers(0, WORDS - 2), max_size=20)
+
+
+@given(token_lists, st.integers(1, 15), st.integers(0, 5), st.booleans())
+def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exact: bool) -> None:
+    """Whatever it says, right, wrong, or right to a place: the text is what it is without it."""
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
+    tokens = [*plain.tokens[:right], *tokens]
+    drafted, decoder = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, exact=exact)))
+    assert (drafted.tokens, drafted.finish_reason) == (plain.tokens, plain.finish_reason)
+    assert drafted.log_probabilities == pytest.approx(plain.log_probabilities, rel=1e-5)
+    assert (len(PROMPT) in decoder.passes) == (exact or not tokens)
+
+
+@given(token_lists, st.integers(1, 12))
+def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) -> None:
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
+    draft = Draft([*plain.tokens[:4], *tokens], exact=True, sure=1.0)
+    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=draft), blur=0.5)
+    assert drafted.tokens == plain.tokens
+
+
+@given(token_lists, st.integers(0, 22), st.integers(1, 15))
+def test_forced_tokens_stay(tokens: list[int], forced: int, budget: int) -> None:
+    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
+    if drafted.finish_reason != "repetition":
+        kept = tokens[: min(forced, budget)]
+        assert drafted.tokens[: len(kept)] == kept
+        going, _ = decoded(Job([*PROMPT, *kept], NO_AUDIO, budget))
+        assert drafted.tokens[len(kept) :] == going.tokens[: budget - len(kept)]
+
+
+def test_a_kept_prefix_is_not_computed_again() -> None:
+    plain, _ = decoded(Job(PROMPT, NO_AUDIO, 8))
+    first, _ = decoded(Job([*PROMPT[:4], 9], NO_AUDIO, 8, draft=Draft([], keep=4)))
+    assert first.kept == PROMPT[:4]
+    draft = Draft(plain.tokens[:2], kept=first.kept, reuse=3, keep=5)
+    second, decoder = decoded(Job(PROMPT, NO_AUDIO, 8, draft=draft))
+    assert second.tokens == plain.tokens
+    assert 2 + 2 in decoder.passes
+    assert second.kept == PROMPT
+
+
+def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
+    """A vocabulary has 150,000 words: several floats each, for every token of a draft, would be hundreds of MB."""
+    draft, size = [1 + index % 90 for index in range(300)], 4000
+    logits = np.zeros((len(draft) + 1, size), np.float32)
+    logits[np.arange(len(draft)), draft] = 9.0
+    logits[-1, 0] = 9.0
+
+    class Agreeing(HashedRows):
+        def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, keep: int = 1) -> np.ndarray:
+            assert keep == len(logits)
+            return logits
+
+        def cut_row(self, row: int, length: int) -> None:
+            return
+
+    waiting = iter([(0, Job([1], NO_AUDIO, 400, draft=Draft(draft)))])
+    tracemalloc.start()
+    ((_, text),) = greedy_rows(Agreeing(size), lambda: next(waiting, None), lambda _: (1, 400), {0})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.tokens == draft
+    assert peak < logits.nbytes / 3
+
+
+def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
+    scripts = Scripts([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
+    dead: set[int] = set()
+    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50)), (2, Job([2], NO_AUDIO, 50))])
+    told = []
+    for key, _ in greedy_rows(
+        scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key in dead
+    ):
+        told.append(key)
+        dead.add(0)
+    assert told == [1, 2]
+    assert len(scripts.fed[0]) < 10
+
+
+def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
+    scripts = Scripts([[1, STOP], [2, STOP]])
+    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50))])
+    done = list(
+        greedy_rows(scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key == 0)
+    )
+    assert [key for key, _ in done] == [1]
+    assert scripts.fed[0] == []
+
+
+def test_of_a_forced_loop_the_probabilities_are_those_of_what_was_chosen() -> None:
+    forced = [1, 2] + [3] * 30
+    looped, _ = decoded(Job(PROMPT, NO_AUDIO, 50, draft=Draft(forced, forced=len(forced))))
+    assert looped.finish_reason == "repetition"
+    assert looped.tokens == [1, 2, 3]
+    assert looped.log_probabilities == []
+    assert looped.confidence == 0.0

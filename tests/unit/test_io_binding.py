@@ -1,0 +1,52 @@
+"""Rows of a buffer by their address, and inputs that change in place between runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.ort.io_binding import HOST, Binding, RowBuffer, input_location
+from runtime.ort.providers import ProviderSpec
+from runtime.ort.session import make_session
+from tests.conftest import ARTIFACT
+
+
+def test_rows_are_tensors_of_their_own() -> None:
+    buffer = RowBuffer((4, 2, 8, 3), np.float16)
+    address, shape = buffer.rows()
+    assert shape == [4, 2, 8, 3]
+    for rows, offset, expected in (
+        (slice(1, 3), 1, 2),
+        (slice(3, None), 3, 1),
+        (slice(0, 9), 0, 4),
+        (slice(2, 1), 2, 0),
+    ):
+        at, shape = buffer.rows(rows)
+        assert (at - address, shape) == (offset * 2 * 8 * 3 * 2, [expected, 2, 8, 3])
+    with pytest.raises(ValueError, match="not next to one another"):
+        buffer.rows(slice(0, 4, 2))
+
+
+def test_a_buffer_begins_with_zeros_of_whoever_makes_them() -> None:
+    made = np.ones((2, 3), np.float32)
+    assert RowBuffer((2, 3), np.float32, zeros=lambda shape, dtype: made).rows()[0] == made.ctypes.data
+
+
+def test_the_cpu_takes_keys_and_values_from_host_memory() -> None:
+    session = make_session(ARTIFACT / "decoder.onnx", ProviderSpec())
+    assert input_location(session, "past_key_values.0.key") == HOST
+
+
+def test_an_input_counts_as_it_is_when_the_binding_runs() -> None:
+    session = make_session(ARTIFACT / "encoder.onnx", ProviderSpec())
+    features = np.zeros((1, 128, 100), np.float32)
+    output = np.zeros((1, 13, 256), np.float32)
+    binding = Binding(session)
+    binding.bind_input("features", features)
+    binding.bind_input("lengths", np.array([100]))
+    binding.bind_output("audio_embeds", output)
+    for value in (0.0, 0.5):
+        features[:] = value
+        binding.run()
+        expected = session.run(None, {"features": features, "lengths": np.array([100])})[0]
+        np.testing.assert_array_equal(output, expected)

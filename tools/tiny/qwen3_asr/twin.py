@@ -1,0 +1,144 @@
+"""The outlier twin of a checkpoint: the same function, with a few channels of much larger activations.
+
+Large language models have such channels, and they are what per-token and per-tensor quantization of activations
+stumbles over; a model as small as the one here grows none by itself. Wherever the function allows an exact rescaling,
+the twin multiplies a few channels of an activation and divides the weights that read them.
+
+The residual stream allows none: RMSNorm divides by the mean over all channels, so that one larger channel changes the
+rest. Nor is the last norm of the decoder touched: lm_head, which reads it, is the embedding's matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Qwen3ASRConfig
+
+from export.checkpoints import SINGLE, CheckpointFolder
+from export.errors import CheckpointInvalidError
+from export.families.qwen3_asr.exporter import native_config
+from quantize.output import appearing
+
+SEED = 9300
+SHARE, LEAST = 0.01, 2
+# The powers of two between 30 and 100: a product and a quotient by one is exact in floating point, so that the twin's
+# every partial sum is that of the original. Factors drawn from the whole range would round each divided weight, and
+# how much of a quantized twin's error were due to that nobody could tell.
+FACTORS = (32.0, 64.0)
+TOKENIZER_AND_PROCESSOR = ("*.json", "*.jinja", "merges.txt", "LICENSE*")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place where channels can be rescaled: ``producer``'s output, read by ``consumers`` and by nothing else.
+
+    Under grouped-query attention channel ``d`` of key-value head ``h`` reaches the ``groups`` query heads of that
+    group, so one channel of v_proj is ``groups`` columns of o_proj; elsewhere ``groups`` is 1.
+    """
+
+    producer: str
+    consumers: tuple[str, ...]
+    width: int
+    groups: int = 1
+    head_dim: int = 1
+
+    def columns(self, channel: int) -> list[int]:
+        """The consumers' input columns that read ``channel`` of the producer."""
+        head, inner = divmod(channel, self.head_dim)
+        return [(head * self.groups + group) * self.head_dim + inner for group in range(self.groups)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outliers:
+    """The factor of each chosen channel of one place."""
+
+    site: Site
+    factors: dict[int, float]
+
+
+def sites(config: Qwen3ASRConfig) -> Iterator[Site]:
+    """Every place of the encoder, the projector and the decoder that can be rescaled exactly, by module names."""
+    audio, text = config.audio_config, config.text_config
+    tower, width = "model.audio_tower", audio.d_model
+    for index in range(audio.encoder_layers):
+        here = f"{tower}.layers.{index}"
+        attention = tuple(f"{here}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+        yield Site(f"{here}.self_attn_layer_norm", attention, width)
+        yield Site(f"{here}.self_attn.v_proj", (f"{here}.self_attn.out_proj",), width)
+        yield Site(f"{here}.final_layer_norm", (f"{here}.fc1",), width)
+    yield Site(f"{tower}.ln_post", ("model.multi_modal_projector.linear_1",), width)
+    groups = text.num_attention_heads // text.num_key_value_heads
+    for index in range(text.num_hidden_layers):
+        here = f"model.language_model.layers.{index}"
+        attention = tuple(f"{here}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+        yield Site(f"{here}.input_layernorm", attention, text.hidden_size)
+        values = text.num_key_value_heads * text.head_dim
+        yield Site(f"{here}.self_attn.v_proj", (f"{here}.self_attn.o_proj",), values, groups, text.head_dim)
+        yield Site(
+            f"{here}.post_attention_layernorm", (f"{here}.mlp.gate_proj", f"{here}.mlp.up_proj"), text.hidden_size
+        )
+        yield Site(f"{here}.mlp.up_proj", (f"{here}.mlp.down_proj",), text.intermediate_size)
+
+
+def choose(config: Qwen3ASRConfig, seed: int = SEED) -> list[Outliers]:
+    """One channel of a hundred at every place, two at least, and their factors: random, the same for the same seed."""
+    rng = random.Random(seed)
+    chosen = []
+    for site in sites(config):
+        channels = sorted(rng.sample(range(site.width), max(LEAST, round(site.width * SHARE))))
+        chosen.append(Outliers(site, {channel: rng.choice(FACTORS) for channel in channels}))
+    return chosen
+
+
+def rescale(tensors: dict[str, Tensor], chosen: list[Outliers]) -> None:
+    """Multiply the producers' rows (and biases) and divide the consumers' columns of float32 ``tensors``, in place."""
+    for outliers in chosen:
+        site = outliers.site
+        for channel, factor in outliers.factors.items():
+            for part in ("weight", "bias"):
+                if (tensor := tensors.get(f"{site.producer}.{part}")) is not None:
+                    tensor[channel] *= factor
+            for consumer in site.consumers:
+                tensors[f"{consumer}.weight"][:, site.columns(channel)] /= factor
+
+
+def write_twin(checkpoint: Path, out: Path, seed: int = SEED) -> list[Outliers]:
+    """Write the twin of a checkpoint folder (native layout) to ``out``, and return what was rescaled.
+
+    The weights are written in float32: fp16 would round what a division makes subnormal. The model card stays behind;
+    what it says of the weights holds only for the original.
+
+    Raises:
+        OutputError: ``out`` exists.
+        CheckpointNotFoundError, CheckpointInvalidError: ``checkpoint`` is not a whole checkpoint of the native layout.
+    """
+    folder = CheckpointFolder(checkpoint, "", None)
+    raw = folder.config()
+    config, layout = native_config(raw, checkpoint / "config.json")
+    if layout != "native":
+        raise CheckpointInvalidError(f"{checkpoint}: has the original layout; the twin is made of a native layout")
+    chosen = choose(config, seed)
+    with appearing(out) as work:
+        tensors = {name: tensor.to(torch.float32) for name, tensor in folder.tensors()}
+        for outliers in chosen:
+            for module in (outliers.site.producer, *outliers.site.consumers):
+                if f"{module}.weight" not in tensors:
+                    raise CheckpointInvalidError(f"{checkpoint}: tensor '{module}.weight' is missing")
+        rescale(tensors, chosen)
+        for pattern in TOKENIZER_AND_PROCESSOR:
+            for path in checkpoint.glob(pattern):
+                if not path.name.endswith(".safetensors.index.json"):
+                    shutil.copyfile(path, work / path.name)
+        described = json.dumps(raw | {"dtype": "float32"}, indent=2, ensure_ascii=False)
+        (work / "config.json").write_text(described + "\n", encoding="utf-8")
+        save_file(tensors, work / SINGLE, metadata={"format": "pt"})
+        (work / SINGLE).chmod(0o644)  # safetensors makes its file private
+    return chosen
