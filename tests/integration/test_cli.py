@@ -267,7 +267,7 @@ def test_the_runtime_needs_neither_torch_nor_onnx(samples: list[dict[str, Any]])
             def find_spec(self, name, path=None, target=None):
                 banned = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors",
                           "huggingface_hub", "export", "quantize", "librosa", "scipy", "jiwer", "whisper_normalizer",
-                          "av"}
+                          "av", "sentencepiece"}
                 if name.partition(".")[0] in banned:
                     raise ImportError(f"{name} must not be imported")
 

@@ -34,7 +34,7 @@ LARGEST_INSTALL = 300 * 10**6
 # What must not be there: what exports and quantizes, what is optional elsewhere, and what installs.
 ABSENT = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors", "jiwer"),
-    *("ray", "pandas", "pyarrow", "av", "scipy", "sympy", "openai", "pytest", "pip", "setuptools"),
+    *("sentencepiece", "ray", "pandas", "pyarrow", "av", "scipy", "sympy", "openai", "pytest", "pip", "setuptools"),
 )
 START_SECONDS = 60.0
 NAME = re.compile(r"[-_.]+")

@@ -25,7 +25,7 @@ from export import compare
 from export.checkpoints import SENTENCEPIECE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.gigaam.model import GigaAMCtc, GigaAMSizes
-from export.sentencepiece import load_sentencepiece
+from export.sentencepiece_tokenizer import load_sentencepiece
 from export.trace import save_traced, trace
 from export.weights import fill
 from quantize.report import Report
