@@ -12,7 +12,7 @@ from transformers.convert_slow_tokenizer import generate_merges
 
 from export.checkpoints import AGAIN
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
-from runtime.tokenizer import reason, refusals
+from runtime.model.tokenizer import reason, refusals
 
 MARK = "▁"  # stands for a space in a piece
 
