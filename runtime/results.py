@@ -1,4 +1,4 @@
-"""Results of transcription: what callers, writers, the server and batches read. Imports no engine and no pipeline."""
+"""Results of transcription: what callers, writers, batches and the server read. Imports no engine and no pipeline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any, Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "repetition"]
+"""Why a text ended: the model stopped, its token budget ran out, or a loop was cut."""
 Task = Literal["transcribe", "translate"]
+"""``transcribe`` writes the spoken language, ``translate`` writes English."""
 
 
 class Word(msgspec.Struct, frozen=True):
-    """A word as it stands in the text, punctuation included: times in seconds, confidence 0..1.
+    """One word with its punctuation; times in seconds, confidence 0..1.
 
-    Times are from the segment's first sample in a :class:`SegmentResult`, from that of the audio in a transcript.
+    Times count from the segment's first sample in a segment result, from the audio's first sample in a transcript.
     """
 
     text: str
@@ -26,7 +28,7 @@ class Word(msgspec.Struct, frozen=True):
 
 
 class TimedText(msgspec.Struct, frozen=True):
-    """A part of a segment's text and its tokens; its times in seconds from the segment's beginning."""
+    """A part of a segment's text with its tokens; times in seconds from the segment's first sample."""
 
     start: float
     end: float
@@ -35,11 +37,11 @@ class TimedText(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct):
-    """Seconds spent in each stage, added up over segments.
+    """Seconds spent in each stage, summed over segments.
 
-    What was done for several segments at once is shared out among them. ``segment`` is reading, voice activity and
-    cutting. ``first_token`` and ``total`` are times from the beginning to the first token and to the end, by the clock:
-    stages overlap, and segments of other audio may be among them.
+    Time spent on several segments at once is divided among them. ``segment`` is reading, voice activity and cutting.
+    ``first_token`` and ``total`` are wall-clock times from the start to the first token and to the end: stages overlap,
+    and segments of other audio may run in between.
     """
 
     load: float = 0.0
@@ -52,25 +54,25 @@ class Timings(msgspec.Struct):
     total: float = 0.0
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add to ``stage``."""
+        """Add ``seconds`` to ``stage``."""
         setattr(self, stage, getattr(self, stage) + seconds)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the block's duration to ``stage``."""
-        began = time.perf_counter()
+        """Add the duration of the ``with`` block to ``stage``."""
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - began)
+            self.add(stage, time.perf_counter() - start)
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A piece of the audio that was decoded at once: times in seconds, confidence 0..1.
+    """A stretch of audio that was decoded at once; times in seconds of the audio, confidence 0..1.
 
-    ``tokens`` are the generated ids in the order of decoding, special ones (a header with the language) included, the
-    stop id not. ``decoded_again`` says why it was decoded a second time, in shorter pieces and with a penalty on
-    repetitions; None when it was not. ``words`` have their own times, and are None where the model tells none.
+    ``tokens`` are the generated ids in decoding order: special ids such as a language header are included, the stop id
+    is not. ``decoded_again`` is why the segment was decoded a second time, in shorter pieces and with a repetition
+    penalty; None when it was not. ``words`` is None when the model has no word times.
     """
 
     start: float
@@ -85,26 +87,19 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
-    """Over all segments: rows of audio, prompt positions, generated text tokens.
+    """Counts over all segments: encoder rows of audio, prompt positions, generated text tokens.
 
-    Where audio is a part of the prompt (Qwen3-ASR), its rows are among the prompt's positions. Where a decoder looks at
-    it (Whisper) or the text comes from its frames, they are not.
+    Prompt positions include the audio rows where audio is part of the prompt (Qwen3-ASR), see
+    ``Engine.audio_in_prompt``.
     """
 
     audio: int
     prompt: int
     generated: int
 
-    @property
-    def text(self) -> int:
-        """Prompt positions that are no audio. A prompt that audio is a part of is longer than it; others are shorter:
-        Whisper's has 448 positions at most for 1500 rows, and a text that comes from frames has none.
-        """
-        return self.prompt - self.audio if self.prompt >= self.audio else self.prompt
-
 
 class Transcript(msgspec.Struct, frozen=True):
-    """The complete result. ``language`` is that of most of the speech, or None when nobody spoke."""
+    """The complete result for one audio. ``language`` covers most of the speech; None when there is no speech."""
 
     text: str
     language: str | None
@@ -118,7 +113,7 @@ class Transcript(msgspec.Struct, frozen=True):
 
 
 def fields_of(value: Any) -> Any:
-    """A transcript, a segment, or what holds them, as plain values for JSON: without ``words`` where there are none."""
+    """Convert a transcript, a segment, or a container of them to plain values for JSON; omit ``words`` when None."""
     return _without_empty_words(msgspec.to_builtins(value))
 
 

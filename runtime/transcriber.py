@@ -1,4 +1,4 @@
-"""Audio → segments → engine → transcript."""
+"""The public façade: open an artifact and transcribe audio."""
 
 from __future__ import annotations
 
@@ -7,82 +7,45 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from runtime import audio
-from runtime.engines.base import DEFAULT_BATCH, Engine, EngineOptions, LongFormEngine, SegmentOptions, Span
+from runtime.engines.base import DEFAULT_BATCH, Engine, EngineOptions, SegmentOptions, Span
 from runtime.engines.batch_plan import BatchPlan
 from runtime.errors import AsrError, OptionError
 from runtime.families import check_request, make_engine
 from runtime.host.cpu import lacks_vnni
 from runtime.model.artifact import Artifact, open_artifact
 from runtime.ort.providers import describe, parse_providers
+from runtime.pipeline.audio_file import AudioFile
 from runtime.pipeline.join_text import join_texts
-from runtime.pipeline.scheduler import File, Work
+from runtime.pipeline.scheduler import SegmentScheduler
 from runtime.pipeline.spans import segments_of
 from runtime.pipeline.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
+from runtime.requests import AudioSource, Outcome, Request, ValidatedRequest
 from runtime.results import Segment, Task, Timings, TokenCounts, Transcript
 from runtime.version import __version__
 
 log = logging.getLogger(__name__)
 
-AudioSource = str | os.PathLike[str] | BinaryIO | npt.NDArray[Any]
-
-
-class Request(msgspec.Struct, frozen=True):
-    """An audio to transcribe, and how; see :meth:`Transcriber.transcribe` for what the fields mean.
-
-    ``known`` are segments that were heard before (see :meth:`Transcriber.transcribe_many`): where the audio is cut at
-    the same places again, they are taken as they are. ``name`` is what error messages call a binary stream.
-    """
-
-    source: AudioSource
-    language: str | None = None
-    context: str = ""
-    sample_rate: int | None = None
-    channel: int | None = None
-    known: Sequence[Span] = ()
-    name: str = "standard input"
-    timestamps: bool = False
-    task: Task = "transcribe"
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What became of the request at ``place``: a transcript, or what was wrong."""
-
-    index: int
-    transcript: Transcript | None = None
-    error: AsrError | None = None
-
-    def result(self) -> Transcript:
-        """The transcript.
-
-        Raises:
-            AsrError: what was wrong.
-        """
-        if self.transcript is None:
-            raise self.error or AssertionError("an outcome without transcript and error")
-        return self.transcript
+__all__ = ["AudioSource", "Outcome", "Request", "Transcriber", "ValidatedRequest", "default_model"]
 
 
 def default_model() -> Path:
-    """The folder of the model that comes with the package."""
+    """Return the folder of the bundled model."""
     package = Path(__file__).resolve().parent
     installed = package / "default_model"
     return installed if installed.is_dir() else package.parent / "artifacts" / "qwen3-asr-tiny-int8"
 
 
 class Transcriber:
-    """An opened model. One call at a time; use one transcriber a thread."""
+    """An opened model. Not thread-safe: use one transcriber for each thread."""
 
     def __init__(self, artifact: Artifact, options: EngineOptions, *, vad: bool = True) -> None:
-        """``vad``: look for speech and send nothing else to the model; without it every sample is sent."""
-        began = time.perf_counter()
+        """Open ``artifact``; ``vad`` detects speech and leaves silence out, otherwise every sample is decoded."""
+        start = time.perf_counter()
         self.artifact = artifact
         quantization = artifact.manifest.quantization
         if quantization and quantization.needs_vnni and lacks_vnni():
@@ -95,7 +58,7 @@ class Transcriber:
         self._provider = describe_roles(options, artifact.manifest.graphs)
         self._vad = vad
         self.capabilities = self._engine.capabilities
-        self.load_seconds = time.perf_counter() - began
+        self.load_seconds = time.perf_counter() - start
 
     @classmethod
     def from_artifact(
@@ -111,53 +74,66 @@ class Transcriber:
         segment_seconds: float | None = None,
         vad: bool = True,
     ) -> Transcriber:
-        """Open the model in ``path``, or the one that comes with the package.
+        """Open the model in ``path``, or the bundled one.
 
         Args:
-            path: an artifact's folder.
+            path: an artifact's folder; None opens the bundled model.
             provider: execution provider of every graph, ``NAME`` or ``NAME:key=value,…``, or several in order of
-                priority; the CPU takes the nodes that they leave, and a warning says which.
-            encoder_provider: the same of the encoder alone, in place of ``provider``.
-            decoder_provider: the same of the decoder alone.
-            threads: threads of a session; by default the cores this process may use.
-            max_batch: most segments that are decoded together. More are faster, and each takes memory for its keys
-                and values. The text is the same in float32; in 8 and 4 bits it can differ where two tokens are
-                nearly as likely.
-            memory: bytes that this process may have resident, which bounds the batch too; by default half of what the
-                system has left.
-            segment_seconds: longest segment, up to what the model is made for.
-            vad: look for speech and send nothing else to the model; without it every sample is sent. Streams always
-                look for speech: its pauses end their segments.
+                priority. The CPU runs the nodes that they leave, and a warning lists these.
+            encoder_provider: providers of the encoder, instead of ``provider``.
+            decoder_provider: providers of the decoder, instead of ``provider``.
+            threads: threads of a session, at least 1; by default the cores that this process may use.
+            max_batch: largest number of segments decoded together. More are faster, and each takes memory for its keys
+                and values. The text is the same in float32; in 8 and 4 bits it can differ where two tokens are almost
+                equally likely.
+            memory: resident bytes that this process may have, which bounds the batch too; by default half of the free
+                memory.
+            segment_seconds: longest segment in seconds, at least 1 and at most the model's limit.
+            vad: detect speech and leave silence out; otherwise every sample is decoded. Streams always detect speech:
+                pauses end their segments.
 
         Raises:
-            ArtifactNotFoundError, ArtifactInvalidError, ProviderError, OptionError: see :mod:`runtime.errors`.
+            ArtifactNotFoundError: no such folder, or a file of the artifact is missing.
+            ArtifactInvalidError: the manifest is wrong, or a file differs from it.
+            ProviderError: a provider is missing, inactive, or refuses a graph.
+            OptionError: an option is out of range, or too little memory for one row.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         if segment_seconds is not None and not segment_seconds >= 1:
             raise OptionError(f"segments must have at least 1 s, not {segment_seconds:g}")
-        everywhere = parse_providers(provider)
-        asked = {"encoder": encoder_provider, "decoder": decoder_provider}
-        apart = {role: parse_providers(given) for role, given in asked.items() if given is not None}
+        default = parse_providers(provider)
+        by_role = {"encoder": encoder_provider, "decoder": decoder_provider}
+        own = {role: parse_providers(names) for role, names in by_role.items() if names is not None}
         artifact = open_artifact(Path(path) if path is not None else default_model())
         graphs = artifact.manifest.graphs
-        for role in apart:
+        for role in own:
             if role not in graphs:
                 raise OptionError(
                     f"{role}_provider was given, but this model has no {role}, only {', '.join(graphs)}; "
-                    "leave it out: provider is for all of them"
+                    "leave it out: provider applies to all graphs"
                 )
-        providers = dict.fromkeys(graphs, everywhere) | apart
+        providers = dict.fromkeys(graphs, default) | own
         options = EngineOptions(providers, threads, max_batch, memory, segment_seconds)
-        made = cls(artifact, options, vad=vad)
-        made.load_seconds = time.perf_counter() - began
-        return made
+        transcriber = cls(artifact, options, vad=vad)
+        transcriber.load_seconds = time.perf_counter() - start
+        return transcriber
 
     @property
     def plan(self) -> BatchPlan:
-        """How many segments are decoded together, and what memory that can take."""
+        """Segments that are decoded together, and the memory that this can take."""
         return self._engine.plan
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model, for benchmarks, comparisons and the server's scheduler."""
+        return self._engine
+
+    @property
+    def vad(self) -> bool:
+        """Whether speech is detected and silence left out."""
+        return self._vad
 
     def transcribe(
         self,
@@ -174,58 +150,43 @@ class Transcriber:
         ignore_stop: bool = False,
         on_progress: Callable[[float, float], object] | None = None,
     ) -> Transcript:
-        """Transcribe one audio.
+        """Transcribe one audio; :class:`runtime.requests.Request` documents the options up to ``long_form``.
 
         Args:
-            source: a path, a binary stream, or an array [n] or [n, channels] (which needs ``sample_rate``).
+            source: a path, a binary stream, or an array [n] or [n, channels].
             language: English name or ISO code; None or ``auto`` detects it for each segment.
-            context: hot words or free text that decides between spellings.
+            context: hot words or free text that guides spelling.
             sample_rate: of an array, in Hz.
-            channel: use this channel, counted from 0, instead of the mean.
-            timestamps: let the model say the times of parts of the text; each is then a segment of its own.
-            task: `transcribe`, or `translate` into English.
-            long_form: let the model itself say where each of its windows ends and the next begins, instead of cutting
-                the audio at its pauses; with timestamps. All of the audio is read before the first text.
-            max_new_tokens: bound on the tokens of a segment, in place of one from its length.
+            channel: channel to use, counted from 0, instead of the mean.
+            timestamps: let the model time the parts of its text.
+            task: ``transcribe``, or ``translate`` into English.
+            long_form: decode by the model's own windows.
+            max_new_tokens: largest number of tokens of a segment, instead of a limit from its length.
             ignore_stop: decode exactly ``max_new_tokens`` (to time random weights).
-            on_progress: called with (seconds done, seconds in all, as far as is known) after every segment.
+            on_progress: called with (seconds done, seconds in all as far as known) after every segment.
 
         Raises:
-            OptionError: an unknown language, or an option that this model's family cannot do.
-            AudioNotFoundError, AudioInvalidError, AudioUnsupportedError: see :mod:`runtime.audio`.
+            OptionError: an unknown language, or an option that this model cannot do.
+            AudioNotFoundError: no such file.
+            AudioInvalidError: the audio is damaged, empty or truncated.
+            AudioUnsupportedError: no installed decoder reads the format.
         """
-        request = Request(source, language, context, sample_rate, channel, timestamps=timestamps, task=task)
-        if long_form:
-            self.check(request, long_form=True)
-        prepared = self.prepare(0, request, max_new_tokens, ignore_stop)
-        if long_form:
-            return self._long_form(prepared, on_progress)
-        work = Work(
-            self._engine,
-            [prepared],
-            vad=self._vad,
-            on_progress=(lambda file: on_progress(file.done, file.duration)) if on_progress else None,
+        request = Request(
+            source,
+            language,
+            context,
+            sample_rate,
+            channel,
+            timestamps=timestamps,
+            task=task,
+            long_form=long_form,
         )
-        (file,) = work.finished()
+        file = self.open_file(0, self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop))
+        report = (lambda file: on_progress(file.done, file.duration)) if on_progress else None
+        (file,) = SegmentScheduler(self._engine, [file], vad=self._vad, on_progress=report).run()
         if file.error:
             raise file.error
         return self.transcript_of(file)
-
-    def _long_form(self, file: File, on_progress: Callable[[float, float], object] | None) -> Transcript:
-        """Transcribe by the model's own rule for long audio."""
-        if file.error or not file.reader:
-            raise file.error or AssertionError("a file without reader and error")
-        with file.reader as reader, file.timings.measure("segment"):
-            samples = np.concatenate(list(reader.blocks()))
-        engine = cast(LongFormEngine, self._engine)
-        work = engine.long_form(samples, file.options, file.timings)
-        rate = self._engine.sample_rate
-        for _, result in self._engine.run(work.next_job):
-            work.take(result)
-            if on_progress:
-                on_progress(work.done / rate, len(samples) / rate)
-        file.timings.total = time.perf_counter() - file.began
-        return self._transcript(work.spans, len(samples) / rate, file.timings)
 
     def transcribe_many(
         self,
@@ -236,40 +197,44 @@ class Transcriber:
         on_progress: Callable[[float], object] | None = None,
         on_segment: Callable[[int, Span], object] | None = None,
     ) -> Iterator[Outcome]:
-        """Transcribe many audios, segments of all of them decoded together.
+        """Transcribe many audios; segments of all of them are decoded together.
 
         Args:
-            requests: taken one by one, a little ahead of the decoding, by another thread.
-            max_new_tokens: see :meth:`transcribe`.
-            ignore_stop: see :meth:`transcribe`.
-            on_progress: called with the seconds of audio that became done, after every segment.
-            on_segment: called with a request's place and each of its segments that is done before the whole is, for
-                whoever wants to go on from there another time.
+            requests: taken one by one, slightly ahead of decoding, in another thread.
+            max_new_tokens: largest number of tokens of a segment, instead of a limit from its length.
+            ignore_stop: decode exactly ``max_new_tokens``.
+            on_progress: called with the seconds of audio that were just decoded, after every segment.
+            on_segment: called with a request's index and each segment that is done before its audio is complete; store
+                them to resume later with ``Request.known``.
 
         Yields:
-            Each request's outcome as soon as it is there, so not in order. What is wrong with one stops no other.
+            Each request's outcome as soon as it is complete, in the order of completion. An error in one request does
+            not stop the others.
         """
         done: dict[int, float] = {}
 
-        def report(file: File) -> None:
+        def report(file: AudioFile) -> None:
             if on_progress:
                 on_progress(file.done - done.get(file.index, 0.0))
             done[file.index] = file.done
 
-        prepared = (self.prepare(index, request, max_new_tokens, ignore_stop) for index, request in enumerate(requests))
-        noted = (lambda file, span: on_segment(file.index, span)) if on_segment else None
-        for file in Work(self._engine, prepared, vad=self._vad, on_progress=report, on_segment=noted).finished():
+        files = (
+            self._try_open(index, request, max_new_tokens, ignore_stop=ignore_stop)
+            for index, request in enumerate(requests)
+        )
+        on_span = (lambda file, span: on_segment(file.index, span)) if on_segment else None
+        scheduler = SegmentScheduler(self._engine, files, vad=self._vad, on_progress=report, on_segment=on_span)
+        for file in scheduler.run():
             done.pop(file.index, None)
             yield Outcome(file.index, error=file.error) if file.error else Outcome(file.index, self.transcript_of(file))
 
     def live(self, language: str | None = None, context: str = "", live: LiveOptions = DEFAULT_LIVE) -> LiveSession:
-        """What a stream needs but the engine: see :class:`runtime.pipeline.streaming.LiveSession`.
+        """Return a stream apart from its engine, for callers that schedule the engine themselves.
 
         Raises:
-            OptionError: an unknown language, or an option that this model's family cannot do.
+            OptionError: an unknown language, or an option that this model cannot do.
         """
-        options = self._options(Request("", language, context), None, ignore_stop=False)
-        return LiveSession(self._engine, options, live)
+        return LiveSession(self._engine, self.validate(Request("", language, context)).options, live)
 
     def stream(
         self,
@@ -281,51 +246,120 @@ class Transcriber:
         pause: float = 0.8,
         stable: bool = True,
     ) -> Stream:
-        """Transcribe audio while it arrives.
+        """Open a stream that transcribes audio while it arrives.
 
         Args:
-            language: see :meth:`transcribe`.
-            context: see :meth:`transcribe`.
+            language: English name or ISO code; None or ``auto`` detects it for each segment.
+            context: hot words or free text that guides spelling.
             sample_rate: of the samples that will be fed, in Hz.
-            interval: seconds of new audio between partial texts.
+            interval: seconds of new audio between partial texts, 0.1 to 60.
             pause: seconds of silence that end a segment.
-            stable: report what will not change inside of open segments.
+            stable: report text of open segments that will not change.
 
         Raises:
-            OptionError: an option that cannot be, or that this model's family cannot do.
+            OptionError: an option is out of range, or this model cannot do it.
         """
         return Stream(self._engine, self.live(language, context, LiveOptions(interval, pause, stable)), sample_rate)
 
-    def _options(self, request: Request, max_new_tokens: int | None, *, ignore_stop: bool) -> SegmentOptions:
-        """What a request asks of each segment.
+    def validate(
+        self,
+        request: Request,
+        *,
+        words: bool = False,
+        max_new_tokens: int | None = None,
+        ignore_stop: bool = False,
+    ) -> ValidatedRequest:
+        """Validate a request's options against this model, once; its audio is not opened.
+
+        Args:
+            request: the request.
+            words: word times are needed.
+            max_new_tokens: largest number of tokens of a segment, instead of a limit from its length.
+            ignore_stop: decode exactly ``max_new_tokens``.
 
         Raises:
-            OptionError: what this model or its family cannot do.
+            CapabilityError: this model cannot do something that the request needs.
+            OptionError: an unknown language, or a context that is too long or contains a reserved token.
         """
-        language = self.check(request, forcing=ignore_stop)
+        language = self.check(request, words=words, forcing=ignore_stop)
         if ignore_stop and not max_new_tokens:
-            raise OptionError("ignore_stop needs max_new_tokens: nothing else would end the text")
+            raise OptionError("ignore_stop needs max_new_tokens: nothing else ends the text")
         options = SegmentOptions(
-            language, request.context, max_new_tokens, ignore_stop, timestamps=request.timestamps, task=request.task
+            language,
+            request.context,
+            max_new_tokens,
+            ignore_stop,
+            timestamps=request.timestamps,
+            task=request.task,
         )
         self._engine.check(options)
-        return options
+        return ValidatedRequest(request, options)
 
-    def prepare(
-        self, index: int, request: Request, max_new_tokens: int | None = None, ignore_stop: bool = False
-    ) -> File:
-        """A file for :class:`runtime.pipeline.scheduler.Work`, with its audio opened, or with what is wrong with the request.
+    def check(self, request: Request, *, words: bool = False, forcing: bool = False) -> str | None:
+        """Check capabilities and language of a request without looking at its context; faster than :meth:`validate`.
 
-        Whoever takes it closes its ``reader``.
+        Args:
+            request: the request.
+            words: word times are needed.
+            forcing: a text of a given length is needed.
+
+        Returns:
+            English name of the language; None to detect it.
+
+        Raises:
+            CapabilityError: this model cannot do something that the request needs.
+            OptionError: an unknown language; the message lists similar ones.
         """
-        file = File(index, self._engine.sample_rate, Timings(load=self.load_seconds))
+        return check_request(
+            self.artifact.manifest,
+            self.capabilities,
+            language=request.language,
+            context=request.context,
+            timestamps=request.timestamps,
+            task=request.task,
+            long_form=request.long_form,
+            words=words,
+            forcing=forcing,
+        )
+
+    def resolve_language(self, language: str | None) -> str | None:
+        """Return the English name of a language given by name or code; None for None or ``auto``.
+
+        Raises:
+            CapabilityError: this model takes no language, or has another one only.
+            OptionError: an unknown language; the message lists similar ones.
+        """
+        return self.check(Request("", language))
+
+    def open_file(self, index: int, validated: ValidatedRequest) -> AudioFile:
+        """Open a request's audio for :class:`runtime.pipeline.scheduler.SegmentScheduler`, which closes its reader.
+
+        Raises:
+            OptionError: an array without sample rate, or a file with one.
+            AudioNotFoundError: no such file.
+            AudioInvalidError: the audio is damaged, empty or truncated.
+            AudioUnsupportedError: no installed decoder reads the format.
+        """
+        request, start = validated.request, time.perf_counter()
+        return AudioFile(
+            index,
+            self._engine.sample_rate,
+            Timings(load=self.load_seconds),
+            start,
+            reader=self._reader(request),
+            options=validated.options,
+            use_long_form=request.long_form,
+            known={(span.start, span.length): span for span in request.known},
+        )
+
+    def _try_open(self, index: int, request: Request, max_new_tokens: int | None, *, ignore_stop: bool) -> AudioFile:
+        """Validate and open a request; an error becomes the file's."""
         try:
-            file.options = self._options(request, max_new_tokens, ignore_stop=ignore_stop)
-            file.reader = self._reader(request)
-            file.known = {(span.start, span.length): span for span in request.known}
+            validated = self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop)
+            return self.open_file(index, validated)
         except AsrError as error:
-            file.error = error
-        return file
+            timings = Timings(load=self.load_seconds)
+            return AudioFile(index, self._engine.sample_rate, timings, error=error)
 
     def _reader(self, request: Request) -> audio.AudioReader:
         source, rate = request.source, self._engine.sample_rate
@@ -334,21 +368,19 @@ class Transcriber:
                 raise OptionError("an array of samples needs sample_rate, in Hz")
             return audio.open_array(source, request.sample_rate, rate, request.channel)
         if request.sample_rate is not None:
-            raise OptionError("sample_rate is for arrays; a file says its own")
+            raise OptionError("sample_rate is for arrays only; a file has its own")
         return audio.open_audio(source, rate, request.channel, name=request.name)
 
-    def transcript_of(self, file: File) -> Transcript:
-        """The transcript of a file that is complete and without error."""
-        return self._transcript(file.spans, file.duration, file.timings)
-
-    def _transcript(self, spans: Sequence[Span], duration: float, timings: Timings) -> Transcript:
+    def transcript_of(self, file: AudioFile) -> Transcript:
+        """Return the transcript of a file that is complete and has no error."""
+        spans = file.spans
         segments = [segment for span in spans for segment in segments_of(span, self._engine.sample_rate)]
         return Transcript(
             text=join_texts([segment.text for segment in segments]),
             language=_main_language([segment for segment in segments if segment.text]),
-            duration=round(duration, 3),
+            duration=round(file.duration, 3),
             segments=segments,
-            timings=timings,
+            timings=file.timings,
             tokens=TokenCounts(
                 audio=sum(span.result.audio_tokens for span in spans),
                 prompt=sum(span.result.prompt_tokens for span in spans),
@@ -359,65 +391,17 @@ class Transcriber:
             versions={"asr-deploy": __version__, "onnxruntime": onnxruntime.__version__},
         )
 
-    @property
-    def engine(self) -> Engine:
-        """The loaded model itself, for what measures and compares its graphs, and for what schedules its work."""
-        return self._engine
-
-    @property
-    def vad(self) -> bool:
-        """Whether speech is looked for and silence left out."""
-        return self._vad
-
-    def check(
-        self, request: Request, *, long_form: bool = False, words: bool = False, forcing: bool = False
-    ) -> str | None:
-        """Find out before the work that this model cannot do what a request asks for; its audio is not looked at.
-
-        Args:
-            request: what is asked for.
-            long_form: see :meth:`transcribe`.
-            words: the times of words are asked for.
-            forcing: that a text be of a given length.
-
-        Returns:
-            The language as the model knows it: see :meth:`resolve_language`.
-
-        Raises:
-            CapabilityError: this model cannot do it.
-            OptionError: a language that it does not know.
-        """
-        return check_request(
-            self.artifact.manifest,
-            self.capabilities,
-            language=request.language,
-            context=request.context,
-            timestamps=request.timestamps,
-            task=request.task,
-            long_form=long_form,
-            words=words,
-            forcing=forcing,
-        )
-
-    def resolve_language(self, language: str | None) -> str | None:
-        """English name of a language given by name or code; None for None or ``auto``.
-
-        Raises:
-            CapabilityError: this model cannot be told a language, or knows another one alone.
-            OptionError: unknown (the message has the near matches).
-        """
-        return self.check(Request("", language))
-
 
 def describe_roles(options: EngineOptions, roles: Iterable[str]) -> str:
-    """Execution providers as a transcript names them: once where all graphs have the same, else for each graph."""
-    said = {role: describe(options.providers_for(role)) for role in roles}
-    if len(set(said.values())) == 1:
-        return next(iter(said.values()))
-    return ", ".join(f"{role} {providers}" for role, providers in said.items())
+    """Return the execution providers as a transcript names them: once if all graphs share them, else for each graph."""
+    by_role = {role: describe(options.providers_for(role)) for role in roles}
+    if len(set(by_role.values())) == 1:
+        return next(iter(by_role.values()))
+    return ", ".join(f"{role} {providers}" for role, providers in by_role.items())
 
 
 def _main_language(segments: list[Segment]) -> str | None:
+    """Return the language of most seconds; None without any."""
     seconds: dict[str, float] = {}
     for segment in segments:
         if segment.language:

@@ -84,7 +84,7 @@ def transcribe(
         )
         task: Task = "translate" if translate else "transcribe"
         transcriber.check(
-            Request("", language, context, timestamps=timestamps, task=task), long_form=long_form
+            Request("", language, context, timestamps=timestamps, task=task, long_form=long_form)
         )  # what no file could be asked for is said once
         asked: dict[str, Any] = {
             "language": language,

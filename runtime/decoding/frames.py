@@ -1,4 +1,4 @@
-"""What decoding over an encoder's frames gives: tokens that know their place in the audio."""
+"""The result of decoding over encoder frames: tokens with their frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runtime.results import FinishReason
 
 
 class FrameHypothesis(msgspec.Struct, frozen=True):
-    """Decoded ids without blanks, and of each: its first frame, the frame after its last, and its log-probability.
+    """Decoded ids without blanks; for each its first frame, the frame after its last one, and its log-probability.
 
-    A transducer may say that a token takes no time: the two frames are equal then. The text ends with the audio
-    (``stop``), or because it was to have no more tokens (``length``).
+    A transducer's token may take no time: both frames are equal then. ``finish_reason`` is ``stop`` at the end of the
+    audio and ``length`` when the token limit was reached before.
     """
 
     tokens: list[int]
@@ -24,15 +24,19 @@ class FrameHypothesis(msgspec.Struct, frozen=True):
 
     @property
     def confidence(self) -> float:
-        """Geometric mean of the tokens' probabilities, 0..1; 0 when nothing was decoded."""
+        """Geometric mean of the token probabilities, 0..1; 0 when there is no token."""
         if not self.log_probabilities:
             return 0.0
         return math.exp(math.fsum(self.log_probabilities) / len(self.log_probabilities))
 
-    def cut(self, most: int | None) -> FrameHypothesis:
-        """The hypothesis with ``most`` tokens at the most, of which the others were cut off (``length``)."""
-        if most is None or len(self.tokens) <= most:
+    def limited_to(self, max_tokens: int | None) -> FrameHypothesis:
+        """Return the first ``max_tokens`` tokens with finish reason ``length``; itself when it has no more."""
+        if max_tokens is None or len(self.tokens) <= max_tokens:
             return self
         return FrameHypothesis(
-            self.tokens[:most], self.starts[:most], self.ends[:most], self.log_probabilities[:most], "length"
+            self.tokens[:max_tokens],
+            self.starts[:max_tokens],
+            self.ends[:max_tokens],
+            self.log_probabilities[:max_tokens],
+            "length",
         )

@@ -1,4 +1,4 @@
-"""Greedy decoding of many texts in rows, with a budget and a guard against loops."""
+"""Greedy decoding of many texts in rows, with token budgets, verified drafts and a loop guard."""
 
 from __future__ import annotations
 
@@ -10,71 +10,63 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from runtime.decoding.loops import loop_period, loop_start, penalize
+from runtime.decoding.probabilities import log_softmax_at
 from runtime.results import FinishReason
 
 Floats = npt.NDArray[np.float32]
 
-# Penalty for texts that are decoded again because they were cut off or looped: enough to leave a loop, and a last
-# resort only, because it also makes rightly repeated words less likely.
-REPETITION_PENALTY = 1.1
-
-# A tail that repeats one period is a loop when it is this long (tokens) and repeats this often. Digits and refrains
-# repeat too, but not so long: the official implementation collapses runs of more than 20.
-_LOOP_TOKENS = 24
-_LOOP_REPEATS = 6
-_LONGEST_PERIOD = 24
-
 
 class Hypothesis(msgspec.Struct, frozen=True):
-    """Decoded ids without the stop id, and why the text ended.
+    """Decoded token ids without the stop id, and why the text ended.
 
-    ``log_probabilities`` are those of each id that the model chose, a stop id that came included. ``kept`` is the copy
-    of the row's beginning that a draft asked for.
+    ``log_probabilities`` belong to the ids that the model chose, the stop id included; forced ids have none.
+    ``snapshot`` is the copy of the row's first positions that a draft requested.
     """
 
     tokens: list[int]
     log_probabilities: list[float]
     finish_reason: FinishReason
-    kept: Any = None
+    snapshot: Any = None
 
     @property
     def confidence(self) -> float:
-        """Geometric mean of the probabilities, 0..1; 0 when nothing was decoded."""
+        """Geometric mean of the token probabilities, 0..1; 0 when the model chose no token."""
         if not self.log_probabilities:
             return 0.0
         return float(np.exp(np.mean(self.log_probabilities)))
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What a text is expected to say, and what was computed of it before.
+    """An expected text to verify in one pass, and earlier results to reuse.
 
-    ``tokens`` are verified in one pass, and kept as far as the model would have chosen them. The first ``forced`` of
-    them are taken whatever it would have chosen.
+    ``tokens`` are kept as far as the model would have chosen them. The first ``forced`` of them are kept in any case.
 
-    The prompt's first ``reuse`` positions, ``reuse_audio`` of them audio, are those of ``kept``; of the row's first
-    ``keep`` positions a copy is made.
+    The first ``reuse`` prompt positions, ``reuse_audio`` of them audio rows, come from ``snapshot``. A copy of the
+    row's first ``snapshot_length`` positions is returned with the hypothesis.
 
-    ``exact`` verifies in a pass of its own, after the prompt's: it computes what decoding without a draft does, bit for
-    bit where ``sure`` is 0. Where passes over many tokens and steps differ in their last digits, a choice that leads
-    the next best by less than ``sure`` (in logits) makes the text start over without the draft.
+    ``exact`` verifies in a pass of its own after the prompt's pass, which computes what decoding without a draft
+    computes, bit for bit where ``min_margin`` is 0. Where passes over many tokens and single steps differ in their last
+    digits, a choice that leads the second best by less than ``min_margin`` (in logits) restarts the text without the
+    draft.
     """
 
     tokens: list[int]
     forced: int = 0
-    kept: Any = None
+    snapshot: Any = None
     reuse: int = 0
     reuse_audio: int = 0
-    keep: int = 0
+    snapshot_length: int = 0
     exact: bool = False
-    sure: float = 0.0
+    min_margin: float = 0.0
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A text to decode: prompt ids, its audio as the decoder takes it, and the most tokens it may have.
+class TextJob(msgspec.Struct, frozen=True):
+    """A text to decode: prompt ids, audio in the decoder's form, and the largest number of tokens.
 
-    ``ignore_stop`` decodes exactly the budget. A ``repetition_penalty`` above 1 makes tokens that the text already has
-    less likely (see :func:`penalize`). ``rules`` change the logits [vocab] of the next token in place, given the text
-    so far: what they set to -inf is not chosen.
+    ``ignore_stop`` decodes exactly ``budget`` tokens. ``repetition_penalty`` above 1 makes tokens that the text already
+    has less likely (:func:`runtime.decoding.loops.penalize`). ``rules`` change the logits [vocab] of the next token in
+    place, given the tokens so far; entries set to -inf are never chosen.
     """
 
     prompt: list[int]
@@ -87,32 +79,32 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def positions(self) -> int:
-        """Positions of a row that prompt and text need."""
+        """Row positions that prompt and text need."""
         return len(self.prompt) + self.budget
 
 
 class Rows(Protocol):
-    """A decoder whose rows begin and end independently of one another: see :class:`runtime.decoding.kv_rows.CausalDecoder`."""
+    """A decoder with independent rows; :class:`runtime.decoding.kv_rows.RowDecoder` implements it."""
 
     @property
     def layout(self) -> tuple[int, int]:
-        """(rows, positions of each) that are open."""
+        """(rows, positions per row) that are open."""
 
     def open_rows(self, rows: int, positions: int) -> None: ...
 
     @property
     def movable(self) -> bool:
-        """Whether rows can be moved; if not, gaps between them are stepped too."""
+        """Whether rows can be moved; otherwise gaps between active rows are stepped too."""
 
     def prefill_row(self, row: int, prompt: list[int], audio: Any, /) -> Floats: ...
 
-    def extend_row(self, row: int, ids: Sequence[int], audio: Any, /, keep: int = 1) -> Floats: ...
+    def extend_row(self, row: int, ids: Sequence[int], audio: Any, /, logits_count: int = 1) -> Floats: ...
 
-    def cut_row(self, row: int, length: int) -> None: ...
+    def truncate_row(self, row: int, length: int) -> None: ...
 
-    def keep_row(self, row: int, length: int) -> Any: ...
+    def snapshot_row(self, row: int, length: int) -> Any: ...
 
-    def restore_row(self, row: int, kept: Any, length: int) -> None: ...
+    def restore_row(self, row: int, snapshot: Any, length: int) -> None: ...
 
     def move_row(self, source: int, target: int) -> None: ...
 
@@ -120,124 +112,123 @@ class Rows(Protocol):
 
 
 class _Text:
-    """One text as it grows: the most probable token each time, until a stop id, the budget, or a loop.
+    """One growing text: the most probable token each time, until a stop id, the budget, or a loop.
 
-    Of a loop only the first period is kept.
+    Only the first period of a loop is kept.
     """
 
-    def __init__(self, key: Any, job: Job, stop_ids: Collection[int]) -> None:
+    def __init__(self, key: Any, job: TextJob, stop_ids: Collection[int]) -> None:
         self.key, self.job, self._stop_ids = key, job, stop_ids
-        self.kept: Any = None
-        self.first: Floats | None = None
-        """Logits [vocab] to start over with, while the choices are not known to be those of steps alone."""
+        self.snapshot: Any = None
+        self.restart_logits: Floats | None = None
+        """Logits [vocab] of the first token, kept while the draft may still have to be discarded."""
         self.clear()
 
     def clear(self) -> None:
-        """Let it be empty."""
+        """Remove all tokens."""
         self._tokens: list[int] = []
-        self._log_probabilities: list[float | None] = []  # None for a forced one
+        self._log_probabilities: list[float | None] = []  # None for a forced token
         self._reason: FinishReason = "length"
 
     @property
     def last(self) -> int:
-        """The token that the next step appends."""
+        """The token that the next step appends to the row."""
         return self._tokens[-1]
 
-    def forget_audio(self) -> None:
-        """Let go of the audio, now that the decoder has it: it can be as large as all else of a row."""
+    def release_audio(self) -> None:
+        """Drop the audio once the decoder has it: it can be as large as the rest of a row."""
         self.job = msgspec.structs.replace(self.job, audio=None)
 
-    def rule(self, logits: Floats) -> None:
-        """Change ``logits`` [vocab] of the next token as the job's rules say."""
+    def apply_rules(self, logits: Floats) -> None:
+        """Change ``logits`` [vocab] of the next token in place by the job's rules."""
         if self.job.rules:
             self.job.rules(logits, self._tokens)
 
     def choose(self, logits: Floats, best: int) -> int:
-        """The next token, given ``logits`` [vocab] and the most probable one."""
+        """Return the next token, given ``logits`` [vocab] and the most probable id."""
         if self.job.repetition_penalty == 1.0 or not self._tokens:
             return best
         return int(np.argmax(penalize(logits, self._tokens, self.job.repetition_penalty)))
 
-    def take(self, token: int, log_probability: float | None) -> bool:
-        """Append ``token``, without a probability if it was forced; False when the text has ended."""
+    def append(self, token: int, log_probability: float | None) -> bool:
+        """Append ``token`` (``log_probability`` None: forced); return False when the text has ended."""
         self._log_probabilities.append(log_probability)
         if token in self._stop_ids and not self.job.ignore_stop:
             self._reason = "stop"
             return False
         self._tokens.append(token)
         if not self.job.ignore_stop and (period := loop_period(self._tokens)):
-            keep = loop_start(self._tokens, period) + period
-            del self._tokens[keep:], self._log_probabilities[keep:]
+            length = loop_start(self._tokens, period) + period
+            del self._tokens[length:], self._log_probabilities[length:]
             self._reason = "repetition"
             return False
         return len(self._tokens) < self.job.budget
 
     def hypothesis(self) -> Hypothesis:
-        """What was decoded."""
+        """Return the decoded text."""
         chosen = [each for each in self._log_probabilities if each is not None]
-        return Hypothesis(self._tokens, chosen, self._reason, self.kept)
+        return Hypothesis(self._tokens, chosen, self._reason, self.snapshot)
 
-    def unsure(self, logits: Floats, token: int) -> bool:
-        """Whether steps alone might have chosen another than ``token`` from ``logits`` [vocab]."""
-        if self.first is None or self.job.draft is None:
+    def is_near_tie(self, logits: Floats, token: int) -> bool:
+        """Return whether single steps might have chosen another token than ``token`` from ``logits`` [vocab]."""
+        if self.restart_logits is None or self.job.draft is None:
             return False
-        lead = logits[token]
-        return bool((logits > lead - self.job.draft.sure).sum() > 1)
+        return bool((logits > logits[token] - self.job.draft.min_margin).sum() > 1)
 
 
 def greedy_rows(
     decoder: Rows,
-    next_job: Callable[[], tuple[Any, Job] | None],
+    next_job: Callable[[], tuple[Any, TextJob] | None],
     layout: Callable[[int], tuple[int, int]],
     stop_ids: Collection[int],
     *,
-    never: Collection[int] = (),
+    forbidden_ids: Collection[int] = (),
     on_timing: Callable[[str, Sequence[Any], float], None] = lambda *_: None,
     is_cancelled: Callable[[Any], bool] = lambda _: False,
 ) -> Iterator[tuple[Any, Hypothesis]]:
-    """Decode many texts together; a row whose text has ended begins the next one at once.
+    """Decode many texts together; a row whose text has ended starts the next one at once.
 
-    Rows in use are always the first ones, so that a step costs what these cost: when nothing is left to begin, the last
-    row moves into the place of one that has ended.
+    The active rows are always the first ones, so a step costs as much as there are active rows: when no job is left,
+    the last row moves into the gap of an ended one.
 
     Args:
-        decoder: its rows are opened here.
-        next_job: asked whenever a row is free: a key and a job, or None when there is none now. It may have one again
-            after texts have ended; decoding is over when all rows are free and there is none.
-        layout: positions that a job needs → (rows, positions of each) to decode it with. A job that needs another
-            layout than the open one begins when all rows have ended, and is the first of the new one.
+        decoder: opened with the layout that the jobs need.
+        next_job: called whenever a row is free; returns a key and a job, or None when there is none now. It may have
+            more jobs after texts have ended; decoding ends when all rows are free and it returns None.
+        layout: positions that a job needs → (rows, positions per row). A job that needs another layout than the open
+            one waits until all rows have ended.
         stop_ids: ids that end a text.
-        never: ids that no text may contain, such as placeholders that the decoder would take for something else.
-        alive: asked of a key before each pass over its text; when it says no, the text is dropped and its row is free.
-        on_timing: told ``prefill`` or ``decode``, the keys of the texts that it was for, and seconds.
+        forbidden_ids: ids that no text may contain, such as audio placeholders.
+        on_timing: called with ``prefill`` or ``decode``, the keys of the texts concerned, and seconds.
+        is_cancelled: called with a key before each pass; True drops the text and frees its row.
 
     Yields:
-        The key of a job and its hypothesis, in the order in which texts end.
+        Each job's key and hypothesis, in the order in which the texts end.
     """
-    forbidden = list(never)
+    forbidden = list(forbidden_ids)
     texts: list[_Text | None] = []
-    waiting: tuple[Any, Job] | None = None
+    waiting: tuple[Any, TextJob] | None = None
     while True:
         while None in texts or len(texts) < decoder.layout[0] or not texts:
             waiting = waiting or next_job()
             if waiting is None:
                 break
-            wanted = layout(waiting[1].positions)
-            if wanted != decoder.layout:
+            needed = layout(waiting[1].positions)
+            if needed != decoder.layout:
                 if any(texts):
                     break
-                decoder.open_rows(*wanted)
+                decoder.open_rows(*needed)
             (key, job), waiting = waiting, None
             if is_cancelled(key):
                 continue
             row = texts.index(None) if None in texts else len(texts)
             text = _Text(key, job, stop_ids)
             del job
-            began = time.perf_counter()
-            going = _begin(decoder, row, text, forbidden)
-            text.forget_audio()
-            on_timing("prefill", [key], time.perf_counter() - began)
-            if not going:
+            start = time.perf_counter()
+            continues = _begin(decoder, row, text, forbidden)
+            text.release_audio()
+            on_timing("prefill", [key], time.perf_counter() - start)
+            if not continues:
                 yield key, text.hypothesis()
             elif row < len(texts):
                 texts[row] = text
@@ -250,47 +241,46 @@ def greedy_rows(
                 return
             continue
         active = [(row, text) for row, text in enumerate(texts) if text]
-        began = time.perf_counter()
+        start = time.perf_counter()
         logits = decoder.step([text.last if text else None for text in texts])
         if len(active) < len(texts):
             logits = logits[[row for row, _ in active]]
         ended = []
-        choices = _choices([text for _, text in active], logits, forbidden)
-        for (row, text), line, (token, log_probability) in zip(active, logits, choices, strict=True):
-            unsure = text.unsure(line, token)
-            if not (_start_over(decoder, row, text, forbidden) if unsure else text.take(token, log_probability)):
+        choices = _choose([text for _, text in active], logits, forbidden)
+        for (row, text), row_logits, (token, log_probability) in zip(active, logits, choices, strict=True):
+            if text.is_near_tie(row_logits, token):
+                continues = _restart(decoder, row, text, forbidden)
+            else:
+                continues = text.append(token, log_probability)
+            if not continues:
                 ended.append((row, text))
-        on_timing("decode", [text.key for _, text in active], time.perf_counter() - began)
+        on_timing("decode", [text.key for _, text in active], time.perf_counter() - start)
         for row, text in ended:
             texts[row] = None
             yield text.key, text.hypothesis()
 
 
-def _choices(texts: Sequence[_Text], logits: Floats, forbidden: list[int]) -> list[tuple[int, float]]:
-    """The next token of each text by its row of ``logits`` [rows, vocab], which change, and its log-probability."""
+def _choose(texts: Sequence[_Text], logits: Floats, forbidden: list[int]) -> list[tuple[int, float]]:
+    """Apply the rules to ``logits`` [rows, vocab] in place; return each text's next token and its log-probability."""
     logits[:, forbidden] = -np.inf
-    for text, line in zip(texts, logits, strict=True):
-        text.rule(line)
+    for text, row_logits in zip(texts, logits, strict=True):
+        text.apply_rules(row_logits)
     best = logits.argmax(axis=1)
-    peaks = logits[np.arange(len(texts)), best]
-    totals = np.log(np.exp(logits - peaks[:, None]).sum(axis=1))
-    choices = []
-    for row, text in enumerate(texts):
-        token = text.choose(logits[row], int(best[row]))
-        choices.append((token, float(logits[row, token] - peaks[row] - totals[row])))
-    return choices
+    tokens = [text.choose(logits[row], int(best[row])) for row, text in enumerate(texts)]
+    log_probabilities = log_softmax_at(logits, best, np.array(tokens))
+    return list(zip(tokens, map(float, log_probabilities), strict=True))
 
 
 def _begin(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
-    """Decode the prompt, and as much of a draft as holds; False when the text has ended with it."""
+    """Decode the prompt and the part of the draft that holds; return False when the text has ended with it."""
     job, draft = text.job, text.job.draft
     if draft is None:
         logits = decoder.prefill_row(row, job.prompt, job.audio)[None]
-        return text.take(*_choices([text], logits, forbidden)[0])
+        return text.append(*_choose([text], logits, forbidden)[0])
     if draft.reuse:
-        decoder.restore_row(row, draft.kept, draft.reuse)
+        decoder.restore_row(row, draft.snapshot, draft.reuse)
     else:
-        decoder.cut_row(row, 0)
+        decoder.truncate_row(row, 0)
     rest, tokens = job.prompt[draft.reuse :], draft.tokens[: job.budget]
     audio = job.audio[draft.reuse_audio :] if draft.reuse_audio else job.audio
     forced = min(draft.forced, len(tokens))
@@ -299,47 +289,47 @@ def _begin(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
         logits = np.concatenate([first, decoder.extend_row(row, tokens, None, len(tokens))])[forced:]
     else:
         logits = decoder.extend_row(row, [*rest, *tokens], audio, len(tokens) - forced + 1)
-    if draft.keep:
-        text.kept = decoder.keep_row(row, draft.keep)
-    if draft.exact and draft.sure:
-        text.first = logits[0].copy()
+    if draft.snapshot_length:
+        text.snapshot = decoder.snapshot_row(row, draft.snapshot_length)
+    if draft.exact and draft.min_margin:
+        text.restart_logits = logits[0].copy()
     return _verify(decoder, row, text, logits, forbidden)
 
 
 def _verify(decoder: Rows, row: int, text: _Text, logits: Floats, forbidden: list[int]) -> bool:
-    """Take the draft's tokens as far as they are the choices of ``logits`` [not forced + 1, vocab], and one more."""
+    """Append draft tokens as far as ``logits`` [draft tokens - forced + 1, vocab] choose them, and one more token."""
     draft = text.job.draft
     assert draft
     tokens = draft.tokens[: text.job.budget]
     forced = len(tokens) + 1 - len(logits)
     for token in tokens[:forced]:
-        if not text.take(token, None):
+        if not text.append(token, None):
             return False
-    taken = forced
-    for line in logits:
-        token, log_probability = _choices([text], line[None], forbidden)[0]  # by rules that look at the text so far
-        if text.unsure(line, token):
-            return _start_over(decoder, row, text, forbidden)
-        if not text.take(token, log_probability):
+    accepted = forced
+    for row_logits in logits:
+        token, log_probability = _choose([text], row_logits[None], forbidden)[0]  # the rules see the tokens so far
+        if text.is_near_tie(row_logits, token):
+            return _restart(decoder, row, text, forbidden)
+        if not text.append(token, log_probability):
             return False
-        if taken == len(tokens) or token != tokens[taken]:
+        if accepted == len(tokens) or token != tokens[accepted]:
             break
-        taken += 1
-    decoder.cut_row(row, len(text.job.prompt) + taken)
+        accepted += 1
+    decoder.truncate_row(row, len(text.job.prompt) + accepted)
     return True
 
 
-def _start_over(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
-    """Go back to the end of the prompt, and on by steps alone; False when the text has ended."""
-    assert text.first is not None
-    decoder.cut_row(row, len(text.job.prompt))
-    first, text.first = text.first[None], None
+def _restart(decoder: Rows, row: int, text: _Text, forbidden: list[int]) -> bool:
+    """Discard the draft and continue from the prompt's end by single steps; return False when the text has ended."""
+    assert text.restart_logits is not None
+    decoder.truncate_row(row, len(text.job.prompt))
+    first, text.restart_logits = text.restart_logits[None], None
     text.clear()
-    return text.take(*_choices([text], first, forbidden)[0])
+    return text.append(*_choose([text], first, forbidden)[0])
 
 
 def _close_gaps(decoder: Rows, texts: list[_Text | None]) -> None:
-    """Let the texts be in the first rows: the last ones move into the places of those that have ended."""
+    """Move the last texts into the rows of ended ones, so that the active rows are the first."""
     while texts and texts[-1] is None:
         texts.pop()
     while decoder.movable and None in texts:
@@ -348,34 +338,3 @@ def _close_gaps(decoder: Rows, texts: list[_Text | None]) -> None:
         texts[gap] = texts.pop()
         while texts and texts[-1] is None:
             texts.pop()
-
-
-def penalize(logits: Floats, tokens: Collection[int], penalty: float) -> Floats:
-    """``logits`` [vocab] with those of ``tokens`` made less likely: divided by ``penalty`` where positive, else
-    multiplied (Keskar et al., CTRL, arXiv 1909.05858, section 4.1).
-    """
-    penalized = logits.copy()
-    ids = np.fromiter(set(tokens), np.int64)
-    seen = penalized[ids]
-    penalized[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
-    return penalized
-
-
-def loop_period(tokens: Sequence[int]) -> int:
-    """The period in which the tail of ``tokens`` loops, or 0. Shorter periods win."""
-    for period in range(1, _LONGEST_PERIOD + 1):
-        span = max(_LOOP_TOKENS, period * _LOOP_REPEATS)
-        if len(tokens) < span:
-            break
-        tail = tokens[-span:]
-        if tail[period:] == tail[:-period]:
-            return period
-    return 0
-
-
-def loop_start(tokens: Sequence[int], period: int) -> int:
-    """Where the loop at the end of ``tokens`` begins: the first index from which everything repeats by ``period``."""
-    start = len(tokens) - period
-    while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
-        start -= 1
-    return start

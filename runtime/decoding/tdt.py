@@ -1,8 +1,8 @@
-"""Greedy decoding of token-and-duration transducers (TDT), many clips in rows that advance by their own durations.
+"""Greedy decoding of token-and-duration transducers (TDT) over many clips at once.
 
-Source: H. Xu et al., Efficient Sequence Transduction by Jointly Predicting Tokens and Durations (arXiv 2304.06795). At
-each step a row's joint network sees one encoder frame and the prediction network's state after the last token, and says
-a token and how many frames to go on. A blank leaves the state as it is and goes on by one frame at least.
+Source: H. Xu et al., Efficient Sequence Transduction by Jointly Predicting Tokens and Durations (arXiv 2304.06795). In
+each step, a row's joint network takes one encoder frame and the prediction network's state after the last token, and
+gives a token and the number of frames to advance. A blank keeps the state and advances at least one frame.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.decoding.frames import FrameHypothesis
+from runtime.decoding.probabilities import log_softmax_at
 from runtime.results import FinishReason
 
 Floats = npt.NDArray[np.float32]
@@ -22,29 +23,36 @@ Ints = npt.NDArray[np.int64]
 
 
 class States(NamedTuple):
-    """Of the prediction network, a row each: hidden and cell [layers, rows, width]."""
+    """LSTM states of the prediction network: hidden and cell, each [layers, rows, width] float32."""
 
     hidden: Floats
     cell: Floats
 
 
 class Joint(Protocol):
-    """Prediction and joint network of some rows."""
+    """Prediction and joint network."""
 
     def start(self, rows: int) -> States:
-        """The state before any token."""
+        """Return the states before any token."""
 
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
-        """``tokens`` [rows] after ``states``, and encoder ``frames`` [rows, width] → logits of tokens [rows, vocab],
-        logits of durations [rows, durations], and the states after the tokens.
+        """Run one step.
+
+        Args:
+            tokens: last token ids [rows].
+            states: states before these tokens.
+            frames: encoder frames [rows, width].
+
+        Returns:
+            Token logits [rows, vocab], duration logits [rows, durations], and the states after the tokens.
         """
 
 
 class TdtRules(msgspec.Struct, frozen=True):
-    """How a model's choices are to be read.
+    """Constants of a TDT model.
 
-    ``durations`` are frames by the index of the choice. After ``max_symbols`` tokens of one frame that all take no
-    time, a row goes on by a frame: NeMo's guard against a model that would stay there for ever.
+    ``durations`` are frames by class of the duration output. After ``max_symbols`` tokens without duration at one
+    frame, a row advances one frame: NeMo's guard against endless emission.
     """
 
     blank: int
@@ -53,7 +61,7 @@ class TdtRules(msgspec.Struct, frozen=True):
 
 
 class _Text:
-    """A row's text as it grows."""
+    """A row's growing text."""
 
     __slots__ = ("ends", "log_probabilities", "starts", "tokens")
 
@@ -78,14 +86,14 @@ def greedy_tdt(
     """Decode clips side by side.
 
     Args:
-        joint: the networks.
+        joint: prediction and joint network.
         encoded: encoder frames [frames, width] of each clip.
-        rules: of the model.
-        budgets: most tokens of each clip; None for as many as there come.
-        alive: asked of a clip's place before each step; when it says no, the clip is dropped.
+        rules: constants of the model.
+        budgets: largest number of tokens of each clip; None for no limit.
+        is_cancelled: called with a clip's index before each step; True drops the clip.
 
     Yields:
-        A clip's place and its hypothesis, in the order in which clips end; of equal ones, the first clip's first.
+        A clip's index and its hypothesis, in the order in which clips end; ties in input order.
     """
     count = len(encoded)
     limits = list(budgets) if budgets is not None else [None] * count
@@ -93,29 +101,30 @@ def greedy_tdt(
     durations = np.array(rules.durations, np.int64)
     texts = [_Text() for _ in range(count)]
     frame = np.zeros(count, np.int64)
-    symbols = np.zeros(count, np.int64)  # without time, at the frame
+    symbols = np.zeros(count, np.int64)  # tokens without duration at the current frame
     tokens = np.full(count, rules.blank, np.int64)
     states = joint.start(count)
-    rows = np.arange(count)  # the clips that are going on, in order; tokens and states are theirs
+    rows = np.arange(count)  # active clips in order; `tokens` and `states` belong to them
     while True:
-        over = frame[rows] >= lengths[rows]
-        for row in rows[over].tolist():
+        ended = frame[rows] >= lengths[rows]
+        for row in rows[ended].tolist():
             yield row, texts[row].hypothesis("stop")
-        # Asked after the yields: whoever waits for a clip may be gone by then.
-        stays = ~(over | np.array([is_cancelled(row) for row in rows.tolist()], bool))
-        if not stays.all():
-            rows, tokens, states = rows[stays], tokens[stays], _select(states, stays)
+        # After the yields: a clip may have been cancelled while its caller ran.
+        active = ~(ended | np.array([is_cancelled(row) for row in rows.tolist()], bool))
+        if not active.all():
+            rows, tokens, states = rows[active], tokens[active], _select(states, active)
         if not len(rows):
             return
-        now = np.stack([encoded[row][frame[row]] for row in rows.tolist()])
-        logits, duration_logits, after = joint.step(tokens, states, now)
+        current = np.stack([encoded[row][frame[row]] for row in rows.tolist()])
+        logits, duration_logits, next_states = joint.step(tokens, states, current)
         best = logits.argmax(axis=1)
         spans = durations[duration_logits.argmax(axis=1)]
         blank = best == rules.blank
         spans[blank & (spans == 0)] = 1
         emitted = np.flatnonzero(~blank)
         full = []
-        for index, log_probability in zip(emitted.tolist(), _log_probabilities(logits, best, emitted), strict=True):
+        log_probabilities = log_softmax_at(logits[emitted], best[emitted]).tolist()
+        for index, log_probability in zip(emitted.tolist(), log_probabilities, strict=True):
             row, text = int(rows[index]), texts[rows[index]]
             text.tokens.append(int(best[index]))
             text.starts.append(int(frame[row]))
@@ -129,33 +138,23 @@ def greedy_tdt(
         frame[rows] += np.where(stuck, 1, spans)
         symbols[rows[stuck]] = 0
         tokens = np.where(blank, tokens, best)
-        states = _advance(states, after, ~blank)
+        states = _advance(states, next_states, ~blank)
         for row in full:
-            # A budget that the text just fills cuts nothing off where the audio is over with it.
+            # A text that fills its budget exactly at the end of the audio is complete.
             reason: FinishReason = "stop" if frame[row] >= lengths[row] else "length"
             yield row, texts[row].hypothesis(reason)
         if full:
-            left = ~np.isin(rows, full)
-            rows, tokens, states = rows[left], tokens[left], _select(states, left)
-
-
-def _log_probabilities(logits: Floats, best: Ints, rows: Ints) -> list[float]:
-    """Log-softmax at the best choices of some rows of ``logits`` [rows, vocab]."""
-    if not len(rows):
-        return []
-    chosen = logits[rows]
-    peaks = chosen[np.arange(len(rows)), best[rows]]
-    found: list[float] = (-np.log(np.exp(chosen - peaks[:, None]).sum(axis=1))).tolist()
-    return found
+            remaining = ~np.isin(rows, full)
+            rows, tokens, states = rows[remaining], tokens[remaining], _select(states, remaining)
 
 
 def _select(states: States, rows: npt.NDArray[np.bool_]) -> States:
     return States(states.hidden[:, rows], states.cell[:, rows])
 
 
-def _advance(before: States, after: States, moved: npt.NDArray[np.bool_]) -> States:
-    """The states after the step: those of rows that have ``moved``, the earlier ones of the others."""
-    if moved.all():
+def _advance(before: States, after: States, emitted: npt.NDArray[np.bool_]) -> States:
+    """Take the states ``after`` the step for rows that ``emitted`` a token, and the earlier ones for the others."""
+    if emitted.all():
         return after
-    where = moved[None, :, None]
-    return States(np.where(where, after.hidden, before.hidden), np.where(where, after.cell, before.cell))
+    mask = emitted[None, :, None]
+    return States(np.where(mask, after.hidden, before.hidden), np.where(mask, after.cell, before.cell))

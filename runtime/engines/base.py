@@ -1,35 +1,46 @@
-"""What a family gives the transcriber: an engine that turns segments of audio into text, many at a time."""
+"""The engine interface between families and pipeline, and what every family's engine shares.
+
+An engine is an opened model that turns segments of audio into text, many at a time.
+"""
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import InferenceSession
 
 from runtime.engines.batch_plan import BatchPlan
 from runtime.engines.capabilities import Capabilities
+from runtime.errors import CapabilityError, OptionError
+from runtime.model.artifact import Artifact
+from runtime.model.validation import contradiction
 from runtime.ort.providers import Providers, ProviderSpec
+from runtime.ort.session import placement
 from runtime.results import FinishReason, Task, TimedText, Timings, Word
 
 Floats = npt.NDArray[np.float32]
 
-# Rows that are decoded together unless asked otherwise: a step of eight costs two to three of one.
+# Default number of rows: a step of eight rows takes two to three times as long as a step of one.
 DEFAULT_BATCH = 8
-# Longest segment unless asked otherwise, where the model's own is not shorter. Measured on a minute of real speech at
-# 0.6B (`python -m benchmarks --only speech`): limits of 15 and 20 s are equally fast in rows, one of 30 s leaves
-# fewer rows and longer prefills; and 20 s keep more of a sentence together.
+# Default longest segment in seconds, where the model's own limit is not lower. Measured on a minute of real speech at
+# 0.6B (`python -m benchmarks --only speech`): 15 and 20 s are equally fast in rows, 30 s gives fewer rows and longer
+# prefills, and 20 s keeps more of a sentence together.
 DEFAULT_SEGMENT_SECONDS = 20.0
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How sessions are made, and how much is decoded together.
+    """How to open a model.
 
-    ``providers`` are execution providers by a graph's role, the CPU for a role that is not named. ``max_batch`` bounds
-    the rows, ``memory`` the bytes that this process may have resident (None: half of what is free), ``segment_seconds``
-    the longest segment (None: what is fastest for the family, :data:`DEFAULT_SEGMENT_SECONDS` or the model's own).
+    ``providers`` are execution providers by graph role; a missing role runs on the CPU. ``threads`` are intra-op
+    threads of a session (None: the cores this process may use). ``max_batch`` bounds the rows, ``memory`` the resident
+    bytes of this process (None: half of the free memory), ``segment_seconds`` the longest segment (None: the family's
+    default).
     """
 
     providers: dict[str, Providers] = {}
@@ -39,15 +50,15 @@ class EngineOptions(msgspec.Struct, frozen=True):
     segment_seconds: float | None = None
 
     def providers_for(self, role: str) -> Providers:
-        """Providers of the graph with ``role``, in order of priority."""
+        """Return the providers of the graph with ``role`` in order of priority."""
         return self.providers.get(role, (ProviderSpec(),))
 
 
 class SegmentOptions(msgspec.Struct, frozen=True):
-    """What is asked of one segment: a language by its English name (None detects it), a context, a forced length.
+    """Validated options of one segment; :meth:`runtime.transcriber.Transcriber.validate` makes them.
 
-    A ``repetition_penalty`` above 1 guards against loops. ``timestamps`` asks for the times of parts of the text,
-    ``task`` for the text itself or for English.
+    ``language`` is an English name (None: detect). ``max_new_tokens`` replaces the budget from the segment's length,
+    and ``ignore_stop`` decodes exactly that many. ``repetition_penalty`` above 1 guards against loops.
     """
 
     language: str | None = None
@@ -59,23 +70,19 @@ class SegmentOptions(msgspec.Struct, frozen=True):
     task: Task = "transcribe"
 
 
-def _never() -> bool:
-    return False
-
-
 class LiveState(Protocol):
-    """What an engine keeps of a segment that grows."""
+    """What an engine keeps of a growing segment between its jobs; made by :meth:`Engine.live`."""
 
     @property
     def settled(self) -> int:
-        """Samples at the segment's beginning with which the encoder is done: more audio changes nothing of them."""
+        """Samples at the segment's start whose encoder output no longer changes when audio is added."""
 
 
-class LiveWork(msgspec.Struct, frozen=True):
-    """Of a job: that its segment is still growing, or was until now.
+class LiveSegment(msgspec.Struct, frozen=True):
+    """Marks a job as part of a live stream.
 
-    ``state`` is what :meth:`Engine.live` made for the segment; ``final`` says that it does not grow any more, and its
-    text is to be that of the same audio offline. ``draft`` is the hypothesis before; its first ``forced`` tokens stay.
+    ``state`` comes from :meth:`Engine.live`. ``final`` is True when the segment has ended: its text is then the offline
+    text of the same audio. ``draft`` is the previous hypothesis; its first ``forced`` tokens stay.
     """
 
     state: Any
@@ -84,12 +91,17 @@ class LiveWork(msgspec.Struct, frozen=True):
     forced: int = 0
 
 
-class SegmentJob(msgspec.Struct, frozen=True):
-    """A segment to transcribe: whose it is, its mono float32 samples, what is asked, and where its times are kept.
+def _never() -> bool:
+    return False
 
-    ``began`` is when its audio was begun (``time.perf_counter``): the time to the first token counts from there.
-    ``alive`` is asked between steps: when it says no, the text is dropped where it is, its row is free for another, and
-    there is no result. ``features`` are those of the samples, where they are not what the samples alone would give.
+
+class SegmentJob(msgspec.Struct, frozen=True):
+    """A segment to decode.
+
+    ``key`` identifies it in the results. ``samples`` are mono float32 [n] at the engine's rate. ``timings`` collects
+    its stage times, and ``began`` (``time.perf_counter``) is the start of its audio, from which the time to the first
+    token counts. ``is_cancelled`` is called between steps: True drops the text, frees its row and gives no result.
+    ``features`` replace those computed from ``samples``.
     """
 
     key: Any
@@ -98,15 +110,15 @@ class SegmentJob(msgspec.Struct, frozen=True):
     timings: Timings
     began: float
     is_cancelled: Callable[[], bool] = _never
-    live: LiveWork | None = None
+    live: LiveSegment | None = None
     features: Floats | None = None
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
-    """One segment's text, and the numbers that go with it.
+    """The decoded text of one segment.
 
-    ``words`` is None where the model tells no times of words; ``phrases`` are parts of the text with times of their
-    own, if they were asked for.
+    ``audio_tokens`` are encoder rows, ``prompt_tokens`` prompt positions. ``words`` is None when the model has no word
+    times; ``phrases`` are timed parts of the text when timestamps were requested.
     """
 
     text: str
@@ -120,11 +132,42 @@ class SegmentResult(msgspec.Struct, frozen=True):
     phrases: list[TimedText] = []
 
 
+class Span(msgspec.Struct, frozen=True):
+    """A decoded stretch of audio: first sample, number of samples, result, and why it was decoded again, if it was."""
+
+    start: int
+    length: int
+    result: SegmentResult
+    decoded_again: FinishReason | None
+
+
+class LongForm(Protocol):
+    """One long audio decoded in windows whose ends the model decides."""
+
+    def next_job(self) -> SegmentJob | None:
+        """Return the next window; None while one is being decoded, and after the last."""
+
+    def take(self, result: SegmentResult) -> None:
+        """Take the result of the window that was being decoded."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every window is decoded."""
+
+    @property
+    def done(self) -> int:
+        """Samples that are decoded."""
+
+    @property
+    def spans(self) -> list[Span]:
+        """Decoded spans so far, in order."""
+
+
 class Probe(msgspec.Struct, frozen=True):
-    """What a graph is fed for some audio and text, and which of its outputs matter.
+    """Inputs of one graph for some audio and text, and the outputs to compare.
 
     ``choice`` names the output whose largest entry along the last axis is a decision (logits), if there is one.
-    ``rows`` are those that an encoder gives for the audio, or the positions of a decoder's text.
+    ``rows`` counts encoder rows of the audio, or positions of a decoder's text.
     """
 
     role: str
@@ -135,85 +178,164 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """A loaded model of some family; its class is a :class:`runtime.families.Family`."""
+    """An opened model of some family; its class is a :class:`runtime.families.Family`."""
 
     capabilities: Capabilities
+    audio_in_prompt: bool
+    """Whether prompt positions include the audio's rows."""
     sample_rate: int
     segment_seconds: float
     plan: BatchPlan
 
     def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
-        """Text of mono float32 ``samples`` at ``sample_rate``, at most ``segment_seconds`` long."""
+        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long."""
 
     def check(self, options: SegmentOptions) -> None:
-        """Find out before the work what cannot be done: see :mod:`runtime.engines.capabilities`; and that there is no room for it.
+        """Check the family's own limits, such as the room for a context; capabilities are checked before.
 
         Raises:
-            OptionError: the model cannot do it; the context is too long for it, or contains what marks the audio.
+            OptionError: the context is too long for the model, or contains a reserved token.
         """
 
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
-        """Transcribe many segments, ``plan.rows`` of them decoded together.
+        """Decode many segments, ``plan.rows`` of them together.
 
         Args:
-            next_job: asked whenever there is room; None when there is none now. It may have one again after results
-                were given; the work is over when nothing is in flight and there is none.
+            next_job: called whenever there is room; returns None when there is no job now. It may have more after
+                results were yielded; the run ends when nothing is being decoded and it returns None.
 
         Yields:
-            A job's key and its result, in the order in which segments end.
+            Each job's key and result, in the order in which segments end.
         """
 
     def live(self) -> LiveState:
-        """What is kept of one segment that grows, between the jobs that decode it: see :class:`LiveWork`.
+        """Return the state of a new growing segment (see :class:`LiveSegment`).
 
-        The first call may take a moment, for what the model and this machine need to be known for it.
+        The first call may take a moment: the engine measures what it needs to know about model and machine.
+        """
+
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongForm:
+        """Start long-form decoding of mono float32 ``samples`` [n] of any length.
+
+        Raises:
+            CapabilityError: the family has no long form.
         """
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
-        """Language and text that decoded ``tokens`` say; ``ended`` is whether a stop came after them."""
+        """Return language and text of decoded ``tokens``; ``ended``: a stop token followed them."""
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
-        """The inputs of every graph when ``samples`` are transcribed as ``tokens``, whatever the model would say.
+        """Return the inputs of every graph when ``samples`` are transcribed as ``tokens``.
 
         Quantization calibrates with them and compares graphs on them.
         """
 
     def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
-        """The outputs of a probe, of this engine's own session and so of its providers."""
+        """Run a probe in this engine's own session, on its providers; return the probe's outputs."""
 
     def placement(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Nodes of every graph by role, provider and operator: see :func:`runtime.ort.session.placement`."""
+        """Return node counts by graph role, provider and operator: see :func:`runtime.ort.session.placement`."""
 
 
-class Span(msgspec.Struct, frozen=True):
-    """A finished piece: first sample, samples, what was heard, and why it was decoded a second time, if it was."""
+class NoLiveState:
+    """State of a growing segment for encoders that look at all of it: every frame may change until the end."""
 
-    start: int
-    length: int
-    result: SegmentResult
-    decoded_again: FinishReason | None
+    settled = 0
 
 
-class LongWork(Protocol):
-    """One long audio on its way through an engine, in windows that the model itself says the ends of."""
+class BaseEngine(ABC):
+    """What the engines of all families share; a family implements the abstract methods and sets ``plan``."""
 
-    def next_job(self) -> SegmentJob | None:
-        """The next window, whose key is this object; None while one is on its way, and after the last."""
+    capabilities: Capabilities
+    audio_in_prompt: ClassVar[bool] = False
+    plan: BatchPlan
 
-    def take(self, result: SegmentResult) -> None:
-        """What the window that was on its way says."""
+    def __init__(
+        self,
+        artifact: Artifact,
+        options: EngineOptions,
+        *,
+        sample_rate: int,
+        max_segment_seconds: float,
+        default_segment_seconds: float = DEFAULT_SEGMENT_SECONDS,
+    ) -> None:
+        """Check the segment length before any graph is loaded; the family then sets ``_sessions`` and ``plan``.
 
-    @property
-    def done(self) -> int:
-        """Samples that are done."""
+        Args:
+            artifact: the opened artifact.
+            options: how to open it.
+            sample_rate: of the audio that the front end takes, in Hz.
+            max_segment_seconds: longest segment that the model is made for.
+            default_segment_seconds: longest segment unless the options name one.
 
-    @property
-    def spans(self) -> list[Span]:
-        """What was heard so far, in order."""
+        Raises:
+            OptionError: the options name a longer segment than the model is made for.
+        """
+        self._artifact, self._manifest = artifact, artifact.manifest
+        self._sessions: dict[str, InferenceSession] = {}  # by graph role
+        self.sample_rate = sample_rate
+        self.segment_seconds = options.segment_seconds or min(default_segment_seconds, max_segment_seconds)
+        if self.segment_seconds > max_segment_seconds:
+            raise OptionError(
+                f"segments of {self.segment_seconds:g} s are too long: this model is made for "
+                f"{max_segment_seconds:g} s at most"
+            )
 
+    @classmethod
+    def capabilities_of(cls, artifact: Artifact) -> Capabilities:  # noqa: ARG003  (a family may look at the manifest)
+        """Return what this model can do; by default what the family declares.
 
-class LongFormEngine(Engine, Protocol):
-    """An engine whose capabilities have ``long_form``."""
+        Raises:
+            ArtifactInvalidError: the manifest does not fit the family.
+        """
+        return cls.capabilities
 
-    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongWork:
-        """Mono float32 ``samples`` of any length as windows to run."""
+    def _check_parameters(self, entries: Sequence[tuple[str, object, object]]) -> None:
+        """Compare manifest entries with graph and tokenizer: (key, value in the manifest, value found).
+
+        Raises:
+            ArtifactInvalidError: two values differ.
+        """
+        for key, declared, actual in entries:
+            if declared != actual:
+                raise contradiction(self._artifact, f"{key} is {declared}, but graph or tokenizer have {actual}")
+
+    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
+        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long."""
+        jobs = iter([SegmentJob(None, samples, options, timings, time.perf_counter())])
+        ((_, result),) = self.run(lambda: next(jobs, None))
+        return result
+
+    def check(self, options: SegmentOptions) -> None:
+        """Check the family's own limits; by default there are none.
+
+        Raises:
+            OptionError: the model has no room for the options.
+        """
+        del options
+
+    @abstractmethod
+    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
+        """Decode many segments together; see :meth:`Engine.run` for the contract of ``next_job``."""
+
+    def live(self) -> LiveState:
+        """Return the state of a new growing segment; by default nothing is kept, and it is decoded anew each time."""
+        return NoLiveState()
+
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongForm:
+        """Refuse: a family with a long form overrides this.
+
+        Raises:
+            CapabilityError: always.
+        """
+        del samples, options, timings
+        raise CapabilityError(f"models of the family {self._manifest.family!r} have no long form", "long_form")
+
+    def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
+        """Run a probe in this engine's own session; return the probe's outputs."""
+        outputs: list[npt.NDArray[Any]] = self._sessions[probe.role].run(probe.outputs, probe.feeds)
+        return outputs
+
+    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return node counts by graph role, provider and operator."""
+        return {role: placement(session) for role, session in self._sessions.items()}

@@ -1,4 +1,4 @@
-"""From decoded tokens with times to words with times."""
+"""Turn decoded tokens with times into words with times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 from runtime.results import Word
 
 
-class Timed(msgspec.Struct, frozen=True):
-    """What a token adds to a text (spaces included), its times in seconds, and its log-probability."""
+class TimedPiece(msgspec.Struct, frozen=True):
+    """The text that one token adds (spaces included), its times in seconds, and its log-probability."""
 
     text: str
     start: float
@@ -19,56 +19,56 @@ class Timed(msgspec.Struct, frozen=True):
     log_probability: float
 
     @property
-    def spoken(self) -> bool:
-        """Whether it has letters or digits: punctuation and spaces take no time of their own."""
+    def is_spoken(self) -> bool:
+        """Whether it has letters or digits: punctuation and spaces have no time of their own."""
         return any(char.isalnum() for char in self.text)
 
 
-def spell(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text of all of them: as many strings, which are ``decode(tokens)`` when joined.
+def split_pieces(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> list[str]:
+    """Return the text that each token adds; joined, the pieces are ``decode(tokens)``.
 
-    A character that is spread over several tokens is the last one's.
+    A character spread over several tokens belongs to the last of them.
 
     Args:
-        decode: token ids to text. A text's beginning may be without the space that its first token brings, and an
-            unfinished character at its end may be replacement characters (U+FFFD).
-        tokens: the ids.
+        decode: token ids to text. The start of a text may lack the space of its first token, and an unfinished
+            character at its end may appear as replacement characters (U+FFFD).
+        tokens: token ids.
     """
     text = decode(tokens)
     pieces: list[str] = []
-    begin, base, done = 0, 0, 0  # token and place in the text from which is decoded anew; place that is spelled
+    begin, base, done = 0, 0, 0  # token and text offset from which to decode; text offset that is split
     for index in range(len(tokens)):
-        here = decode(tokens[begin : index + 1]).rstrip("\ufffd")
-        reached = base + _alike(here, text[base:])
+        partial = decode(tokens[begin : index + 1]).rstrip("\ufffd")
+        reached = base + _common_prefix(partial, text[base:])
         piece = text[done : max(done, reached)]
         pieces.append(piece)
         if piece[:1].isspace() and (word := piece.lstrip()):
-            # A word begins, and what was before it need not be decoded again if it reads the same without.
-            fresh = decode(tokens[index : index + 1]).rstrip("\ufffd")
-            if fresh.lstrip() == word:
-                begin, base = index, done + len(piece) - len(fresh)
+            # At the start of a word, stop decoding the tokens before it if the word reads the same without them.
+            alone = decode(tokens[index : index + 1]).rstrip("\ufffd")
+            if alone.lstrip() == word:
+                begin, base = index, done + len(piece) - len(alone)
         done += len(piece)
     if pieces:
         pieces[-1] += text[done:]
     return pieces
 
 
-def _alike(text: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+def _common_prefix(text: str, other: str) -> int:
+    """Return the length of the common prefix of two texts."""
     pairs = enumerate(zip(text, other, strict=False))
     return next((index for index, (left, right) in pairs if left != right), min(len(text), len(other)))
 
 
-def words_of(pieces: Sequence[Timed]) -> list[Word]:
-    """The words of a text in order; joined by spaces they are the text, up to the width of its spaces.
+def words_of(pieces: Sequence[TimedPiece]) -> list[Word]:
+    """Return the words of a text in order; joined by spaces they are the text, except for the width of its spaces.
 
-    A word lasts from the start of its first piece with letters or digits to the end of the last such piece (of all
-    pieces, where none has any): a comma is emitted when it is known, which may be well into the pause after it. Its
-    confidence is the geometric mean of its tokens' probabilities.
+    A word lasts from the start of its first piece with letters or digits to the end of its last such piece (of all
+    pieces, if none has any): a comma may be emitted well into the pause after it. The confidence of a word is the
+    geometric mean of its tokens' probabilities.
     """
-    words: list[list[Timed]] = [[]]
+    words: list[list[TimedPiece]] = [[]]
     for piece in pieces:
-        # A piece may end a word and begin the next: only its last part goes on, and every part has the piece's times.
+        # A piece may end a word and begin the next one: only its last part continues, and each part has its times.
         parts = piece.text.split()
         if piece.text[:1].isspace() and words[-1]:
             words.append([])
@@ -81,8 +81,8 @@ def words_of(pieces: Sequence[Timed]) -> list[Word]:
     return [_word(word) for word in words if word]
 
 
-def _word(pieces: Sequence[Timed]) -> Word:
-    timed = [piece for piece in pieces if piece.spoken] or pieces
+def _word(pieces: Sequence[TimedPiece]) -> Word:
+    timed = [piece for piece in pieces if piece.is_spoken] or pieces
     return Word(
         text="".join(piece.text for piece in pieces),
         start=timed[0].start,

@@ -1,6 +1,6 @@
-"""Parakeet: NeMo's log-mel → Fast Conformer → tokens and durations by a transducer (TDT), or a token a frame (CTC).
+"""Parakeet engines: NeMo's log-mel → FastConformer → tokens by a transducer (TDT) or one class a frame (CTC).
 
-transformers ``models/parakeet`` is the reference that the tests compare with.
+transformers ``models/parakeet`` is the reference of the tests.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from runtime.model.validation import contradiction, tensor_size, typed
 Floats = npt.NDArray[np.float32]
 
 ENCODER, DECODER_JOINT = "encoder", "decoder_joint"
-# Of the encoder's activations, the largest by far are those of its first convolution, at half the frames and half the
-# channels of the features: what goes in, what comes out, and one copy that a kernel makes. Measured with
-# parakeet-tdt-0.6b-v3, two segments of 20 s: 273 MiB in float32 and 276 in int8, where this gives 375.
+# The encoder's largest activations by far belong to its first convolution, at half the frames and half the channels of
+# the features: its input, its output, and one copy that a kernel makes. Measured with parakeet-tdt-0.6b-v3, two
+# segments of 20 s: 273 MiB in float32 and 276 in int8, where this gives 375.
 _STEM_COPIES = 3
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the manifest's ``parameters`` of both kinds have: ``subsampling`` feature frames make an encoder frame."""
+    """The manifest's ``parameters`` that both kinds have; ``subsampling`` feature frames give one encoder frame."""
 
     vocab_size: int
     blank_id: int
@@ -60,42 +60,43 @@ class TdtParameters(Parameters, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def rules(self) -> TdtRules:
-        """How its choices are read."""
+        """Constants of the decoding loop."""
         return TdtRules(self.blank_id, tuple(self.durations), self.max_symbols)
 
 
 class DecoderJoint:
-    """``decoder_joint.onnx``: see :class:`runtime.decoding.tdt.Joint`."""
+    """The graph ``decoder_joint``: implements :class:`runtime.decoding.tdt.Joint`."""
 
     outputs = ("token_logits", "duration_logits", "next_hidden", "next_cell")
 
     def __init__(self, session: InferenceSession, layers: int, width: int) -> None:
+        """``layers`` and ``width`` are those of the prediction network's LSTM."""
         self.session, self._layers, self._width = session, layers, width
 
     def start(self, rows: int) -> States:
-        """See :class:`runtime.decoding.tdt.Joint`."""
-        nothing = np.zeros((self._layers, rows, self._width), np.float32)
-        return States(nothing, nothing)
+        """Return zero states for ``rows`` rows."""
+        zeros = np.zeros((self._layers, rows, self._width), np.float32)
+        return States(zeros, zeros)
 
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
-        """See :class:`runtime.decoding.tdt.Joint`."""
-        found = self.session.run(self.outputs, self.feeds(tokens, states, frames))
-        return found[0], found[1], States(found[2], found[3])
+        """Run the graph once for all rows."""
+        outputs = self.session.run(self.outputs, self.feeds(tokens, states, frames))
+        return outputs[0], outputs[1], States(outputs[2], outputs[3])
 
     @staticmethod
     def feeds(tokens: Ints, states: States, frames: Floats) -> dict[str, npt.NDArray[Any]]:
-        """The graph's inputs."""
+        """Return the graph's inputs."""
         return {"token": tokens, "hidden": states.hidden, "cell": states.cell, "frame": frames}
 
 
-class _Recorded:
-    """Networks that a text is told to: what they are fed on the way is kept.
+class _ForcedJoint:
+    """Force a given text through the networks and record their inputs.
 
-    Where they would say a token, the next one of the text is taken for it, and a blank when there is none left.
+    Where the model would emit a token, the next token of the text replaces it, or a blank when none is left.
     """
 
     def __init__(self, joint: DecoderJoint, tokens: Sequence[int], blank: int) -> None:
-        self._joint, self._left, self._blank = joint, list(tokens), blank
+        self._joint, self._remaining, self._blank = joint, list(tokens), blank
         self.steps: list[dict[str, npt.NDArray[Any]]] = []
 
     def start(self, rows: int) -> States:
@@ -103,22 +104,22 @@ class _Recorded:
 
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
         self.steps.append(self._joint.feeds(tokens, states, frames))
-        logits, durations, after = self._joint.step(tokens, states, frames)
-        said = int(logits.argmax())
-        told = np.full_like(logits, -np.inf)
-        told[0, self._blank if said == self._blank or not self._left else self._left.pop(0)] = 0.0
-        return told, durations, after
+        logits, durations, next_states = self._joint.step(tokens, states, frames)
+        emits_blank = int(logits.argmax()) == self._blank or not self._remaining
+        forced = np.full_like(logits, -np.inf)
+        forced[0, self._blank if emits_blank else self._remaining.pop(0)] = 0.0
+        return forced, durations, next_states
 
     def feeds(self) -> dict[str, npt.NDArray[Any]]:
-        """All steps as the rows of one call."""
+        """Return the inputs of all steps as the rows of one call."""
         axes = {"token": 0, "hidden": 1, "cell": 1, "frame": 0}
         return {name: np.concatenate([step[name] for step in self.steps], axis) for name, axis in axes.items()}
 
 
 class ParakeetEngine(FrameEngine):
-    """What both kinds of Parakeet have in common; made by one of them from its loaded parts."""
+    """What both kinds of Parakeet share."""
 
-    _encoded: str  # the encoder's first output
+    _encoded: str  # name of the encoder's first output
 
     def __init__(
         self,
@@ -128,11 +129,11 @@ class ParakeetEngine(FrameEngine):
         parts: tuple[dict[str, InferenceSession], Tokenizer],
         width: int,
     ) -> None:
-        """``width`` is that of the encoder's output."""
+        """Open the model from its loaded ``parts``; ``width`` is the size of an encoder frame."""
         sessions, self._tokenizer = parts
         self._front_end = typed(artifact, artifact.manifest.front_end, NemoMelConfig)
         self._shared = parameters
-        self._check(artifact, width)
+        self._check_shared(artifact, width)
         mels = self._front_end.n_mels
         frames = 1 / parameters.frame_seconds
         stem = parameters.stem_channels * (parameters.subsampling / 2) * (mels / 2) * _STEM_COPIES
@@ -145,19 +146,23 @@ class ParakeetEngine(FrameEngine):
         )
         super().__init__(artifact, options, model, sessions)
 
-    def _check(self, artifact: Artifact, width: int) -> None:
-        """A manifest that contradicts its graphs or its tokenizer is found at load, not in the text."""
+    def _check_shared(self, artifact: Artifact, width: int) -> None:
+        """Compare the manifest with the encoder graph and the tokenizer.
+
+        Raises:
+            ArtifactInvalidError: they differ.
+        """
         front, parameters = self._front_end, self._shared
         encoder = artifact.manifest.graphs[ENCODER]
         frame = front.hop_length * parameters.subsampling / front.sample_rate
-        ids = self._tokenizer.get_vocab_size()
-        for key, found, said in (
-            ("front_end.n_mels", tensor_size(encoder, "features"), front.n_mels),
-            ("the encoder's width", tensor_size(encoder, self._encoded), width),
-            ("parameters.frame_seconds", frame, parameters.frame_seconds),
+        for key, declared, actual in (
+            ("front_end.n_mels", front.n_mels, tensor_size(encoder, "features")),
+            ("the encoder's width", width, tensor_size(encoder, self._encoded)),
+            ("parameters.frame_seconds", parameters.frame_seconds, frame),
         ):
-            if found != said:
-                raise contradiction(artifact, f"{key} is {said}, but the graph has {found}")
+            if declared != actual:
+                raise contradiction(artifact, f"{key} is {declared}, but the graph has {actual}")
+        ids = self._tokenizer.get_vocab_size()
         if not 0 <= parameters.blank_id < parameters.vocab_size or ids > parameters.vocab_size:
             raise contradiction(
                 artifact,
@@ -166,17 +171,17 @@ class ParakeetEngine(FrameEngine):
             )
 
     def features(self, samples: Floats) -> Floats:
-        """See :class:`runtime.engines.frame.FrameEngine`."""
+        """Return NeMo's log-mel features [frames, mels]."""
         return nemo_mel(samples, self._front_end)
 
     def encode(self, features: Floats, lengths: Ints) -> tuple[Floats, Ints]:
-        """See :class:`runtime.engines.frame.FrameEngine`."""
+        """Encode a padded batch [clips, frames, mels]; return encoder frames and valid frames."""
         names = [self._encoded, "encoded_lengths"]
         frames, valid = self._sessions[ENCODER].run(names, {"features": features, "lengths": lengths})
         return frames, valid
 
-    def spelled(self, tokens: Sequence[int]) -> str:
-        """See :class:`runtime.engines.frame.FrameEngine`."""
+    def decode_tokens(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
@@ -199,35 +204,40 @@ class ParakeetTdtEngine(ParakeetEngine):
         super().__init__(artifact, options, self.parameters, parts, self.parameters.hidden_size)
 
     def _check_joint(self, artifact: Artifact) -> None:
-        graph, said = artifact.manifest.graphs[DECODER_JOINT], self.parameters
-        for key, found, expected in (
-            ("hidden_size", tensor_size(graph, "frame"), said.hidden_size),
-            ("vocab_size", tensor_size(graph, "token_logits"), said.vocab_size),
-            ("durations", tensor_size(graph, "duration_logits"), len(said.durations)),
-            ("predictor_layers", tensor_size(graph, "hidden", 0), said.predictor_layers),
-            ("predictor_size", tensor_size(graph, "hidden"), said.predictor_size),
+        """Compare the manifest with the graph ``decoder_joint``.
+
+        Raises:
+            ArtifactInvalidError: they differ, or a duration or ``max_symbols`` is out of range.
+        """
+        graph, parameters = artifact.manifest.graphs[DECODER_JOINT], self.parameters
+        for key, declared, actual in (
+            ("hidden_size", parameters.hidden_size, tensor_size(graph, "frame")),
+            ("vocab_size", parameters.vocab_size, tensor_size(graph, "token_logits")),
+            ("durations", len(parameters.durations), tensor_size(graph, "duration_logits")),
+            ("predictor_layers", parameters.predictor_layers, tensor_size(graph, "hidden", 0)),
+            ("predictor_size", parameters.predictor_size, tensor_size(graph, "hidden")),
         ):
-            if found != expected:
-                raise contradiction(artifact, f"parameters.{key} says {expected}, but the graph has {found}")
-        if min(said.durations) < 0 or said.max_symbols < 1:
-            raise contradiction(artifact, "parameters.durations and max_symbols must not be negative, nor 0 symbols")
+            if declared != actual:
+                raise contradiction(artifact, f"parameters.{key} says {declared}, but the graph has {actual}")
+        if min(parameters.durations) < 0 or parameters.max_symbols < 1:
+            raise contradiction(artifact, "parameters.durations must not be negative, and max_symbols at least 1")
 
     def decode(
         self, encoded: Sequence[Floats], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
-        """See :class:`runtime.engines.frame.FrameEngine`."""
+        """Decode clips side by side."""
         return greedy_tdt(self._joint, encoded, self.parameters.rules, budgets=budgets, is_cancelled=is_cancelled)
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
-        """See :class:`runtime.engines.base.Engine`: the encoder, then every step of the text as the rows of one call."""
+        """Return the encoder's batch, and every step of the forced text as the rows of one decoder_joint call."""
         batch, lengths = padded([self.features(samples)])
         frames, valid = self.encode(batch, lengths)
-        told = _Recorded(self._joint, tokens, self.parameters.blank_id)
-        for _ in greedy_tdt(told, [frames[0, : valid[0]]], self.parameters.rules):
+        forced = _ForcedJoint(self._joint, tokens, self.parameters.blank_id)
+        for _ in greedy_tdt(forced, [frames[0, : valid[0]]], self.parameters.rules):
             continue
         return [
             Probe(ENCODER, {"features": batch, "lengths": lengths}, [self._encoded], rows=int(valid[0])),
-            Probe(DECODER_JOINT, told.feeds(), list(self._joint.outputs), choice="token_logits"),
+            Probe(DECODER_JOINT, forced.feeds(), list(self._joint.outputs), choice="token_logits"),
         ]
 
 
@@ -238,8 +248,8 @@ class ParakeetCtcEngine(ParakeetEngine):
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
         self.parameters = typed(artifact, artifact.manifest.parameters, CtcParameters)
-        encoder, tokenizer, _ = load_together(
-            lambda: open_graph(artifact, ENCODER, options), lambda: open_tokenizer(artifact), lambda: None
+        encoder, tokenizer = load_together(
+            lambda: open_graph(artifact, ENCODER, options), lambda: open_tokenizer(artifact)
         )
         super().__init__(
             artifact, options, self.parameters, ({ENCODER: encoder}, tokenizer), self.parameters.vocab_size
@@ -248,13 +258,13 @@ class ParakeetCtcEngine(ParakeetEngine):
     def decode(
         self, encoded: Sequence[Floats], budgets: Sequence[int | None], is_cancelled: Callable[[int], bool]
     ) -> Iterator[tuple[int, FrameHypothesis]]:
-        """See :class:`runtime.engines.frame.FrameEngine`."""
+        """Decode clips one by one: the loop has no model in it."""
         for index, (logits, budget) in enumerate(zip(encoded, budgets, strict=True)):
             if not is_cancelled(index):
-                yield index, greedy_ctc(logits, self.parameters.blank_id).cut(budget)
+                yield index, greedy_ctc(logits, self.parameters.blank_id).limited_to(budget)
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:  # noqa: ARG002
-        """See :class:`runtime.engines.base.Engine`: the encoder is all there is, whatever the text."""
+        """Return the encoder's batch: there is no other graph."""
         batch, lengths = padded([self.features(samples)])
         rows = int(self.encode(batch, lengths)[1][0])
         feeds: dict[str, npt.NDArray[Any]] = {"features": batch, "lengths": lengths}

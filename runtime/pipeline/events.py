@@ -1,4 +1,4 @@
-"""What a stream tells while audio arrives."""
+"""Events of a live stream."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from runtime.results import Segment
 
 
 class Speech(msgspec.Struct, frozen=True, tag="speech"):
-    """Somebody began to speak: the segment with this number is open. ``start`` is in seconds of the stream."""
+    """Speech started: the segment with this number is open. ``start`` is in seconds of the stream."""
 
     segment: int
     start: float
 
 
 class Partial(msgspec.Struct, frozen=True, tag="partial"):
-    """What an open segment is heard to say so far.
+    """Text of an open segment so far.
 
-    ``stable`` is never taken back: every later text of the segment, the final one too, begins with it. ``unstable``
-    is the rest, which may change; the two are one text, with the space between them in ``unstable``. ``end`` is how
-    much of the stream, in seconds, was heard for it.
+    ``stable`` never changes: every later text of the segment, the final one included, starts with it. ``unstable`` is
+    the rest and may change; together they are one text, with the space between them in ``unstable``. ``end`` is the
+    position in the stream, in seconds, up to which audio was decoded.
     """
 
     segment: int
@@ -31,10 +31,10 @@ class Partial(msgspec.Struct, frozen=True, tag="partial"):
 
 
 class Final(msgspec.Struct, frozen=True, tag="final"):
-    """A segment is over, and this is its text.
+    """The final text of a segment.
 
-    ``as_offline`` says that it is the text which this audio gives offline. It is not only where offline the model
-    takes back what was reported stable: the stable text stays then, and the rest is decoded after it.
+    ``as_offline`` is True when it equals the offline text of the same audio. It is False only where the offline text
+    would change stable text: the stable text stays then, and the rest is decoded after it.
     """
 
     segment: int

@@ -1,4 +1,4 @@
-"""Joining the texts of consecutive segments."""
+"""Join the texts of consecutive segments."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _DOTS = ("..", "…")
 
 
 def is_unspaced(char: str) -> bool:
-    """Whether ``char`` belongs to a script written without spaces: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
+    """Return whether ``char`` belongs to a script without spaces: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
     return any(first <= ord(char) <= last for first, last in _UNSPACED)
 
 
 def join_texts(texts: list[str]) -> str:
-    """Texts of consecutive segments as one.
+    """Join texts of consecutive segments.
 
-    A space between them, unless the characters on both sides are of an unspaced script: quotation marks and dots next
-    to the seam are looked through, for they are of every script. None before punctuation that closes, nor after a
-    bracket that opens.
+    Adds a space between two texts unless the characters on both sides belong to an unspaced script; quotation marks and
+    dots, which occur in every script, are skipped for this test. Adds no space before closing punctuation or after an
+    opening bracket.
     """
     joined = ""
     for text in filter(None, (text.strip() for text in texts)):
@@ -43,9 +43,9 @@ def join_texts(texts: list[str]) -> str:
 def _needs_space(before: str, after: str) -> bool:
     if before[-1] in _OPENING or (after[0] in _CLOSING and not after.startswith(_DOTS)):
         return False
-    sides = (next(filter(_says_its_script, side), " ") for side in (reversed(before), after))
+    sides = (next(filter(_has_script, side), " ") for side in (reversed(before), after))
     return not all(map(is_unspaced, sides))
 
 
-def _says_its_script(char: str) -> bool:
+def _has_script(char: str) -> bool:
     return char.isalnum() or is_unspaced(char)

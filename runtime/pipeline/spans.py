@@ -1,8 +1,9 @@
-"""Decoded spans of audio: joined, shifted in time, and turned into the segments of a transcript."""
+"""Decoded spans of audio: shifted in time, joined, and turned into the segments of a transcript."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,9 +11,11 @@ from runtime.engines.base import SegmentResult, Span
 from runtime.pipeline.join_text import join_texts
 from runtime.results import FinishReason, Segment, Word
 
+_SEVERITY: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
+
 
 def segment_of(span: Span, rate: int) -> Segment:
-    """What is told of a finished piece of audio at ``rate`` Hz."""
+    """Return a span of audio at ``rate`` Hz as one segment of a transcript."""
     begin, words = span.start / rate, span.result.words
     return Segment(
         start=round(span.start / rate, 3),
@@ -28,15 +31,15 @@ def segment_of(span: Span, rate: int) -> Segment:
 
 
 def _in_audio(word: Word, begin: float) -> Word:
-    """A word of a segment that begins after ``begin`` seconds, with times of the audio."""
+    """Return a word of a segment that starts at ``begin`` seconds with times of the audio."""
     start, end = round(begin + word.start, 3), round(begin + word.end, 3)
     return Word(word.text, start, end, round(word.confidence, 4))
 
 
 def segments_of(span: Span, rate: int) -> list[Segment]:
-    """The same, as the parts that have times of their own, where timestamps were asked for.
+    """Return a span as its timed parts, if timestamps were requested, else as one segment.
 
-    What is said of the text's end and of its decoding, is said of the last part.
+    Finish reason and ``decoded_again`` belong to the last part.
     """
     whole = segment_of(span, rate)
     if not span.result.phrases:
@@ -57,11 +60,8 @@ def segments_of(span: Span, rate: int) -> list[Segment]:
     return [*parts[:-1], last]
 
 
-_WORST: dict[FinishReason, int] = {"stop": 0, "length": 1, "repetition": 2}
-
-
-def later(result: SegmentResult, seconds: float) -> SegmentResult:
-    """A result whose times count from so much earlier."""
+def shift_times(result: SegmentResult, seconds: float) -> SegmentResult:
+    """Return a result whose times are ``seconds`` later."""
     phrases = [
         msgspec.structs.replace(phrase, start=phrase.start + seconds, end=phrase.end + seconds)
         for phrase in result.phrases
@@ -72,10 +72,10 @@ def later(result: SegmentResult, seconds: float) -> SegmentResult:
     return msgspec.structs.replace(result, phrases=phrases, words=words)
 
 
-def joined(parts: list[SegmentResult]) -> SegmentResult:
-    """The results of consecutive parts of a segment as one, with the worst of their finish reasons.
+def join_results(parts: Sequence[SegmentResult]) -> SegmentResult:
+    """Join the results of a segment's consecutive parts; the finish reason is the worst of theirs.
 
-    Their times are those of the segment already (:func:`later`).
+    Times must already count from the segment's start (:func:`shift_times`).
     """
     counts = [max(1, len(part.tokens)) for part in parts]
     logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]
@@ -84,16 +84,16 @@ def joined(parts: list[SegmentResult]) -> SegmentResult:
         language=next((part.language for part in parts if part.language), None),
         tokens=[token for part in parts for token in part.tokens],
         confidence=math.exp(sum(logs) / sum(counts)),
-        finish_reason=max((part.finish_reason for part in parts), key=_WORST.__getitem__),
+        finish_reason=max((part.finish_reason for part in parts), key=_SEVERITY.__getitem__),
         audio_tokens=sum(part.audio_tokens for part in parts),
         prompt_tokens=sum(part.prompt_tokens for part in parts),
         phrases=[phrase for part in parts for phrase in part.phrases],
-        words=_joined_words(parts),
+        words=_join_words(parts),
     )
 
 
-def _joined_words(parts: list[SegmentResult]) -> list[Word] | None:
-    """The words of all parts; None when a part has none to tell."""
+def _join_words(parts: Sequence[SegmentResult]) -> list[Word] | None:
+    """Return the words of all parts; None when a part has no word times."""
     words: list[Word] = []
     for part in parts:
         if part.words is None:

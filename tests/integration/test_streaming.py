@@ -11,7 +11,7 @@ import pytest
 
 from runtime import Transcriber
 from runtime.audio import load_audio
-from runtime.engines.base import LiveWork, SegmentJob, SegmentOptions
+from runtime.engines.base import LiveSegment, SegmentJob, SegmentOptions
 from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from runtime.host.memory import resident_bytes
 from runtime.pipeline.events import Event, Partial
@@ -124,7 +124,7 @@ def test_a_chunk_costs_no_more_later_in_a_segment(transcriber: Transcriber, spee
         patch.setattr(engine._encoder, "encode_many", counted_encode)
         patch.setattr(engine._decoder, "extend_row", counted_extend)
         for second in range(1, 15):
-            work = LiveWork(state, final=False, draft=draft)
+            work = LiveSegment(state, final=False, draft=draft)
             jobs = iter([SegmentJob(0, loud[: second * RATE], SegmentOptions(), Timings(), 0.0, live=work)])
             ((_, result),) = engine.run(lambda jobs=jobs: next(jobs, None))  # type: ignore[misc]
             draft = result.tokens

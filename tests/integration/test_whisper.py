@@ -22,7 +22,7 @@ from export.errors import CheckpointInvalidError
 from export.families.whisper.exporter import Whisper, load_config, load_model
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as cli
-from runtime.engines.base import EngineOptions, LiveWork, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.base import EngineOptions, LiveSegment, SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.families.whisper import engine as whisper
 from runtime.families.whisper.engine import WhisperEngine
@@ -252,11 +252,11 @@ def test_drafts_change_nothing(pair: Pair) -> None:
             samples = clip[: int(len(clip) * part)]
             alone = engine.transcribe(samples, options, Timings()).tokens
             for final in (False, True):
-                work = LiveWork(state, final=final, draft=draft)
+                work = LiveSegment(state, final=final, draft=draft)
                 (live,) = run(engine, [SegmentJob(0, samples, options, Timings(), 0.0, live=work)])
                 assert live.tokens == alone
             draft = alone
-        work = LiveWork(state, final=True, draft=[5, 6, 8], forced=2)
+        work = LiveSegment(state, final=True, draft=[5, 6, 8], forced=2)
         (held,) = run(engine, [SegmentJob(0, clip, options, Timings(), 0.0, live=work)])
         assert held.tokens[:2] == [5, 6]
     assert state.settled == 0

@@ -43,8 +43,8 @@ def test_in_the_end_rows_are_those_of_the_whole(seconds: float, seed: int, stops
     samples = speechlike(seconds, seed)
     clip = GrowingClip(CONFIG, WINDOW)
     for stop in sorted(stop for stop in stops if stop < seconds):
-        clip.encoded(encode(clip.wanted(samples[: int(stop * RATE)], final=False)))
-    rows = clip.encoded(encode(clip.wanted(samples, final=True)))
+        clip.encoded(encode(clip.pending(samples[: int(stop * RATE)], final=False)))
+    rows = clip.encoded(encode(clip.pending(samples, final=True)))
     assert np.array_equal(rows, at_once(samples))
 
 
@@ -55,9 +55,9 @@ def test_a_clip_that_is_cut_shorter_gives_the_rows_of_what_is_left(heard: float,
     samples = speechlike(20.0, seed)
     clip = GrowingClip(CONFIG, WINDOW)
     for end in (heard, 20.0):
-        clip.encoded(encode(clip.wanted(samples[: int(end * RATE)], final=False)))
+        clip.encoded(encode(clip.pending(samples[: int(end * RATE)], final=False)))
     cut = samples[: int(left * RATE)]
-    assert np.array_equal(clip.encoded(encode(clip.wanted(cut, final=True))), at_once(cut))
+    assert np.array_equal(clip.encoded(encode(clip.pending(cut, final=True))), at_once(cut))
     assert clip.unchanged <= clip.finished <= left / 8
 
 
@@ -67,16 +67,16 @@ def test_a_finished_window_is_encoded_once() -> None:
     samples[:4000] = np.random.default_rng(0).standard_normal(4000)
     clip, counts = GrowingClip(CONFIG, WINDOW), []
     for second in range(1, 20):
-        wanted = clip.wanted(samples[: second * RATE], final=False)
-        counts.append([each.shape[1] for each in wanted])
-        clip.encoded(encode(wanted))
+        pending = clip.pending(samples[: second * RATE], final=False)
+        counts.append([each.shape[1] for each in pending])
+        clip.encoded(encode(pending))
     # At 8 s the last frames still see the clip's end; with the next second they do not.
     assert counts[:8] == [[100 * second] for second in range(1, 9)]
     assert counts[8] == [800, 100]
     assert counts[9:16] == [[100 * second] for second in range(2, 9)]
     assert counts[16:] == [[800, 100], [200], [300]]
     assert (clip.finished, clip.unchanged) == (2, 2)
-    assert clip.wanted(samples, final=True) == []  # the same clip again: nothing is left to do
+    assert clip.pending(samples, final=True) == []  # the same clip again: nothing is left to do
 
 
 @pytest.mark.parametrize(("louder", "again"), [(1.2, False), (100.0, True)])
@@ -86,16 +86,16 @@ def test_a_window_is_encoded_again_only_when_the_maximum_rises_enough(louder: fl
     samples[RATE : 2 * RATE] *= 1e-4
     samples[9 * RATE :] = 0
     clip = GrowingClip(CONFIG, WINDOW)
-    clip.encoded(encode(clip.wanted(samples[: int(8.5 * RATE)], final=False)))
+    clip.encoded(encode(clip.pending(samples[: int(8.5 * RATE)], final=False)))
     peak = np.abs(samples[: 8 * RATE]).max()
     samples[10 * RATE : 10 * RATE + 8000] = np.random.default_rng(0).standard_normal(8000) * peak / 3
     before = log_power(samples[: int(8.5 * RATE)], CONFIG).max()
     samples[10 * RATE : 10 * RATE + 8000] *= louder * 10 ** ((before - log_power(samples, CONFIG, 900).max()) / 2)
-    wanted = clip.wanted(samples, final=False)
-    assert (len(wanted) == 2) == again
+    pending = clip.pending(samples, final=False)
+    assert (len(pending) == 2) == again
     assert clip.unchanged == (0 if again else 1)
-    clip.encoded(encode(wanted))
-    assert np.array_equal(clip.encoded(encode(clip.wanted(samples, final=True))), at_once(samples))
+    clip.encoded(encode(pending))
+    assert np.array_equal(clip.encoded(encode(clip.pending(samples, final=True))), at_once(samples))
 
 
 @given(st.integers(8_000, 200_000), st.sampled_from([0, 100, 800]))

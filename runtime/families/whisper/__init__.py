@@ -1,0 +1,1 @@
+"""Whisper in the runtime: cross-attention decoder, timestamp rules, guards, long form."""

@@ -1,55 +1,47 @@
-"""Whisper: log-mel of a whole window → encoder → keys and values of cross-attention → prompt → greedy text.
+"""Whisper engine: log-mel of a whole window → encoder → keys and values of cross-attention → prompt → greedy text.
 
-Prompt, rules of decoding and guards are those of arXiv 2212.04356; transformers ``models/whisper`` is the reference
-that the tests compare with.
+Prompt, decoding rules and guards are those of arXiv 2212.04356; transformers ``models/whisper`` is the reference of the
+tests.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.decoding.greedy import Draft, Hypothesis, Job, greedy_rows
-from runtime.engines.base import EngineOptions, LiveWork, Probe, SegmentJob, SegmentOptions, SegmentResult
+from runtime.decoding.greedy import Draft, Hypothesis, TextJob
+from runtime.engines.autoregressive import AutoregressiveEngine, PendingText
+from runtime.engines.base import EngineOptions, LiveSegment, Probe, SegmentJob, SegmentOptions, SegmentResult
 from runtime.engines.batch_plan import BatchPlan, plan_rows
 from runtime.engines.capabilities import Capabilities
 from runtime.engines.loading import load_together, open_graph
-from runtime.errors import ArtifactInvalidError, OptionError
+from runtime.errors import OptionError
 from runtime.families.whisper.cross_decoder import CrossDecoder
 from runtime.families.whisper.fallback import is_silence, likeliest_language, probability, repeats
-from runtime.families.whisper.long_form import LongForm, Reading
+from runtime.families.whisper.long_form import TextReader, WhisperLongForm
 from runtime.families.whisper.timestamps import NextTokenRules, TimestampRules, phrases
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.model.artifact import Artifact
-from runtime.model.manifest import MANIFEST
 from runtime.model.tokenizer import open_tokenizer
-from runtime.model.validation import typed
-from runtime.ort.session import placement
+from runtime.model.validation import contradiction, typed
 from runtime.results import FinishReason, TimedText, Timings
 
 Floats = npt.NDArray[np.float32]
 
-# Most text tokens a second of audio may give, and a few more for very short clips and for timestamps: more than any
-# language spoken fast, so that a text is cut only when the model runs away.
-_TOKENS_PER_SECOND = 15
-_TOKENS_AT_LEAST = 32
-# Floats that the encoder takes at a time for each channel of each row: four times the width, before and after an
+# Floats that the encoder uses at a time for each channel of each row: four times the width, before and after an
 # activation, scores, and what the arena does not give back. Measured with whisper-large-v3-turbo: two windows took 228
-# MiB beside their rows in float32 and 252 in int8, keys and values of cross-attention among them; this gives 264.
+# MiB in addition to their rows in float32 and 252 in int8, keys and values of cross-attention included; this gives 264.
 _WORK_PER_CHANNEL = 28
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The manifest's ``parameters`` for this family.
 
-    ``language_ids`` (by ISO code) and ``task_ids`` are empty for models that know English alone.
+    ``language_ids`` (by ISO code) and ``task_ids`` are empty for English-only models.
     """
 
     vocab_size: int
@@ -73,23 +65,14 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """What belongs to a text on its way: whose it is, its language, and whether anybody spoke."""
+class WhisperPending(PendingText):
+    """A segment whose text is being decoded, with its language and no-speech probability."""
 
-    segment: SegmentJob
     language: str | None
     no_speech: float
-    prompt_tokens: int
 
 
-class WholeWindow:
-    """The state of a segment that grows: none, for attention over the whole window changes every row."""
-
-    settled = 0
-    """See :class:`runtime.engines.base.LiveState`."""
-
-
-class WhisperEngine:
+class WhisperEngine(AutoregressiveEngine[WhisperPending]):
     """An opened Whisper artifact."""
 
     capabilities = Capabilities(
@@ -101,11 +84,16 @@ class WhisperEngine:
         long_form=True,
         forcing=True,
     )
+    _decoder: CrossDecoder
 
     @classmethod
     def capabilities_of(cls, artifact: Artifact) -> Capabilities:
-        """See :class:`runtime.families.Family`: models that know English alone have no tokens for other tasks."""
-        parameters = _parameters(artifact)
+        """Return what this model can do: English-only models have no tokens for languages and tasks.
+
+        Raises:
+            ArtifactInvalidError: the manifest's parameters do not fit the family.
+        """
+        parameters = typed(artifact, artifact.manifest.parameters, Parameters)
         return msgspec.structs.replace(
             cls.capabilities,
             context=parameters.previous_id is not None,
@@ -114,31 +102,37 @@ class WhisperEngine:
         )
 
     def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
-        manifest = self._manifest = artifact.manifest
-        where = artifact.path / MANIFEST
+        """Open the artifact.
+
+        Raises:
+            ArtifactInvalidError: the manifest does not fit its graphs or its tokenizer.
+            OptionError: segments longer than the model is made for, or too little memory for one row.
+            ProviderError: a provider is missing, inactive, or refuses a graph.
+        """
+        manifest = artifact.manifest
         self._front_end = typed(artifact, manifest.front_end, LogMelConfig)
-        self.parameters = parameters = _parameters(artifact)
-        self.sample_rate = self._front_end.sample_rate
-        # A window costs the encoder the same however much of it is audio, so it had better be full.
-        self.segment_seconds = options.segment_seconds or parameters.segment_seconds
-        if self.segment_seconds > parameters.segment_seconds:
-            raise OptionError(
-                f"segments of {self.segment_seconds:g} s are too long: this model is made for "
-                f"{parameters.segment_seconds:g} s at most"
-            )
+        self.parameters = parameters = typed(artifact, manifest.parameters, Parameters)
+        super().__init__(
+            artifact,
+            options,
+            sample_rate=self._front_end.sample_rate,
+            max_segment_seconds=parameters.segment_seconds,
+            # The encoder's cost does not depend on how much of a window is audio, so full windows are fastest.
+            default_segment_seconds=parameters.segment_seconds,
+        )
         self.capabilities = self.capabilities_of(artifact)
         self._codes = {language.name: language.code for language in manifest.languages}
         self._names = {code: name for name, code in self._codes.items()}
         fixed = any(spec.fixed_windows for spec in options.providers_for("encoder"))
-        self._encoder, self._decoder_session, self._tokenizer = load_together(
+        self._encoder, decoder, self._tokenizer = load_together(
             lambda: open_graph(artifact, "encoder", options, {"clips": 1} if fixed else None),
             lambda: open_graph(artifact, "decoder", options),
             lambda: open_tokenizer(artifact),
         )
-        self._decoder = CrossDecoder(
-            self._decoder_session, manifest.graphs["decoder"], context_length=parameters.context_length
-        )
-        self._check_parameters(where)
+        self._sessions = {"encoder": self._encoder, "decoder": decoder}
+        self._decoder = CrossDecoder(decoder, manifest.graphs["decoder"], context_length=parameters.context_length)
+        self._stop_ids, self._context_length = [parameters.stop_id], parameters.context_length
+        self._check_manifest()
         rules = TimestampRules(parameters.stop_id, parameters.no_timestamps_id, parameters.max_initial_timestamp)
         self._timestamps = rules
         suppress, begin = (np.array(ids, np.int64) for ids in (parameters.suppress_ids, parameters.begin_suppress_ids))
@@ -154,46 +148,44 @@ class WhisperEngine:
             audio_bytes=self._decoder.cross_bytes,
         )
 
-    def _check_parameters(self, where: object) -> None:
-        """A manifest that contradicts its graphs or its tokenizer is found at load, not in the text."""
-        decoder, parameters, tokenizer = self._decoder, self.parameters, self._tokenizer
-        for key, found, said in (
-            ("vocab_size", decoder.vocab_size, parameters.vocab_size),
-            ("layers", decoder.layers, parameters.layers),
-            ("heads", decoder.kv_heads, parameters.heads),
-            ("head_dim", decoder.head_dim, parameters.head_dim),
-            ("stop_id", tokenizer.token_to_id("<|endoftext|>"), parameters.stop_id),
-            ("start_id", tokenizer.token_to_id("<|startoftranscript|>"), parameters.start_id),
-            ("no_timestamps_id", tokenizer.token_to_id("<|notimestamps|>"), parameters.no_timestamps_id),
-            *(
-                (f"language_ids.{code}", tokenizer.token_to_id(f"<|{code}|>"), token)
-                for code, token in parameters.language_ids.items()
-            ),
-        ):
-            if found != said:
-                raise ArtifactInvalidError(f"{where}: parameters.{key} is {said}, but graph or tokenizer have {found}")
+    def _check_manifest(self) -> None:
+        """Compare the manifest with graphs and tokenizer when the model is opened."""
+        decoder, parameters, token_id = self._decoder, self.parameters, self._tokenizer.token_to_id
+        self._check_parameters(
+            [
+                ("parameters.vocab_size", parameters.vocab_size, decoder.vocab_size),
+                ("parameters.layers", parameters.layers, decoder.layers),
+                ("parameters.heads", parameters.heads, decoder.kv_heads),
+                ("parameters.head_dim", parameters.head_dim, decoder.head_dim),
+                ("parameters.stop_id", parameters.stop_id, token_id("<|endoftext|>")),
+                ("parameters.start_id", parameters.start_id, token_id("<|startoftranscript|>")),
+                ("parameters.no_timestamps_id", parameters.no_timestamps_id, token_id("<|notimestamps|>")),
+                *(
+                    (f"parameters.language_ids.{code}", token, token_id(f"<|{code}|>"))
+                    for code, token in parameters.language_ids.items()
+                ),
+            ]
+        )
         if missing := [code for code in self._names if parameters.language_ids and code not in parameters.language_ids]:
-            raise ArtifactInvalidError(f"{where}: language {missing[0]!r} has no entry in parameters.language_ids")
-
-    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
-        """See :class:`runtime.engines.base.Engine`."""
-        only = iter([SegmentJob(None, samples, options, timings, time.perf_counter())])
-        ((_, result),) = self.run(lambda: next(only, None))
-        return result
+            raise contradiction(self._artifact, f"language {missing[0]!r} has no entry in parameters.language_ids")
 
     def check(self, options: SegmentOptions) -> None:
-        """See :class:`runtime.engines.base.Engine`."""
+        """Check that the context fits.
+
+        Raises:
+            OptionError: the context contains a special token, or is too long.
+        """
         parameters = self.parameters
         if not options.context:
             return
         context = self._context_ids(options.context)
         if special := [token for token in context if token >= parameters.stop_id]:
             token = self._tokenizer.id_to_token(special[0])
-            raise OptionError(f"the context contains {token}, which means something else to the model; leave it out")
-        # As in the model's training: the text before has at most half of the positions, its mark included.
-        most = parameters.context_length // 2 - 1
-        if len(context) > most:
-            raise OptionError(f"the context has {len(context)} tokens; give a shorter one, of at most {most}")
+            raise OptionError(f"the context contains {token}, which is a special token of the model; remove it")
+        # As in the model's training: the previous text has at most half of the positions, its marker included.
+        limit = parameters.context_length // 2 - 1
+        if len(context) > limit:
+            raise OptionError(f"the context has {len(context)} tokens; give a shorter one, of at most {limit}")
         prompt = len(self.prompt_ids(next(iter(self._codes.values())), options))
         if parameters.context_length - prompt < (options.max_new_tokens or 1):
             raise OptionError(
@@ -201,33 +193,16 @@ class WhisperEngine:
                 "shorter context"
             )
 
-    def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
-        """See :class:`runtime.engines.base.Engine`. Segments are encoded one by one, when there is a row for each."""
-
-        def encoded() -> tuple[_Heard, Job] | None:
-            segment = next_job()
-            return self._encode(segment) if segment else None
-
-        def on_timing(stage: str, keys: Sequence[_Heard], seconds: float) -> None:
-            for heard in keys:
-                timings = heard.segment.timings
-                timings.add(stage, seconds / len(keys))
-                if stage == "prefill" and not timings.first_token:
-                    timings.first_token = time.perf_counter() - heard.segment.began
-
-        for heard, hypothesis in greedy_rows(
-            self._decoder,
-            encoded,
-            lambda _: (self.plan.rows, self.plan.positions),
-            [self.parameters.stop_id],
-            on_timing=on_timing,
-            is_cancelled=lambda heard: heard.segment.is_cancelled(),
-        ):
-            yield heard.segment.key, self._result(heard, hypothesis)
-
     def encode(self, samples: Floats, timings: Timings, features: Floats | None = None) -> list[Floats]:
-        """Samples of at most a window, or features [mels, frames] of a whole one → keys and values of cross-attention,
-        each [1, heads, positions, head_dim].
+        """Encode one window to the keys and values of cross-attention.
+
+        Args:
+            samples: mono float32 [n], at most one window.
+            timings: collects stage times.
+            features: [mels, frames] of a whole window, instead of those of ``samples``.
+
+        Returns:
+            Arrays [1, heads, positions, head_dim] in the graph's order.
         """
         if features is None:
             with timings.measure("features"):
@@ -236,37 +211,38 @@ class WhisperEngine:
             arrays: list[Floats] = self._encoder.run(self._decoder.cross_names, {"features": features[None]})
         return arrays
 
-    def _encode(self, segment: SegmentJob) -> tuple[_Heard, Job]:
-        options = segment.options
-        audio = self.encode(segment.samples, segment.timings, segment.features)
-        with segment.timings.measure("prefill"):
-            first = self._decoder.look([self.parameters.start_id], audio)[0]
-        no_speech = probability(first, self.parameters.no_speech_id)
-        code = self._language(first, options.language)
-        prompt = self.prompt_ids(code, options)
-        seconds = len(segment.samples) / self.sample_rate
-        budget = options.max_new_tokens or _TOKENS_AT_LEAST + math.ceil(seconds * _TOKENS_PER_SECOND)
-        job = Job(
-            prompt,
-            audio,
-            min(budget, self.parameters.context_length - len(prompt)),
-            options.ignore_stop,
-            options.repetition_penalty,
-            _draft(segment.live) if segment.live else None,
-            self._rules[options.timestamps],
-        )
-        return _Heard(segment, self._names[code], no_speech, len(prompt)), job
+    def _prepare(self, segments: list[SegmentJob]) -> Iterator[tuple[WhisperPending, TextJob]]:
+        """Encode segments one by one, detect their language, and build their prompts."""
+        for segment in segments:
+            options = segment.options
+            audio = self.encode(segment.samples, segment.timings, segment.features)
+            with segment.timings.measure("prefill"):
+                first = self._decoder.next_logits([self.parameters.start_id], audio)[0]
+            no_speech = probability(first, self.parameters.no_speech_id)
+            code = self._language(first, options.language)
+            prompt = self.prompt_ids(code, options)
+            job = TextJob(
+                prompt,
+                audio,
+                self._budget(len(segment.samples), options, len(prompt)),
+                options.ignore_stop,
+                options.repetition_penalty,
+                _draft(segment.live) if segment.live else None,
+                self._rules[options.timestamps],
+            )
+            rows = self.parameters.audio_positions
+            yield WhisperPending(segment, rows, len(prompt), self._names[code], no_speech), job
 
-    def _language(self, first: Floats, asked: str | None) -> str:
-        """Code of the language that was asked for, or of the likeliest by ``first``, the logits after the start."""
-        if asked is not None:
-            return self._codes[asked]
+    def _language(self, first: Floats, requested: str | None) -> str:
+        """Return the code of the requested language, or of the likeliest by ``first``, the logits after the start."""
+        if requested is not None:
+            return self._codes[requested]
         if not self.parameters.language_ids:
             return next(iter(self._codes.values()))
         return likeliest_language(first, self.parameters.language_ids)[0]
 
     def prompt_ids(self, code: str, options: SegmentOptions) -> list[int]:
-        """Token ids of the prompt: the context, the start, language and task, and whether there are timestamps."""
+        """Return the prompt's token ids: context, start, language and task, and the no-timestamps token if needed."""
         parameters = self.parameters
         ids = [parameters.start_id]
         if options.context.strip() and parameters.previous_id is not None:
@@ -276,17 +252,18 @@ class WhisperEngine:
         return ids if options.timestamps else [*ids, parameters.no_timestamps_id]
 
     def _context_ids(self, context: str) -> list[int]:
-        # Text goes on after a space, as it does in the middle of a transcript.
+        # A text continues after a space, as in the middle of a transcript.
         return list(self._tokenizer.encode(" " + context.strip(), add_special_tokens=False).ids)
 
-    def _result(self, heard: _Heard, hypothesis: Hypothesis) -> SegmentResult:
-        segment = heard.segment
+    def _finish(self, pending: WhisperPending, hypothesis: Hypothesis) -> SegmentResult:
+        """Apply the silence and repetition guards, and split the text at its timestamps."""
+        segment = pending.segment
         ended = hypothesis.finish_reason == "stop"
-        language, text = self.read(hypothesis.tokens, heard.language, ended=ended)
+        language, text = self.read(hypothesis.tokens, pending.language, ended=ended)
         reason: FinishReason = hypothesis.finish_reason
-        logs = hypothesis.log_probabilities
+        log_probabilities = hypothesis.log_probabilities
         if not segment.options.ignore_stop:
-            if logs and is_silence(heard.no_speech, float(np.mean(logs))):
+            if log_probabilities and is_silence(pending.no_speech, float(np.mean(log_probabilities))):
                 language, text, reason = None, "", "stop"
             elif repeats(text):
                 reason = "repetition"
@@ -297,70 +274,55 @@ class WhisperEngine:
             tokens=hypothesis.tokens,
             confidence=hypothesis.confidence,
             finish_reason=reason,
-            audio_tokens=self.parameters.audio_positions,
-            prompt_tokens=heard.prompt_tokens,
+            audio_tokens=pending.audio_tokens,
+            prompt_tokens=pending.prompt_tokens,
             phrases=self._phrases(hypothesis.tokens, len(segment.samples)) if timed else [],
         )
 
     def _phrases(self, tokens: Sequence[int], samples: int) -> list[TimedText]:
+        """Return the timed parts of a text that are not empty; times in seconds from the window's start."""
         step, seconds = self.parameters.timestamp_seconds, samples / self.sample_rate
-        found = phrases(tokens, self._timestamps, step, seconds)
-        texts = [(phrase, self.read(phrase.tokens, None, ended=False)[1]) for phrase in found]
-        return [TimedText(phrase.start, phrase.end, text, phrase.tokens) for phrase, text in texts if text]
+        parts = phrases(tokens, self._timestamps, step, seconds)
+        texts = [(part, self.read(part.tokens, None, ended=False)[1]) for part in parts]
+        return [TimedText(part.start, part.end, text, part.tokens) for part, text in texts if text]
 
-    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> LongForm:
-        """See :class:`runtime.engines.base.LongFormEngine`."""
+    def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> WhisperLongForm:
+        """Start long-form decoding of mono float32 ``samples`` [n] of any length."""
         frames_per_step = round(self.parameters.timestamp_seconds * self.sample_rate / self._front_end.hop_length)
-        reading = Reading(
+        reader = TextReader(
             self._timestamps,
             frames_per_step,
             lambda tokens: self.read(tokens, None, ended=False)[1],
             self._phrases,
         )
-        return LongForm(samples, self._front_end, reading, options, timings)
-
-    def live(self) -> WholeWindow:
-        """See :class:`runtime.engines.base.Engine`."""
-        return WholeWindow()
+        return WhisperLongForm(samples, self._front_end, reader, options, timings)
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
-        """See :class:`runtime.engines.base.Engine`."""
+        """Return ``language`` and the text of decoded ``tokens``; ``ended``: a stop token followed them."""
         text = [token for token in tokens if token < self.parameters.stop_id]
         decoded = self._tokenizer.decode(text, skip_special_tokens=False).strip()
         return language, decoded if ended else decoded.rstrip("\ufffd")  # a character that was cut between its bytes
 
     def probes(self, samples: Floats, tokens: list[int], options: SegmentOptions) -> list[Probe]:
-        """See :class:`runtime.engines.base.Engine`: the encoder, then the decoder over prompt and text at once."""
+        """Return the encoder's window, and the decoder over prompt and text in one pass."""
         features = log_mel(samples, self._front_end)[None]
         names = self._decoder.cross_names
         audio = self._encoder.run(names, {"features": features})
-        code = self._language(self._decoder.look([self.parameters.start_id], audio)[0], options.language)
+        first = self._decoder.next_logits([self.parameters.start_id], audio)[0]
+        code = self._language(first, options.language)
         ids = np.array([[*self.prompt_ids(code, options), *tokens]], np.int64)
-        feeds = self._decoder.feeds(ids, audio, keep=len(tokens) + 1)
+        feeds = self._decoder.feeds(ids, audio, logits_count=len(tokens) + 1)
         return [
             Probe("encoder", {"features": features}, names, rows=self.parameters.audio_positions),
             Probe("decoder", feeds, ["logits"], choice="logits", rows=ids.shape[1]),
         ]
 
-    def run_probe(self, probe: Probe) -> list[npt.NDArray[Any]]:
-        """See :class:`runtime.engines.base.Engine`."""
-        session = self._encoder if probe.role == "encoder" else self._decoder_session
-        outputs: list[npt.NDArray[Any]] = session.run(probe.outputs, probe.feeds)
-        return outputs
 
-    def placement(self) -> dict[str, dict[str, dict[str, int]]]:
-        """See :class:`runtime.engines.base.Engine`."""
-        return {"encoder": placement(self._encoder), "decoder": placement(self._decoder_session)}
+def _draft(live: LiveSegment) -> Draft | None:
+    """Return the previous hypothesis to verify in the prompt's pass.
 
-
-def _parameters(artifact: Artifact) -> Parameters:
-    return typed(artifact, artifact.manifest.parameters, Parameters)
-
-
-def _draft(work: LiveWork) -> Draft | None:
-    """The hypothesis before, verified in the prompt's pass. The end of a segment is decoded as it is offline, without
-    one, unless some of its text is to stay.
+    The end of a segment is decoded as offline, without a draft, unless part of its text has to stay.
     """
-    if work.final and not work.forced:
+    if live.final and not live.forced:
         return None
-    return Draft(tokens=work.draft, forced=work.forced)
+    return Draft(tokens=live.draft, forced=live.forced)

@@ -1,4 +1,4 @@
-"""Whether a decoded text is to be believed: Whisper's guards that need no second decoding at a temperature.
+"""Whisper's guards that need no second decoding: silence, repeated text, language detection.
 
 Sources: arXiv 2212.04356, section 4.5, and the defaults of OpenAI's ``whisper.transcribe``.
 """
@@ -13,46 +13,46 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-# A text that compresses better than this repeats itself.
+# A text with a higher compression ratio repeats itself.
 COMPRESSION_RATIO = 2.4
-# Nobody spoke where the model says so with this probability, unless it is surer of its text than this on average.
+# Treat as silence when the no-speech probability is above this and the mean log-probability below that.
 NO_SPEECH = 0.6
 LOG_PROBABILITY = -1.0
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of a text over bytes of it compressed; 0 of nothing."""
+    """Return a text's UTF-8 size divided by its zlib-compressed size; 0 for an empty text."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def repeats(text: str) -> bool:
-    """Whether a text compresses so well that it must be a loop."""
+    """Return whether a text compresses so well that it must be a loop."""
     return compression_ratio(text) > COMPRESSION_RATIO
 
 
 def probability(logits: Floats, token: int) -> float:
-    """Of ``token`` by ``logits`` [vocab]."""
+    """Return the softmax probability of ``token`` in ``logits`` [vocab]."""
     peak = logits.max()
     return float(np.exp(logits[token] - peak) / np.exp(logits - peak).sum())
 
 
 def is_silence(no_speech: float, log_probability: float) -> bool:
-    """Whether nobody spoke.
+    """Return whether a segment has no speech.
 
     Args:
-        no_speech: probability of the no-speech token where the text begins.
-        log_probability: mean of the text's tokens, the stop token included.
+        no_speech: probability of the no-speech token at the start of the text, 0..1.
+        log_probability: mean log-probability of the text's tokens, the stop token included.
     """
     return no_speech > NO_SPEECH and log_probability < LOG_PROBABILITY
 
 
 def likeliest_language(logits: Floats, ids: Mapping[str, int]) -> tuple[str, float]:
-    """The language whose token is the most probable one, and its probability among languages.
+    """Return the code of the most probable language and its probability among all languages.
 
     Args:
         logits: [vocab] of the token after the start of a transcript.
-        ids: the languages' tokens by code; not empty.
+        ids: token ids by language code; not empty.
     """
     codes = list(ids)
     scores = logits[[ids[code] for code in codes]]

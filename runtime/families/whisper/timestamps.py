@@ -1,4 +1,4 @@
-"""Whisper's rules on the next token, as pure functions of logits, and the times that its text says.
+"""Whisper's rules on the next token, and the timed parts of its text; pure functions of logits and tokens.
 
 The rules are those of the paper's decoding (arXiv 2212.04356, section 4.5) as ``WhisperTimeStampLogitsProcessor``,
 ``SuppressTokensLogitsProcessor`` and ``SuppressTokensAtBeginLogitsProcessor`` of transformers apply them.
@@ -18,7 +18,7 @@ _NEVER = np.float32(-np.inf)
 
 
 class Phrase(msgspec.Struct, frozen=True):
-    """A part of a text with its times, in seconds from the beginning of the audio that was decoded."""
+    """A part of a text; times in seconds from the start of the decoded audio."""
 
     start: float
     end: float
@@ -26,10 +26,10 @@ class Phrase(msgspec.Struct, frozen=True):
 
 
 class TimestampRules(msgspec.Struct, frozen=True):
-    """What timestamps may follow what.
+    """Rules on the order of timestamps.
 
-    Text ids are below ``stop_id``, and timestamps the ids behind ``no_timestamps_id``. ``max_initial`` bounds the first
-    one, counted from 0.
+    Text ids are below ``stop_id``, timestamp ids above ``no_timestamps_id``. ``max_initial`` bounds the first
+    timestamp, counted in steps from 0.
     """
 
     stop_id: int
@@ -38,15 +38,15 @@ class TimestampRules(msgspec.Struct, frozen=True):
 
     @property
     def first_id(self) -> int:
-        """The timestamp of 0 s."""
+        """Id of the timestamp of 0 s."""
         return self.no_timestamps_id + 1
 
     def apply(self, logits: Floats, tokens: Sequence[int]) -> None:
-        """Set the logits [vocab] of what must not follow ``tokens`` to -inf.
+        """Set ``logits`` [vocab] of ids that must not follow ``tokens`` to -inf.
 
-        A text begins with a timestamp. They come in pairs, an end and the next beginning, but for a last one before the
-        stop; none is earlier than the one before, and a phrase has some length. Where all timestamps together are more
-        probable than any other token, one is taken.
+        A text starts with a timestamp. Timestamps come in pairs, an end and the next start, except for the last one
+        before the stop; they never decrease, and a phrase is longer than 0. If all timestamps together are more
+        probable than any other token, only timestamps remain.
         """
         first = self.first_id
         logits[self.no_timestamps_id] = _NEVER
@@ -65,20 +65,20 @@ class TimestampRules(msgspec.Struct, frozen=True):
             if last is not None:
                 logits[first : last if opened and not paired else last + 1] = _NEVER
         text, times = logits[:first], logits[first:]
-        loudest = times.max()
-        if loudest > _NEVER and loudest + np.log(np.exp(times - loudest).sum()) > text.max():
+        peak = times.max()
+        if peak > _NEVER and peak + np.log(np.exp(times - peak).sum()) > text.max():
             text[:] = _NEVER
 
 
 class NextTokenRules(msgspec.Struct, frozen=True):
-    """All rules on the next token of a text: ids that are never chosen, not as the first one, and timestamps'."""
+    """All rules on the next token: ids that are never chosen, ids that are not chosen first, timestamp order."""
 
     suppress: npt.NDArray[np.int64]
     begin_suppress: npt.NDArray[np.int64]
     timestamps: TimestampRules | None = None
 
     def __call__(self, logits: Floats, tokens: Sequence[int]) -> None:
-        """Change ``logits`` [vocab] in place, given the text so far."""
+        """Change ``logits`` [vocab] in place, given the tokens so far."""
         if not tokens:
             logits[self.begin_suppress] = _NEVER
         logits[self.suppress] = _NEVER
@@ -87,22 +87,22 @@ class NextTokenRules(msgspec.Struct, frozen=True):
 
 
 def phrases(tokens: Sequence[int], rules: TimestampRules, step: float, duration: float) -> list[Phrase]:
-    """The parts of a text by its timestamps.
+    """Split a text into its timed parts.
 
-    A part ends where two timestamps follow one another, and at the text's end. What has no beginning of its own begins
-    where the part before it ends; what has no end ends with the audio.
+    A part ends at two consecutive timestamps and at the end of the text. A part without a start begins where the
+    previous one ends; a part without an end ends with the audio.
 
     Args:
-        tokens: a text, timestamps included, without the stop token.
+        tokens: a text with its timestamps, without the stop token.
         rules: which tokens are timestamps.
         step: seconds between timestamps.
-        duration: seconds of the audio: no time is later.
+        duration: seconds of the audio; no time is later.
 
     Returns:
-        Parts that have text, in order, ``start`` ≤ ``end`` ≤ ``duration``.
+        Parts that have text, in order, with ``start`` ≤ ``end`` ≤ ``duration``.
     """
-    found: list[Phrase] = []
-    begun, text = 0.0, list[int]()
+    parts: list[Phrase] = []
+    start, text = 0.0, list[int]()
     for token in tokens:
         if token < rules.first_id:
             if token < rules.stop_id:
@@ -110,33 +110,33 @@ def phrases(tokens: Sequence[int], rules: TimestampRules, step: float, duration:
             continue
         time = min((token - rules.first_id) * step, duration)
         if text:
-            found.append(Phrase(begun, max(begun, time), text))
+            parts.append(Phrase(start, max(start, time), text))
             text = []
-        begun = max(begun, time)
+        start = max(start, time)
     if text:
-        found.append(Phrase(begun, duration, text))
-    return found
+        parts.append(Phrase(start, duration, text))
+    return parts
 
 
 def advance(tokens: Sequence[int], rules: TimestampRules, frames: int, frames_per_step: int) -> tuple[int, int]:
-    """How much of a window's text stays, and where the next window begins.
+    """Decide how much of a window's text is final, and where the next window starts.
 
-    A text whose last part has no end may have been cut in the middle of a word: it is heard again, from the end of the
-    part before. One that ends with a single timestamp has nobody speaking after it, and one without parts is taken as
-    it is.
+    A last part without an end may be cut in the middle of a word: the next window starts at the end of the part before
+    it. A text that ends with a single timestamp has no speech after it, and a text without pairs of timestamps is taken
+    whole: in both cases the next window starts at the end of this one.
 
     Args:
         tokens: the text of a window.
         rules: which tokens are timestamps.
-        frames: of the window.
-        frames_per_step: frames between timestamps.
+        frames: mel frames of the window.
+        frames_per_step: mel frames between timestamps.
 
     Returns:
-        (tokens that stay, frames until the next window, at least one)
+        (number of final tokens, frames to the next window, at least 1)
     """
-    stamps = [token >= rules.first_id for token in tokens]
-    pairs = [index for index in range(1, len(tokens)) if stamps[index - 1] and stamps[index]]
-    if not pairs or stamps[-2:] == [False, True]:
+    is_time = [token >= rules.first_id for token in tokens]
+    pairs = [index for index in range(1, len(tokens)) if is_time[index - 1] and is_time[index]]
+    if not pairs or is_time[-2:] == [False, True]:
         return len(tokens), max(1, frames)
-    ended = (tokens[pairs[-1] - 1] - rules.first_id) * frames_per_step
-    return pairs[-1] + 1, max(1, min(ended, frames))
+    end = (tokens[pairs[-1] - 1] - rules.first_id) * frames_per_step
+    return pairs[-1] + 1, max(1, min(end, frames))

@@ -1,4 +1,4 @@
-"""What a file holds in the scheduler: its place, its pieces on their way, and where its results go."""
+"""A file in the server's scheduler: its pieces, its jobs, and the delivery of its results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from runtime.audio.segmentation import Piece
-from runtime.engines.base import SegmentJob, SegmentResult
+from runtime.engines.base import LongForm, SegmentJob, SegmentResult
 from runtime.errors import AsrError
-from runtime.pipeline.scheduler import File, Floats, cut_in_steps
-from runtime.pipeline.spans import segment_of
+from runtime.pipeline.audio_file import AudioFile, JobKey, concatenate, cut_in_steps
+from runtime.pipeline.spans import segments_of
 from runtime.results import Segment, Transcript
 from runtime.server.errors import AudioTooLong, EngineFailure, GivenUp
-from runtime.transcriber import Request, Transcriber
+from runtime.transcriber import Transcriber, ValidatedRequest
 
 log = logging.getLogger(__name__)
 
+Floats = npt.NDArray[np.float32]
 P = ParamSpec("P")
 
 
 class Ticket(Protocol):
-    """Who asked for a job. Once it is ``over``, everything that is still on its way for it is dropped."""
+    """The owner of a job. Once it is ``over``, everything that is in flight for it is dropped."""
 
     kind: str
 
@@ -32,39 +36,39 @@ class Ticket(Protocol):
     def over(self) -> bool: ...
 
     def take(self, key: Any, result: SegmentResult) -> None:
-        """The result of a job; called in the engine's thread."""
+        """Take the result of a job; called in the engine's thread."""
 
     def dropped(self) -> None:
-        """A job ended without a result."""
+        """Note that a job ended without a result."""
 
     def fail(self, error: BaseException) -> None:
-        """End with ``error``, from any thread; nothing when it is over already."""
+        """End with ``error``, from any thread; do nothing when it is over."""
 
 
 def guarded(call: Callable[P, object]) -> Callable[P, None]:
-    """``call``, of which an exception goes to the log alone: whom it cannot tell must not stop the others."""
+    """Wrap a client's callback: an exception is logged and does not affect others."""
 
-    def told(*values: P.args, **named: P.kwargs) -> None:
+    def guarded_call(*values: P.args, **named: P.kwargs) -> None:
         try:
             call(*values, **named)
-        except Exception:  # (a client's callback: its event loop may be gone)
-            log.exception("somebody could not be told")
+        except Exception:  # (a client's callback: its event loop may be closed)
+            log.exception("a client's callback failed")
 
-    return told
+    return guarded_call
 
 
 class FileTicket:
-    """A file on its way: read and cut in one thread, decoded in another, its results told in order of the audio.
+    """A file in the scheduler: read and cut in one thread, decoded in another, results delivered in order.
 
-    The scheduler's lock guards everything; :meth:`read_on` alone does its work outside.
+    The scheduler's lock guards everything; only :meth:`read_on` works outside of it.
 
     Attributes:
-        arrival: its place among all files.
-        attained: seconds of its audio that were handed to the engine.
-        ready: numbers of pieces that wait for the engine.
-        reading: a thread is at it.
-        read: there is nothing more to read.
-        over: it is done, failed, or was given up.
+        arrival: number in the order of arrival.
+        attained: seconds of its audio that the engine has received.
+        ready: slots whose pieces wait for the engine.
+        reading: a thread is reading it.
+        read: everything is read.
+        over: it is complete, failed, or cancelled.
     """
 
     kind = "file"
@@ -73,7 +77,7 @@ class FileTicket:
         self,
         arrival: int,
         transcriber: Transcriber,
-        request: Request,
+        request: ValidatedRequest,
         changed: threading.Condition,
         *,
         longest: float,
@@ -81,86 +85,88 @@ class FileTicket:
         ended: Callable[[FileTicket], None],
     ) -> None:
         """Args:
-        arrival: its place among all files.
-        transcriber: whose engine decodes it.
-        request: its source is a binary stream, open until nobody reads it any more (:meth:`when_released`).
-        changed: the scheduler's lock, and whom to tell of progress.
+        arrival: number in the order of arrival.
+        transcriber: its engine decodes the file.
+        request: its source is a binary stream, which must stay open until :meth:`when_released` reports.
+        changed: the scheduler's lock; notified of progress.
         longest: seconds of audio that are accepted.
-        deliver: told each segment as soon as it and all before it are final, and at last the transcript or what was
-            wrong. Called under the lock: it must not wait.
+        deliver: called with each segment as soon as it and all before it are final, and last with the transcript or the
+            error. Called under the lock, so it must not block.
         ended: called once, under the lock.
         """
         self.arrival, self.attained = arrival, 0.0
         self.ready: deque[int] = deque()
         self.reading = self.read = self.over = False
-        self._again: deque[SegmentJob] = deque()
+        self._follow_ups: deque[SegmentJob] = deque()
         self._transcriber, self._request, self._changed, self._longest = transcriber, request, changed, longest
         self._deliver, self._ended = guarded(deliver), ended
         self._rate = transcriber.engine.sample_rate
-        self._file: File | None = None
+        self._file: AudioFile | None = None
         self._pieces: Iterator[Piece | None] | None = None
-        self._samples, self._seconds, self._told, self._exhausted = 0, 0.0, 0, False
+        self._blocks: list[Floats] = []  # of a file in long form
+        self._samples, self._seconds, self._delivered, self._exhausted = 0, 0.0, 0, False
         self._released: list[Callable[[], None]] = []
 
     @property
     def waiting(self) -> bool:
-        """Whether it has something for the engine."""
-        return bool(self._again or self.ready)
+        """Whether it has a job for the engine."""
+        return bool(self._follow_ups or self.ready)
 
     @property
     def scanned(self) -> float:
-        """Seconds that were read, speech or not."""
+        """Seconds that were read, speech or silence."""
         return self._samples / self._rate
 
     @property
     def next_seconds(self) -> float:
-        """Audio of the job that is next, while :attr:`waiting`."""
+        """Seconds of audio of the next job, while :attr:`waiting`."""
         assert self._file
-        samples = len(self._again[0].samples) if self._again else self._file.slots[self.ready[0]].length
+        samples = len(self._follow_ups[0].samples) if self._follow_ups else self._file.slots[self.ready[0]].length
         return samples / self._rate
 
     def next_job(self) -> SegmentJob:
-        """What the engine should do next for it, while :attr:`waiting`."""
+        """Return the next job, while :attr:`waiting`."""
         assert self._file
-        job = self._again.popleft() if self._again else self._file.job(self.ready.popleft())
+        job = self._follow_ups.popleft() if self._follow_ups else self._file.job(self.ready.popleft())
         self.attained += len(job.samples) / self._rate
         return job
 
-    def take(self, key: tuple[File, int, int | None], result: SegmentResult) -> None:
-        """See :class:`Ticket`."""
-        file, number, part = key
+    def take(self, key: JobKey, result: SegmentResult) -> None:
+        """Take the result of a job; deliver what became final."""
         with self._changed:
             if not self.over:
-                self._again.extend(file.take(number, part, result))
-                self._tell(file)
+                self._follow_ups.extend(key.file.take(key, result))
+                self._deliver_final(key.file)
 
     def dropped(self) -> None:
-        """See :class:`Ticket`: nothing is dropped but of a file that is over."""
+        """Do nothing: only jobs of a file that is over are dropped."""
 
-    def _tell(self, file: File) -> None:
-        """Deliver what became final."""
-        while self._told < len(file.slots) and file.slots[self._told].result:
-            self._deliver(segment_of(file.slots[self._told].span(), self._rate))
-            self._told += 1
+    def _deliver_final(self, file: AudioFile) -> None:
+        """Deliver the segments that became final, and the transcript when the file is complete."""
+        for span in file.leading_spans(self._delivered):
+            for segment in segments_of(span, self._rate):
+                self._deliver(segment)
+            self._delivered += 1
         if file.complete:
             file.timings.total = time.perf_counter() - file.began
             self._end(self._transcriber.transcript_of(file))
 
     def read_on(self) -> None:
-        """Read on by a piece or a block, and at the end all the rest. For a thread that set :attr:`reading`."""
+        """Read the next piece or block, and all the rest at the end. For the thread that set :attr:`reading`."""
         error: BaseException | None = None
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             pieces, ended = self._read_some()
+            long_form = self._start_long_form() if ended else None
             with self._changed:
-                self._seconds += time.perf_counter() - began
-                self._advance(pieces, ended)
+                self._seconds += time.perf_counter() - start
+                self._advance(pieces, long_form, ended=ended)
         except GivenUp:
             pass
-        except AsrError as wrong:
-            error = wrong
-        except Exception:  # (the boundary of one upload: its client is told, the log has the reason)
-            if not self.over:  # else its stream was perhaps closed meanwhile
+        except AsrError as audio_error:
+            error = audio_error
+        except Exception:  # (the boundary of one upload: its client gets an error, the log has the reason)
+            if not self.over:  # otherwise its stream may have been closed in the meantime
                 log.exception("an upload cannot be read")
             error = EngineFailure()
         with self._changed:
@@ -172,23 +178,37 @@ class FileTicket:
             self._changed.notify_all()
 
     def _read_some(self) -> tuple[list[Piece], bool]:
-        """The next pieces, at most one before the last block, and whether they are the last ones."""
+        """Return the next pieces, at most one before the last block, and whether they are the last ones."""
         if self._pieces is None:
-            file = self._transcriber.prepare(self.arrival, self._request)
-            if file.error or not file.reader:
-                raise file.error or AssertionError("a file without audio")
-            self._file = file
+            file = self._file = self._transcriber.open_file(self.arrival, self._request)
+            assert file.reader
             if file.duration > self._longest:
                 raise self._too_long()
             blocks = self._watched(file.reader.blocks())
-            self._pieces = cut_in_steps(blocks, self._transcriber.engine, vad=self._transcriber.vad)
-        found = []
+            if file.use_long_form:
+                self._pieces = self._collect(blocks)
+            else:
+                self._pieces = cut_in_steps(blocks, self._transcriber.engine, vad=self._transcriber.vad)
+        pieces = []
         for piece in self._pieces:
             if piece:
-                found.append(piece)
-            if not self._exhausted:  # a short file is known to be over before it is decoded
-                return found, False
-        return found, True
+                pieces.append(piece)
+            if not self._exhausted:  # so that a short file is known to have ended before it is decoded
+                return pieces, False
+        return pieces, True
+
+    def _collect(self, blocks: Iterator[Floats]) -> Iterator[None]:
+        """Keep all blocks for long form."""
+        for block in blocks:
+            self._blocks.append(block)
+            yield None
+
+    def _start_long_form(self) -> LongForm | None:
+        file = self._file
+        if file is None or not file.use_long_form:
+            return None
+        samples, self._blocks = concatenate(self._blocks), []
+        return self._transcriber.engine.long_form(samples, file.options, file.timings)
 
     def _watched(self, blocks: Iterator[Floats]) -> Iterator[Floats]:
         for block in blocks:
@@ -202,29 +222,32 @@ class FileTicket:
 
     def _too_long(self) -> AudioTooLong:
         return AudioTooLong(
-            f"{self._request.name}: is longer than the {self._longest:g} s that this server takes; send it in parts"
+            f"{self._request.request.name}: is longer than the {self._longest:g} s that this server takes; "
+            "send it in parts"
         )
 
-    def _advance(self, pieces: list[Piece], ended: bool) -> None:
-        """Pieces were read, or the rest of them."""
+    def _advance(self, pieces: list[Piece], long_form: LongForm | None, *, ended: bool) -> None:
+        """Add the pieces that were read; finish reading when they are the last ones."""
         if self.over:
             return
         assert self._file
         self.ready.extend(self._file.add(piece) for piece in pieces)
         if not ended:
             return
+        if long_form and (job := self._file.start_long_form(long_form)):
+            self._follow_ups.append(job)
         self.read = True
         self._close()
         self._file.samples, self._file.timings.segment = self._samples, self._seconds
-        self._tell(self._file)
+        self._deliver_final(self._file)
 
     def fail(self, error: BaseException) -> None:
-        """See :class:`Ticket`."""
+        """End with ``error``; do nothing when it is over."""
         with self._changed:
             self._end(error)
 
     def when_released(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called, by whatever thread, when nobody reads the source any more: now, or soon."""
+        """Call ``call``, from any thread, as soon as no thread reads the source any more."""
         with self._changed:
             if self.reading:
                 self._released.append(call)
@@ -236,19 +259,20 @@ class FileTicket:
             return
         self.over = True
         self.ready.clear()
-        self._again.clear()
+        self._follow_ups.clear()
         if not self.reading:
             self._close()
-        self._ended(self)  # first, so that who is told finds its place free
+        self._ended(self)  # first, so that its place in the queue is free when the client is told
         self._deliver(outcome)
         self._changed.notify_all()
 
     def _close(self) -> None:
-        """Let go of the source; no thread is at it."""
+        """Release the source; no thread reads it."""
         if self._file and self._file.reader:
             self._file.reader.close()
         if self.over:
             self._file = self._pieces = None
+            self._blocks = []
         for call in self._released:
             call()
         self._released.clear()

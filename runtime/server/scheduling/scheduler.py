@@ -17,7 +17,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.scheduling.fairness import OLDEST_EVERY, Fairness
 from runtime.server.scheduling.file_ticket import FileTicket, Ticket
 from runtime.server.scheduling.stream_ticket import StreamTicket
-from runtime.transcriber import Request, Transcriber
+from runtime.transcriber import Transcriber, ValidatedRequest
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ class Scheduler:
         """Live streams that are not done."""
         return len(self._streams)
 
-    def submit(self, request: Request, deliver: Callable[[Segment | Transcript | BaseException], None]) -> FileTicket:
+    def submit(
+        self, request: ValidatedRequest, deliver: Callable[[Segment | Transcript | BaseException], None]
+    ) -> FileTicket:
         """Transcribe a file; see :class:`FileTicket` for how ``deliver`` is called."""
         with self._changed:
             self._check_open()

@@ -105,9 +105,9 @@ class Service:
         if (files := self._scheduler.files) >= self._limits.max_queue:
             raise self._busy(f"{files} requests wait already", self._files_done, files)
         request = Request(source, language, context, name="the audio")
-        self.transcriber.check(request)
+        validated = self.transcriber.validate(request)
         return Results(
-            lambda deliver: self._scheduler.submit(request, deliver), self._limits.deadline, self._file_ended
+            lambda deliver: self._scheduler.submit(validated, deliver), self._limits.deadline, self._file_ended
         )
 
     async def open_stream(

@@ -1,4 +1,4 @@
-"""What a live stream holds in the scheduler: its session, and how far behind the speaker it is."""
+"""A live stream in the server's scheduler: its session, its jobs, and how late its texts are."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-# How finely it is remembered when what was heard: more finely than latencies are counted is no use.
-_HEARD_EVERY = 0.05
-_HEARD_REMEMBERED = 4096
-# Of a segment that grows, only what is new is computed, and the unfinished encoder window that it is in: at most this.
-_WINDOW_SECONDS = 8.0
+# Resolution in seconds of arrival times, and their number: finer than latencies are counted is of no use.
+_ARRIVAL_STEP = 0.05
+_MAX_ARRIVALS = 4096
 
 
 class Session(Protocol):
@@ -53,18 +51,18 @@ class Session(Protocol):
     def take(self, key: Any, result: SegmentResult) -> list[Event]: ...
 
 
-def _nobody(*_: object) -> None:
-    """Who is told of a stream that is over."""
+def _ignore(*_: object) -> None:
+    """Callback of a stream that is over."""
 
 
 class StreamTicket:
-    """A live stream on its way. Its session has a lock of its own, for it works while others are scheduled.
+    """A live stream in the scheduler. Its session has its own lock, because it works while others are scheduled.
 
-    Whoever holds both locks took the session's first; the scheduler only tries it. ``over`` and the numbers are read
-    without a lock: each is written whole.
+    A thread that holds both locks took the session's first; the scheduler only tries to take it. ``over`` and
+    ``behind`` are read without a lock: each write is atomic.
 
     Attributes:
-        over: every final was given, it failed, or it was given up.
+        over: every final text was delivered, it failed, or it was cancelled.
         behind: seconds of audio that were fed and are not decoded yet.
     """
 
@@ -82,13 +80,13 @@ class StreamTicket:
         latency: Latency,
     ) -> None:
         """Args:
-        session: what cuts the audio and knows what to do next.
+        session: cuts the audio and makes the jobs.
         rate: of its audio, in Hz.
-        changed: the scheduler's lock, and whom to tell that there may be a job.
-        deliver: told events, and at last None or what was wrong. It must not wait.
-        progressed: told, in the same way, when ``behind`` has become less.
+        changed: the scheduler's lock; notified when there may be a job.
+        deliver: called with events, and last with None or the error. It must not block.
+        progressed: called when ``behind`` has decreased. It must not block.
         ended: called once, under the scheduler's lock.
-        latency: where it is noted how late texts were.
+        latency: records how late texts are.
         """
         self.over, self.behind = False, 0.0
         self._session, self._rate, self._changed = session, rate, changed
@@ -96,10 +94,9 @@ class StreamTicket:
         self._ended, self._latency = ended, latency
         self._lock = threading.Lock()
         self._in_flight = False
-        self._asked_at = 0.0
 
     def feed(self, samples: Floats) -> None:
-        """Mono samples at the engine's rate: voice activity and cutting take time, so not in the event loop."""
+        """Feed mono samples [n] at the engine's rate. Voice activity takes time: do not call this in the event loop."""
 
         def fed() -> list[Event]:
             events = self._session.feed(samples)
@@ -113,7 +110,7 @@ class StreamTicket:
         self._do(self._session.commit)
 
     def finish(self) -> None:
-        """No more audio will come."""
+        """End the stream: no more audio follows."""
         self._do(self._session.finish)
 
     def _do(self, act: Callable[[], list[Event]]) -> None:
@@ -121,10 +118,10 @@ class StreamTicket:
             if self.over:
                 return
             try:
-                self._tell(act())
+                self._publish(act())
             except AsrError:
                 raise
-            except Exception as error:  # (the boundary of one stream: its client is told, the log has the reason)
+            except Exception as error:  # (the boundary of one stream: its client gets an error, the log has the reason)
                 log.exception("a live stream failed")
                 failure = EngineFailure()
                 self.fail(failure)
@@ -133,9 +130,9 @@ class StreamTicket:
             self._changed.notify_all()
 
     def next_job(self) -> tuple[SegmentJob, float] | None:
-        """What the engine should do next for it, and how many seconds of audio that is worth.
+        """Return the next job and the seconds of audio to charge for it; None when there is none.
 
-        None too while audio is being fed; the end of that wakes the scheduler.
+        Also None while audio is being fed; the end of feeding notifies the scheduler.
         """
         if self._in_flight or not self._lock.acquire(blocking=False):
             return None
@@ -143,7 +140,7 @@ class StreamTicket:
             job = self._session.next_job()
             self._in_flight = job is not None
             self._measure()
-            return (job, self._worth(job)) if job else None
+            return (job, self._charge(job)) if job else None
         except Exception:  # (the boundary of one stream, as above)
             log.exception("a live stream has no next job")
             self.fail(EngineFailure())
@@ -151,37 +148,42 @@ class StreamTicket:
         finally:
             self._lock.release()
 
-    def _worth(self, job: SegmentJob) -> float:
-        before, self._asked_at = self._asked_at, self._session.duration
-        seconds = len(job.samples) / self._rate
-        grows = job.live is not None and not job.live.final
-        return min(seconds, self._asked_at - before + _WINDOW_SECONDS) if grows else seconds
+    def _charge(self, job: SegmentJob) -> float:
+        """Return the seconds of audio that the engine computes for a job.
+
+        Audio of a growing segment whose encoder output is settled is not computed again; everything else is, the whole
+        segment where an encoder attends to all of it.
+        """
+        samples = len(job.samples)
+        if job.live is not None and not job.live.final:
+            samples -= min(samples, job.live.state.settled)
+        return samples / self._rate
 
     def take(self, key: Any, result: SegmentResult) -> None:
-        """See :class:`runtime.server.scheduling.file_ticket.Ticket`."""
+        """Take the result of a job; publish its events."""
         with self._lock:
             self._in_flight = False
             if not self.over:
-                self._tell(self._session.take(key, result))
+                self._publish(self._session.take(key, result))
 
     def dropped(self) -> None:
-        """See :class:`runtime.server.scheduling.file_ticket.Ticket`."""
+        """Note that a job ended without a result."""
         self._in_flight = False
 
     def fail(self, error: BaseException | None) -> None:
-        """End: with an error, or without when nobody wants it any more."""
+        """End with ``error``; None when the stream is complete."""
         with self._changed:
             if not self.over:
                 self.over = True
-                self._ended(self)  # first, so that who is told finds its place free
+                self._ended(self)  # first, so that its place is free when the client is told
                 self._deliver(error)
-                # Whom it told holds it: apart, both and their audio go now, and not with a later garbage collection.
-                self._deliver = self._progressed = _nobody
+                # The callbacks' owner holds this ticket: break the cycle so that both, and their audio, are freed now.
+                self._deliver = self._progressed = _ignore
                 self._changed.notify_all()
 
-    def _tell(self, events: list[Event]) -> None:
+    def _publish(self, events: list[Event]) -> None:
         if events:
-            self._latency.told(events)
+            self._latency.delivered(events)
             self._deliver(events)
         self._measure()
         if self._session.complete:
@@ -194,28 +196,28 @@ class StreamTicket:
 
 
 class Latency:
-    """How late the texts of one stream are, beside the audio that they are of."""
+    """Measures how late the texts of one stream are, relative to the arrival of their audio."""
 
     def __init__(self, metrics: Metrics, model: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics, self._model, self._clock = metrics, model, clock
-        self._heard: deque[tuple[float, float]] = deque(maxlen=_HEARD_REMEMBERED)
+        self._arrivals: deque[tuple[float, float]] = deque(maxlen=_MAX_ARRIVALS)
         self._without_text: dict[int, float] = {}
 
     def fed(self, duration: float) -> None:
-        """The stream is so many seconds long now."""
-        if not self._heard or duration >= self._heard[-1][0] + _HEARD_EVERY:
-            self._heard.append((duration, self._clock()))
+        """Note that the stream has ``duration`` seconds now."""
+        if not self._arrivals or duration >= self._arrivals[-1][0] + _ARRIVAL_STEP:
+            self._arrivals.append((duration, self._clock()))
 
-    def told(self, events: list[Event]) -> None:
-        """These are told now."""
+    def delivered(self, events: list[Event]) -> None:
+        """Record the latency of events that are delivered now."""
         now = self._clock()
         for event in events:
             if isinstance(event, Speech):
                 self._without_text[event.segment] = now
-            elif (began := self._without_text.pop(event.segment, None)) is not None:
-                self._metrics.first_partial.labels(self._model).observe(now - began)
+            elif (start := self._without_text.pop(event.segment, None)) is not None:
+                self._metrics.first_partial.labels(self._model).observe(now - start)
             if isinstance(event, Final):
-                while len(self._heard) > 1 and self._heard[0][0] < event.result.end:
-                    self._heard.popleft()
-                if self._heard:
-                    self._metrics.final.labels(self._model).observe(now - self._heard[0][1])
+                while len(self._arrivals) > 1 and self._arrivals[0][0] < event.result.end:
+                    self._arrivals.popleft()
+                if self._arrivals:
+                    self._metrics.final.labels(self._model).observe(now - self._arrivals[0][1])

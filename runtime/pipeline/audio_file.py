@@ -1,0 +1,203 @@
+"""One audio on its way through an engine: its pieces, their results, and what is decoded again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from runtime.audio import AudioReader
+from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces, split_piece
+from runtime.decoding.loops import REPETITION_PENALTY
+from runtime.engines.base import Engine, LongForm, SegmentJob, SegmentOptions, SegmentResult, Span
+from runtime.errors import AsrError
+from runtime.pipeline.spans import join_results, shift_times
+from runtime.results import FinishReason, Timings
+
+Floats = npt.NDArray[np.float32]
+
+# A segment that was cut off or looped is decoded again in parts of at most this share of its length. A little more than
+# half, so that two parts need not be cut exactly at the middle.
+_PART_SHARE = 0.6
+_SHORTEST_PART = 2.0
+
+
+class JobKey(NamedTuple):
+    """Identifies a job: its file, its slot (None: a window of long form), and its part when decoded again."""
+
+    file: AudioFile
+    slot: int | None
+    part: int | None
+
+
+@dataclass(slots=True)
+class Slot:
+    """One piece of an audio. Its samples are dropped when it is decoded."""
+
+    start: int
+    length: int
+    piece: Piece | None
+    result: SegmentResult | None = None
+    decoded_again: FinishReason | None = None
+    parts: list[SegmentResult | None] = field(default_factory=list)
+    offsets: list[float] = field(default_factory=list)  # of the parts, in seconds from the piece's start
+
+    def span(self) -> Span:
+        """Return the decoded piece."""
+        assert self.result
+        return Span(self.start, self.length, self.result, self.decoded_again)
+
+
+@dataclass(slots=True, eq=False)
+class AudioFile:
+    """An audio on its way through the engine. ``error`` is set when it failed.
+
+    ``rate`` is the engine's sample rate in Hz. ``known`` are pieces decoded earlier, by first sample and length: they
+    are not decoded again. ``use_long_form`` decodes the whole audio by the model's own windows.
+    """
+
+    index: int
+    rate: int
+    timings: Timings
+    began: float = field(default_factory=time.perf_counter)
+    reader: AudioReader | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    use_long_form: bool = False
+    error: AsrError | None = None
+    known: dict[tuple[int, int], Span] = field(default_factory=dict)
+    slots: list[Slot] = field(default_factory=list)
+    samples: int | None = None
+    _long_form: LongForm | None = None
+    _open: int = 0
+    _done: int = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds in all; until everything is read, the header's duration or what was read so far."""
+        if self.samples is not None:
+            return self.samples / self.rate
+        declared = self.reader.duration if self.reader else None
+        last = self.slots[-1].start + self.slots[-1].length if self.slots else 0
+        return last / self.rate if declared is None else declared
+
+    @property
+    def done(self) -> float:
+        """Seconds that are decoded, with the silence before each piece."""
+        if self.complete:
+            return self.duration
+        return (self._long_form.done if self._long_form else self._done) / self.rate
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is read and decoded, or the audio failed."""
+        if self.error is not None:
+            return True
+        if self.samples is None or self._open:
+            return False
+        return self._long_form is None or self._long_form.complete
+
+    @property
+    def spans(self) -> list[Span]:
+        """All decoded pieces in order."""
+        if self._long_form:
+            return self._long_form.spans
+        return [slot.span() for slot in self.slots if slot.result]
+
+    def leading_spans(self, first: int) -> list[Span]:
+        """Return the decoded pieces from number ``first`` up to the first one that is not decoded."""
+        if self._long_form:
+            return self._long_form.spans[first:]
+        spans = []
+        for slot in self.slots[first:]:
+            if not slot.result:
+                break
+            spans.append(slot.span())
+        return spans
+
+    def add(self, piece: Piece) -> int:
+        """Add a piece; return the index of its slot."""
+        self.slots.append(Slot(piece.start, len(piece.samples), piece))
+        self._open += 1
+        return len(self.slots) - 1
+
+    def job(self, slot: int) -> SegmentJob:
+        """Return the job that decodes a slot's piece."""
+        piece = self.slots[slot].piece
+        assert piece
+        return self._job(slot, None, piece, self.options)
+
+    def start_long_form(self, long_form: LongForm) -> SegmentJob | None:
+        """Decode the audio by the model's own windows; return the first one's job, None for an empty audio."""
+        self._long_form = long_form
+        return self._next_window()
+
+    def _next_window(self) -> SegmentJob | None:
+        job = self._long_form.next_job() if self._long_form else None
+        return msgspec.structs.replace(job, key=JobKey(self, None, None), began=self.began) if job else None
+
+    def take(self, key: JobKey, result: SegmentResult) -> list[SegmentJob]:
+        """Take a job's result; return the jobs that follow from it.
+
+        A text that was cut off or looped is decoded again, in shorter parts and with a repetition penalty. In long
+        form the next window follows.
+        """
+        if key.slot is None:
+            assert self._long_form
+            self._long_form.take(result)
+            job = self._next_window()
+            return [job] if job else []
+        slot = self.slots[key.slot]
+        if key.part is not None:
+            slot.parts[key.part] = shift_times(result, slot.offsets[key.part])
+            decoded = [part for part in slot.parts if part]
+            if len(decoded) < len(slot.parts):
+                return []
+            result = join_results(decoded)
+        elif result.finish_reason != "stop" and not self.options.max_new_tokens and slot.piece:
+            longest = max(_SHORTEST_PART, _PART_SHARE * slot.length / self.rate)
+            pieces = split_piece(slot.piece, self.rate, longest=longest)
+            slot.decoded_again, slot.parts = result.finish_reason, [None] * len(pieces)
+            slot.offsets = [(piece.start - slot.start) / self.rate for piece in pieces]
+            guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
+            return [self._job(key.slot, part, piece, guarded) for part, piece in enumerate(pieces)]
+        self.finish(key.slot, result)
+        return []
+
+    def _job(self, slot: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
+        return SegmentJob(JobKey(self, slot, part), piece.samples, options, self.timings, self.began)
+
+    def finish(self, index: int, result: SegmentResult) -> None:
+        """Store the final result of a slot."""
+        slot = self.slots[index]
+        before = self.slots[index - 1] if index else None
+        self._done += slot.start + slot.length - (before.start + before.length if before else 0)
+        self._open -= 1
+        slot.result, slot.piece = result, None
+
+
+def cut_in_steps(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece | None]:
+    """Yield the pieces of :func:`cut`, and None after each block of audio, so that a caller can do other work."""
+    if not vad:
+        yield from fixed_pieces(blocks, engine.sample_rate, engine.segment_seconds)
+        return
+    cutter = SpeechCutter(engine.sample_rate, engine.segment_seconds)
+    for block in blocks:
+        yield from cutter.hear(block)
+        yield None
+    yield from cutter.end()
+
+
+def cut(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece]:
+    """Cut consecutive mono samples at the engine's rate into pieces that it can take; ``vad`` leaves silence out."""
+    return (piece for piece in cut_in_steps(blocks, engine, vad=vad) if piece)
+
+
+def concatenate(blocks: Iterable[Floats]) -> Floats:
+    """Join blocks of mono samples to one array [n] float32."""
+    parts = list(blocks)
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
