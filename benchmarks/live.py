@@ -166,7 +166,7 @@ def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
         same = [one == other for one, other in zip(texts[-1], texts[0], strict=True)]
         found[f"{rise:g}"] = {
             "finished": sum(clip.finished for clip in clips_made),
-            "again": sum(clip.again for clip in clips_made),
+            "again": sum(clip.encoded_again for clip in clips_made),
             "partials": len(same),
             "other_partials": len(same) - sum(same),
         }

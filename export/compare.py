@@ -83,7 +83,7 @@ def check_rows(
     for batch in [*([row] for row in rows), list(rows)]:
         name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
         audio = together([row.audio for row in batch])
-        logits = decoder.prefill([row.prompt for row in batch], audio, steps, all_rows=True)
+        logits = decoder.prefill([row.prompt for row in batch], audio, steps, all_positions=True)
         found = [[logits[index, : len(row.prompt)]] for index, row in enumerate(batch)]
         for step in range(steps):
             stepped = decoder.step([row.tokens[step] for row in batch])
@@ -93,7 +93,7 @@ def check_rows(
             worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", tolerance))
         cases.append(name)
     for index, row in enumerate(rows):
-        decoder.cut_row(index, len(row.prompt))
+        decoder.truncate_row(index, len(row.prompt))
         again = decoder.extend_row(index, row.tokens, None, steps)
         worst = max(worst, difference(again, row.logits[-steps:], "decoder, a second pass", tolerance))
     return Parity(worst, tolerance, [*cases, "a second pass"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -247,7 +247,7 @@ class BaseEngine(ABC):
     """What the engines of all families share; a family implements the abstract methods and sets ``plan``."""
 
     capabilities: Capabilities
-    audio_in_prompt: ClassVar[bool] = False
+    audio_in_prompt: bool = False
     plan: BatchPlan
 
     def __init__(

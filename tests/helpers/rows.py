@@ -11,16 +11,16 @@ import numpy as np
 class PlainRows:
     """What a decoder without drafts need not have."""
 
-    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Any, keep: int = 1) -> Any:
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Any, logits_count: int = 1) -> Any:
         raise AssertionError
 
-    def cut_row(self, row: int, length: int) -> None:
+    def truncate_row(self, row: int, length: int) -> None:
         raise AssertionError
 
-    def keep_row(self, row: int, length: int) -> Any:
+    def snapshot_row(self, row: int, length: int) -> Any:
         raise AssertionError
 
-    def restore_row(self, row: int, kept: Any, length: int) -> None:
+    def restore_row(self, row: int, snapshot: Any, length: int) -> None:
         raise AssertionError
 
 
@@ -51,26 +51,26 @@ class HashedRows:
         first: np.ndarray = self.extend_row(row, prompt, audio_embeds)[0]
         return first
 
-    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, keep: int = 1) -> np.ndarray:
+    def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, logits_count: int = 1) -> np.ndarray:
         before = len(self.rows[row])
         self.passes.append(len(ids))
         self.rows[row] += ids
         assert len(self.rows[row]) <= self.layout[1]
-        ends = range(len(self.rows[row]) - keep + 1, len(self.rows[row]) + 1)
+        ends = range(len(self.rows[row]) - logits_count + 1, len(self.rows[row]) + 1)
         assert ends[0] > before
         made: np.ndarray = np.stack([self._logits(self.rows[row][:end], blurred=before > 0) for end in ends])
         return made
 
-    def cut_row(self, row: int, length: int) -> None:
+    def truncate_row(self, row: int, length: int) -> None:
         del self.rows[row][length:]
 
-    def keep_row(self, row: int, length: int) -> list[int]:
+    def snapshot_row(self, row: int, length: int) -> list[int]:
         assert length <= len(self.rows[row])
         return self.rows[row][:length]
 
-    def restore_row(self, row: int, kept: list[int], length: int) -> None:
-        assert length <= len(kept)
-        self.rows[row] = kept[:length]
+    def restore_row(self, row: int, snapshot: list[int], length: int) -> None:
+        assert length <= len(snapshot)
+        self.rows[row] = snapshot[:length]
 
     def move_row(self, source: int, target: int) -> None:
         self.rows[target] = list(self.rows[source])

@@ -49,6 +49,7 @@ class SteppedEngine:
     """
 
     capabilities = Capabilities(context=True, language=True, language_detection=True)
+    audio_in_prompt = False
     sample_rate = RATE
     segment_seconds = 20.0
 
@@ -92,6 +93,9 @@ class SteppedEngine:
         """Sessions are fakes too."""
 
     def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
+        raise AssertionError
+
+    def long_form(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> Any:
         raise AssertionError
 
     def check(self, options: SegmentOptions) -> None: ...

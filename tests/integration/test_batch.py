@@ -325,13 +325,13 @@ def test_a_killed_run_keeps_the_finished_segments_of_a_long_recording(
     assert out.read_bytes() == b""
     kept = segments.read_bytes().count(b"\n")
     heard: list[Any] = []
-    decode = Qwen3AsrEngine._result
+    decode = Qwen3AsrEngine._finish
 
     def counted(*given: Any) -> Any:
         heard.append(given)
         return decode(*given)
 
-    monkeypatch.setattr(Qwen3AsrEngine, "_result", counted)
+    monkeypatch.setattr(Qwen3AsrEngine, "_finish", counted)
     assert run(*arguments).exit_code == 0
     resumed = json.loads(out.read_text())
     assert len(heard) <= len(resumed["segments"]) - kept + 1  # one line may be torn

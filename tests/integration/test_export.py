@@ -228,7 +228,7 @@ def test_an_untied_head_and_external_data(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(input_ids=torch.tensor([ids])).logits[0].numpy()
     no_audio = np.zeros((0, 256), np.float32)
-    logits = decoder.prefill([ids], no_audio, 4, all_rows=True)
+    logits = decoder.prefill([ids], no_audio, 4, all_positions=True)
     assert np.abs(logits[0] - expected).max() <= 1e-4
     assert np.abs(decoder.prefill([ids[:3]], no_audio, 4)[0, 0] - expected[2]).max() <= 1e-4
     assert np.abs(decoder.step([ids[3]])[0] - expected[3]).max() <= 1e-4

@@ -142,8 +142,8 @@ def test_whisper(tmp_path: Path) -> None:
     ids = np.array([[257, 258, 264, 268, 40, 41, 42], [257, 259, 264, 268, 7, 90, 12]])
     audio = [engine.encode(speech(seconds), Timings()) for seconds in (2.0, 1.0)]
     together = [np.concatenate(rows) for rows in zip(*audio, strict=True)]
-    feeds = engine._decoder.feeds(ids, together, keep=ids.shape[1])
-    (expected,) = engine._decoder_session.run(["logits"], feeds)
+    feeds = engine._decoder.feeds(ids, together, logits_count=ids.shape[1])
+    (expected,) = engine._sessions["decoder"].run(["logits"], feeds)
 
     features = np.stack([log_mel(speech(seconds), engine._front_end) for seconds in (2.0, 1.0)])
     (packed,) = session(out / "encoder_model.onnx")(["last_hidden_state"], {"input_features": features})

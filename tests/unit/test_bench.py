@@ -20,7 +20,7 @@ from runtime.bench.child import ColdJob, Job, MeasureJob, RatesJob, Setup, WorkJ
 from runtime.bench.clips import cut, load_recordings, sample_recordings
 from runtime.bench.limits import _product_model, best_rates, measure_work, shares
 from runtime.bench.results import Configuration, Limits, Rates, Shares, Spread, Tokens, Work
-from runtime.decoding.greedy import Job as Text
+from runtime.decoding.greedy import TextJob as Text
 from runtime.decoding.greedy import greedy_rows
 from runtime.errors import AudioNotFoundError, OptionError
 from tests.conftest import ARTIFACT, DATA

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from runtime.decoding.ctc import greedy_ctc, greedy_ctc_rows
+from runtime.decoding.ctc import greedy_ctc
 from runtime.decoding.frames import FrameHypothesis
 
 CLASSES = 4
@@ -83,14 +83,6 @@ def test_normalized_or_not_is_the_same(path: list[int], offset: float) -> None:
     other = greedy_ctc(torch.from_numpy(logits).log_softmax(-1).numpy(), BLANK)
     assert spans(one) == spans(other)
     np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-4)
-
-
-def test_a_batch_ignores_what_is_past_a_clip() -> None:
-    batch = np.stack([sure([0, 0, 3, 0, 1]), sure([2, 3, 1, 1, 1])])
-    first, second = greedy_ctc_rows(batch, [5, 2], BLANK)
-    assert spans(first) == [(0, 0, 2), (0, 3, 4), (1, 4, 5)]
-    assert spans(second) == [(2, 0, 1)]
-    assert next(greedy_ctc_rows(batch, [0, 5], BLANK)).tokens == []
 
 
 def test_nothing_but_blanks_is_nothing() -> None:

@@ -58,9 +58,9 @@ class Counting(FrameEngine):
                 made = FrameHypothesis(
                     values[frames].tolist(), frames, [frame + 1 for frame in frames], [-0.5] * len(frames)
                 )
-                yield index, made.cut(budgets[index])
+                yield index, made.limited_to(budgets[index])
 
-    def spelled(self, tokens: Sequence[int]) -> str:
+    def decode_tokens(self, tokens: Sequence[int]) -> str:
         return "".join(f"{' ' if index % 3 == 0 else ''}{token}" for index, token in enumerate(tokens))
 
     def probes(self, samples: np.ndarray, tokens: list[int], options: SegmentOptions) -> list[Probe]:
@@ -166,23 +166,6 @@ def test_stages_are_timed() -> None:
     for each in timings:
         assert min(each.features, each.encode, each.decode, each.first_token) > 0
         assert each.prefill == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (SegmentOptions(context="Sara"), "a context was given, but models of the family 'counting' cannot use one"),
-        (SegmentOptions("German"), "a language was given, but models of the family 'counting' cannot be told one"),
-        (
-            SegmentOptions(max_new_tokens=3, ignore_stop=True),
-            "a text of a forced length was asked for, but models of the family 'counting' cannot write on",
-        ),
-        (SegmentOptions(repetition_penalty=1.1), "cannot write on when the audio ends"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(options: SegmentOptions, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        Counting().transcribe(clip([1]), options, Timings())
 
 
 def test_segments_and_memory_have_bounds() -> None:

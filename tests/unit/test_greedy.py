@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.decoding.greedy import Draft, Hypothesis, Job, greedy_rows, loop_period, loop_start, penalize
+from runtime.decoding.greedy import Draft, Hypothesis, TextJob, greedy_rows
+from runtime.decoding.loops import loop_period, loop_start, penalize
 from tests.helpers.rows import HashedRows, PlainRows
 
 VOCAB, STOP = 50, 49
@@ -63,7 +64,7 @@ class Scripts(PlainRows):
 
 
 def decode(
-    decoder: Scripts, jobs: Iterable[Job], rows: int, never: Collection[int] = ()
+    decoder: Scripts, jobs: Iterable[TextJob], rows: int, forbidden_ids: Collection[int] = ()
 ) -> Iterator[tuple[int, Hypothesis]]:
     """All jobs by their places, in rows as long as the first one needs or longer."""
     waiting = iter(enumerate(jobs))
@@ -72,7 +73,7 @@ def decode(
         lambda: next(waiting, None),
         lambda positions: (rows, 100) if positions <= 100 else (1, positions),
         {STOP},
-        never=never,
+        forbidden_ids=forbidden_ids,
     )
 
 
@@ -84,7 +85,7 @@ def script(tokens: list[int]) -> tuple[Scripts, list[int]]:
 
 def greedy(decoder: Scripts, budget: int, *, ignore_stop: bool = False, penalty: float = 1.0) -> Hypothesis:
     """The only text of a decoder."""
-    ((index, result),) = decode(decoder, [Job([0], NO_AUDIO, budget, ignore_stop, penalty)], 1)
+    ((index, result),) = decode(decoder, [TextJob([0], NO_AUDIO, budget, ignore_stop, penalty)], 1)
     assert index == 0
     return result
 
@@ -150,7 +151,7 @@ def test_log_probabilities_are_a_log_softmax() -> None:
             row[:2] = 1000.0, 999.0
             return row
 
-    ((_, result),) = decode(Fixed([[0]]), [Job([0], NO_AUDIO, 2)], 1)
+    ((_, result),) = decode(Fixed([[0]]), [TextJob([0], NO_AUDIO, 2)], 1)
     assert result.log_probabilities == pytest.approx([-math.log1p(math.exp(-1))] * 2, rel=1e-5)
 
 
@@ -180,7 +181,7 @@ texts = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size
 def test_rows_change_nothing_but_the_order(scripts: list[list[int]], rows: int, budget: int, movable: bool) -> None:
     """Every text is what it is alone, whatever else is decoded beside it and however many rows there are."""
     scripts = [[*tokens, STOP] for tokens in scripts]
-    jobs = [Job([index], NO_AUDIO, budget) for index in range(len(scripts))]
+    jobs = [TextJob([index], NO_AUDIO, budget) for index in range(len(scripts))]
     found = dict(decode(Scripts(scripts, movable=movable), jobs, rows))
     assert sorted(found) == list(range(len(scripts)))
     for index, tokens in enumerate(scripts):
@@ -191,10 +192,10 @@ def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
     scripts = Scripts([[1, 1, 2, 1, 2, 3, STOP], [4, STOP], [5, 6, STOP], [STOP], [7, STOP]])
     taken: list[int] = []
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[TextJob]:
         for index in range(5):
             taken.append(index)
-            yield Job([index], NO_AUDIO, 20)
+            yield TextJob([index], NO_AUDIO, 20)
 
     ended = []
     for index, _ in decode(scripts, jobs(), 2):
@@ -209,7 +210,7 @@ def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
 def test_what_no_text_may_contain_is_passed_over() -> None:
     """The next most probable token comes in its place, at the first position and later."""
     scripts = Scripts([[5, 1, 5, STOP]])
-    ((_, result),) = decode(scripts, [Job([0], NO_AUDIO, 10)], 1, never=[5])
+    ((_, result),) = decode(scripts, [TextJob([0], NO_AUDIO, 10)], 1, forbidden_ids=[5])
     assert result.tokens == [0, 1, 0]
     assert scripts.fed[0] == [0, 1, 0]
 
@@ -217,7 +218,7 @@ def test_what_no_text_may_contain_is_passed_over() -> None:
 def test_a_job_too_long_for_the_rows_gets_rows_of_its_own() -> None:
     """It waits for the texts before it, and those after it wait for it: each layout is opened once."""
     scripts = Scripts([[1, STOP], [2, 2, STOP], [3, STOP], [4, STOP]])
-    jobs = [Job([index], NO_AUDIO, 300 if index == 2 else 20) for index in range(4)]
+    jobs = [TextJob([index], NO_AUDIO, 300 if index == 2 else 20) for index in range(4)]
     found = list(decode(scripts, jobs, 2))
     assert [index for index, _ in found] == [0, 1, 2, 3]
     assert [result.tokens for _, result in found] == [[1], [2, 2], [3], [4]]
@@ -227,19 +228,19 @@ def test_a_job_too_long_for_the_rows_gets_rows_of_its_own() -> None:
 def test_a_job_may_come_after_a_text_has_ended() -> None:
     """What a result gives rise to is decoded too, though there was nothing more to begin when it was asked for."""
     scripts = Scripts([[1, STOP], [2, 3, STOP]])
-    waiting: list[tuple[int, Job]] = [(0, Job([0], NO_AUDIO, 20))]
+    waiting: list[tuple[int, TextJob]] = [(0, TextJob([0], NO_AUDIO, 20))]
     found = []
     ended = greedy_rows(scripts, lambda: waiting.pop() if waiting else None, lambda _: (4, 100), {STOP})
     for index, result in ended:
         found.append(result.tokens)
         if index == 0:
-            waiting.append((1, Job([1], NO_AUDIO, 20)))
+            waiting.append((1, TextJob([1], NO_AUDIO, 20)))
     assert found == [[1], [2, 3]]
 
 
 def test_time_is_told_for_those_it_was_spent_on() -> None:
     scripts = Scripts([[1, STOP], [2, 2, 2, STOP]])
-    jobs = iter([(name, Job([index], NO_AUDIO, 20)) for index, name in enumerate("ab")])
+    jobs = iter([(name, TextJob([index], NO_AUDIO, 20)) for index, name in enumerate("ab")])
     told: list[tuple[str, list[str]]] = []
     ended = greedy_rows(
         scripts,
@@ -256,10 +257,10 @@ def test_time_is_told_for_those_it_was_spent_on() -> None:
 WORDS = 12
 
 
-def decoded(job: Job, *, blur: float = 0.0, stop: int = WORDS - 1) -> tuple[Hypothesis, HashedRows]:
+def decoded(job: TextJob, *, blur: float = 0.0, stop: int = WORDS - 1) -> tuple[Hypothesis, HashedRows]:
     """A job in the middle of others, as it is decoded by a decoder with logits from its rows' contents."""
     decoder = HashedRows(WORDS, blur=blur)
-    others = [Job([1, 2, 3], NO_AUDIO, 9), Job([5], NO_AUDIO, 4), Job([6, 6], NO_AUDIO, 12)]
+    others = [TextJob([1, 2, 3], NO_AUDIO, 9), TextJob([5], NO_AUDIO, 4), TextJob([6, 6], NO_AUDIO, 12)]
     jobs = iter(enumerate([others[0], job, *others[1:]]))
     done = dict(greedy_rows(decoder, lambda: next(jobs, None), lambda _: (2, 60), {stop}))
     assert len(done) == 4
@@ -273,9 +274,9 @@ token_lists = st.lists(st.integers(0, WORDS - 2), max_size=20)
 @given(token_lists, st.integers(1, 15), st.integers(0, 5), st.booleans())
 def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exact: bool) -> None:
     """Whatever it says, right, wrong, or right to a place: the text is what it is without it."""
-    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
+    plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget))
     tokens = [*plain.tokens[:right], *tokens]
-    drafted, decoder = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, exact=exact)))
+    drafted, decoder = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, exact=exact)))
     assert (drafted.tokens, drafted.finish_reason) == (plain.tokens, plain.finish_reason)
     assert drafted.log_probabilities == pytest.approx(plain.log_probabilities, rel=1e-5)
     assert (len(PROMPT) in decoder.passes) == (exact or not tokens)
@@ -283,31 +284,31 @@ def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exa
 
 @given(token_lists, st.integers(1, 12))
 def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) -> None:
-    plain, _ = decoded(Job(PROMPT, NO_AUDIO, budget))
-    draft = Draft([*plain.tokens[:4], *tokens], exact=True, sure=1.0)
-    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=draft), blur=0.5)
+    plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget))
+    draft = Draft([*plain.tokens[:4], *tokens], exact=True, min_margin=1.0)
+    drafted, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=draft), blur=0.5)
     assert drafted.tokens == plain.tokens
 
 
 @given(token_lists, st.integers(0, 22), st.integers(1, 15))
 def test_forced_tokens_stay(tokens: list[int], forced: int, budget: int) -> None:
-    drafted, _ = decoded(Job(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
+    drafted, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
     if drafted.finish_reason != "repetition":
         kept = tokens[: min(forced, budget)]
         assert drafted.tokens[: len(kept)] == kept
-        going, _ = decoded(Job([*PROMPT, *kept], NO_AUDIO, budget))
+        going, _ = decoded(TextJob([*PROMPT, *kept], NO_AUDIO, budget))
         assert drafted.tokens[len(kept) :] == going.tokens[: budget - len(kept)]
 
 
 def test_a_kept_prefix_is_not_computed_again() -> None:
-    plain, _ = decoded(Job(PROMPT, NO_AUDIO, 8))
-    first, _ = decoded(Job([*PROMPT[:4], 9], NO_AUDIO, 8, draft=Draft([], keep=4)))
-    assert first.kept == PROMPT[:4]
-    draft = Draft(plain.tokens[:2], kept=first.kept, reuse=3, keep=5)
-    second, decoder = decoded(Job(PROMPT, NO_AUDIO, 8, draft=draft))
+    plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, 8))
+    first, _ = decoded(TextJob([*PROMPT[:4], 9], NO_AUDIO, 8, draft=Draft([], snapshot_length=4)))
+    assert first.snapshot == PROMPT[:4]
+    draft = Draft(plain.tokens[:2], snapshot=first.snapshot, reuse=3, snapshot_length=5)
+    second, decoder = decoded(TextJob(PROMPT, NO_AUDIO, 8, draft=draft))
     assert second.tokens == plain.tokens
     assert 2 + 2 in decoder.passes
-    assert second.kept == PROMPT
+    assert second.snapshot == PROMPT
 
 
 def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
@@ -322,10 +323,10 @@ def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
             assert keep == len(logits)
             return logits
 
-        def cut_row(self, row: int, length: int) -> None:
+        def truncate_row(self, row: int, length: int) -> None:
             return
 
-    waiting = iter([(0, Job([1], NO_AUDIO, 400, draft=Draft(draft)))])
+    waiting = iter([(0, TextJob([1], NO_AUDIO, 400, draft=Draft(draft)))])
     tracemalloc.start()
     ((_, text),) = greedy_rows(Agreeing(size), lambda: next(waiting, None), lambda _: (1, 400), {0})
     peak = tracemalloc.get_traced_memory()[1]
@@ -337,7 +338,7 @@ def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
 def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
     scripts = Scripts([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
     dead: set[int] = set()
-    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50)), (2, Job([2], NO_AUDIO, 50))])
+    waiting = iter([(0, TextJob([0], NO_AUDIO, 50)), (1, TextJob([1], NO_AUDIO, 50)), (2, TextJob([2], NO_AUDIO, 50))])
     told = []
     for key, _ in greedy_rows(
         scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key in dead
@@ -350,7 +351,7 @@ def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
 
 def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
     scripts = Scripts([[1, STOP], [2, STOP]])
-    waiting = iter([(0, Job([0], NO_AUDIO, 50)), (1, Job([1], NO_AUDIO, 50))])
+    waiting = iter([(0, TextJob([0], NO_AUDIO, 50)), (1, TextJob([1], NO_AUDIO, 50))])
     done = list(
         greedy_rows(scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key == 0)
     )
@@ -360,7 +361,7 @@ def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
 
 def test_of_a_forced_loop_the_probabilities_are_those_of_what_was_chosen() -> None:
     forced = [1, 2] + [3] * 30
-    looped, _ = decoded(Job(PROMPT, NO_AUDIO, 50, draft=Draft(forced, forced=len(forced))))
+    looped, _ = decoded(TextJob(PROMPT, NO_AUDIO, 50, draft=Draft(forced, forced=len(forced))))
     assert looped.finish_reason == "repetition"
     assert looped.tokens == [1, 2, 3]
     assert looped.log_probabilities == []

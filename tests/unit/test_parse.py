@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.families.qwen3_asr.engine import parse_output
+from runtime.families.qwen3_asr.prompt import parse_output
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.decoding.greedy import REPETITION_PENALTY
-from runtime.engines.base import Engine, Probe, SegmentJob, SegmentOptions, SegmentResult, Span
+from runtime.decoding.loops import REPETITION_PENALTY
+from runtime.engines.base import Engine, LongForm, Probe, SegmentJob, SegmentOptions, SegmentResult, Span
 from runtime.engines.batch_plan import BatchPlan
 from runtime.engines.capabilities import Capabilities
 from runtime.errors import AudioInvalidError
-from runtime.pipeline.scheduler import File, Work
+from runtime.pipeline.audio_file import AudioFile
+from runtime.pipeline.scheduler import SegmentScheduler
 from runtime.pipeline.spans import segments_of
 from runtime.results import TimedText, Timings, Word
 
@@ -49,10 +50,39 @@ class Reader:
             yield np.full(RATE, self._value, np.float32)
 
 
+class Windows:
+    """A long form in windows of 3 s, whose text is that of :class:`Echo`."""
+
+    def __init__(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> None:
+        self._samples, self._options, self._timings = samples, options, timings
+        self._seek, self._waiting = 0, False
+        self.spans: list[Span] = []
+
+    @property
+    def done(self) -> int:
+        return min(self._seek, len(self._samples))
+
+    @property
+    def complete(self) -> bool:
+        return self._seek >= len(self._samples)
+
+    def next_job(self) -> SegmentJob | None:
+        if self._waiting or self.complete:
+            return None
+        self._waiting = True
+        return SegmentJob(self, self._samples[self._seek : self._seek + 3 * RATE], self._options, self._timings, 0.0)
+
+    def take(self, result: SegmentResult) -> None:
+        self._waiting = False
+        self.spans.append(Span(self._seek, 3 * RATE, result, None))
+        self._seek += 3 * RATE
+
+
 class Echo:
     """Says of each segment its value and length; segments of a value over 100 loop unless they are guarded."""
 
     capabilities = Capabilities(context=True, language=True, language_detection=True)
+    audio_in_prompt = False
     sample_rate = RATE
     segment_seconds = 4.0
 
@@ -73,6 +103,9 @@ class Echo:
 
     def live(self) -> Any:
         raise AssertionError
+
+    def long_form(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> LongForm:
+        return Windows(samples, options, timings)
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         raise AssertionError
@@ -109,21 +142,21 @@ class Echo:
                 )
 
 
-def file(index: int, seconds: int, value: float | None = None, breaks: int | None = None, **options: Any) -> File:
-    made = File(index, RATE, Timings(), options=SegmentOptions(**options))
+def file(index: int, seconds: int, value: float | None = None, breaks: int | None = None, **options: Any) -> AudioFile:
+    made = AudioFile(index, RATE, Timings(), options=SegmentOptions(**options))
     made.reader = Reader(seconds, index if value is None else value, breaks)  # type: ignore[assignment]
     return made
 
 
-def work(engine: Echo, files: Iterator[File] | list[File], **options: Any) -> list[File]:
+def work(engine: Echo, files: Iterator[AudioFile] | list[AudioFile], **options: Any) -> list[AudioFile]:
     checked: Engine = engine
-    return list(Work(checked, files, vad=False, **options).finished())
+    return list(SegmentScheduler(checked, files, vad=False, **options).run())
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_file_gets_its_own_pieces_in_order(rows: int, ahead: bool) -> None:
-    files = work(Echo(rows), [file(index, seconds) for index, seconds in enumerate([9, 1, 17, 4])], ahead=ahead)
+    files = work(Echo(rows), [file(index, seconds) for index, seconds in enumerate([9, 1, 17, 4])], read_ahead=ahead)
     assert sorted(each.index for each in files) == [0, 1, 2, 3]
     for each in files:
         assert each.error is None
@@ -229,24 +262,51 @@ def test_progress_grows_to_the_duration() -> None:
 def test_reading_stays_a_little_ahead() -> None:
     """An hour is not read while the first rows are decoded."""
     long = file(0, 3600)
-    running = Work(Echo(2), [long], vad=False, on_progress=lambda each: counts.append(each.reader.read))  # type: ignore[union-attr]
+    running = SegmentScheduler(Echo(2), [long], vad=False, on_progress=lambda each: counts.append(each.reader.read))  # type: ignore[union-attr]
     counts: list[int] = []
-    assert [each.index for each in running.finished()] == [0]
+    assert [each.index for each in running.run()] == [0]
     assert counts[0] <= 4.0 * (2 + 2 * 2 + 2) + 8  # rows, what waits, one in each hand; and a block or two to cut from
 
 
 def test_leaving_early_ends_the_thread() -> None:
     before = threading.active_count()
-    going = Work(Echo(), (file(index, 5) for index in range(1000)), vad=False).finished()
+    going = SegmentScheduler(Echo(), (file(index, 5) for index in range(1000)), vad=False).run()
     next(going)
     going.close()
     assert threading.active_count() == before
 
 
 def test_what_the_reading_thread_raises_is_raised_here() -> None:
-    def files() -> Iterator[File]:
+    def files() -> Iterator[AudioFile]:
         yield file(0, 5)
         raise RuntimeError("the caller's own iterator")
 
     with pytest.raises(RuntimeError, match="the caller's own"):
         work(Echo(), files())
+
+
+def test_long_form_runs_beside_other_files() -> None:
+    """Its windows follow one another, and the rows between them serve the other files."""
+    engine, done = Echo(2), list[float]()
+    files = [file(1, 10), file(2, 9)]
+    files[0].use_long_form = True
+    complete = work(engine, files, on_progress=lambda each: done.append(each.done) if each.index == 1 else None)
+    by_index = {each.index: each for each in complete}
+    assert [span.result.text for span in by_index[1].spans] == ["1:3", "1:3", "1:3", "1:1"]
+    assert sum(span.length for span in by_index[2].spans) == 9 * RATE
+    assert done == [3.0, 6.0, 9.0, 10.0]
+    assert by_index[1].duration == 10.0
+
+
+def test_long_form_of_an_empty_audio_is_empty() -> None:
+    empty = file(0, 0)
+    empty.use_long_form = True
+    (complete,) = work(Echo(), [empty])
+    assert (complete.spans, complete.duration, complete.error) == ([], 0.0, None)
+
+
+def test_a_truncated_audio_fails_in_long_form_too() -> None:
+    broken = file(0, 9, breaks=4)
+    broken.use_long_form = True
+    (complete,) = work(Echo(), [broken])
+    assert isinstance(complete.error, AudioInvalidError)

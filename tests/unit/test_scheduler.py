@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from runtime.engines.base import SegmentJob, SegmentResult
+from runtime.engines.base import LiveSegment, SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import AudioInvalidError, OptionError
 from runtime.pipeline.events import Event
-from runtime.results import Segment, Transcript
+from runtime.results import Segment, Timings, Transcript
 from runtime.server.errors import AudioTooLong, Closing, EngineFailure, GivenUp
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.fairness import LIVE_AHEAD_SECONDS, LIVE_WEIGHT, OLDEST_EVERY, Fairness
@@ -58,11 +59,13 @@ class Bench:
     def __init__(self, rows: int = 2, *, free: bool = False, longest: float = 10_000) -> None:
         self.engine = SteppedEngine(rows, free=free)
         self.metrics = Metrics()
-        self.scheduler = Scheduler("m", FakeTranscriber(self.engine), self.metrics, longest=longest)
+        self.transcriber = FakeTranscriber(self.engine)
+        self.scheduler = Scheduler("m", self.transcriber, self.metrics, longest=longest)
 
     def submit(self, value: int, seconds: float, source: io.BytesIO | None = None) -> tuple[FileTicket, Waiter]:
         waiter = Waiter()
-        return self.scheduler.submit(Request(source or wav(value, seconds), name="a.wav"), waiter), waiter
+        request = self.transcriber.validate(Request(source or wav(value, seconds), name="a.wav"))
+        return self.scheduler.submit(request, waiter), waiter
 
     def attach(self, session: Session) -> tuple[StreamTicket, list[object]]:
         told: list[object] = []
@@ -276,7 +279,7 @@ def test_hours_of_silence_are_read_in_steps() -> None:
     engine.sample_rate = 16_000
     transcriber = FakeTranscriber(engine, vad=True)
     waiter, ended, changed = Waiter(), threading.Event(), threading.Condition()
-    request = Request(wav(0, 300))
+    request = transcriber.validate(Request(wav(0, 300)))
     ticket = FileTicket(0, transcriber, request, changed, longest=1000, deliver=waiter, ended=lambda _: ended.set())
     steps = []
     while not ticket.over:
@@ -316,9 +319,8 @@ def test_what_is_wrong_with_a_file_is_its_own_business() -> None:
             assert isinstance(long, AudioTooLong), name
             assert "longer than the 30 s" in str(long)
         assert found["good"].transcript().text == "7:5"
-        waiter = Waiter()
-        bench.scheduler.submit(Request(wav(1, 1), language="Klingon"), waiter)
-        assert isinstance(waiter.outcome(), OptionError)
+        with pytest.raises(OptionError, match="Klingon"):
+            bench.transcriber.validate(Request(wav(1, 1), language="Klingon"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError()])
@@ -357,7 +359,7 @@ def test_a_client_who_cannot_be_told_stops_nobody(bench: Bench, caplog: pytest.L
     def broken(item: object) -> None:
         raise ValueError("nobody there")
 
-    unheard = bench.scheduler.submit(Request(wav(1, 5)), broken)
+    unheard = bench.scheduler.submit(bench.transcriber.validate(Request(wav(1, 5))), broken)
     bench.engine.let(10**9)
     bench.until(lambda: unheard.over)
     assert bench.submit(2, 5)[1].transcript().text == "2:5"
@@ -485,3 +487,65 @@ def test_when_to_try_again() -> None:
     for _ in range(100):
         fast.ended()
     assert fast.retry_after(256) == 1
+
+
+class GrowingSession:
+    """A live session with one growing segment, of an engine whose state has ``settled`` samples."""
+
+    complete, duration, behind = False, 0.0, 0.0
+
+    def __init__(self, seconds: float, settled: Callable[[int], int]) -> None:
+        self._seconds, self._settled = seconds, settled
+
+    def grow(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def next_job(self) -> SegmentJob:
+        samples = np.zeros(round(self._seconds * RATE), np.float32)
+        state = SimpleNamespace(settled=self._settled(len(samples) - RATE))  # by the previous job, a second before
+        live = LiveSegment(state, final=False)
+        return SegmentJob("key", samples, SegmentOptions(), Timings(), 0.0, live=live)
+
+
+def settled_windows(samples: int) -> int:
+    """Engine that keeps finished windows of 8 s."""
+    return samples // (8 * RATE) * 8 * RATE
+
+
+def settled_nothing(samples: int) -> int:
+    """Engine that encodes the whole segment each time."""
+    del samples
+    return 0
+
+
+def charged(session: GrowingSession) -> float:
+    ticket = StreamTicket(
+        session,  # type: ignore[arg-type]  # the part that next_job needs
+        RATE,
+        threading.Condition(),
+        deliver=lambda _: None,
+        progressed=lambda: None,
+        ended=lambda _: None,
+        latency=Latency(Metrics(), "m"),
+    )
+    given = ticket.next_job()
+    assert given
+    return given[1]
+
+
+def test_a_growing_segment_is_charged_what_the_engine_computes_again() -> None:
+    """An engine with windows computes the last window only, one without computes the whole segment."""
+    for seconds, windowed in ((5.0, 5.0), (8.0, 8.0), (9.0, 1.0), (19.0, 3.0), (29.0, 5.0)):
+        assert charged(GrowingSession(seconds, settled_windows)) == pytest.approx(windowed)
+        assert charged(GrowingSession(seconds, settled_nothing)) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("settled", "turns"), [(settled_windows, 13), (settled_nothing, 5)])
+def test_files_get_their_turn_after_the_same_work_of_either_engine(settled: Callable[[int], int], turns: int) -> None:
+    """Streams of an engine that encodes everything again use up their lead in fewer jobs."""
+    fairness, session, jobs = Fairness(), GrowingSession(12.0, settled), 0
+    while not fairness.files_first:
+        fairness.gave_live(charged(session), file_waits=True)
+        session.grow(1.0)
+        jobs += 1
+    assert jobs == turns

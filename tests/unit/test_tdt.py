@@ -150,7 +150,7 @@ def test_other_durations_are_read_by_their_value() -> None:
 
 def test_a_hypothesis_can_be_cut() -> None:
     whole = FrameHypothesis([1, 2, 3], [0, 1, 2], [1, 2, 3], [-0.5, -1.5, -4.0])
-    assert whole.cut(None) is whole
-    assert whole.cut(3) is whole
-    assert whole.cut(2) == FrameHypothesis([1, 2], [0, 1], [1, 2], [-0.5, -1.5], "length")
+    assert whole.limited_to(None) is whole
+    assert whole.limited_to(3) is whole
+    assert whole.limited_to(2) == FrameHypothesis([1, 2], [0, 1], [1, 2], [-0.5, -1.5], "length")
     assert whole.confidence == pytest.approx(math.exp(-2))

@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
     WhisperTimeStampLogitsProcessor,
 )
 
-from runtime.decoding.greedy import Draft, Job, greedy_rows
+from runtime.decoding.greedy import Draft, TextJob, greedy_rows
 from runtime.families.whisper.timestamps import NextTokenRules, Phrase, TimestampRules, advance, phrases
 from tests.helpers.rows import HashedRows
 
@@ -75,7 +75,7 @@ def test_what_is_decoded_by_the_rules_has_times_in_order(seed: int, spread: floa
             return made * np.float32(spread)
 
     rules = NextTokenRules(ids([21, 22, 23, 24, 25]), ids([STOP]), TimestampRules(STOP, NO_TIMESTAMPS, 5))
-    jobs = iter([(index, Job([21, index], None, 40, rules=rules)) for index in range(3)])
+    jobs = iter([(index, TextJob([21, index], None, 40, rules=rules)) for index in range(3)])
     for _, hypothesis in greedy_rows(Rows(VOCAB), lambda: next(jobs, None), lambda _: (2, 50), [STOP]):
         tokens = hypothesis.tokens
         assert FIRST <= tokens[0] <= FIRST + 5
@@ -97,7 +97,7 @@ def test_rules_see_the_text_that_a_draft_has_so_far() -> None:
         logits[:] = -np.inf
         logits[len(tokens)] = 0.0
 
-    jobs = iter([("a", Job([9], None, 6, draft=Draft([0, 1, 2, 7]), rules=rules))])
+    jobs = iter([("a", TextJob([9], None, 6, draft=Draft([0, 1, 2, 7]), rules=rules))])
     ((_, hypothesis),) = greedy_rows(HashedRows(12), lambda: next(jobs, None), lambda _: (1, 20), [5])
     assert hypothesis.tokens == [0, 1, 2, 3, 4]
     assert hypothesis.finish_reason == "stop"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.engines.words import Timed, spell, words_of
+from runtime.engines.words import TimedPiece, split_pieces, words_of
 from tests.helpers.parakeet_checkpoint import BLANK, tokenizer
 
 TOKENIZER = tokenizer()
@@ -26,15 +26,15 @@ def ids(*pieces: str) -> list[int]:
 
 @given(st.lists(st.integers(0, BLANK), max_size=30))
 def test_what_tokens_add_is_the_text(tokens: list[int]) -> None:
-    pieces = spell(decode, tokens)
+    pieces = split_pieces(decode, tokens)
     assert len(pieces) == len(tokens)
     assert "".join(pieces) == decode(tokens)
 
 
 def test_a_character_of_several_tokens_is_the_last_ones() -> None:
-    assert spell(decode, ids("▁a", "<0xC3>", "<0xA9>", "b", "▁the")) == ["a", "", "é", "b", " the"]
-    assert spell(decode, ids("▁a", "<0xE2>")) == ["a", "\ufffd"]
-    assert spell(decode, []) == []
+    assert split_pieces(decode, ids("▁a", "<0xC3>", "<0xA9>", "b", "▁the")) == ["a", "", "é", "b", " the"]
+    assert split_pieces(decode, ids("▁a", "<0xE2>")) == ["a", "\ufffd"]
+    assert split_pieces(decode, []) == []
 
 
 def test_only_the_word_that_grows_is_decoded_again() -> None:
@@ -46,7 +46,7 @@ def test_only_the_word_that_grows_is_decoded_again() -> None:
         return decode(tokens)
 
     text = ids("▁a", "b", "▁the", "c") * 50
-    assert "".join(spell(watched, text)) == decode(text)
+    assert "".join(split_pieces(watched, text)) == decode(text)
     assert sorted(longest)[-2] <= 4  # all of it once
 
 
@@ -59,7 +59,7 @@ def test_words_are_the_text_in_order(said: list[tuple[str, int, int]]) -> None:
     pieces, now = [], 0.0
     for text, wait, length in said:
         now += wait
-        pieces.append(Timed(text, now, now + length, -0.1))
+        pieces.append(TimedPiece(text, now, now + length, -0.1))
     words = words_of(pieces)
     assert [word.text for word in words] == "".join(text for text, _, _ in said).split()
     for word in words:
@@ -70,12 +70,12 @@ def test_words_are_the_text_in_order(said: list[tuple[str, int, int]]) -> None:
 
 def test_punctuation_takes_no_time_and_a_mark_alone_does() -> None:
     pieces = [
-        Timed("¿", 0.0, 0.1, 0.0),
-        Timed("Qué", 0.5, 0.7, -1.0),
-        Timed("?", 3.0, 3.4, -2.0),
-        Timed(" ", 3.5, 3.6, 0.0),
-        Timed("-", 4.0, 4.2, 0.0),
-        Timed(" a b", 5.0, 6.0, 0.0),
+        TimedPiece("¿", 0.0, 0.1, 0.0),
+        TimedPiece("Qué", 0.5, 0.7, -1.0),
+        TimedPiece("?", 3.0, 3.4, -2.0),
+        TimedPiece(" ", 3.5, 3.6, 0.0),
+        TimedPiece("-", 4.0, 4.2, 0.0),
+        TimedPiece(" a b", 5.0, 6.0, 0.0),
     ]
     found = [(word.text, word.start, word.end) for word in words_of(pieces)]
     assert found == [("¿Qué?", 0.5, 0.7), ("-", 4.0, 4.2), ("a", 5.0, 6.0), ("b", 5.0, 6.0)]
