@@ -1,4 +1,4 @@
-"""What a file request's client waits for."""
+"""The results of a file request, for its client's task."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Result = Segment | Transcript
 
 
 def tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *values: object) -> None:
-    """Have ``call`` called in the event loop, from any thread; without the loop there is nobody left to tell."""
+    """Call ``call`` in the event loop, from any thread; do nothing when the loop is closed."""
     if not loop.is_closed():
         try:
             loop.call_soon_threadsafe(call, *values)
-        except RuntimeError:  # closed in this moment
+        except RuntimeError:  # closed at this moment
             return
 
 
 class Results(AsyncIterator[Result]):
-    """Segments in order of the audio, as soon as each is final, and the transcript last.
+    """Segments in order of the audio, each as soon as it is final, and last the transcript.
 
-    Raises what was wrong, at the place where it became known. Close it (:meth:`aclose`) when it is not read to its end;
-    the deadline ends it too.
+    An error is raised in place of the next result. Call :meth:`aclose` when it is not read to its end; the deadline
+    ends it too.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Results(AsyncIterator[Result]):
         ended: Callable[[Transcript | BaseException], None],
     ) -> None:
         """Args:
-        submit: hands the request to the scheduler, given where results go.
-        deadline: seconds until they are no longer waited for.
-        ended: told how it ended, once, in the event loop.
+        submit: hands the request to the scheduler, given the callback for results.
+        deadline: seconds until the request fails.
+        ended: called once in the event loop with the transcript or the error.
         """
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Result | BaseException] = asyncio.Queue()
         self._ended, self._over = ended, False
         self._ticket = submit(lambda item: tell(self._loop, self._receive, item))
-        late = DeadlineExceeded(f"this was not done within {deadline:g} s, the time that a request may take")
+        late = DeadlineExceeded(f"the request was not complete within {deadline:g} s, the longest time allowed")
         self._timer = self._loop.call_later(deadline, self._ticket.fail, late)
 
     def _receive(self, item: Result | BaseException) -> None:
@@ -69,7 +69,7 @@ class Results(AsyncIterator[Result]):
         return item
 
     async def aclose(self) -> None:
-        """Give up what is not done: rows are free at once. Returns when nobody reads the source any more."""
+        """Cancel the request: its rows are free at once. Return when no thread reads the source any more."""
         self._over = True
         self._ticket.fail(GivenUp())
         await self._released()

@@ -1,4 +1,4 @@
-"""A live stream as its client's connection sees it."""
+"""A live stream from the view of its client's connection: audio in, events out."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from runtime.server.errors import AudioTooLong, Closing, GivenUp
 from runtime.server.scheduling.file_results import tell
 from runtime.server.scheduling.stream_ticket import StreamTicket
 
-# A stream further behind than this takes no more audio until it has caught up.
+# A stream that is further behind than this takes no more audio until it has caught up.
 MOST_BEHIND_SECONDS = 30.0
 # Longer audio is fed in parts, so that results can be taken between them.
 _PART_SECONDS = 1
 
 
 class LiveStream:
-    """Audio in, events out. Made by :meth:`runtime.server.scheduling.service.Service.open_stream`; used in its event loop.
+    """Audio in, events out; opened by ``Service.open_stream`` and used in its event loop.
 
-    :meth:`feed`, :meth:`commit` and :meth:`finish` keep their order when they are called together; one task at a time
-    reads :meth:`events`.
+    Concurrent calls of :meth:`feed`, :meth:`commit` and :meth:`finish` keep their order. One task at a time reads
+    :meth:`events`.
     """
 
     def __init__(
@@ -42,20 +42,20 @@ class LiveStream:
         *,
         sample_rate: int,
         longest: float,
-        heard: Callable[[float], object],
+        on_audio: Callable[[float], object],
         ended: Callable[[LiveStream, BaseException | None], None],
     ) -> None:
         """Args:
-        attach: hands the stream to the scheduler, given where events go and whom to tell of progress.
-        executor: where audio is resampled and cut.
-        incoming: what makes the engine's samples of those that are fed.
-        sample_rate: of what is fed, in Hz.
-        longest: seconds that may be fed.
-        heard: told the seconds that were fed.
-        ended: told how it ended, once, in the event loop.
+        attach: hands the stream to the scheduler, given the callbacks for events and for progress.
+        executor: runs resampling and cutting.
+        incoming: converts fed samples to the engine's rate.
+        sample_rate: of the fed samples, in Hz.
+        longest: longest stream, in seconds.
+        on_audio: called with the seconds of each part that was fed.
+        ended: called once in the event loop with the error, or None.
         """
         self._loop, self._executor, self._incoming = asyncio.get_running_loop(), executor, incoming
-        self._rate, self._longest, self._heard, self._ended = sample_rate, longest, heard, ended
+        self._rate, self._longest, self._on_audio, self._ended = sample_rate, longest, on_audio, ended
         self._samples = 0
         self._order = asyncio.Lock()
         self._finished = self._shutting = self._over = False
@@ -71,42 +71,44 @@ class LiveStream:
         """Mono samples [n] at the stream's rate, int16 or float32. Waits while the stream is too far behind.
 
         Raises:
-            AudioInvalidError: not such samples, or the stream is over already.
-            AudioTooLong: longer than a stream may be; nothing of ``samples`` was taken, and the stream can be finished.
-            Closing: the server is shutting down; what was fed before is finished.
-            BaseException: what the stream failed with.
+            AudioInvalidError: samples of another kind, or the stream is over.
+            AudioTooLong: the stream exceeds its limit; nothing of ``samples`` was taken, and it can be finished.
+            Closing: the server is shutting down; audio fed before is finished.
+            BaseException: the error that the stream failed with.
         """
         array = np.atleast_1d(samples)
         async with self._order:
             self._check()
             if self._samples + array.size > self._longest * self._rate:
-                raise AudioTooLong(f"the stream is longer than the {self._longest:g} s that it may have; open another")
+                raise AudioTooLong(
+                    f"the stream is longer than the {self._longest:g} s that are allowed; open another one"
+                )
             self._samples += array.size
             step = self._rate * _PART_SECONDS
             for start in range(0, len(array), step):
                 part = array[start : start + step]
                 await self._caught_up()
                 await self._loop.run_in_executor(self._executor, self._feed, part)
-                self._heard(part.size / self._rate)
+                self._on_audio(part.size / self._rate)
 
     async def commit(self) -> None:
-        """End the open segment now. Raises what :meth:`feed` raises."""
+        """End the open segment now; raise the errors of :meth:`feed`."""
         async with self._order:
             self._check()
             await self._loop.run_in_executor(self._executor, self._ticket.commit)
 
     async def finish(self) -> None:
-        """No more audio will come: :meth:`events` end after the last final. Nothing, when that was said already."""
+        """End the stream: :meth:`events` end after the last final text. Further calls do nothing."""
         async with self._order:
             if not self._finished:
                 self._finished = True
                 await self._loop.run_in_executor(self._executor, self._finish)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What is heard, in order; of several partials of a segment that nobody waited for, the last.
+        """Yield events in order; of several unread partial texts of a segment only the last.
 
         Raises:
-            BaseException: what the stream failed with.
+            BaseException: the error that the stream failed with.
         """
         while True:
             while self._waiting:
@@ -119,12 +121,12 @@ class LiveStream:
             await self._wake.wait()
 
     async def close(self) -> None:
-        """Give up what is in flight at once; :meth:`events` end. Nothing, when the stream is over already."""
+        """Cancel the stream at once; :meth:`events` end. Do nothing when the stream is over."""
         self._finished = True
         self._ticket.fail(GivenUp())
 
     def shut(self) -> Coroutine[Any, Any, None]:
-        """The server is shutting down: refuse what comes, at once, and finish what came, when it is awaited."""
+        """Refuse more audio at once, for a shutdown; awaiting the result finishes the audio that was fed."""
         self._shutting = True
         self._progress.set()
         return self.finish()
@@ -133,9 +135,9 @@ class LiveStream:
         if self._error:
             raise self._error
         if self._shutting:
-            raise Closing("the server is shutting down and takes no more audio; what came is finished")
+            raise Closing("the server is shutting down and takes no more audio; audio sent before is finished")
         if self._finished or self._over:
-            raise AudioInvalidError("the stream was finished or closed already; open another")
+            raise AudioInvalidError("the stream is finished or closed; open another one")
 
     async def _caught_up(self) -> None:
         while not (self._over or self._shutting):
@@ -168,7 +170,7 @@ class LiveStream:
         self._wake.set()
 
     def _append(self, event: Event) -> None:
-        """Keep an event until it is asked for. Who reads slowly is not told what has changed since."""
+        """Queue an event; a partial text replaces an unread one of the same segment."""
         last = self._waiting[-1] if self._waiting else None
         if isinstance(event, Partial) and isinstance(last, Partial) and last.segment == event.segment:
             self._waiting.pop()

@@ -1,4 +1,4 @@
-"""One engine, and everybody who waits for it: jobs of files and of live streams are decoded together in its rows."""
+"""One engine for all clients: jobs of files and live streams are decoded together in its rows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from runtime.transcriber import Transcriber, ValidatedRequest
 
 log = logging.getLogger(__name__)
 
-# What is encoded and prefilled at once while others wait for their next token: a segment of full length. An engine
-# collects and begins jobs until there is none or its rows are full; between two groups there is none until it stepped.
+# Seconds of audio that are encoded and prefilled at once while other texts wait for their next token: a segment of full
+# length. An engine takes jobs until there is none or its rows are full; between two groups it gets none until it has
+# made a step.
 GROUP_SECONDS = 20.0
-# Pieces that are cut and wait, by the engine's rows: what it takes at once and as much again. A file that has none
-# waiting may go beyond, up to twice that, so that a short one is not held up by what long ones have in waiting.
-_AHEAD, _AHEAD_FOR_NEW = 2, 4
+# Pieces that are cut and wait, in multiples of the engine's rows: what it takes at once and as much again. A file
+# without waiting pieces may exceed this up to twice, so that waiting pieces of long files do not delay a short one.
+_MAX_AHEAD, _MAX_AHEAD_FOR_NEW = 2, 4
 _READERS = 2
 
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A job that somebody was given a turn for.
+    """A job that was chosen for the engine.
 
-    ``seconds`` are the audio that it is worth; ``begun`` when the engine has asked once whether it is wanted.
+    ``seconds`` is the audio charged for it; ``begun`` is set when the engine first asks whether it is cancelled.
     """
 
     ticket: Ticket
@@ -44,18 +45,18 @@ class _Flight:
 
 
 class Scheduler:
-    """Runs the engine in a thread of its own, and reads files in two more.
+    """Runs the engine in one thread and reads files in two more.
 
-    Raises nothing in these threads: what goes wrong is told to those whom it concerns. All methods may be called from
-    any thread, and none but :meth:`wait_idle` and :meth:`stop` waits.
+    Errors in these threads are delivered to the clients concerned. All methods may be called from any thread; only
+    :meth:`wait_idle` and :meth:`stop` block.
     """
 
     def __init__(self, name: str, transcriber: Transcriber, metrics: Metrics, *, longest: float) -> None:
         """Args:
-        name: the model's, in metrics and names of threads.
-        transcriber: an opened model that nobody else uses.
-        metrics: where everything is counted.
-        longest: seconds of audio that a file may have.
+        name: name of the model, for metrics and thread names.
+        transcriber: an opened model; nothing else may use its engine.
+        metrics: the server's metrics.
+        longest: longest audio of a file, in seconds.
         """
         self._name, self._transcriber, self._metrics, self._longest = name, transcriber, metrics, longest
         self._engine = transcriber.engine
@@ -83,23 +84,23 @@ class Scheduler:
 
     @property
     def running(self) -> bool:
-        """Whether the engine's thread is there to do what is asked."""
+        """Whether the engine's thread runs and takes jobs."""
         return self._threads[0].is_alive() and not self._ending
 
     @property
     def files(self) -> int:
-        """Files that are not done."""
+        """Number of files that are not complete."""
         return len(self._files)
 
     @property
     def streams(self) -> int:
-        """Live streams that are not done."""
+        """Number of live streams that are not complete."""
         return len(self._streams)
 
     def submit(
         self, request: ValidatedRequest, deliver: Callable[[Segment | Transcript | BaseException], None]
     ) -> FileTicket:
-        """Transcribe a file; see :class:`FileTicket` for how ``deliver`` is called."""
+        """Transcribe a file; ``deliver`` gets its segments and its outcome as :class:`FileTicket` describes."""
         with self._changed:
             self._check_open()
             ticket = FileTicket(
@@ -119,7 +120,7 @@ class Scheduler:
     def attach(
         self, make: Callable[[threading.Condition, Callable[[StreamTicket], None]], StreamTicket]
     ) -> StreamTicket:
-        """Serve the live stream that ``make`` makes, given the lock and what to call when it is over."""
+        """Serve a live stream; ``make`` creates its ticket from the lock and the callback for its end."""
         with self._changed:
             self._check_open()
             ticket = make(self._changed, self._stream_ended)
@@ -132,12 +133,12 @@ class Scheduler:
             raise Closing("this model's engine is not running")
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing is left to do, ``timeout`` seconds at most; whether nothing is."""
+        """Wait at most ``timeout`` seconds until all files and streams are complete; return whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._files and not self._streams, timeout)
 
     def stop(self, reason: BaseException) -> None:
-        """End whatever is left with ``reason``, and the threads; returns when they have ended."""
+        """End all files and streams with ``reason``, and the threads; return when the threads have ended."""
         with self._changed:
             self._abandon(reason)
             self._ending = True
@@ -174,7 +175,7 @@ class Scheduler:
             while self._await_job():
                 self._run_engine()
         finally:
-            with self._changed:  # should the thread itself fail, then nobody waits for ever
+            with self._changed:  # if the thread itself fails, no client may wait forever
                 self._ending = True
                 self._abandon(EngineFailure())
                 self._changed.notify_all()
@@ -198,10 +199,10 @@ class Scheduler:
                     self._landed(flight)
                 try:
                     flight.ticket.take(flight.job.key, result)
-                except Exception:  # (the boundary of one request: it fails and is told, the others go on)
+                except Exception:  # (the boundary of one request: it fails, the others continue)
                     log.exception("a result could not be taken")
                     flight.ticket.fail(EngineFailure())
-        except Exception:  # (whatever ONNX Runtime raises: those in flight are told, and the engine begins anew)
+        except Exception:  # (whatever ONNX Runtime raises: jobs in flight fail, and the engine starts again)
             log.exception("the engine of %s failed with %d segments in flight", self._name, len(self._flights))
             self._engine_failed()
         self._stepped()
@@ -210,7 +211,7 @@ class Scheduler:
             self._count()
 
     def _engine_failed(self) -> None:
-        """Those in flight have lost what they had there. If none is, it was no job that failed, and none would go."""
+        """Fail the tickets with jobs in flight; without any, no job was the cause and all tickets fail."""
         with self._changed:
             if not self._flights:
                 self._abandon(EngineFailure())
@@ -218,7 +219,7 @@ class Scheduler:
                 ticket.fail(EngineFailure())
 
     def _next_job(self) -> SegmentJob | None:
-        """What the engine begins next: a group of jobs, then None until it has stepped."""
+        """Return the engine's next job: a group of jobs, then None until it has made a step."""
         with self._changed:
             if self._ending or self._resting or not self._room():
                 return None
@@ -236,30 +237,31 @@ class Scheduler:
             return msgspec.structs.replace(flight.job, key=flight, is_cancelled=lambda: self._is_cancelled(flight))
 
     def _room(self) -> bool:
-        """Whether another job may go to the engine, which encodes ahead of its rows what it can get.
+        """Return whether the engine may take another job.
 
-        That is faster, but what a speaker said must not wait behind it: beside streams it gets no more than has rows.
+        It encodes jobs ahead of its rows, which is faster, but live audio must not wait behind them: while there are
+        streams, it gets only as many jobs as it has rows.
         """
-        wanted = sum(not flight.ticket.over for flight in self._flights)
-        return not self._streams or wanted < self._engine.plan.rows
+        active = sum(not flight.ticket.over for flight in self._flights)
+        return not self._streams or active < self._engine.plan.rows
 
     def _fits(self, seconds: float) -> bool:
-        """Whether a job is still of this group; if not, the group is over."""
+        """Return whether a job fits into this group; if not, close the group."""
         self._resting = bool(self._group) and self._group + seconds > GROUP_SECONDS
         return not self._resting
 
     def _stepped(self) -> None:
-        """A new group can begin."""
+        """Open a new group."""
         self._group, self._resting = 0.0, False
 
     def _choose(self) -> _Flight | None:
-        """Whose turn it is, and the job."""
-        file = self._fairness.next_file([each for each in self._files if each.waiting])
+        """Choose the next job by :class:`Fairness`; None when there is none."""
+        file = self._fairness.next_file([file for file in self._files if file.waiting])
         if file is None or not self._fairness.files_first:
             for stream in tuple(self._streams):
-                if given := stream.next_job():
-                    job, seconds = given
-                    self._streams.pop(stream)  # it goes to the end of the line
+                if next_job := stream.next_job():
+                    job, seconds = next_job
+                    self._streams.pop(stream)  # move it to the end of the queue
                     self._streams[stream] = None
                     self._fairness.gave_live(seconds, file_waits=bool(self._files))
                     return _Flight(stream, job, seconds)
@@ -267,11 +269,11 @@ class Scheduler:
             return None
         seconds = file.next_seconds
         self._fairness.gave_file(seconds)
-        self._changed.notify_all()  # there is room to read on
+        self._changed.notify_all()  # readers may continue
         return _Flight(file, file.next_job(), seconds)
 
     def _is_cancelled(self, flight: _Flight) -> bool:
-        if flight.begun:  # then it is asked before a step
+        if flight.begun:  # the engine asks before each step
             self._stepped()
         else:
             flight.begun = True
@@ -305,15 +307,15 @@ class Scheduler:
             return None
 
     def _next_to_read(self) -> FileTicket | None:
-        """The file of which least was read, and now and then the oldest: as with the engine (:class:`Fairness`)."""
+        """Return the file with the least audio read, every eighth time the oldest, as :class:`Fairness` does."""
         rows = self._engine.plan.rows
-        ahead = sum(len(each.ready) + each.reading for each in self._files)
-        unread = [each for each in self._files if not (each.read or each.reading)]
-        if ahead >= _AHEAD * rows:
-            unread = [each for each in unread if not each.ready]
-        if ahead >= _AHEAD_FOR_NEW * rows or not unread:
+        ahead = sum(len(file.ready) + file.reading for file in self._files)
+        unread = [file for file in self._files if not (file.read or file.reading)]
+        if ahead >= _MAX_AHEAD * rows:
+            unread = [file for file in unread if not file.ready]
+        if ahead >= _MAX_AHEAD_FOR_NEW * rows or not unread:
             return None
         self._reads += 1
         if self._reads % OLDEST_EVERY == 0:
-            return min(unread, key=lambda each: (bool(each.ready), each.arrival))
-        return min(unread, key=lambda each: (each.scanned, each.arrival))
+            return min(unread, key=lambda file: (bool(file.ready), file.arrival))
+        return min(unread, key=lambda file: (file.scanned, file.arrival))

@@ -1,4 +1,4 @@
-"""One model as a server offers it: files and live streams from the event loop, decoded together in a thread."""
+"""One served model: takes files and live streams from the event loop and decodes them together in a thread."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _FEEDERS = 2
 
 
 class Service:
-    """One model: its engine in a thread of its own, and everything that waits for it. Used in one event loop.
+    """One served model: its engine's thread and all requests for it. Used in one event loop.
 
     Attributes:
-        name: what clients call the model.
-        transcriber: the model; nobody else may use its engine meanwhile.
-        created: when, in Unix seconds.
+        name: name of the model for clients.
+        transcriber: the model; nothing else may use its engine.
+        created: time of creation in Unix seconds.
     """
 
     def __init__(self, name: str, transcriber: Transcriber, limits: Limits, metrics: Metrics) -> None:
@@ -49,20 +49,20 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._scheduler.running and not self._closing
 
     async def start(self) -> None:
         """Start its threads."""
-        # The first text that grows has the engine try out its passes, which nobody else may use meanwhile.
+        # The engine's first live state measures its passes; no other job may run meanwhile.
         await asyncio.to_thread(self.transcriber.engine.live)
         self._scheduler.start()
 
     async def drain(self, grace: float) -> None:
-        """Refuse what is new, finish what was accepted, and end the threads.
+        """Refuse new requests, finish accepted ones, and end the threads.
 
-        Live streams are finished as if their speakers had been. What is not done after ``grace`` seconds fails with
-        :class:`Closing`.
+        Live streams are finished as if their audio had ended. Requests that are not complete after ``grace`` seconds
+        fail with :class:`Closing`.
         """
         self._closing = True
         began = time.monotonic()
@@ -70,15 +70,18 @@ class Service:
             async with asyncio.timeout(grace):
                 await asyncio.gather(*(stream.shut() for stream in self._streams), return_exceptions=True)
         except TimeoutError:
-            pass  # those that could not even be told are given up below
+            pass  # streams that could not be finished are cancelled below
         left = max(0.0, grace - (time.monotonic() - began))
         await asyncio.to_thread(self._scheduler.wait_idle, left)
-        reason = Closing("the server shut down before this was done; send it again")
+        reason = Closing("the server shut down before the request was complete; send it again")
         await asyncio.to_thread(self._scheduler.stop, reason)
-        await asyncio.to_thread(self._executor.shutdown)  # what it still cuts is a second of audio
+        await asyncio.to_thread(self._executor.shutdown)  # at most one second of audio is still being cut
 
     async def transcribe(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Transcript:
-        """The whole transcript of an audio file; see :meth:`segments`. Cancelling gives the request up at once."""
+        """Return the transcript of an audio file; arguments and errors are those of :meth:`segments`.
+
+        Cancelling the task cancels the request at once.
+        """
         async with aclosing(self.segments(source, language=language, context=context)) as results:
             async for item in results:
                 if isinstance(item, Transcript):
@@ -86,24 +89,25 @@ class Service:
         raise AssertionError("results end with a transcript or an error")
 
     def segments(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Results:
-        """Accept an audio file: its segments in order, as soon as each is final, and the transcript last.
+        """Accept an audio file; return its segments in order, each as soon as it is final, and last its transcript.
 
         Args:
-            source: a seekable binary stream. It must stay open until the results have ended or were closed.
+            source: a seekable binary stream. It must stay open until the results have ended or are closed.
             language: English name or code; None or ``auto`` detects it for each segment.
-            context: hot words or free text that decides between spellings.
+            context: hot words or free text that guides spelling.
 
         Returns:
-            An iterator with ``aclose()``, which gives up what is not done. It raises, where they are found,
-            DeadlineExceeded, AudioTooLong, Closing, EngineFailure and what :meth:`Transcriber.transcribe` raises.
+            An iterator whose ``aclose()`` cancels the rest. While it is read it can raise DeadlineExceeded,
+            AudioTooLong, Closing, EngineFailure and the errors of :meth:`Transcriber.transcribe`.
 
         Raises:
-            Closing, Busy: it was not accepted, at once.
-            OptionError: a language or context that the model cannot do, at once too.
+            Closing: the service is shutting down.
+            Busy: the queue is full.
+            OptionError: a language or context that the model cannot do.
         """
         self._check_open()
         if (files := self._scheduler.files) >= self._limits.max_queue:
-            raise self._busy(f"{files} requests wait already", self._files_done, files)
+            raise self._busy(f"{files} requests are waiting", self._files_done, files)
         request = Request(source, language, context, name="the audio")
         validated = self.transcriber.validate(request)
         return Results(
@@ -123,18 +127,19 @@ class Service:
         Args:
             language: English name or code; None or ``auto`` detects it for each segment.
             context: hot words or free text.
-            sample_rate: of what will be fed, in Hz: at least 8000.
-            live: how often there are partials, and what ends a segment.
+            sample_rate: of the samples that will be fed, in Hz, at least 8000.
+            live: interval of partial texts, pause that ends a segment.
 
         Raises:
-            Closing, Busy: it was not accepted.
+            Closing: the service is shutting down.
+            Busy: as many streams are open as allowed.
             OptionError: a language, context, rate or option that the model or the server cannot do.
         """
         self._check_open()
         rate = self.transcriber.engine.sample_rate
         incoming = Incoming(sample_rate, rate)
         if (streams := len(self._streams) + self._opening) >= self._limits.max_streams:
-            raise self._busy(f"{streams} live streams are open already", self._streams_done, streams)
+            raise self._busy(f"{streams} live streams are open", self._streams_done, streams)
         self._opening += 1
         try:
             session = await asyncio.to_thread(self.transcriber.live, language, context, live)
@@ -153,7 +158,7 @@ class Service:
             incoming,
             sample_rate=sample_rate,
             longest=self._limits.stream_seconds,
-            heard=audio.inc,
+            on_audio=audio.inc,
             ended=self._stream_ended,
         )
         self._streams.add(stream)
@@ -165,7 +170,7 @@ class Service:
 
     def _busy(self, what: str, done: Throughput, waiting: int) -> Busy:
         seconds = done.retry_after(waiting)
-        busy = Busy(f"{what}, as many as may; try again in {seconds} s", seconds)
+        busy = Busy(f"{what}, which is the limit; try again in {seconds} s", seconds)
         self._metrics.failed(self.name, busy)
         return busy
 
