@@ -1,0 +1,1 @@
+"""Programs that make checkpoints, weights and generated pages; nothing here ships."""

@@ -1,0 +1,1 @@
+"""What families share: the engine interface and its two kinds."""

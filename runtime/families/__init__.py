@@ -1,4 +1,4 @@
-"""Families the runtime knows: name → ``module:Class``. ``export.families`` has the same names."""
+"""The table of families: name → ``module:Class`` of the engine. ``export.families`` has the same names."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ FAMILIES = {
 
 
 class Family(Protocol):
-    """An engine's class. ``capabilities`` are what models of the family can do, each of them or some."""
+    """An engine's class. ``capabilities`` lists what at least one model of the family can do."""
 
     capabilities: Capabilities
 
     def __call__(self, artifact: Artifact, options: EngineOptions) -> Engine: ...
 
     def capabilities_of(self, artifact: Artifact) -> Capabilities:
-        """What this model can do, known from its manifest.
+        """Return what this model can do, from its manifest.
 
         Raises:
-            ArtifactInvalidError: the manifest is not one of the family's.
+            ArtifactInvalidError: the manifest does not fit the family.
         """
 
 
 def load_family(name: str) -> Family:
-    """The class of a family of :data:`FAMILIES`."""
+    """Import the class of a family of :data:`FAMILIES`."""
     module, _, attribute = FAMILIES[name].partition(":")
     family: Family = getattr(importlib.import_module(module), attribute)
     return family
 
 
 def declared(family: str) -> Capabilities:
-    """What models of a family can do, each of them or some."""
+    """Return what at least one model of a family can do."""
     return load_family(family).capabilities
 
 
 def families_that(capability: str) -> list[str]:
-    """Families that have declared the capability of this name."""
+    """Return the families that declare a capability, by its field name in :class:`Capabilities`."""
     return [family for family in FAMILIES if getattr(declared(family), capability)]
 
 
@@ -64,19 +64,21 @@ def check_request(manifest: Manifest, capabilities: Capabilities, **request: Any
 
 
 def capabilities_of(artifact: Artifact) -> Capabilities:
-    """What a model can do, without opening its graphs.
+    """Return what a model can do, without opening its graphs.
 
     Raises:
-        ArtifactInvalidError: a family this runtime does not know, or parameters that are not those of its family.
+        ArtifactInvalidError: an unknown family, or parameters that do not fit the family.
     """
     return _family_of(artifact).capabilities_of(artifact)
 
 
 def make_engine(artifact: Artifact, options: EngineOptions) -> Engine:
-    """The engine of an artifact's family.
+    """Open an artifact with its family's engine.
 
     Raises:
-        ArtifactInvalidError: a family this runtime does not know.
+        ArtifactInvalidError: an unknown family, or a manifest that does not fit its graphs.
+        OptionError: an option is out of range.
+        ProviderError: a provider is missing, inactive, or refuses a graph.
     """
     return _family_of(artifact)(artifact, options)
 

@@ -1,0 +1,1 @@
+"""Artifacts: manifest, verification, tokenizer."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, providers, threads, prepacked graphs, bindings."""

@@ -1,0 +1,1 @@
+"""From files and streams to segments for an engine, and back to transcripts."""

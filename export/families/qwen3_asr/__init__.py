@@ -1,0 +1,1 @@
+"""Export of Qwen3-ASR checkpoints."""

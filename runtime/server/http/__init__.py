@@ -1,0 +1,1 @@
+"""HTTP: application, limits, uploads, errors, the page."""

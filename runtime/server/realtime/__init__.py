@@ -1,0 +1,1 @@
+"""Live audio over a WebSocket, in the shapes of OpenAI's realtime API."""

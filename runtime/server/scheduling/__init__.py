@@ -1,0 +1,1 @@
+"""One engine for many clients: fairness, tickets, the engine's thread."""
