@@ -82,10 +82,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = ARTIFACT
     if request.param in CHECKPOINTS:
         name, write = CHECKPOINTS[request.param]
-        index = tmp_path_factory.mktemp("model")
-        folder = index / "artifact"
-        write(index / "checkpoint")
-        made = CliRunner().invoke(export_app, [name, "--checkpoint", str(index / "checkpoint"), "--out", str(folder)])
+        root = tmp_path_factory.mktemp("model")
+        folder = root / "artifact"
+        write(root / "checkpoint")
+        made = CliRunner().invoke(export_app, [name, "--checkpoint", str(root / "checkpoint"), "--out", str(folder)])
         assert made.exit_code == 0, made.output
     metrics = Metrics()
     service = Service("model", Transcriber.from_artifact(folder, vad=False), Limits(), metrics)
@@ -203,8 +203,8 @@ def test_what_it_can_do_is_known_before_it_is_opened(model: Model) -> None:
     assert capabilities_of(open_artifact(model.folder)) == model.can
     said = json.loads(CliRunner().invoke(cli, ["info", "--model", str(model.folder), "--format", "json"]).stdout)
     (served,) = model.client.get("/v1/models").json()["data"]
-    for told in (said, served):
-        assert told["capabilities"] == {name: getattr(model.can, name) for name in Capabilities.__struct_fields__}
+    for received in (said, served):
+        assert received["capabilities"] == {name: getattr(model.can, name) for name in Capabilities.__struct_fields__}
 
 
 @named(BY_LIBRARY)

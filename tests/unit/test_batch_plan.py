@@ -18,13 +18,13 @@ MEGA = 10**6
 
 
 @given(
-    most=st.integers(1, 64),
+    limit=st.integers(1, 64),
     budget=st.integers(1, 4000),
     free=st.integers(0, 4000),
     work=st.integers(0, 500),
     positions=st.integers(1, 9000),
 )
-def test_rows_fit_or_are_refused(most: int, budget: int, free: int, work: int, positions: int) -> None:
+def test_rows_fit_or_are_refused(limit: int, budget: int, free: int, work: int, positions: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
         patch.setattr("runtime.engines.batch_plan.available_bytes", lambda: free * MEGA)
@@ -32,15 +32,15 @@ def test_rows_fit_or_are_refused(most: int, budget: int, free: int, work: int, p
         least = 300 * MEGA + work * MEGA + positions * 20_000
         if budget * MEGA < least:
             with pytest.raises(OptionError, match="give at least"):
-                plan_rows(most, budget * MEGA, **sizes)
+                plan_rows(limit, budget * MEGA, **sizes)
         else:
-            plan = plan_rows(most, budget * MEGA, **sizes)
-            assert 1 <= plan.rows <= most
+            plan = plan_rows(limit, budget * MEGA, **sizes)
+            assert 1 <= plan.rows <= limit
             used = plan.fixed_bytes + plan.rows * plan.row_bytes
             assert used <= plan.memory == budget * MEGA
-            assert plan.rows == most or used + plan.row_bytes > plan.memory
-        unasked = plan_rows(most, None, **sizes)
-        assert unasked.rows == max(1, min(most, (free * MEGA // 2 - work * MEGA) // (positions * 20_000)))
+            assert plan.rows == limit or used + plan.row_bytes > plan.memory
+        unasked = plan_rows(limit, None, **sizes)
+        assert unasked.rows == max(1, min(limit, (free * MEGA // 2 - work * MEGA) // (positions * 20_000)))
 
 
 def test_the_least_that_is_named_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

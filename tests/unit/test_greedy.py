@@ -168,10 +168,10 @@ def test_a_penalty_makes_what_was_said_less_likely() -> None:
             return row
 
     assert greedy(Loop([[]]), 60).finish_reason == "repetition"
-    told = greedy(Loop([[]]), 3, penalty=1.5)
-    assert told.tokens[:2] == [7, 8]
+    received = greedy(Loop([[]]), 3, penalty=1.5)
+    assert received.tokens[:2] == [7, 8]
     total = math.log(math.exp(5) + math.exp(4) + VOCAB - 2)
-    assert told.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
+    assert received.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
 
 
 texts = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size=9)
@@ -241,17 +241,17 @@ def test_a_job_may_come_after_a_text_has_ended() -> None:
 def test_time_is_told_for_those_it_was_spent_on() -> None:
     scripts = Scripts([[1, STOP], [2, 2, 2, STOP]])
     jobs = iter([(name, TextJob([index], NO_AUDIO, 20)) for index, name in enumerate("ab")])
-    told: list[tuple[str, list[str]]] = []
+    received: list[tuple[str, list[str]]] = []
     ended = greedy_rows(
         scripts,
         lambda: next(jobs, None),
         lambda _: (2, 100),
         {STOP},
-        on_timing=lambda stage, keys, seconds: told.append((stage, list(keys))) if seconds >= 0 else None,
+        on_timing=lambda stage, keys, seconds: received.append((stage, list(keys))) if seconds >= 0 else None,
     )
     assert [key for key, _ in ended] == ["a", "b"]
     prefills = [("prefill", ["a"]), ("prefill", ["b"])]
-    assert told == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
+    assert received == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
 
 
 WORDS = 12
@@ -294,10 +294,10 @@ def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) ->
 def test_forced_tokens_stay(tokens: list[int], forced: int, budget: int) -> None:
     drafted, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
     if drafted.finish_reason != "repetition":
-        kept = tokens[: min(forced, budget)]
-        assert drafted.tokens[: len(kept)] == kept
-        going, _ = decoded(TextJob([*PROMPT, *kept], NO_AUDIO, budget))
-        assert drafted.tokens[len(kept) :] == going.tokens[: budget - len(kept)]
+        saved = tokens[: min(forced, budget)]
+        assert drafted.tokens[: len(saved)] == saved
+        going, _ = decoded(TextJob([*PROMPT, *saved], NO_AUDIO, budget))
+        assert drafted.tokens[len(saved) :] == going.tokens[: budget - len(saved)]
 
 
 def test_a_kept_prefix_is_not_computed_again() -> None:
@@ -339,13 +339,13 @@ def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
     scripts = Scripts([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
     dead: set[int] = set()
     waiting = iter([(0, TextJob([0], NO_AUDIO, 50)), (1, TextJob([1], NO_AUDIO, 50)), (2, TextJob([2], NO_AUDIO, 50))])
-    told = []
+    received = []
     for key, _ in greedy_rows(
         scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key in dead
     ):
-        told.append(key)
+        received.append(key)
         dead.add(0)
-    assert told == [1, 2]
+    assert received == [1, 2]
     assert len(scripts.fed[0]) < 10
 
 

@@ -236,10 +236,10 @@ def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:
 
 
 def test_what_was_heard_before_is_not_decoded_again() -> None:
-    kept: list[tuple[int, Span]] = []
-    (whole,) = work(Echo(), [file(0, 17)], on_segment=lambda each, span: kept.append((each.index, span)))
-    assert len(kept) == len(whole.spans) - 1  # the last one ends the file
-    assert all(index == 0 and span in whole.spans for index, span in kept)
+    saved: list[tuple[int, Span]] = []
+    (whole,) = work(Echo(), [file(0, 17)], on_segment=lambda each, span: saved.append((each.index, span)))
+    assert len(saved) == len(whole.spans) - 1  # the last one ends the file
+    assert all(index == 0 and span in whole.spans for index, span in saved)
     engine, again = Echo(), file(0, 17)
     again.known = {(span.start, span.length): span for span in whole.spans[1:3]} | {(5, 5): whole.spans[0]}
     (resumed,) = work(engine, [again])
@@ -252,11 +252,15 @@ def test_what_was_heard_before_is_not_decoded_again() -> None:
 
 
 def test_progress_grows_to_the_duration() -> None:
-    told: dict[int, list[float]] = {}
-    work(Echo(3), [file(0, 17), file(1, 3)], on_progress=lambda each: told.setdefault(each.index, []).append(each.done))
+    received: dict[int, list[float]] = {}
+    work(
+        Echo(3),
+        [file(0, 17), file(1, 3)],
+        on_progress=lambda each: received.setdefault(each.index, []).append(each.done),
+    )
     for index, seconds in ((0, 17.0), (1, 3.0)):
-        assert told[index] == sorted(told[index])
-        assert told[index][-1] == seconds
+        assert received[index] == sorted(received[index])
+        assert received[index][-1] == seconds
 
 
 def test_reading_stays_a_little_ahead() -> None:

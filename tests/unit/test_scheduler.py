@@ -35,17 +35,17 @@ from tests.helpers.stepped_engine import RATE, WAIT, FakeTranscriber, Session, S
 class Waiter:
     """Who waits for a file's results, in any thread."""
 
-    told: list[Segment | Transcript | BaseException] = field(default_factory=list)
+    received: list[Segment | Transcript | BaseException] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, item: Segment | Transcript | BaseException) -> None:
-        self.told.append(item)
+        self.received.append(item)
         if not isinstance(item, Segment):
             self.done.set()
 
     def outcome(self) -> Segment | Transcript | BaseException:
         assert self.done.wait(WAIT), "nobody told how it ended"
-        return self.told[-1]
+        return self.received[-1]
 
     def transcript(self) -> Transcript:
         outcome = self.outcome()
@@ -68,14 +68,14 @@ class Bench:
         return self.scheduler.submit(request, waiter), waiter
 
     def attach(self, session: Session) -> tuple[StreamTicket, list[object]]:
-        told: list[object] = []
+        received: list[object] = []
         ticket = self.scheduler.attach(
             lambda changed, ended: StreamTicket(
-                session, RATE, changed, deliver=told.append, progressed=lambda: None, ended=ended,
+                session, RATE, changed, deliver=received.append, progressed=lambda: None, ended=ended,
                 latency=Latency(self.metrics, "m"),
             )
         )  # fmt: skip
-        return ticket, told
+        return ticket, received
 
     def sample(self, name: str) -> float | None:
         registry: CollectorRegistry = self.metrics.registry
@@ -191,7 +191,7 @@ def test_segments_are_told_in_order_whatever_ends_first() -> None:
         waiters = [bench.submit(value, 110)[1] for value in (3, 501, 4)]
         for waiter, value in zip(waiters, (3, 501, 4), strict=True):
             transcript = waiter.transcript()
-            segments = waiter.told[:-1]
+            segments = waiter.received[:-1]
             assert segments == transcript.segments
             assert [each.start for each in transcript.segments] == sorted(each.start for each in transcript.segments)
             assert transcript.segments[0].start == 0
@@ -215,12 +215,12 @@ def test_reading_stays_a_little_ahead_however_long_a_file(bench: Bench) -> None:
 def test_what_many_short_files_have_in_waiting_is_bounded_too(bench: Bench) -> None:
     submitted = [bench.submit(value, 5) for value in range(1, 31)]
     tickets = [ticket for ticket, _ in submitted]
-    most = 4 * bench.engine.plan.rows
+    limit = 4 * bench.engine.plan.rows
     for _ in range(3):
         bench.until(
-            lambda: sum(len(each.ready) for each in tickets) >= most and not any(each.reading for each in tickets)
+            lambda: sum(len(each.ready) for each in tickets) >= limit and not any(each.reading for each in tickets)
         )
-        assert sum(len(each.ready) for each in tickets) == most
+        assert sum(len(each.ready) for each in tickets) == limit
         bench.engine.step()
     bench.engine.let(10**9)
     for value, (_, waiter) in enumerate(submitted, 1):
@@ -244,7 +244,7 @@ def test_who_leaves_frees_the_row_for_the_next(bench: Bench) -> None:
     assert waits.transcript().text == "3:1"
     assert other.transcript().text == "2:19"
     first.fail(GivenUp())  # twice is once
-    assert len(gone.told) == 1
+    assert len(gone.received) == 1
 
 
 def test_the_source_is_let_go_when_nobody_reads_it() -> None:
@@ -369,12 +369,12 @@ def test_a_client_who_cannot_be_told_stops_nobody(bench: Bench, caplog: pytest.L
 def test_stopping_ends_what_is_left_and_nothing_comes_after() -> None:
     for bench in benches(Bench()):
         session = Session()
-        stream, told = bench.attach(session)
+        stream, received = bench.attach(session)
         waiters = [bench.submit(1, 100)[1], bench.submit(2, 100)[1]]
         bench.engine.wait_rows(1)
         assert not bench.scheduler.wait_idle(0)
         bench.scheduler.stop(Closing("bye"))
-        for outcome in (*(waiter.outcome() for waiter in waiters), told[-1]):
+        for outcome in (*(waiter.outcome() for waiter in waiters), received[-1]):
             assert isinstance(outcome, Closing)
             assert str(outcome) == "bye"
         assert stream.over
@@ -410,15 +410,15 @@ def test_a_live_stream_goes_before_files_but_not_for_ever() -> None:
         order = [value for value, _ in bench.engine.begun[files:]]
         assert order[: int(LIVE_AHEAD_SECONDS / 10)] == [9] * int(LIVE_AHEAD_SECONDS / 10)
         assert bench.scheduler.streams == 2
-        for ticket, told in streams:
+        for ticket, received in streams:
             ticket.finish()
             bench.until(lambda ticket=ticket: ticket.over)  # type: ignore[misc]
-            assert told[-1] is None
+            assert received[-1] is None
 
 
 def test_what_a_speaker_said_gets_the_next_row(bench: Bench) -> None:
     """Though more files wait than there are rows, and the engine would take them ahead."""
-    ticket, told = bench.attach(Session())
+    ticket, received = bench.attach(Session())
     bench.submit(1, 3)
     bench.engine.wait_rows(1)
     for value, seconds in ((2, 15), (3, 10), (4, 10)):
@@ -436,7 +436,7 @@ def test_what_a_speaker_said_gets_the_next_row(bench: Bench) -> None:
     assert bench.sample("asr_rows_in_use") == 2
     bench.engine.let(10**9)
     bench.until(lambda: ticket.over)
-    assert isinstance(told[-2], list)
+    assert isinstance(received[-2], list)
 
 
 def np_value(value: int, seconds: float) -> Any:
@@ -452,7 +452,7 @@ def test_a_session_that_fails_ends_alone(bench: Bench) -> None:
         def take(self, key: Any, result: SegmentResult) -> list[Event]:
             raise ZeroDivisionError
 
-    good, told = bench.attach(Session())
+    good, received = bench.attach(Session())
     for session in (Broken(), BrokenLater()):
         ticket, ended = bench.attach(session)
         ticket.feed(np_value(1, 1))
@@ -469,7 +469,7 @@ def test_a_session_that_fails_ends_alone(bench: Bench) -> None:
     good.feed(np_value(2, 1))
     good.finish()
     bench.until(lambda: good.over)
-    assert told[-1] is None
+    assert received[-1] is None
 
 
 def test_when_to_try_again() -> None:

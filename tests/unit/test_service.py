@@ -90,9 +90,9 @@ def test_a_file_is_transcribed_as_offline() -> None:
                 expected = offline.transcribe(wav(value, seconds))
                 assert msgspec.structs.replace(answer, timings=expected.timings) == expected
                 assert answer.timings.total > 0
-            told = [item async for item in service.segments(wav(1, 100), language="ru", context="Names")]
-            assert told[:-1] == told[-1].segments  # type: ignore[union-attr]
-            assert {each.language for each in told} == {"Russian"}
+            received = [item async for item in service.segments(wav(1, 100), language="ru", context="Names")]
+            assert received[:-1] == received[-1].segments  # type: ignore[union-attr]
+            assert {each.language for each in received} == {"Russian"}
         labels = {"model": "m", "kind": "file"}
         assert metrics.registry.get_sample_value("asr_audio_seconds_total", labels) == 253.0
         batches = metrics.registry.get_sample_value("asr_batch_size_count", {"model": "m"})
@@ -453,8 +453,8 @@ def test_streams_and_files_at_once_get_the_texts_that_they_get_alone() -> None:
             events = [await each for each in listening]
             for name, answer in zip(files, answers, strict=True):
                 assert answer.text == offline.transcribe(DATA / name).text
-            for name, told in zip(spoken, events, strict=True):
-                finals = [event for event in told if isinstance(event, Final)]
+            for name, received in zip(spoken, events, strict=True):
+                finals = [event for event in received if isinstance(event, Final)]
                 alone = offline.stream(interval=0.5)
                 expected = [*alone.feed(load_audio(DATA / name, 16_000)), *alone.finish()]
                 assert [final.result for final in finals] == [

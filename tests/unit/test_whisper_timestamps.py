@@ -153,16 +153,16 @@ def test_phrases(tokens: list[int], expected: list[tuple[float, float, list[int]
     ],
 )
 def test_where_the_next_window_begins(tokens: list[int], expected: tuple[int, int]) -> None:
-    kept, frames = advance(tokens, RULES, 100, 2)
-    assert (kept, frames) == expected
+    saved, frames = advance(tokens, RULES, 100, 2)
+    assert (saved, frames) == expected
     if expected[1] == 60:
         assert advance(tokens, RULES, 40, 2) == (4, 40)  # never behind the audio
 
 
 @given(st.lists(st.integers(0, VOCAB - 1), max_size=30), st.integers(1, 3000))
 def test_every_window_gets_further_and_no_further_than_its_end(tokens: list[int], frames: int) -> None:
-    kept, further = advance(tokens, RULES, frames, 2)
-    assert 0 <= kept <= len(tokens)
+    saved, further = advance(tokens, RULES, frames, 2)
+    assert 0 <= saved <= len(tokens)
     assert 1 <= further <= frames
 
 
