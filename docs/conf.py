@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.version import __version__  # noqa: E402 (found through the path above)
+from runtime.version import __version__
 
 project = "asr-deploy"
 author = "the asr-deploy authors"

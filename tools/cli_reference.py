@@ -28,8 +28,9 @@ INTRODUCTION = """\
 
 This page is written by `python -m tools.cli_reference` from the `--help` of every command. A test compares the two.
 
-The script `asr-deploy` has all commands of the three packages: `asr-deploy transcribe` is
-`python -m runtime transcribe`, `asr-deploy export` is `python -m export`, `asr-deploy quantize` is `python -m quantize`.
+The script `asr-deploy` has all commands of the three packages. `asr-deploy transcribe` is
+`python -m runtime transcribe`; `asr-deploy export` is `python -m export`; `asr-deploy quantize` is
+`python -m quantize`.
 
 Results go to standard output, everything else to standard error. The exit code is 0 on success, 2 after bad input (one
 sentence on standard error says what to do), and 130 after an interrupt. `transcribe` and `batch` continue after a bad
