@@ -20,7 +20,9 @@ root_doc = "index"
 # Links such as speed.md#threads need anchors for headings.
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist", "colon_fence"]
-# Languages that Pygments does not know are shown as they are.
+# Indented blocks are commands and their output, not Python.
+highlight_language = "text"
+# Languages that Pygments does not know, such as Caddy's, are shown as they are.
 suppress_warnings = ["misc.highlighting_failure"]
 
 autodoc_member_order = "bysource"
