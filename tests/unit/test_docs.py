@@ -149,12 +149,12 @@ def test_python_names_exist(page: Path) -> None:
             continue
         for length in range(len(parts), 0, -1):
             try:
-                found: Any = importlib.import_module(".".join(parts[:length]))
+                value: Any = importlib.import_module(".".join(parts[:length]))
             except ModuleNotFoundError:
                 continue
             for attribute in parts[length:]:
-                assert hasattr(found, attribute), name
-                found = getattr(found, attribute)
+                assert hasattr(value, attribute), name
+                value = getattr(value, attribute)
             break
 
 
