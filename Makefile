@@ -71,6 +71,12 @@ random-%: $(STAMP)
 	$(BIN)/python -m tools.random_checkpoint $* build/checkpoints/$*-random
 	$(BIN)/python -m export $* --checkpoint build/checkpoints/$*-random --out build/artifacts/$*-random
 
+# The documentation site, in build/docs; a warning is an error.
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m tools.cli_reference --check
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+
 # Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
 benchmark: $(STAMP) espeak
 	$(BIN)/python -m benchmarks

@@ -1,9 +1,10 @@
-"""The tables of README.md that are made from what the repository knows: ``python -m tools.readme`` writes them anew."""
+"""Write the generated tables of README.md and docs/measurements.md: ``python -m tools.readme``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.families_report import speed_summary, summary
@@ -13,6 +14,7 @@ from runtime.host.files import write_atomically
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
+MEASUREMENTS = REPOSITORY / "docs" / "measurements.md"
 
 
 def _families(part: str, table: Callable[[dict[str, Any]], str]) -> str:
@@ -20,29 +22,32 @@ def _families(part: str, table: Callable[[dict[str, Any]], str]) -> str:
     return f"{table(results[part])}\n"
 
 
-#: What writes the table below each mark.
-TABLES: dict[str, Callable[[], str]] = {
-    "<!-- models: python -m tools.readme -->": lambda: as_markdown(catalog()),
-    "<!-- speed: python -m tools.readme -->": lambda: _families("families", speed_summary),
-    "<!-- accuracy: python -m tools.readme -->": lambda: _families("checkpoints", summary),
+#: By page: what writes the table below each mark.
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"<!-- models: python -m tools.readme -->": lambda: as_markdown(catalog())},
+    MEASUREMENTS: {
+        "<!-- speed: python -m tools.readme -->": lambda: _families("families", speed_summary),
+        "<!-- accuracy: python -m tools.readme -->": lambda: _families("checkpoints", summary),
+    },
 }
 END = "<!-- end of table -->"
 
 
-def renewed(text: str) -> str:
-    """The page with each table between its two marks as it is now.
+def renewed(text: str, page: Path = README) -> str:
+    """Return the text of a page with its tables written anew.
 
     Raises:
         ValueError: a mark is missing.
     """
-    for begin, table in TABLES.items():
+    for begin, table in TABLES[page].items():
         before, mark, rest = text.partition(begin)
         _, end, after = rest.partition(END)
         if not mark or not end:
-            raise ValueError(f"{README}: has not both marks, {begin} and {END}")
+            raise ValueError(f"{page}: has not both marks, {begin} and {END}")
         text = f"{before}{begin}\n{table()}{end}{after}"
     return text
 
 
 if __name__ == "__main__":
-    write_atomically(README, renewed(README.read_text(encoding="utf-8")).encode())
+    for page in TABLES:
+        write_atomically(page, renewed(page.read_text(encoding="utf-8"), page).encode())
