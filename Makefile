@@ -1,10 +1,10 @@
-# Two commands: `make demo` sets everything up and transcribes the samples, `make test` passes the tests.
+# Two commands to start with: `make demo` sets everything up and transcribes the samples, `make test` runs all checks.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install install-check espeak chromium tiny benchmark clean
+.PHONY: demo lint test-fast test docs install install-check espeak chromium tiny benchmark clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,29 +13,43 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
-# Export and quantize the small checkpoint and print what it hears beside what was said.
+# Export and quantize the small checkpoint; print its transcripts beside the true texts.
 demo: $(STAMP)
 	rm -rf build/demo
 	$(BIN)/python -m export qwen3-asr-tiny --int8 --out build/demo/qwen3-asr-tiny-int8
 	$(BIN)/python -m tools.demo build/demo/qwen3-asr-tiny-int8
 
-# An onnxruntime with OpenVINO built in, beside the environment's own, for processors that OpenVINO's plugin does not
-# take: the comparison of providers runs it in a process of its own.
+# An onnxruntime with OpenVINO built in, outside of the environment, for processors that OpenVINO's plugin does not
+# support: the comparison of providers runs it in a separate process.
 build/onnxruntime-openvino: $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $@ onnxruntime-openvino
 
 OPENVINO := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),build/onnxruntime-openvino)
 
-# Lint, types, contracts, tests with coverage: what CI runs.
-test: $(STAMP) espeak chromium $(OPENVINO)
+# Format, lint, types, import contracts, generated pages: no test runs.
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m benchmarks --check
+	$(BIN)/python -m tools.readme --check
+	$(BIN)/python -m tools.cli_reference --check
 
-# A plain `pip install .` in an empty environment: no torch, and the default model works from any folder.
+# The tests that take no more than a few seconds each: under two minutes.
+test-fast: $(STAMP) espeak
+	$(BIN)/python -m pytest -m "not slow" --durations=20
+
+# Lint, then all tests with coverage.
+test: lint espeak chromium $(OPENVINO)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 --durations=20
+
+# The documentation as HTML in build/docs; a warning is an error.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs build/docs
+
+# A plain `pip install .` in an empty environment: no torch, and the bundled model works from any folder.
 install-check:
 	rm -rf build/plain
 	$(PYTHON) -m venv build/plain
@@ -43,9 +57,9 @@ install-check:
 	! build/plain/bin/python -m pip list 2>/dev/null | grep -iE '^(torch|transformers|onnx|onnxscript|onnx-ir) '
 	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.speech import evaluation_folder; \
 		assert len(shipped()) == 6 and (evaluation_folder() / 'index.json').is_file()"
-	cd build/plain && test "$$(bin/python -m runtime transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
+	cd build/plain && test "$$(bin/asr-deploy transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
 
-# The tests and the small checkpoint's training data speak with espeak-ng, a system package.
+# The tests and the small checkpoints' training data use espeak-ng, a system package.
 espeak:
 	@command -v espeak-ng >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq espeak-ng; } \
@@ -57,8 +71,8 @@ chromium:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } \
 	|| { echo "error: no Chromium is installed: apt-get install chromium, or brew install --cask chromium" >&2; exit 2; }
 
-# Train the small checkpoints again from nothing: about two hours on two cores for the first, three on one for Whisper,
-# one for each other.
+# Train the small checkpoints from scratch: about two hours on two cores for the first, three hours on one core for
+# Whisper, one hour for each other.
 tiny: $(STAMP) espeak
 	$(BIN)/python -m tools.tiny make
 	$(BIN)/python -m tools.tiny.whisper make
@@ -70,12 +84,6 @@ tiny: $(STAMP) espeak
 random-%: $(STAMP)
 	$(BIN)/python -m tools.random_checkpoint $* build/checkpoints/$*-random
 	$(BIN)/python -m export $* --checkpoint build/checkpoints/$*-random --out build/artifacts/$*-random
-
-# The documentation site, in build/docs; a warning is an error.
-.PHONY: docs
-docs: $(STAMP)
-	$(BIN)/python -m tools.cli_reference --check
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 
 # Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
 benchmark: $(STAMP) espeak
