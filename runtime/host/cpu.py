@@ -28,7 +28,7 @@ def processor_name(cpuinfo: Path = CPUINFO) -> str:
 
 
 def processor_flags(cpuinfo: Path = CPUINFO) -> frozenset[str] | None:
-    """Return the names of the first processor's features, or None if the system does not list them (only Linux does)."""
+    """Return the names of the first processor's features, or None if the system does not list them, unlike Linux."""
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
     return frozenset(match[1].split()) if match else None
 
@@ -47,8 +47,8 @@ def processor_identity(cpuinfo: Path = CPUINFO) -> str | None:
 def lacks_vnni(machine: str | None = None, cpuinfo: Path = CPUINFO) -> bool | None:
     """Return True on x86 processors without VNNI, where u8×s8 products with 8-bit weights can saturate.
 
-    These processors add pairs of products in 16 bits, and 255·127 + 255·127 does not fit. Returns False on every other
-    architecture, and None if the system does not list the processor's features.
+    These processors add pairs of products in 16 bits, and 255·127 + 255·127 does not fit. Returns False on other
+    architectures, and None if the system does not list the processor's features.
 
     Args:
         machine: architecture; that of this machine if None.

@@ -31,9 +31,9 @@ class Artifact(msgspec.Struct, frozen=True):
         try:
             return self.path / self.manifest.graphs[role].file
         except KeyError:
-            have = ", ".join(self.manifest.graphs)
+            roles = ", ".join(self.manifest.graphs)
             raise ArtifactInvalidError(
-                f"{self.path / MANIFEST}: no graph with the role {role!r} (it has {have}); export the model again"
+                f"{self.path / MANIFEST}: no graph with the role {role!r} (it has {roles}); export the model again"
             ) from None
 
     def role_size(self, role: str) -> int:
@@ -68,15 +68,15 @@ def open_artifact(path: str | Path, *, verify: bool = True) -> Artifact:
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise
-        where = error.filename or folder
-        raise ArtifactInvalidError(f"{where}: cannot be read ({os.strerror(error.errno)})") from None
+        culprit = error.filename or folder
+        raise ArtifactInvalidError(f"{culprit}: cannot be read ({os.strerror(error.errno)})") from None
 
 
 def _open(folder: Path, *, verify: bool) -> Artifact:
     manifest_path = folder / MANIFEST
     if not folder.is_dir():
-        kind = "is a file, not a model folder" if folder.exists() else "no such model folder"
-        raise ArtifactNotFoundError(f"{folder}: {kind}; give the folder that `python -m export` wrote")
+        problem = "is a file, not a model folder" if folder.exists() else "no such model folder"
+        raise ArtifactNotFoundError(f"{folder}: {problem}; give the folder that `python -m export` wrote")
     if not manifest_path.is_file():
         raise ArtifactNotFoundError(
             f"{folder}: holds no {MANIFEST}, so it is not a model that `python -m export` wrote"
@@ -110,20 +110,18 @@ def check_files(
 def _check_file(path: Path, spec: FileSpec, verified: VerifiedFiles | None, remedy: str) -> None:
     """Check one file; its hash only if ``verified`` is given."""
     if not path.is_file():
-        raise ArtifactNotFoundError(f"{path}: this file of the model is missing; {remedy}")
+        raise ArtifactNotFoundError(f"{path}: file of the model is missing; {remedy}")
     size = path.stat().st_size
     if size != spec.size:
         raise ArtifactInvalidError(
-            f"{path}: has {size} bytes where the manifest says {spec.size}; the file was altered or is incomplete, "
-            f"{remedy}"
+            f"{path}: has {size} bytes, expected {spec.size}; the file was altered or is incomplete, {remedy}"
         )
     if verified is None or verified.contains(path, spec.sha256):
         return
     digest = sha256_file(path)
     if digest != spec.sha256:
         raise ArtifactInvalidError(
-            f"{path}: sha256 is {digest[:12]}… where the manifest says {spec.sha256[:12]}…; the file was altered, "
-            f"{remedy}"
+            f"{path}: sha256 is {digest[:12]}…, expected {spec.sha256[:12]}…; the file was altered, {remedy}"
         )
     verified.add(path, spec.sha256)
 

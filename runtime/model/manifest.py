@@ -196,7 +196,23 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Complete description of an artifact. The family that reads ``front_end`` and ``parameters`` defines their types."""
+    """Complete description of an artifact.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION` of the writer.
+        family: family of models whose code runs the artifact.
+        name: name of the model.
+        source: origin of the weights.
+        graphs: by graph role.
+        files: size and hash by file name, of all files except the manifest.
+        tokenizer: name of the tokenizer's file.
+        languages: languages of the model.
+        front_end: settings of the feature extraction, typed by the family.
+        parameters: settings of the family, typed by the family.
+        parity: comparison with the reference implementation by graph role.
+        tools: versions of the packages that wrote the artifact.
+        quantization: how the artifact was quantized; None for float32.
+    """
 
     schema_version: int
     family: str
