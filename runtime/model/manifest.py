@@ -57,10 +57,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         repo: repository on Hugging Face, or a folder.
         revision: commit of the repository; None for a folder.
-        licence: name of the weights' licence.
+        licence: license of the weights.
         layout: layout of the checkpoint's files and tensor names.
         weights_sha256: SHA-256 of the weights (hex).
-        author: attribution that the licence requires.
+        author: attribution that the license requires.
         parameters: number of weights.
     """
 

@@ -40,9 +40,9 @@ _FATAL = 4  # severity level of ONNX Runtime's logger
 _EXTERNAL_BYTES = 1024
 # Last version (major, minor) of ONNX Runtime with this defect: in the file of packed weights, weights of more than
 # 1 MiB begin at a page, and smaller ones at any offset. The kernels of MatMulNBits look for the parts of their weights
-# from the next address that is a multiple of 64, so that weights mapped from another address are read wrong. For a graph
-# with such weights, only the large ones go into the file. Seen with 1.31.1; 1.31 is the oldest version that this project
-# supports. Raise this version if the tests that compare prepacked graphs with plain ones fail with a newer release.
+# from the next address that is a multiple of 64, so that weights mapped from another address are read wrong. For a
+# graph with such weights, only the large ones go into the file. Seen with 1.31.1; 1.31 is the oldest version that this
+# project supports. Raise this version if the tests that compare prepacked graphs with plain ones fail with a newer one.
 LAST_UNALIGNED_VERSION = (1, 31)
 _PAGED_BYTES = 1 << 20
 _ALIGNMENT = 64

@@ -151,7 +151,7 @@ def test_provider_that_does_not_become_active_is_an_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(ProviderError, match="'cuda' .*CPUExecutionProvider"),
+        pytest.raises(ProviderError, match=r"'cuda' .*CPUExecutionProvider"),
     ):
         make_session(ENCODER, parse_provider("cuda"))
 
@@ -267,7 +267,7 @@ def test_plugin_is_added_by_its_device_in_order(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("runtime.ort.session.is_built_in", lambda spec: spec.name != "openvino")
     monkeypatch.setattr("runtime.ort.session.plugin_device", lambda spec, values: values["device_type"])
     # The recorder adds no provider to the real session, which is reported.
-    with pytest.raises(ProviderError, match="'cuda' .*CPUExecutionProvider for encoder.onnx"):
+    with pytest.raises(ProviderError, match=r"'cuda' .*CPUExecutionProvider for encoder.onnx"):
         make_session(ENCODER, [ProviderSpec("cuda"), ProviderSpec("openvino"), ProviderSpec("cpu")])
     assert added == [("CUDAExecutionProvider", "0"), (["CPU"], ["load_config"])]
 
