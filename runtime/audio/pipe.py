@@ -63,7 +63,7 @@ class Layout(msgspec.Struct, frozen=True):
         return self.channels * self.bits // 8
 
     def decode(self, data: bytes) -> npt.NDArray[Any]:
-        """Convert whole frames to mono samples [n]: int16 mono unchanged, all else as float32 with channels averaged."""
+        """Convert whole frames to mono samples [n]: int16 mono unchanged, others as float32, channels averaged."""
         if self.tag == _FLOAT:
             values = np.frombuffer(data, f"<f{self.bits // 8}")
         elif self.bits == 24:

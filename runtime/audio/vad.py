@@ -134,7 +134,7 @@ def _model() -> _Model:
 class SpeechDetector:
     """Score one stream of mono audio at 16 kHz, samples float32 in -1..1.
 
-    Keeps the state of its stream: create one for each file. Detectors are independent of one another, also in different threads.
+    Keeps the state of its stream: create one for each file. Detectors are independent, also in different threads.
 
     Raises:
         ArtifactNotFoundError: the bundled weights are missing.

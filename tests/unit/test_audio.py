@@ -78,7 +78,9 @@ def test_formats_and_rates_give_the_same_tone(tmp_path: Path, suffix: str, rate:
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
-def test_containers_that_libsndfile_cannot_read_need_pyav(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_that_libsndfile_cannot_read_need_pyav(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / f"tone.{suffix}"
     write_container(path, "libopus" if suffix == "webm" else "aac", 2.0)
     assert abs(dominant(load_audio(path, RATE, channel=0)) - 440) < 2
@@ -375,8 +377,8 @@ def test_less_than_one_sample_is_refused() -> None:
         from_array(np.ones(1, np.float32), 1_000_000, RATE)
 
 
-def test_a_container_without_a_length(tmp_path: Path) -> None:
-    """A live stream's header does not say how long it is."""
+def test_container_without_a_length(tmp_path: Path) -> None:
+    """The header of a live stream does not declare its length."""
 
     class Live(io.RawIOBase):
         def __init__(self) -> None:
@@ -395,8 +397,8 @@ def test_a_container_without_a_length(tmp_path: Path) -> None:
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(tone(48_000, 3.0)[None], format="fltp", layout="mono")
         frame.sample_rate = 48_000
-        for made in av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000).resample(frame):
-            container.mux(stream.encode(made))
+        for resampled in av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000).resample(frame):
+            container.mux(stream.encode(resampled))
         container.mux(stream.encode(None))
     with open_audio(io.BytesIO(bytes(live.data)), RATE) as reader:
         assert reader.duration is None

@@ -97,7 +97,7 @@ def quantized(
         forced=bool(exceeded),
     )
     graph = GraphQuantization(nodes or {"float32 patches": 1, "w8a8": 29}, 10, [FallbackNode("/x/MatMul", 0.06)])
-    made = Quantization(
+    quantization = Quantization(
         recipe="int8",
         settings=(recipe.with_reduced_range() if reduced else recipe).settings(),
         parent="0" * 64,
@@ -105,7 +105,7 @@ def quantized(
         graphs={"encoder": graph},
         gate=gate,
     )
-    return msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=made)
+    return msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=quantization)
 
 
 def lines(manifest: Manifest) -> dict[str, str]:
@@ -115,49 +115,47 @@ def lines(manifest: Manifest) -> dict[str, str]:
 
 
 def test_a_quantized_model_is_described() -> None:
-    found = lines(quantized())
-    assert found["quantization"] == "int8"
-    assert found["size"] == "7.0 MB"
-    assert found["encoder nodes"] == "1 float32 patches, 29 w8a8, 10 inputs smoothed, 1 fell back to weight-only"
-    assert found["relative error"] == "encoder 0.0123, decoder 0.0321 of the parent's outputs"
-    assert found["evaluated on"] == "6 utterances of the bundled set"
-    assert found["identical"] == "87.5% of the utterances have the parent's tokens"
-    assert found["English words"] == "2.50% wrong, the parent 1.00%"
-    assert "forced" not in found
+    rows = lines(quantized())
+    assert rows["quantization"] == "int8"
+    assert rows["size"] == "7.0 MB"
+    assert rows["encoder nodes"].startswith("1 float32 patches, 29 w8a8, 10 inputs smoothed, 1 ")
+    assert rows["relative error"].startswith("encoder 0.0123, decoder 0.0321")
+    assert rows["evaluated on"].startswith("6 utterances")
+    assert rows["identical"].startswith("87.5%")
+    assert [part for part in rows["English words"].split() if "%" in part] == ["2.50%", "1.00%"]
+    assert "forced" not in rows
 
 
 def test_info_shows_exceeded_bounds_of_a_forced_model() -> None:
-    found = lines(quantized(exceeded=("the first bound", "the second")))
-    assert found["forced"] == "kept although the first bound; the second"
+    rows = lines(quantized(exceeded=("the first bound", "the second")))
+    assert rows["forced"].endswith("the first bound; the second")
 
 
 def test_info_of_a_float_model_has_no_quantization() -> None:
-    found = lines(msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=None))
-    assert found["quantization"] == "none (float32)"
-    assert not {"relative error", "identical", "warning", "reduced range", "forced"} & set(found)
+    rows = lines(msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=None))
+    assert rows["quantization"] == "none (float32)"
+    assert not {"relative error", "identical", "warning", "reduced range", "forced"} & set(rows)
 
 
 @pytest.mark.parametrize(
-    ("lacks", "warning"),
-    [
-        (True, "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range"),
-        (None, "without VNNI needs a model quantized with --reduce-range; whether this is one is unknown"),
-        (False, None),
-    ],
+    ("lacks", "warns"),
+    [(True, True), (None, True), (False, False)],
 )
 def test_info_warns_on_a_processor_without_vnni(
-    lacks: bool | None, warning: str | None, monkeypatch: pytest.MonkeyPatch
+    lacks: bool | None, warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(description, "lacks_vnni", lambda: lacks)
-    found = lines(quantized())
-    assert (warning or "") in found.get("warning", "")
-    assert ("warning" in found) == (warning is not None)
-    assert "reduced range" not in found
-    found = lines(quantized(reduced=True))
-    assert "warning" not in found
-    assert found["reduced range"] == "7-bit weights in integer products: right on processors without VNNI"
-    found = lines(quantized(nodes={"8 bits, blocks of 32": 22}))  # has no integer products
-    assert not {"warning", "reduced range"} & set(found)
+    rows = lines(quantized())
+    assert ("warning" in rows) == warns
+    if warns:
+        assert "VNNI" in rows["warning"]
+        assert "--reduce-range" in rows["warning"]
+    assert "reduced range" not in rows
+    rows = lines(quantized(reduced=True))
+    assert "warning" not in rows
+    assert rows["reduced range"].startswith("7-bit weights")
+    rows = lines(quantized(nodes={"8 bits, blocks of 32": 22}))  # has no integer products
+    assert not {"warning", "reduced range"} & set(rows)
 
 
 def test_one_rule_with_full_range_causes_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_scores_equal_those_of_the_published_graph() -> None:
 
 @given(st.lists(st.integers(0, 5000), max_size=30))
 @settings(max_examples=25)
-def test_how_the_audio_comes_in_blocks_makes_no_difference(sizes: list[int]) -> None:
+def test_scores_do_not_depend_on_block_lengths(sizes: list[int]) -> None:
     samples = np.asarray(soundfile.read(DATA / "zh-1.wav", dtype="float32")[0])
     detector = SpeechDetector()
     cuts = np.minimum(np.cumsum(sizes, dtype=int), len(samples))
@@ -57,8 +57,8 @@ def test_how_the_audio_comes_in_blocks_makes_no_difference(sizes: list[int]) -> 
     np.testing.assert_allclose(result, probabilities(samples), atol=1e-4)
 
 
-def test_detectors_do_not_disturb_one_another(recording: np.ndarray) -> None:
-    """Files interleave, in one thread and in several."""
+def test_detectors_are_independent(recording: np.ndarray) -> None:
+    """Scores files alternately in one thread, and at once in several threads."""
     other = recording[::-1].copy()
     first, second = SpeechDetector(), SpeechDetector()
     mixed = [
