@@ -13,8 +13,8 @@ from runtime.model.manifest import MANIFEST, GraphSpec
 Typed = TypeVar("Typed")
 
 
-def contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:
-    """Return the error for a manifest that contradicts itself or its graphs; ``what`` names the key and the values."""
+def contradiction(artifact: Artifact, problem: str) -> ArtifactInvalidError:
+    """Return the error for a manifest that contradicts itself or its graphs; ``problem`` names the key and the values."""
     return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
 
 

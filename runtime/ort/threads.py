@@ -34,8 +34,8 @@ def usable_cores(proc: Path = PROC) -> int:
 def apply_threads(options: ort.SessionOptions, threads: int | None = None) -> None:
     """Give a session ``threads`` threads (:func:`usable_cores` if None) that sleep when no run is in progress.
 
-    Every session has its own pool. ONNX Runtime's pool for the whole process can be sized only once and cannot be told
-    to stop spinning between runs.
+    Every session has its own pool. ONNX Runtime's pool for the whole process can be sized only once, and its threads
+    spin between runs.
     """
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1

@@ -82,7 +82,7 @@ def test_identity_is_model_and_features(tmp_path: Path) -> None:
 def quantized(
     *, reduced: bool = False, nodes: dict[str, int] | None = None, exceeded: tuple[str, ...] = ()
 ) -> Manifest:
-    """The tracked model's manifest as if the recipe int8 had made it."""
+    """Return the manifest of the tracked model, as if the recipe int8 had quantized it."""
     recipe = load_recipe("int8")
     gate = Gate(
         evaluation="6 utterances of the bundled set",
@@ -109,12 +109,12 @@ def quantized(
 
 
 def lines(manifest: Manifest) -> dict[str, str]:
-    """What ``info`` prints, by its first column."""
+    """Return the lines of ``info`` by their first column."""
     pairs = (line.split("  ", 1) for line in describe(manifest, 7_000_000, declared("qwen3-asr")).splitlines())
     return {key: value.strip() for key, value in pairs}
 
 
-def test_a_quantized_model_is_described() -> None:
+def test_info_describes_a_quantized_model() -> None:
     rows = lines(quantized())
     assert rows["quantization"] == "int8"
     assert rows["size"] == "7.0 MB"
