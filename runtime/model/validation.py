@@ -14,8 +14,8 @@ Typed = TypeVar("Typed")
 
 
 def contradiction(artifact: Artifact, problem: str) -> ArtifactInvalidError:
-    """Return the error for a manifest that contradicts itself or its graphs; ``problem`` names the key and the values."""
-    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
+    """Return the error for a manifest that contradicts its graphs; ``problem`` names the key and the values."""
+    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {problem}; export the model again")
 
 
 def typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
