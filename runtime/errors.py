@@ -1,37 +1,37 @@
-"""The runtime's errors: each is an :class:`AsrError` and the builtin exception that it is.
+"""Exceptions of the project. Each one derives from :class:`AsrError` and from a matching builtin exception.
 
-The command line turns an :class:`AsrError` into one sentence on standard error and exit code 2.
+The command line reports an :class:`AsrError` as one sentence on standard error and ends with exit code 2.
 """
 
 from __future__ import annotations
 
 
 class AsrError(Exception):
-    """Base of everything this project raises on purpose."""
+    """Base class of every error that this project raises on purpose."""
 
 
 class ArtifactNotFoundError(AsrError, FileNotFoundError):
-    """No such artifact folder, or a file that its manifest names is missing."""
+    """The artifact folder, its manifest or a file listed in the manifest is missing."""
 
 
 class ArtifactInvalidError(AsrError, ValueError):
-    """The manifest, or a file of the artifact, is not what the manifest says."""
+    """The manifest is malformed, or a file of the artifact does not match it."""
 
 
 class AudioNotFoundError(AsrError, FileNotFoundError):
-    """No such audio file."""
+    """The audio file does not exist."""
 
 
 class AudioInvalidError(AsrError, ValueError):
-    """The audio cannot be decoded, is empty, truncated, or holds samples that are no numbers."""
+    """The audio cannot be decoded, is empty or truncated, or has samples that are not finite."""
 
 
 class AudioUnsupportedError(AsrError, ImportError):
-    """The container needs an optional package that is not installed."""
+    """The audio container needs an optional package that is not installed."""
 
 
 class DatasetNotFoundError(AsrError, FileNotFoundError):
-    """No such folder of recordings, or nothing in it that has a reference text."""
+    """The folder of recordings does not exist, or has no recording with a reference text."""
 
 
 class DatasetInvalidError(AsrError, ValueError):
@@ -39,19 +39,23 @@ class DatasetInvalidError(AsrError, ValueError):
 
 
 class PackageMissingError(AsrError, ImportError):
-    """An optional package that this needs is not installed."""
+    """A feature needs an optional package that is not installed."""
 
 
 class DeviceError(AsrError, OSError):
-    """A microphone is not there, is in use, or was unplugged."""
+    """A microphone does not exist, is in use or was disconnected."""
 
 
 class OptionError(AsrError, ValueError):
-    """An option's value is unknown, or this model cannot do what it asks for."""
+    """An option has an invalid value, or the model does not support it."""
 
 
 class CapabilityError(OptionError):
-    """A model cannot do what an option asks for; ``option`` is its name in :meth:`Transcriber.transcribe`."""
+    """The model does not support an option of :meth:`Transcriber.transcribe`.
+
+    Attributes:
+        option: name of the option.
+    """
 
     def __init__(self, message: str, option: str) -> None:
         super().__init__(message, option)
@@ -62,15 +66,15 @@ class CapabilityError(OptionError):
 
 
 class ProviderError(AsrError, RuntimeError):
-    """An execution provider is unknown, not available, or did not become active."""
+    """An execution provider is unknown, not available, did not become active or failed while it ran."""
 
 
 class MeasurementError(AsrError, RuntimeError):
-    """A process that was to measure something ended without a result."""
+    """A process that measures something ended without a result."""
 
 
 class OutputError(AsrError, OSError):
-    """Results cannot be written, or what lies there was not made by this batch."""
+    """Results cannot be written, or existing output was not written by this batch."""
 
 
 class WorkerError(AsrError, RuntimeError):
@@ -78,4 +82,4 @@ class WorkerError(AsrError, RuntimeError):
 
 
 class ComparisonError(AsrError, RuntimeError):
-    """What providers are to be compared with could not be measured itself."""
+    """The baseline of a comparison of providers could not be measured."""

@@ -1,6 +1,7 @@
-"""ONNX Runtime's wheels report their use to Microsoft unless this is set before it is imported; here it is set.
+"""Turn off ONNX Runtime's telemetry. Import this module before ``onnxruntime``.
 
-Whoever wants the reports sets ``ORT_DISABLE_TELEMETRY=0``.
+ONNX Runtime's wheels report their use to Microsoft unless ``ORT_DISABLE_TELEMETRY`` is set before they are imported.
+Set ``ORT_DISABLE_TELEMETRY=0`` to allow the reports.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""The project's version: the one place where it is written."""
+"""Version of the project, defined only in this file."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Transcripts and evaluations as text and as JSON."""
+"""Format transcripts and evaluations as text, JSON, subtitles and tables."""
 
 from __future__ import annotations
 
@@ -10,75 +10,77 @@ import msgspec
 
 from runtime.results import Segment, Transcript, fields_of
 
-if TYPE_CHECKING:  # `transcribe` need not wait for it
+if TYPE_CHECKING:  # importing runtime.evaluation would delay `transcribe`
     from runtime.evaluation import Evaluation, Score, Utterance
 
 VTT_HEADER = "WEBVTT\n"
 
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
-    """One line of JSON, ``extra`` fields first; durations are rounded to a tenth of a millisecond."""
+    """Return ``transcript`` as one line of JSON, ``extra`` fields first; durations are rounded to 0.1 ms."""
     fields = {key: _printable(value) for key, value in extra.items()} | fields_of(transcript)
     fields["timings"] = {stage: round(seconds, 4) for stage, seconds in fields["timings"].items()}
     return msgspec.json.encode(fields).decode()
 
 
 def _printable(value: Any) -> Any:
-    """File names may hold bytes that are no UTF-8; JSON may not."""
+    """Replace characters that UTF-8 cannot encode: file names may contain them, JSON must not."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def as_text(transcript: Transcript) -> str:
-    """The text alone."""
+    """Return the text without timestamps."""
     return transcript.text
 
 
 def as_srt(transcript: Transcript) -> str:
-    """SubRip subtitles, a cue a segment with text."""
-    return "\n".join(srt_cue(segment, number) for number, segment in enumerate(_spoken(transcript), 1))
+    """Return SubRip subtitles with one cue for each segment that has text."""
+    return "\n".join(srt_cue(segment, number) for number, segment in enumerate(_with_text(transcript), 1))
 
 
 def as_vtt(transcript: Transcript) -> str:
-    """WebVTT subtitles, a cue a segment with text; what would be markup there is escaped."""
-    return VTT_HEADER + "".join(f"\n{vtt_cue(segment)}" for segment in _spoken(transcript))
+    """Return WebVTT subtitles with one cue for each segment that has text; ``&``, ``<`` and ``>`` are escaped."""
+    return VTT_HEADER + "".join(f"\n{vtt_cue(segment)}" for segment in _with_text(transcript))
 
 
 def srt_cue(segment: Segment, number: int) -> str:
-    """One cue of SubRip subtitles; cues are counted from 1, with an empty line between them."""
+    """Return one SubRip cue. Cue numbers start at 1; join cues with an empty line."""
     start, end, text = _cue(segment)
     return f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
 
 
 def vtt_cue(segment: Segment) -> str:
-    """One cue of WebVTT subtitles; an empty line comes before each, and :data:`VTT_HEADER` before the first."""
+    """Return one WebVTT cue. Write :data:`VTT_HEADER` before the first cue and an empty line before each."""
     start, end, text = _cue(segment)
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"{_clock(start, '.')} --> {_clock(end, '.')}\n{escaped}\n"
 
 
 def as_tsv(transcript: Transcript) -> str:
-    """A table with a row a segment with text: start and end in milliseconds, text."""
-    rows = (f"{start}\t{end}\t{text}\n" for start, end, text in map(_cue, _spoken(transcript)))
+    """Return a tab-separated table: start and end in milliseconds and text of each segment that has text."""
+    rows = (f"{start}\t{end}\t{text}\n" for start, end, text in map(_cue, _with_text(transcript)))
     return "start\tend\ttext\n" + "".join(rows)
 
 
 def on_one_line(text: str) -> str:
-    """Text without line ends and tabs."""
+    """Replace each run of white space in ``text`` with one blank."""
     return " ".join(text.split())
 
 
-def _spoken(transcript: Transcript) -> Iterator[Segment]:
-    """Segments in which somebody speaks."""
+def _with_text(transcript: Transcript) -> Iterator[Segment]:
+    """Yield the segments whose text is not empty."""
     return (segment for segment in transcript.segments if on_one_line(segment.text))
 
 
 def _cue(segment: Segment) -> tuple[int, int, str]:
-    """Start and end in milliseconds, and the text on one line."""
+    """Return start and end in milliseconds and the text on one line. A cue lasts at least 1 ms."""
     start = round(segment.start * 1000)
-    return start, max(round(segment.end * 1000), start + 1), on_one_line(segment.text)  # players drop empty cues
+    end = max(round(segment.end * 1000), start + 1)  # players drop cues without duration
+    return start, end, on_one_line(segment.text)
 
 
 def _clock(milliseconds: int, separator: str) -> str:
+    """Return ``hh:mm:ss`` and three digits of milliseconds behind ``separator``."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{separator}{rest:03}"
 
@@ -90,26 +92,27 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
     "vtt": as_vtt,
     "tsv": as_tsv,
 }
-"""Whole files by format."""
+"""Functions that make the content of a file, by format name."""
 
 
 def evaluation_as_json(evaluation: Evaluation) -> str:
-    """One line of JSON; durations are rounded to a tenth of a millisecond."""
+    """Return ``evaluation`` as one line of JSON; durations are rounded to 0.1 ms."""
     fields = msgspec.to_builtins(evaluation)
     for key in ("processing_seconds", "audio_seconds"):
         fields[key] = round(fields[key], 4)
     return msgspec.json.encode(fields).decode()
 
 
+# Values of Evaluation.language.
 _LANGUAGE = {
-    "told": "told to the model",
+    "told": "given to the model",
     "detected": "detected by the model",
-    "implicit": "neither told to the model nor named by it",
+    "implicit": "neither given to the model nor detected by it",
 }
 
 
 def evaluation_as_text(evaluation: Evaluation) -> str:
-    """A table with a row a language, and below it how fast and by what."""
+    """Return a table of error rates, one row for each language, followed by speed, model, provider and versions."""
     header = ("language", "unit", "utterances", "error rate", "95 % interval", "exact")
     rows = [header, *map(_cells, evaluation.scores)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -135,7 +138,10 @@ def _cells(score: Score) -> tuple[str, ...]:
 
 
 def hypotheses_as_json_lines(folder: Path, utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> str:
-    """A line an utterance: file in ``folder``, language it is scored by, both texts as they are and normalized."""
+    """Return one line of JSON for each utterance.
+
+    Fields: path relative to ``folder``, language whose rules score it, and both texts, as they are and normalized.
+    """
     from runtime.evaluation import metric_language, normalize
 
     lines = []

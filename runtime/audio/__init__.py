@@ -1,4 +1,4 @@
-"""Audio of any container, rate and channel count as mono float32 at the model's rate, block by block."""
+"""Read audio of any container, rate and channel count as blocks of mono float32 samples at the model's rate."""
 
 from __future__ import annotations
 

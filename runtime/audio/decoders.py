@@ -1,4 +1,4 @@
-"""What decodes a file: libsndfile, and for the containers that it does not know PyAV, an optional package."""
+"""Decode audio files with libsndfile, and other containers with the optional package PyAV."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from runtime.errors import AudioInvalidError, AudioUnsupportedError
 Floats = npt.NDArray[np.float32]
 
 BLOCK_SECONDS = 10
-# Bound on one block of a header that lies about its rate or its channels: 64 MB of float32.
+# Maximum size of a block, for headers with a wrong rate or number of channels: 64 MB of float32.
 _BLOCK_VALUES = 1 << 24
-# Programs that write a WAV to a pipe cannot know its length and put 0, or 2 GiB and more, into the header.
+# Programs that write a WAV to a pipe do not know its length and write 0, or at least this number, into the header.
 UNKNOWN_LENGTH = 0x7FFFF000
 
 _CONTAINERS = "aac aif aiff amr au caf flac m4a mka mp3 mp4 oga ogg opus w64 wav webm wma"
@@ -27,8 +27,16 @@ AUDIO_SUFFIXES = frozenset(f".{name}" for name in _CONTAINERS.split())
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """A decoder's output: its format, seconds as declared, and [n, channels] pieces of at most ten seconds."""
+class DecodedAudio:
+    """Output of a decoder.
+
+    Attributes:
+        name: name of the audio, for messages.
+        rate: Hz.
+        channels: number of channels.
+        duration: seconds that the header declares, or None.
+        pieces: samples [n, channels], at most ten seconds each.
+    """
 
     name: str
     rate: int
@@ -37,8 +45,8 @@ class Decoded:
     pieces: Iterator[npt.NDArray[Any]]
 
 
-class Nameless:
-    """A file without its name: soundfile takes the format from it, and ``talk.raw`` for headerless samples."""
+class UnnamedStream:
+    """Stream without a name. soundfile derives the format from a name, and reads ``talk.raw`` as headerless samples."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
@@ -46,15 +54,22 @@ class Nameless:
 
 
 def block_frames(rate: int, channels: int) -> int:
-    """Frames of a block: ten seconds, fewer of audio with absurdly many samples a second."""
+    """Return the number of frames of a block: ten seconds, or fewer for a very high rate or number of channels."""
     return max(1, min(rate * BLOCK_SECONDS, _BLOCK_VALUES // max(1, channels)))
 
 
-def decoder(stream: Nameless, name: str, opened: ExitStack) -> Decoded:
-    """Recognize the container and read its header; what must be closed goes into ``opened``.
+def decoder(stream: UnnamedStream, name: str, opened: ExitStack) -> DecodedAudio:
+    """Recognize the container and read its header.
+
+    Args:
+        stream: seekable stream with the whole file.
+        name: name of the audio, for messages.
+        opened: receives the resources that must be closed.
 
     Raises:
-        AudioInvalidError, AudioUnsupportedError: see :func:`runtime.audio.open_audio`; the first also while reading.
+        AudioInvalidError: the file is empty, not audio, or shorter than its header declares. Reading the pieces raises
+            it too, for damaged or truncated audio.
+        AudioUnsupportedError: the container needs PyAV, which is not installed.
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -72,11 +87,11 @@ def decoder(stream: Nameless, name: str, opened: ExitStack) -> Decoded:
         return _av_decoder(stream, name, opened)
     declared = sound.frames if sound.seekable() and 0 < sound.frames < 2**62 else None
     duration = None if declared is None else declared / sound.samplerate
-    return Decoded(name, sound.samplerate, sound.channels, duration, _read(sound, declared, name))
+    return DecodedAudio(name, sound.samplerate, sound.channels, duration, _read(sound, declared, name))
 
 
-def _check_length(stream: Nameless, size: int, name: str) -> None:
-    """Compare the length that a container declares with the file's: libsndfile reads truncated ones without a word."""
+def _check_length(stream: UnnamedStream, size: int, name: str) -> None:
+    """Compare the declared length of a container with the file's: libsndfile reads truncated files without an error."""
     head = stream.read(40)
     declared = size
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
@@ -92,14 +107,14 @@ def _check_length(stream: Nameless, size: int, name: str) -> None:
     elif head[:4] == b"OggS":
         _check_ogg(stream, size, name)
     stream.seek(0)
-    if size < declared - 1 and 8 < declared < UNKNOWN_LENGTH:  # one byte of padding is left out by some programs
+    if size < declared - 1 and 8 < declared < UNKNOWN_LENGTH:  # some programs omit one byte of padding
         raise AudioInvalidError(
             f"{name}: is truncated: its header announces {declared} bytes, the file has {size}; copy it again"
         )
 
 
-def _check_ogg(stream: Nameless, size: int, name: str) -> None:
-    """The last page of an Ogg stream says that it is the last, and a page is at most 65,307 bytes."""
+def _check_ogg(stream: UnnamedStream, size: int, name: str) -> None:
+    """Check that the last page is complete and marked as the last one. An Ogg page has at most 65,307 bytes."""
     stream.seek(max(0, size - 65_307))
     tail = stream.read(65_307)
     page = tail.rfind(b"OggS")
@@ -110,7 +125,7 @@ def _check_ogg(stream: Nameless, size: int, name: str) -> None:
 
 
 def _read(sound: soundfile.SoundFile, declared: int | None, name: str) -> Iterator[Floats]:
-    """[n, channels] pieces; raises when the file ends before its header says."""
+    """Yield samples [n, channels]; raise AudioInvalidError if the file ends before its declared length."""
     step, read = block_frames(sound.samplerate, sound.channels), 0
     while True:
         try:
@@ -130,7 +145,7 @@ def _read(sound: soundfile.SoundFile, declared: int | None, name: str) -> Iterat
 
 
 def _is_av_container(head: bytes) -> bool:
-    """What PyAV reads and libsndfile does not: MP4 and its kin, Matroska and WebM, raw AAC, ASF (wma), AMR."""
+    """Whether PyAV reads the container and libsndfile does not: MP4, Matroska and WebM, raw AAC, ASF (wma), AMR."""
     return (
         head[4:8] == b"ftyp"
         or head.startswith((b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR"))
@@ -138,8 +153,8 @@ def _is_av_container(head: bytes) -> bool:
     )
 
 
-def _av_decoder(stream: Nameless, name: str, opened: ExitStack) -> Decoded:
-    """Decode with PyAV, an optional package."""
+def _av_decoder(stream: UnnamedStream, name: str, opened: ExitStack) -> DecodedAudio:
+    """Open a container with PyAV, an optional package."""
     try:
         import av
     except ImportError:
@@ -152,14 +167,15 @@ def _av_decoder(stream: Nameless, name: str, opened: ExitStack) -> Decoded:
             raise AudioInvalidError(f"{name}: holds no audio track")
         track = container.streams.audio[0]
         if not track.rate or not track.channels:
-            raise AudioInvalidError(f"{name}: its audio track says no sample rate or no channels")
-        duration = getattr(container, "duration", None)  # None where the container does not say
+            raise AudioInvalidError(f"{name}: its audio track declares no sample rate or no channels")
+        duration = getattr(container, "duration", None)  # None if the container does not declare it
         declared = duration / av.time_base if duration else None
-    return Decoded(name, track.rate, track.channels, declared, _av_read(container, track, declared, name))
+    return DecodedAudio(name, track.rate, track.channels, declared, _av_read(container, track, declared, name))
 
 
 @contextmanager
 def _av_errors(name: str) -> Iterator[None]:
+    """Convert errors of PyAV to AudioInvalidError."""
     import av
 
     try:
@@ -169,13 +185,13 @@ def _av_errors(name: str) -> Iterator[None]:
 
 
 def _av_read(container: Any, track: Any, declared: float | None, name: str) -> Iterator[Floats]:
-    """[n, channels] pieces; raises when the container ends before its header says."""
+    """Yield samples [n, channels]; raise AudioInvalidError if the container ends before its declared length."""
     read, step = 0, block_frames(track.rate, track.channels)
     with _av_errors(name):
-        for piece in _gathered(_av_frames(container, track, name), step):
+        for piece in _joined(_av_frames(container, track, name), step):
             read += len(piece)
             yield piece
-    # A second of tolerance; and the length may be that of a longer picture track.
+    # Tolerate one second. In a container with video, the declared length may be that of the video.
     if declared and not container.streams.video and read / track.rate < declared - 1.0:
         raise AudioInvalidError(
             f"{name}: is truncated: its header announces {declared:.1f} s, only {read / track.rate:.1f} s "
@@ -184,34 +200,35 @@ def _av_read(container: Any, track: Any, declared: float | None, name: str) -> I
 
 
 def _av_frames(container: Any, track: Any, name: str) -> Iterator[Floats]:
-    """Decoded frames [n, channels] as float32 at the track's rate, whatever the codec's own format is."""
+    """Yield decoded frames [n, channels] as float32 at the track's rate, for every sample format of the codec."""
     import av
 
     convert = av.AudioResampler(format="fltp", rate=track.rate)
     first = None
     for frame in container.decode(track):
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        first = first or kind
-        if kind != first:
-            raise AudioInvalidError(f"{name}: changes its sample rate or its channels on the way; convert it first")
+        layout = (frame.format.name, frame.layout.name, frame.sample_rate)
+        first = first or layout
+        if layout != first:
+            raise AudioInvalidError(f"{name}: its sample rate or its channels change within the file; convert it first")
         yield from map(_interleaved, convert.resample(frame))
     yield from map(_interleaved, convert.resample(None))
 
 
 def _interleaved(frame: Any) -> Floats:
+    """Convert a planar frame of PyAV to samples [n, channels]."""
     planar: Floats = np.atleast_2d(frame.to_ndarray()).astype(np.float32, copy=False)
     return planar.T
 
 
-def _gathered(pieces: Iterable[Floats], step: int) -> Iterator[Floats]:
-    """Small pieces joined until there are ``step`` rows: a codec's frame is 20 to 30 ms."""
-    kept: list[Floats] = []
+def _joined(pieces: Iterable[Floats], step: int) -> Iterator[Floats]:
+    """Join small pieces until they have ``step`` rows: a codec's frame lasts 20 to 30 ms."""
+    parts: list[Floats] = []
     rows = 0
     for piece in pieces:
-        kept.append(piece)
+        parts.append(piece)
         rows += len(piece)
         if rows >= step:
-            yield np.concatenate(kept)
-            kept, rows = [], 0
-    if kept:
-        yield np.concatenate(kept)
+            yield np.concatenate(parts)
+            parts, rows = [], 0
+    if parts:
+        yield np.concatenate(parts)

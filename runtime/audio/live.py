@@ -1,4 +1,4 @@
-"""Audio as it arrives: what a live source is, files played as if they were live, and what other threads hear."""
+"""Live audio: the protocol of sources, files played in real time, and a queue between threads."""
 
 from __future__ import annotations
 
@@ -17,91 +17,99 @@ from runtime.errors import AsrError, OptionError
 T = TypeVar("T")
 
 LIVE_RATE = 16_000
-"""Rate in Hz at which sources give audio where they may choose: what speech models are made for."""
+"""Sampling rate in Hz of sources that can choose it: the rate of speech models."""
 
-# A piece of a file, in seconds: shorter ones cost more calls than they gain, longer ones are no stream any more.
+# Limits of a piece of a file in seconds: shorter pieces cost more calls than they gain, longer ones are not live audio.
 _SHORTEST_PIECE, _LONGEST_PIECE = 0.01, 10.0
 
 
 class LiveSource(Protocol):
-    """Audio that arrives bit by bit."""
+    """Source of audio that arrives over time.
+
+    Attributes:
+        name: name of the source, for messages.
+        rate: sampling rate in Hz.
+    """
 
     name: str
     rate: int
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Mono samples [n] at ``rate`` Hz as they come, int16 or float32, none empty; once through.
+        """Yield mono samples [n] at ``rate`` Hz as they arrive, int16 or float32, never empty. Call it once.
 
         Raises:
-            AsrError: the audio is damaged, or the device is gone.
+            AsrError: the audio is damaged, or the device was disconnected.
         """
 
     def stop(self) -> None:
-        """Take no more in; :meth:`blocks` end after what was heard already. May be called by a signal handler."""
+        """Stop recording; :meth:`blocks` ends after the audio received so far. Signal handlers may call it."""
 
     def close(self) -> None:
-        """Let go of files and devices."""
+        """Close files and devices."""
 
 
 class Inbox(Generic[T]):
-    """What one thread hears for another, in order and up to a bound.
+    """Bounded queue of items from one thread for another.
 
-    The bound is in whatever unit the sizes of items are given. :meth:`end` takes no lock, so that a signal handler may
-    call it whatever the interrupted thread was doing.
+    :meth:`end` takes no lock, so that a signal handler may call it at any time.
     """
 
     def __init__(self, bound: int) -> None:
+        """``bound`` limits the total size of waiting items, in the unit of their sizes."""
         self._bound = bound
-        self._held = 0
+        self._size = 0
         self._abandoned = False
         self._room = threading.Condition()
         self._items: queue.SimpleQueue[tuple[T, int] | _End] = queue.SimpleQueue()
 
     def put(self, item: T, size: int) -> bool:
-        """Add an item when there is room, and wait until there is; False when nobody will take it any more."""
+        """Add an item, after waiting for room if necessary. Returns False if the consumer has abandoned the queue."""
         with self._room:
-            self._room.wait_for(lambda: self._held < self._bound or self._abandoned)
+            self._room.wait_for(lambda: self._size < self._bound or self._abandoned)
             return self._add(item, size)
 
     def offer(self, item: T, size: int) -> bool:
-        """Add an item if there is room now; False when it is lost."""
+        """Add an item if there is room now. Returns False if the item was dropped."""
         with self._room:
-            return self._held < self._bound and self._add(item, size)
+            return self._size < self._bound and self._add(item, size)
 
     def _add(self, item: T, size: int) -> bool:
         if self._abandoned:
             return False
-        self._held += size
+        self._size += size
         self._items.put((item, size))
         return True
 
     def end(self, error: AsrError | None = None) -> None:
-        """Nothing that comes after this counts; ``error`` says why there is no more, None that it is over."""
+        """End the queue; later items are ignored. The consumer raises ``error`` unless it is None."""
         self._items.put(_End(error))
 
     def abandon(self) -> None:
-        """Nobody takes any more: whoever waits for room stops waiting."""
+        """Declare that no more items are taken, and wake producers that wait for room."""
         with self._room:
             self._abandoned = True
             self._room.notify_all()
 
     def batches(self) -> Iterator[list[T]]:
-        """All that is there, as often as something is there, until the end.
+        """Yield all waiting items whenever there are any, until the end.
 
-        Whoever is slow gets more at once: late audio is worked on together, and the delay does not grow.
+        A slow consumer gets more items at once, so that late audio is processed together and the delay does not grow.
+
+        Raises:
+            AsrError: the error given to :meth:`end`.
         """
         ended = None
         while ended is None:
             entry: tuple[T, int] | _End | None = self._items.get()
             batch: list[T] = []
-            taken = 0
+            total = 0
             while entry is not None and not isinstance(entry, _End):
                 batch.append(entry[0])
-                taken += entry[1]
+                total += entry[1]
                 entry = self._next()
             ended = entry
             with self._room:
-                self._held -= taken
+                self._size -= total
                 self._room.notify_all()
             if batch:
                 yield batch
@@ -116,12 +124,14 @@ class Inbox(Generic[T]):
 
 
 class _End:
+    """Mark of the end of a queue."""
+
     def __init__(self, error: AsrError | None) -> None:
         self.error = error
 
 
 class FileSource:
-    """A file in small pieces, as fast as they are taken or at the pace at which they were spoken."""
+    """Audio file in small pieces, as fast as they are consumed or in real time."""
 
     def __init__(
         self,
@@ -133,19 +143,19 @@ class FileSource:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] | None = None,
     ) -> None:
-        """Play ``reader``, which was opened at :data:`LIVE_RATE` and is closed with this.
+        """Play an opened file.
 
         Args:
-            reader: the opened file.
-            name: what errors call it.
-            piece: seconds of a piece.
-            realtime: give a piece when its last sample would have been spoken, counted from the first call. When
-                pieces are due that were not asked for in time, they come as one, as from a microphone.
-            clock: seconds that never go back.
-            wait: waits so many seconds, or until :meth:`stop`.
+            reader: the file, opened at :data:`LIVE_RATE`; :meth:`close` closes it.
+            name: name of the file, for messages.
+            piece: length of a piece in seconds, 0.01 to 10.
+            realtime: yield each piece at the time of its last sample, counted from the first call. Pieces that are late
+                are joined into one, as a microphone does.
+            clock: monotonic clock in seconds.
+            wait: waits for a number of seconds, or until :meth:`stop`.
 
         Raises:
-            OptionError: a piece is too short or too long.
+            OptionError: ``piece`` is out of range.
         """
         if not _SHORTEST_PIECE <= piece <= _LONGEST_PIECE:
             reader.close()
@@ -158,30 +168,34 @@ class FileSource:
         self._realtime = realtime
         self._clock, self._wait = clock, wait or self._sleep
         self._stopped = False
-        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() is safe in a signal handler
 
     def blocks(self) -> Iterator[Floats]:
-        """Pieces of the file; see :meth:`LiveSource.blocks`."""
+        """Yield the pieces of the file, float32 [n], as :class:`LiveSource` requires.
+
+        Raises:
+            AudioInvalidError: the file is damaged or truncated.
+        """
         pieces = _Pieces(self._reader.blocks())
-        began, given = self._clock(), 0
+        start, count = self._clock(), 0
         while not self._stopped and len(block := pieces.take(self._step)):
             if self._realtime:
-                spoken = began + (given + len(block)) / self.rate
-                if not self._waited_until(spoken):
+                due = start + (count + len(block)) / self.rate
+                if not self._wait_until(due):
                     return
-                late = self._whole_pieces(self._clock() - spoken)
+                late = self._whole_pieces(self._clock() - due)
                 block = np.concatenate([block, pieces.take(late)]) if late else block
-            given += len(block)
+            count += len(block)
             yield block
 
-    def _waited_until(self, moment: float) -> bool:
-        """Whether it is that late now; not so when it was stopped before."""
-        while not self._stopped and (early := moment - self._clock()) > 0:
-            self._wait(early)
+    def _wait_until(self, time: float) -> bool:
+        """Wait until ``time`` of the clock. Returns False if the source was stopped."""
+        while not self._stopped and (seconds := time - self._clock()) > 0:
+            self._wait(seconds)
         return not self._stopped
 
     def _whole_pieces(self, seconds: float) -> int:
-        """Samples of the pieces that end within ``seconds``."""
+        """Return the number of samples in the whole pieces of the next ``seconds``."""
         return int(min(seconds, _LONGEST_PIECE) * self.rate) // self._step * self._step
 
     def _sleep(self, seconds: float) -> None:
@@ -191,17 +205,17 @@ class FileSource:
             return
 
     def stop(self) -> None:
-        """See :meth:`LiveSource.stop`."""
+        """End :meth:`blocks` at the next piece. Signal handlers may call it."""
         self._stopped = True
         self._woken.put(None)
 
     def close(self) -> None:
-        """See :meth:`LiveSource.close`."""
+        """Close the file."""
         self._reader.close()
 
 
 class _Pieces:
-    """Blocks of any length, taken in pieces of other lengths. An error comes when all before it was taken."""
+    """Blocks of any length, read in pieces of other lengths. An error is raised after all samples before it."""
 
     def __init__(self, blocks: Iterator[Floats]) -> None:
         self._blocks = blocks
@@ -209,13 +223,17 @@ class _Pieces:
         self._failure: AsrError | None = None
 
     def take(self, count: int) -> Floats:
-        """The next ``count`` samples; fewer only at the end."""
+        """Return the next ``count`` samples, or fewer at the end.
+
+        Raises:
+            AsrError: an error of the blocks.
+        """
         parts = [self._rest]
-        there = len(self._rest)
-        while there < count and (block := self._next()) is not None:
+        total = len(self._rest)
+        while total < count and (block := self._next()) is not None:
             parts.append(block)
-            there += len(block)
-        if self._failure is not None and not there:
+            total += len(block)
+        if self._failure is not None and not total:
             raise self._failure
         joined = np.concatenate(parts) if len(parts) > 1 else self._rest
         self._rest = joined[count:]

@@ -1,4 +1,4 @@
-"""The microphone, through sounddevice (PortAudio), an optional package."""
+"""Record from a microphone with the optional package sounddevice (PortAudio)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ from runtime.audio.live import LIVE_RATE, Inbox
 from runtime.audio.reader import Floats
 from runtime.errors import DeviceError, PackageMissingError
 
-# Audio that waits for a slow model, in seconds. A microphone does not wait: what is beyond is lost, and said to be.
+# Audio that may wait for a slow model, in seconds. A microphone does not wait: more audio is dropped, with a warning.
 _WAITING_SECONDS = 30
-# A block, in seconds: small beside what people notice, large beside the cost of a call.
+# Length of a block in seconds: too short to notice, and long compared with the cost of a call.
 _BLOCK_SECONDS = 0.05
-_MOST_CHANNELS = 2
+_MAX_CHANNELS = 2
 
 
 class InputDevice(msgspec.Struct, frozen=True):
-    """A microphone: its number, its name, its system of devices, its channels, its own rate in Hz."""
+    """A microphone.
+
+    Attributes:
+        number: of the device in PortAudio.
+        name: of the device.
+        system: name of the audio system, such as ALSA.
+        channels: maximum number of input channels.
+        rate: default sampling rate in Hz.
+        default: whether it is the system's default microphone.
+    """
 
     number: int
     name: str
@@ -33,11 +42,12 @@ class InputDevice(msgspec.Struct, frozen=True):
 
 
 def input_devices() -> list[InputDevice]:
-    """All devices that can record.
+    """Return all devices that can record.
 
     Raises:
-        PackageMissingError: sounddevice, or PortAudio itself, is not installed.
-        DeviceError: PortAudio cannot say.
+        PackageMissingError: sounddevice is not installed.
+        PackageMissingError: the system's PortAudio library is not installed.
+        DeviceError: PortAudio cannot list the devices.
     """
     sounddevice = _sounddevice()
     with _device_errors(sounddevice, "the list of devices"):
@@ -57,25 +67,25 @@ def input_devices() -> list[InputDevice]:
 
 
 class Microphone:
-    """What a microphone hears, from the first call of :meth:`blocks` on."""
+    """Live audio of a microphone, which records from the first block on."""
 
     def __init__(self, device: str | None = None, *, warn: Callable[[str], object]) -> None:
-        """Find the device, and how it can record; it does not yet.
+        """Find the device and a format that it supports, without recording yet.
 
         Args:
-            device: its number, or a part of its name; the system's default one when None.
-            warn: told once when audio was lost.
+            device: its number, or a part of its name; the system's default microphone if None.
+            warn: called with a message, at most once, when audio was lost.
 
         Raises:
-            PackageMissingError: sounddevice, or PortAudio itself, is not installed.
-            DeviceError: there is no such device, or it cannot record.
+            PackageMissingError: sounddevice is not installed.
+            PackageMissingError: the system's PortAudio library is not installed.
+            DeviceError: the device does not exist or cannot record.
         """
         self._sounddevice = _sounddevice()
         self._warn = warn
-        asked = int(device) if device is not None and device.strip().isdecimal() else device
-        said = "the default microphone" if device is None else f"microphone {device!r}"
-        with _device_errors(self._sounddevice, said):
-            self._info = _find(self._sounddevice, asked, device)
+        title = "the default microphone" if device is None else f"microphone {device!r}"
+        with _device_errors(self._sounddevice, title):
+            self._info = _find(self._sounddevice, device)
             self.name = str(self._info["name"])
             self.rate, self._channels = self._format()
         self._inbox: Inbox[Floats] = Inbox(_WAITING_SECONDS * self.rate)
@@ -83,11 +93,11 @@ class Microphone:
         self._lost = False
 
     def _format(self) -> tuple[int, int]:
-        """The first rate and number of channels that it takes; :data:`LIVE_RATE` and one if it can."""
-        own = round(self._info["default_samplerate"])
-        channels = min(int(self._info["max_input_channels"]), _MOST_CHANNELS)
+        """Return a rate and a number of channels that the device supports, :data:`LIVE_RATE` and 1 if possible."""
+        default = round(self._info["default_samplerate"])
+        channels = min(int(self._info["max_input_channels"]), _MAX_CHANNELS)
         refusal: Exception | None = None
-        for rate, count in dict.fromkeys([(LIVE_RATE, 1), (own, 1), (LIVE_RATE, channels), (own, channels)]):
+        for rate, count in dict.fromkeys([(LIVE_RATE, 1), (default, 1), (LIVE_RATE, channels), (default, channels)]):
             try:
                 self._sounddevice.check_input_settings(
                     device=self._info["index"], channels=count, dtype="float32", samplerate=rate
@@ -100,7 +110,11 @@ class Microphone:
         raise refusal
 
     def blocks(self) -> Iterator[Floats]:
-        """See :meth:`runtime.audio.live.LiveSource.blocks`."""
+        """Record, and yield mono float32 samples [n] as they arrive.
+
+        Raises:
+            DeviceError: the device cannot record, or was disconnected.
+        """
         with _device_errors(self._sounddevice, self.name):
             self._stream = self._sounddevice.InputStream(
                 samplerate=self.rate,
@@ -108,77 +122,83 @@ class Microphone:
                 device=self._info["index"],
                 channels=self._channels,
                 dtype="float32",
-                callback=self._hear,
-                finished_callback=self._gone,
+                callback=self._on_audio,
+                finished_callback=self._on_finished,
             )
             self._stream.start()
-        told = False
+        warned = False
         for batch in self._inbox.batches():
-            if self._lost and not told:
-                told = True
+            if self._lost and not warned:
+                warned = True
                 self._warn(
                     f"{self.name}: audio was lost, because this machine is too slow for it; words may be missing"
                 )
             yield np.concatenate(batch)
 
-    def _hear(self, data: Floats, _frames: int, _time: Any, status: Any) -> None:
-        """Called by PortAudio's thread; ``data`` [frames, channels] is its own and must be copied."""
+    def _on_audio(self, data: Floats, _frames: int, _time: Any, status: Any) -> None:
+        """Store a block. PortAudio's thread calls it and reuses ``data`` [frames, channels], so that it is copied."""
         mono = data[:, 0].copy() if self._channels == 1 else data.mean(axis=1, dtype=np.float32)
         if not self._inbox.offer(mono, len(mono)) or status.input_overflow:
             self._lost = True
 
-    def _gone(self) -> None:
-        """Called when the device records no more, whoever ended it; after :meth:`stop` it counts for nothing."""
+    def _on_finished(self) -> None:
+        """End the recording with an error. PortAudio calls it for every end; after :meth:`stop` it has no effect."""
         self._inbox.end(DeviceError(f"{self.name}: stopped recording; is it still plugged in?"))
 
     def stop(self) -> None:
-        """See :meth:`runtime.audio.live.LiveSource.stop`."""
+        """End :meth:`blocks` after the audio recorded so far. Signal handlers may call it."""
         self._inbox.end()
 
     def close(self) -> None:
-        """See :meth:`runtime.audio.live.LiveSource.close`."""
+        """Close the device."""
         self._inbox.abandon()
         if self._stream is not None:
             self._stream.close()
 
 
 def _sounddevice() -> Any:
+    """Import sounddevice; raise PackageMissingError if it or PortAudio is not installed."""
     try:
         return importlib.import_module("sounddevice")
     except ImportError:
         raise PackageMissingError(
             "the microphone needs the optional package sounddevice: pip install 'asr-deploy[mic]'"
         ) from None
-    except OSError as error:  # it looks for the library when it is imported
+    except OSError as error:  # the package loads the library when it is imported
         raise PackageMissingError(
             f"the microphone needs the system's PortAudio library ({error}): "
             "apt install libportaudio2, dnf install portaudio, or brew install portaudio"
         ) from None
 
 
-def _find(sounddevice: Any, asked: int | str | None, device: str | None) -> Any:
+def _find(sounddevice: Any, device: str | None) -> Any:
+    """Return sounddevice's description of an input device; raise DeviceError if there is none."""
+    key = int(device) if device is not None and device.strip().isdecimal() else device
     try:
-        return sounddevice.query_devices(asked, "input")
-    except ValueError as error:  # none or several have such a name, or it only plays
+        return sounddevice.query_devices(key, "input")
+    except ValueError as error:  # no device or several devices have this name, or the device only plays
         reason = str(error).strip().splitlines()[0].rstrip(":")
-        raise DeviceError(f"{reason}; --list-devices shows what there is") from None
+        raise DeviceError(f"{reason}; --list-devices lists the microphones") from None
     except sounddevice.PortAudioError:
         if device is not None:
-            raise DeviceError(f"there is no microphone {device!r}; --list-devices shows what there is") from None
+            raise DeviceError(f"there is no microphone {device!r}; --list-devices lists the microphones") from None
         raise DeviceError(
-            "this machine has no microphone, or no default one; --list-devices shows what there is, --device takes one"
+            "this machine has no microphone, or no default one; --list-devices lists the microphones, "
+            "--device selects one"
         ) from None
 
 
 def _default_number(sounddevice: Any) -> int | None:
+    """Return the number of the default microphone, or None if there is none."""
     try:
         return int(sounddevice.query_devices(None, "input")["index"])
     except (sounddevice.PortAudioError, ValueError):
-        return None  # there is none
+        return None
 
 
 @contextmanager
 def _device_errors(sounddevice: Any, name: str) -> Iterator[None]:
+    """Convert errors of PortAudio to DeviceError."""
     try:
         yield
     except sounddevice.PortAudioError as error:

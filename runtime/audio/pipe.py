@@ -1,7 +1,7 @@
-"""Audio from standard input while it is still being made: raw samples, a WAV that is written as it is read, or a file.
+"""Read audio from standard input while it is produced: raw samples, a WAV that is still being written, or a file.
 
-What it is, is seen from its first bytes, unless it is said to be raw. PCM in a WAV is taken as it comes, whatever its
-header says of its length; other containers are read to their end first, because their decoders seek.
+The first bytes decide which of these it is, unless the caller declares raw samples. PCM in a WAV is read as it arrives,
+with or without a valid length in its header. Other containers are read to their end first, because their decoders seek.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.audio.decoders import UNKNOWN_LENGTH
-from runtime.audio.incoming import HIGHEST_RATE, LOWEST_RATE
 from runtime.audio.live import LIVE_RATE, FileSource, Inbox, LiveSource
 from runtime.audio.reader import open_audio
+from runtime.audio.stream_resampler import HIGHEST_RATE, LOWEST_RATE
 from runtime.errors import AudioInvalidError, OptionError
 
 Read = Callable[[int], bytes]
-"""At most so many bytes as soon as there are any; none at the end. Raises AudioInvalidError when it cannot."""
+"""Returns at most so many bytes as soon as there are any, and none at the end. Raises AudioInvalidError."""
 
 NAME = "standard input"
 
-# One read: what a pipe holds.
+# Bytes of one read: the capacity of a pipe.
 _READ_BYTES = 1 << 16
-# Audio that waits for a slow model, in seconds, and a bound for headers that announce absurdly many bytes a second;
-# then whoever writes into the pipe waits too.
+# Audio that may wait for a slow model, in seconds, and in bytes for headers with a very high rate. With more, the
+# program that writes to the pipe waits too.
 _WAITING_SECONDS, _WAITING_BYTES = 10, 1 << 26
-# Whatever comes before the samples of a WAV; with more, such as pictures, it is read as a file.
+# Maximum size of what precedes the samples of a WAV; with more, such as pictures, it is read as a file.
 _LONGEST_HEADER = 1 << 20
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -41,10 +41,14 @@ _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLO
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """How bytes are samples: little-endian, channels interleaved.
+    """Format of samples in bytes: little-endian, channels interleaved.
 
-    ``tag`` is 1 for integers (unsigned at 8 bits), 3 for floats, as in a WAV; ``length`` the bytes that were announced,
-    None when nobody knows.
+    Attributes:
+        rate: Hz.
+        channels: number of channels.
+        tag: 1 for integers (unsigned at 8 bits), 3 for floats, as in a WAV.
+        bits: of a sample.
+        length: bytes of all samples as the header declares them; None if unknown.
     """
 
     rate: int = LIVE_RATE
@@ -55,15 +59,15 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def frame(self) -> int:
-        """Bytes of one sample of all channels."""
+        """Bytes of one frame, a sample of each channel."""
         return self.channels * self.bits // 8
 
     def decode(self, data: bytes) -> npt.NDArray[Any]:
-        """Mono samples of whole frames: int16 as they are, everything else as float32, channels averaged."""
+        """Convert whole frames to mono samples [n]: int16 mono unchanged, others as float32, channels averaged."""
         if self.tag == _FLOAT:
             values = np.frombuffer(data, f"<f{self.bits // 8}")
         elif self.bits == 24:
-            padded = np.zeros((len(data) // 3, 4), np.uint8)  # the value times 256, which is an int32
+            padded = np.zeros((len(data) // 3, 4), np.uint8)  # the value times 256, as int32
             padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
             values = padded.view("<i4")[:, 0] / 2.0**31
         elif self.bits == 8:
@@ -73,21 +77,28 @@ class Layout(msgspec.Struct, frozen=True):
             if self.channels == 1 and self.bits == 16:
                 return values.astype(np.int16, copy=False)
             values = values / 2.0 ** (self.bits - 1)
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes no number is refused afterwards
+        with np.errstate(over="ignore", invalid="ignore"):  # samples that are not finite are refused later
             mono: npt.NDArray[np.float32] = values.astype(np.float32).reshape(-1, self.channels).mean(axis=1)
         return mono
 
 
 class PipeSource:
-    """Samples in a pipe, taken as they come by a thread of its own, so that whoever records need not wait."""
+    """Samples from a pipe. A thread reads them as they arrive, so that the recording program need not wait."""
 
     def __init__(self, read: Read, layout: Layout, *, head: bytes = b"", warn: Callable[[str], object]) -> None:
-        """Take ``head`` and then what ``read`` gives; ``warn`` is told what was wrong and stops nothing."""
+        """Start reading.
+
+        Args:
+            read: reads the next bytes.
+            layout: format of the samples.
+            head: bytes of samples that were read before.
+            warn: called with a message about problems that are not errors.
+        """
         self.name, self.rate = NAME, layout.rate
         self._read, self._layout, self._head, self._warn = read, layout, head, warn
         self._inbox: Inbox[bytes] = Inbox(min(_WAITING_SECONDS * layout.rate * layout.frame, _WAITING_BYTES))
         self._stopped = False
-        threading.Thread(target=self._listen, name="standard input", daemon=True).start()
+        threading.Thread(target=self._listen, name=NAME, daemon=True).start()
 
     def _listen(self) -> None:
         data = self._head
@@ -102,61 +113,68 @@ class PipeSource:
             self._inbox.end()
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """See :meth:`LiveSource.blocks`."""
-        layout, rest, seen = self._layout, b"", 0
+        """Yield mono samples [n] as they arrive, int16 or float32.
+
+        Raises:
+            AudioInvalidError: standard input cannot be read, has no samples, or ends before its declared length.
+            AudioInvalidError: samples are not finite.
+        """
+        layout, rest, count = self._layout, b"", 0  # count is in bytes
         for batch in self._inbox.batches():
             data = b"".join([rest, *batch])
             if layout.length is not None:
-                data = data[: layout.length - seen]  # what follows the samples in a WAV are other chunks
+                data = data[: layout.length - count]  # other chunks of a WAV follow its samples
             whole = len(data) - len(data) % layout.frame
             data, rest = data[:whole], data[whole:]
             if data:
                 samples = layout.decode(data)
-                self._check(samples, seen // layout.frame)
-                seen += whole
+                self._check(samples, count // layout.frame)
+                count += whole
                 yield samples
         if self._stopped:
             return
-        if not seen:
+        if not count:
             raise AudioInvalidError(f"{NAME}: holds no samples")
-        if layout.length is not None and seen + len(rest) < layout.length:
+        if layout.length is not None and count + len(rest) < layout.length:
             raise AudioInvalidError(
                 f"{NAME}: is truncated: its header announces {layout.length} bytes of samples, "
-                f"only {seen + len(rest)} came"
+                f"only {count + len(rest)} arrived"
             )
         if rest:
             self._warn(f"{NAME}: ends in the middle of a sample; is it {layout.bits} bits?")
 
-    def _check(self, samples: npt.NDArray[Any], seen: int) -> None:
+    def _check(self, samples: npt.NDArray[Any], first: int) -> None:
+        """Raise AudioInvalidError for samples that are not finite; ``first`` is the index of the first sample."""
         finite = np.isfinite(samples)
         if not finite.all():
-            index = seen + int(np.argmin(finite))
+            index = first + int(np.argmin(finite))
             raise AudioInvalidError(f"{NAME}: sample {index} ({index / self.rate:.3f} s) is not a finite number")
 
     def stop(self) -> None:
-        """See :meth:`LiveSource.stop`."""
+        """End :meth:`blocks` after the audio received so far. Signal handlers may call it."""
         self._stopped = True
         self._inbox.end()
 
     def close(self) -> None:
-        """See :meth:`LiveSource.close`; standard input itself stays open."""
+        """Stop reading. Standard input itself stays open."""
         self._inbox.abandon()
 
 
 def open_pipe(
     stream: BinaryIO, *, raw: bool = False, raw_rate: int | None = None, warn: Callable[[str], object]
 ) -> LiveSource:
-    """Find out what comes through ``stream`` and take it as it comes, as far as its container allows.
+    """Recognize the format of ``stream`` and read it as it arrives, if its container allows that.
 
     Args:
-        stream: standard input, in bytes.
-        raw: it is s16le mono, whatever the first bytes look like.
-        raw_rate: the rate of raw samples in Hz, :data:`LIVE_RATE` when None; implies ``raw``.
-        warn: told of what is odd and stops nothing.
+        stream: standard input as a binary stream.
+        raw: the samples are s16le mono; do not look for a container.
+        raw_rate: sampling rate of raw samples in Hz, 8000 to 192000; :data:`LIVE_RATE` if None. Implies ``raw``.
+        warn: called with a message about problems that are not errors.
 
     Raises:
-        OptionError: a rate that no audio has.
-        AsrError: nothing comes, or what :func:`runtime.audio.open_audio` raises.
+        OptionError: ``raw_rate`` is out of range.
+        AudioInvalidError: the stream is empty, cannot be read, or is a container with damaged or truncated audio.
+        AudioUnsupportedError: the container needs the optional package PyAV.
     """
     if raw_rate is not None and not LOWEST_RATE <= raw_rate <= HIGHEST_RATE:
         raise OptionError(f"the rate of raw samples must be {LOWEST_RATE} to {HIGHEST_RATE} Hz, not {raw_rate}")
@@ -168,23 +186,24 @@ def open_pipe(
     head.has(16)
     if not is_container(head.data):
         return PipeSource(head.read, Layout(), head=head.data, warn=warn)
-    if found := _streamed_wav(head):
-        layout, start = found
+    if wav := _streamed_wav(head):
+        layout, start = wav
         return PipeSource(head.read, layout, head=head.data[start:], warn=warn)
-    everything = io.BufferedReader(_Replayed(head))
-    return FileSource(open_audio(cast(BinaryIO, everything), LIVE_RATE), NAME)
+    whole = io.BufferedReader(_Replayed(head))
+    return FileSource(open_audio(cast(BinaryIO, whole), LIVE_RATE), NAME)
 
 
 def is_container(head: bytes) -> bool:
-    """Whether the first 16 bytes are those of a container, and not of raw samples.
+    """Whether the first 16 bytes belong to a container and not to raw samples.
 
-    All of them are at least three given bytes except the sync of MPEG audio, two bytes which raw samples may have;
-    there the rest of the frame's header must make sense, and layer I, whose sync is two samples of -1, is left out.
+    Every container has at least three fixed bytes, except MPEG audio, whose sync has two bytes that raw samples may
+    have. For MPEG audio the rest of the frame's header must be valid, and layer I, whose sync equals two samples of -1,
+    is not recognized.
     """
-    kind = head[8:12]
+    form = head[8:12]
     return (
-        (head[:4] in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE")
-        or (head[:4] == b"FORM" and kind in (b"AIFF", b"AIFC"))
+        (head[:4] in (b"RIFF", b"RIFX", b"RF64") and form == b"WAVE")
+        or (head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"))
         or head.startswith((b"fLaC", b"OggS", b"ID3", b".snd", b"caff", b"#!AMR", b"\x1aE\xdf\xa3"))
         or head.startswith((b"riff\x2e\x91\xcf\x11", b"0&\xb2u\x8ef\xcf\x11"))  # Sony Wave64, ASF
         or head[4:8] == b"ftyp"
@@ -193,7 +212,7 @@ def is_container(head: bytes) -> bool:
 
 
 def _is_mpeg_audio(head: bytes) -> bool:
-    """The header of a frame of MPEG audio layer II or III, or of AAC in ADTS (ISO 11172-3, 13818-3 and 13818-7)."""
+    """Whether a frame of MPEG audio layer II or III or of AAC in ADTS begins here (ISO 11172-3, 13818-3, 13818-7)."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return False
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
@@ -204,9 +223,9 @@ def _is_mpeg_audio(head: bytes) -> bool:
 
 
 def _streamed_wav(head: _Head) -> tuple[Layout, int] | None:
-    """How the samples of a WAV lie, and where they begin; None when it must be read as a file.
+    """Return the format of a WAV's samples and the index of the first one, or None if it must be read as a file.
 
-    Programs that write into a pipe put 0, or 2 GiB and more, where the length belongs.
+    Programs that write to a pipe write 0, or at least :data:`UNKNOWN_LENGTH`, as the length.
     """
     if head.data[:4] != b"RIFF":
         return None
@@ -226,38 +245,42 @@ def _streamed_wav(head: _Head) -> tuple[Layout, int] | None:
 
 
 def _layout(chunk: bytes) -> Layout | None:
-    """What a WAV's format chunk says; None when it is not PCM of a kind that is taken here."""
+    """Parse a WAV's format chunk. Returns None unless it declares PCM of a supported kind."""
     tag, channels, rate, align, bits = (
         int.from_bytes(chunk[start:end], "little") for start, end in ((0, 2), (2, 4), (4, 8), (12, 14), (14, 16))
     )
     if tag == _EXTENSIBLE:
         tag = int.from_bytes(chunk[24:26], "little")
     layout = Layout(rate, channels, tag, bits)
-    sound = (tag, bits) in _ENCODINGS and channels > 0 and align == layout.frame
-    return layout if sound and LOWEST_RATE <= rate <= HIGHEST_RATE else None
+    supported = (tag, bits) in _ENCODINGS and channels > 0 and align == layout.frame
+    return layout if supported and LOWEST_RATE <= rate <= HIGHEST_RATE else None
 
 
 class _Head:
-    """The first bytes of a stream, looked at before they are taken."""
+    """The first bytes of a stream, read in advance.
+
+    Attributes:
+        data: bytes read so far by :meth:`has`.
+    """
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self.data = b""
 
     def has(self, count: int) -> bool:
-        """Whether the stream has so many bytes; waits for them."""
+        """Wait until ``count`` bytes are in ``data``. Returns False if the stream ends before."""
         while len(self.data) < count:
-            more = self.read(_READ_BYTES)
-            if not more:
+            block = self.read(_READ_BYTES)
+            if not block:
                 return False
-            self.data += more
+            self.data += block
         return True
 
     def read(self, count: int) -> bytes:
-        """What follows :attr:`data`.
+        """Return up to ``count`` bytes that follow ``data``.
 
         Raises:
-            AudioInvalidError: the system refuses.
+            AudioInvalidError: the system cannot read the stream.
         """
         try:
             return self._read(count)
@@ -266,7 +289,7 @@ class _Head:
 
 
 class _Replayed(io.RawIOBase):
-    """The whole stream as a file, beginning with what was looked at."""
+    """The whole stream as a file: the bytes read in advance, then the rest."""
 
     def __init__(self, head: _Head) -> None:
         self._head, self._left = head, head.data
@@ -282,10 +305,10 @@ class _Replayed(io.RawIOBase):
 
 
 def _reader(stream: BinaryIO) -> Read:
-    """Reads what is there without waiting for more.
+    """Return a function that reads the available bytes without waiting for more.
 
-    From the descriptor where there is one: a thread that waits in Python's own buffer at the end of the program would
-    stop the interpreter from ending.
+    It reads from the file descriptor if there is one: a thread that waits in Python's own buffer would keep the
+    interpreter from exiting.
     """
     try:
         descriptor = stream.fileno()

@@ -1,4 +1,4 @@
-"""Making the next items while the last ones are worked on."""
+"""Produce items of an iterator in a thread while the caller works on earlier ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T], ahead: int = 2) -> Generator[T, None, None]:
-    """``items``, up to ``ahead`` of them made beforehand in a thread of their own.
+    """Yield ``items``, of which up to ``ahead`` are produced in advance by another thread.
 
-    For reading, decoding and cutting audio beside a model: these release Python's lock. An error comes where the item
-    would have. Closing the generator waits for the item that is being made, and leaves no thread behind; only then
-    close what ``items`` reads from.
+    Used to read, decode and cut audio while a model runs; these operations release Python's lock. Closing the generator
+    waits for the item in progress and ends the thread. Close what ``items`` reads from only after that. An exception of
+    ``items`` is raised at the position of the item.
+
+    Args:
+        items: the iterator; used by one thread only.
+        ahead: number of items, at least 1.
     """
-    end = object()
+    end = object()  # marks the end of the items
     with ThreadPoolExecutor(1, "prefetch") as thread:
-        waiting = deque(thread.submit(next, items, end) for _ in range(max(1, ahead)))
+        pending = deque(thread.submit(next, items, end) for _ in range(max(1, ahead)))
         try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(thread.submit(next, items, end))
-                yield item  # type: ignore[misc]  # not the end
+            while (item := pending.popleft().result()) is not end:
+                pending.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]  # an item, not the mark
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

@@ -1,6 +1,6 @@
 """Score 16 kHz audio for speech with Silero VAD v6: one probability for each frame of 32 ms.
 
-The weights are bundled: `runtime/audio/silero_vad_v6.safetensors`, MIT licence, described in `silero_vad_v6.md` beside
+The weights are bundled: `runtime/audio/silero_vad_v6.safetensors`, MIT license, described in `silero_vad_v6.md` beside
 it. The network runs in numpy: everything before the recurrence is computed for many frames at once, and only the
 recurrence is a loop over frames. ONNX Runtime takes longer, for long audio and for single frames
 (`python -m benchmarks.vad`).
@@ -27,7 +27,7 @@ FRAME_SAMPLES = 512
 # Last samples of the previous frame, put before each frame; zeros before the first one, as in Silero's own code.
 CONTEXT_SAMPLES = 64
 STATE_SIZE = 128  # hidden and cell state of the LSTM
-# Of the bundled file. tools/make_vad_weights.py makes it again, byte for byte.
+# SHA-256 of the bundled file. tools/make_vad_weights.py writes the same bytes.
 WEIGHTS_SHA256 = "64f07c54b85bfa21852fbe0f039fd06acc289c704ac83c27d927b030aaaae41b"
 _WEIGHTS_PACKAGE, _WEIGHTS_NAME = "runtime.audio", "silero_vad_v6.safetensors"
 # Short-time Fourier transform: windows of 256 samples every 128 samples, 129 bins; 64 samples are mirrored at the end.
@@ -87,10 +87,10 @@ def read_weights(path: Traversable) -> dict[str, Floats]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ArtifactNotFoundError(f"{path}: voice activity weights are missing; install asr-deploy again") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != WEIGHTS_SHA256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != WEIGHTS_SHA256:
         raise ArtifactInvalidError(
-            f"{path}: voice activity weights are damaged (sha256 {found}, expected {WEIGHTS_SHA256}); "
+            f"{path}: voice activity weights are damaged (sha256 {digest}, expected {WEIGHTS_SHA256}); "
             "install asr-deploy again"
         )
     start = 8 + int.from_bytes(data[:8], "little")
@@ -134,7 +134,7 @@ def _model() -> _Model:
 class SpeechDetector:
     """Score one stream of mono audio at 16 kHz, samples float32 in -1..1.
 
-    Keeps the state of its stream: make one for each file. Detectors of several threads do not disturb one another.
+    Keeps the state of its stream: create one for each file. Detectors are independent, also in different threads.
 
     Raises:
         ArtifactNotFoundError: the bundled weights are missing.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,11 +12,10 @@ import msgspec
 import numpy as np
 import onnxruntime
 
-from runtime.host.cpu import processor_flags
+from runtime.host.cpu import processor_flags, processor_name, sysctl
 from runtime.ort.threads import usable_cores
 from runtime.version import __version__
 
-_CPUINFO = Path("/proc/cpuinfo")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 # Instruction sets that decide which kernels run, by the name that Linux or macOS has for them.
@@ -80,24 +77,12 @@ def describe() -> Machine:
     )
 
 
-def processor_name(cpuinfo: Path = _CPUINFO) -> str:
-    """The processor's name as the system has it; at least the architecture."""
-    try:
-        text = cpuinfo.read_text()
-    except OSError:
-        text = ""
-    for key in ("model name", "Hardware", "Model"):  # x86; older ARM kernels; boards such as the Raspberry Pi
-        if found := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
-            return found[1].strip()
-    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
-
-
 def instructions(flags: frozenset[str] | None = None) -> list[str]:
     """Instruction sets that matter to matrix products, those of this machine unless ``flags`` are given."""
     if flags is None:
         flags = processor_flags()
     if flags is None and platform.system() == "Darwin":
-        found = {name for name in _INSTRUCTIONS if _sysctl(f"hw.optional.arm.{name}") == "1"}
+        found = {name for name in _INSTRUCTIONS if sysctl(f"hw.optional.arm.{name}") == "1"}
         flags = frozenset(found | ({"asimd"} if platform.machine() == "arm64" else set()))
     return list(dict.fromkeys(said for name, said in _INSTRUCTIONS.items() if name in (flags or ())))
 
@@ -124,14 +109,6 @@ def _system() -> str:
     except (OSError, KeyError):
         release = platform.mac_ver()[0]
         return f"macOS {release}, {kernel}" if release else platform.platform()
-
-
-def _sysctl(name: str) -> str:
-    """A value that macOS knows; empty elsewhere."""
-    if platform.system() != "Darwin":
-        return ""
-    said = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return said.stdout.strip()
 
 
 def _windows_memory() -> int | None:

@@ -109,7 +109,7 @@ def describe_machine() -> str:
         "onnxruntime": onnxruntime.__version__,
     }
     for found in describe_providers():
-        lines[found.name] = found.reason if found.here else f"not here: {found.reason}"
+        lines[found.name] = found.reason if found.is_available else f"not here: {found.reason}"
     devices = device_lines()
     width = max(map(len, lines))
     listed = [f"{key:<{width}}  {value}" for key, value in lines.items()]

@@ -1,1 +1,1 @@
-"""Log-mel front ends in numpy."""
+"""Log-mel features in numpy: one module for each kind of front end."""

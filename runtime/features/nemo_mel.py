@@ -1,8 +1,8 @@
-"""NeMo's log-mel features in numpy, as Parakeet was trained with.
+"""NeMo's log-mel features in numpy, with which Parakeet was trained.
 
-Pre-emphasis, centred frames over zeros, power spectrum, Slaney mels, natural logarithm, then each channel to mean 0 and
-deviation 1 over the clip. The reference that the tests compare with is transformers' ``ParakeetFeatureExtractor``.
-All of it runs on the calling thread (see :mod:`runtime.features.log_mel`).
+Pre-emphasis, centered frames with zeros at the edges, power spectrum, Slaney mel filters, natural logarithm, then each
+channel is normalized to mean 0 and standard deviation 1 over the clip. Tests compare it with transformers'
+``ParakeetFeatureExtractor``. Runs on the calling thread only, like :mod:`runtime.features.log_mel`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,25 @@ from runtime.features.log_mel import MelBand, mel_bands, slaney_mel_filters
 
 Floats = npt.NDArray[np.float32]
 
-# Frames transformed at once: see runtime.features.log_mel.
+# Frames transformed at once, so that their samples and spectra stay in the processor's cache.
 _BLOCK_FRAMES = 100
-# Added to the power of a mel channel before the logarithm, and to its deviation before it is divided by.
+# Added to the power of a mel channel before the logarithm, and to its standard deviation before the division.
 _POWER_GUARD = 2.0**-24
 _DEVIATION_GUARD = 1e-5
 
 
 class NemoMelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The manifest's ``front_end``: sizes in samples, and the factor of the sample before in the pre-emphasis."""
+    """The manifest's ``front_end``.
+
+    Attributes:
+        kind: of front end.
+        sample_rate: Hz.
+        n_fft: samples of the transform.
+        win_length: samples of a frame.
+        hop_length: samples between the centers of two frames.
+        n_mels: number of mel channels.
+        preemphasis: factor of the previous sample, which is subtracted.
+    """
 
     kind: Literal["nemo-log-mel"]
     sample_rate: int
@@ -38,21 +48,26 @@ class NemoMelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def nemo_frame_count(samples: int, config: NemoMelConfig) -> int:
-    """Frames of a clip of ``samples`` samples: one for each whole hop, and one of a clip that has none."""
+    """Return the number of frames of a clip with ``samples`` samples: one for each whole hop, at least 1."""
     return max(1, samples // config.hop_length)
 
 
 def nemo_mel(samples: Floats, config: NemoMelConfig) -> Floats:
-    """Features [frames, n_mels] of mono float32 ``samples`` at the config's rate.
+    """Compute float32 features [frames, n_mels].
 
-    Frame t is centred on sample t · hop_length. The reference's frame after the last hop, which it masks, is left out.
-    A clip of one frame has no deviation and gives zeros, as in NeMo; one without samples is a frame of silence.
-    Padding changes nothing: the reference normalizes over valid frames alone and zeroes the others.
+    Frame t is centered on sample t · hop_length. The reference's frame after the last hop, which it masks, is left out.
+    A clip of one frame has standard deviation 0 and gives zeros, as in NeMo; a clip without samples is one frame of
+    silence. Padding of a batch does not change features: the reference normalizes over valid frames only and sets the
+    others to zero.
+
+    Args:
+        samples: mono float32 samples [n] at the config's rate.
+        config: the front end.
     """
     window, bands = _tables(config)
     count = nemo_frame_count(len(samples), config)
     half = config.win_length // 2
-    # Only the window's samples are transformed: n_fft above win_length makes the spectrum finer, nothing else.
+    # Frames have win_length samples; rfft pads them to n_fft, which only makes the spectrum finer.
     padded = np.zeros(max(len(samples), count * config.hop_length) + 2 * half, np.float32)
     emphasized = padded[half : half + len(samples)]
     emphasized[:] = samples
@@ -72,20 +87,20 @@ def nemo_mel(samples: Floats, config: NemoMelConfig) -> Floats:
 
 
 def _normalized(mel: Floats) -> Floats:
-    """Channels [n_mels, frames] to mean 0 and deviation 1 (of a sample: over frames - 1), as [frames, n_mels].
+    """Normalize channels [n_mels, frames] to mean 0 and sample standard deviation 1, and transpose: [frames, n_mels].
 
-    Sums are in float64: over a silent clip the mean is then its very value, and the result 0 and not rounding errors
-    divided by the guard.
+    Sums are in float64, so that the mean of a silent clip is exactly its value and the result is 0 instead of rounding
+    errors divided by the guard.
     """
     frames = mel.shape[1]
-    centred = mel - mel.mean(axis=1, dtype=np.float64, keepdims=True)
-    variance = np.square(centred).sum(axis=1, keepdims=True) / max(1, frames - 1)
-    return np.ascontiguousarray((centred / (np.sqrt(variance) + _DEVIATION_GUARD)).T, np.float32)
+    centered = mel - mel.mean(axis=1, dtype=np.float64, keepdims=True)
+    variance = np.square(centered).sum(axis=1, keepdims=True) / max(1, frames - 1)
+    return np.ascontiguousarray((centered / (np.sqrt(variance) + _DEVIATION_GUARD)).T, np.float32)
 
 
 @lru_cache(maxsize=4)
 def _tables(config: NemoMelConfig) -> tuple[Floats, list[MelBand]]:
-    """(symmetric Hann window [win_length], the filters in bands)."""
+    """Return the symmetric Hann window [win_length] and the filters in bands."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.win_length) / (config.win_length - 1))
     filters = slaney_mel_filters(config.n_mels, config.n_fft, config.sample_rate)
     return window.astype(np.float32), mel_bands(filters)

@@ -1,4 +1,4 @@
-"""Control groups: the folders in which Linux says what limits this process, version 2 and version 1."""
+"""Find this process's Linux control groups, versions 1 and 2, which limit its CPU time and memory."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ PROC = Path("/proc/self")
 
 
 def group_folders(controller: str, proc: Path = PROC) -> Iterator[tuple[int, Path]]:
-    """Version and folder of this process's control group and of all above it, for a controller such as ``cpu``.
+    """Yield version and folder of this process's control group and of each of its ancestors.
 
-    None where nothing limits this process, on other systems, or where the groups are not mounted.
+    Yields nothing where the process is in no group, the groups are not mounted, or the system is not Linux.
 
     Args:
-        controller: of version 1; version 2 has one tree for all.
-        proc: what the kernel says of this process (``cgroup`` and ``mountinfo`` are read).
+        controller: name of a version 1 controller such as ``cpu``; version 2 has one tree for all controllers.
+        proc: the kernel's folder about this process; ``cgroup`` and ``mountinfo`` are read from it.
     """
     groups = {}
     for line in read_lines(proc / "cgroup"):  # hierarchy:controllers:path
         _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):  # version 2 names none: ""
+        for name in controllers.split(","):  # version 2 has an empty list: ""
             groups[name] = path
     for line in read_lines(proc / "mountinfo"):  # id parent device root mount-point options … - type source options
-        mount, _, kind = line.partition(" - ")
+        mount, _, filesystem = line.partition(" - ")
         root, point = (_unescape(field) for field in mount.split()[3:5])
-        kind, *_, settings = kind.split()
+        kind, *_, settings = filesystem.split()
         if kind == "cgroup2" and "" in groups:
             version, path = 2, groups[""]
         elif kind == "cgroup" and controller in settings.split(",") and controller in groups:
             version, path = 1, groups[controller]
         else:
             continue
-        for folder in _upwards(Path(point), root, path):
+        for folder in _ancestors(Path(point), root, path):
             yield version, folder
 
 
-def _upwards(point: Path, root: str, path: str) -> Iterator[Path]:
-    """Folders of the cgroup ``path`` and those above it, up to the mount ``point``, which shows ``root`` and below.
+def _ancestors(point: Path, root: str, path: str) -> Iterator[Path]:
+    """Yield the folder of the cgroup ``path`` and its parents, up to the mount point ``point``, which shows ``root``.
 
-    A container may see its host's path with only its own part mounted: what is not below the mount is left out, and the
-    mount point itself is always the last.
+    A container may see the path that its host has, with only its own part mounted. Folders that are not below the mount
+    are left out; the mount point itself always comes last.
     """
     try:
         below = PurePosixPath(path).relative_to(root)
@@ -52,7 +52,7 @@ def _upwards(point: Path, root: str, path: str) -> Iterator[Path]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """A file's lines; none where it cannot be read, as on other systems."""
+    """Return the lines of a file, or an empty list if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -60,7 +60,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _unescape(field: str) -> str:
-    """The kernel writes blanks and backslashes in paths as octal numbers."""
+    """Decode white space and backslashes, which the kernel writes as octal numbers in paths."""
     for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(octal, character)
     return field

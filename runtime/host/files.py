@@ -1,4 +1,4 @@
-"""Files of this machine: hashes, atomic writes, the user's cache folder."""
+"""Hash files, write them atomically, and find the user's cache folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-_HASH_BLOCK = 4 * 2**20
+_HASH_BLOCK = 4 * 2**20  # bytes
 
 
 def sha256_file(path: Path, on_progress: Callable[[int], object] | None = None) -> str:
-    """Hex digest of a file; ``on_progress`` is called with the bytes of each block."""
+    """Return the SHA-256 of a file in hex.
+
+    Args:
+        path: the file.
+        on_progress: called after each block with its number of bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_HASH_BLOCK):
@@ -23,12 +31,16 @@ def sha256_file(path: Path, on_progress: Callable[[int], object] | None = None) 
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` under a temporary name in the same folder, then rename: readers see the old file or the new."""
+    """Write ``data`` to a temporary file in the same folder, then rename it: readers see the old file or the new one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
-        Path(temporary).chmod(0o644)  # a temporary file is its owner's alone
+        Path(temporary).chmod(0o644)  # mkstemp gives access to the owner only
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -36,7 +48,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def user_cache() -> Path | None:
-    """The folder of asr-deploy in the user's cache; None for a user without a home, as in some containers."""
+    """Return asr-deploy's folder in the user's cache, or None for a user without a home, as in some containers."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "asr-deploy"

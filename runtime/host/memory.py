@@ -1,4 +1,4 @@
-"""Resident memory of this process, on Linux, macOS and Windows."""
+"""Measure resident and available memory of this process on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -15,42 +15,47 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes.
+    """Return the peak resident memory of this process so far, in bytes.
 
-    On Linux it is the kernel's ``VmHWM``: ``ru_maxrss`` survives fork and exec, so a child would begin with its
-    parent's peak there.
+    Linux: the kernel's ``VmHWM``. ``ru_maxrss`` survives fork and exec, so that a child process would start with its
+    parent's peak.
     """
-    if (found := _from_status("VmHWM")) is not None:
-        return found
+    if (size := _from_status("VmHWM")) is not None:
+        return size
     if sys.platform == "win32":
         return _windows_counters()[1]
     import resource
 
-    # Kilobytes everywhere but on macOS.
+    # In bytes on macOS, in kilobytes elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now, in bytes."""
-    if (found := _from_status("VmRSS")) is not None:
-        return found
+    """Return the resident memory of this process now, in bytes."""
+    if (size := _from_status("VmRSS")) is not None:
+        return size
     if sys.platform == "win32":
         return _windows_counters()[0]
-    said = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
-    return int(said.stdout) * 1024
+    command = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
 
 
 def _from_status(key: str, status: Path = _STATUS) -> int | None:
-    """A size in bytes from Linux's table of this process; None where there is none."""
+    """Return an entry of ``/proc/self/status`` in bytes, or None if there is no such file or entry."""
+    return _kilobytes(status, key)
+
+
+def _kilobytes(path: Path, key: str) -> int | None:
+    """Return the entry ``key: <number> kB`` of a file in bytes, or None if there is no such file or entry."""
     try:
-        found = re.search(rf"^{key}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        match = re.search(rf"^{key}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None
 
 
 def _windows_counters() -> tuple[int, int]:
-    """Working set and its peak, from ``GetProcessMemoryInfo``."""
+    """Return the working set and its peak in bytes, from ``GetProcessMemoryInfo``."""
     import ctypes
     from ctypes import wintypes
 
@@ -78,36 +83,33 @@ def _windows_counters() -> tuple[int, int]:
 
 
 def available_bytes() -> int:
-    """Memory that this process can still take: what the system has left, and no more than its control group allows."""
+    """Return how many more bytes this process can allocate, limited by the system and by its control groups."""
     free = _system_available()
     return max(0, min([free, *_cgroup_room()]))
 
 
 def _system_available() -> int:
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    except OSError:  # not Linux
-        pass
+    """Return the system's available memory in bytes; on macOS, which does not report it, the installed memory."""
+    if (size := _kilobytes(_MEMINFO, "MemAvailable")) is not None:
+        return size
     if sys.platform == "win32":
         return _windows_available()
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # macOS does not say what is left of it
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cgroup_room(proc: Path = PROC) -> list[int]:
-    """What each control group above this process has left; empty where there are none, or none has a limit."""
+    """Return the bytes left in each control group of this process that has a limit."""
     names = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     room = []
     for version, folder in group_folders("memory", proc):
         limit, used = (" ".join(read_lines(folder / name)) for name in names[version])
-        if limit.isdecimal() and used.isdecimal():  # and not "max"
+        if limit.isdecimal() and used.isdecimal():  # "max" means no limit
             room.append(int(limit) - int(used))
     return room
 
 
 def _windows_available() -> int:
-    """Physical memory that is free, from ``GlobalMemoryStatusEx``."""
+    """Return the free physical memory in bytes, from ``GlobalMemoryStatusEx``."""
     import ctypes
     from ctypes import wintypes
 

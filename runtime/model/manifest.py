@@ -1,4 +1,4 @@
-"""The schema of ``manifest.json``: the contract between export and quantize, which write it, and the runtime."""
+"""Schema of ``manifest.json``, which export and quantize write and the runtime reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ MANIFEST = "manifest.json"
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One graph input or output: numpy dtype name, and fixed sizes or the names of dynamic ones."""
+    """Input or output of a graph.
+
+    Attributes:
+        name: its name in the graph.
+        dtype: name of the numpy dtype.
+        shape: sizes of its axes, or the names of dynamic axes.
+    """
 
     name: str
     dtype: str
@@ -23,7 +29,14 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One graph: its file, its external data (if any), its interface."""
+    """ONNX graph of an artifact.
+
+    Attributes:
+        file: name of the ``.onnx`` file in the artifact's folder.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+        data: name of the file with external data, or None.
+    """
 
     file: str
     inputs: list[TensorSpec]
@@ -32,16 +45,23 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file of the artifact must be."""
+    """Expected SHA-256 (hex) and size (bytes) of a file of the artifact."""
 
     sha256: str
     size: int
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. ``revision`` is a commit of ``repo``, or null for a folder.
+    """Origin of the weights.
 
-    ``author`` is whom the licence asks to name, ``parameters`` how many numbers the weights are.
+    Attributes:
+        repo: repository on Hugging Face, or a folder.
+        revision: commit of the repository; None for a folder.
+        licence: license of the weights.
+        layout: layout of the checkpoint's files and tensor names.
+        weights_sha256: SHA-256 of the weights (hex).
+        author: attribution that the license requires.
+        parameters: number of weights.
     """
 
     repo: str
@@ -54,14 +74,14 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A language by the English name that the model knows and by its ISO 639 code."""
+    """Language: its English name as the model uses it, and its ISO 639 code."""
 
     name: str
     code: str
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest absolute difference of a graph from the reference implementation, over ``cases``."""
+    """Largest absolute difference between a graph and the reference implementation over ``cases``, and its bound."""
 
     max_abs_difference: float
     tolerance: float
@@ -69,16 +89,20 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FallbackNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node whose error in 8-bit activations stayed above the recipe's bound, and so has 8-bit weights alone."""
+    """Node with 8-bit weights only, because its error with 8-bit activations exceeded the recipe's bound."""
 
     node: str
     error: float
 
 
 class GraphQuantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was done to one graph: weight-carrying nodes by method, smoothed inputs, nodes that fell back.
+    """Changes that quantization made to one graph.
 
-    ``caches`` counts the attention nodes whose keys and values are int8.
+    Attributes:
+        nodes: number of nodes with weights by quantization method.
+        smoothed: number of smoothed inputs.
+        fallbacks: nodes that have 8-bit weights only instead of 8-bit products.
+        caches: number of attention nodes whose keys and values are int8.
     """
 
     nodes: dict[str, int]
@@ -88,7 +112,15 @@ class GraphQuantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Error rate of a language, 0 to 1, of the parent and of this artifact, over ``utterances``."""
+    """Error rates of one language.
+
+    Attributes:
+        language: its English name.
+        unit: what is counted, words or characters.
+        utterances: number of utterances.
+        parent: error rate of the parent, 0..1 (above 1 with many insertions).
+        quantized: error rate of this artifact.
+    """
 
     language: str
     unit: str
@@ -98,12 +130,19 @@ class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured against the parent before this artifact was kept.
+    """Comparison with the parent that this artifact had to pass.
 
-    ``relative_error`` is that of each graph's outputs on the same inputs (Euclidean norm), ``same_choices`` the share
-    of decoding steps, on the parent's own text, with the parent's choice. With evaluation audio, ``identical`` is the
-    share of utterances whose tokens equal the parent's. ``exceeded`` names the bounds that were not kept: only a
-    forced artifact has any.
+    Attributes:
+        evaluation: the evaluation audio.
+        relative_error: of each graph's outputs on the same inputs (Euclidean norm), by graph role.
+        same_choices: share of decoding steps on the parent's text where the choice equals the parent's, 0..1.
+        utterances: number of utterances of the evaluation audio.
+        identical: share of utterances whose tokens equal the parent's, 0..1; None without evaluation audio.
+        error_rates: by language.
+        parent_bytes: size of the parent.
+        bytes: size of this artifact.
+        exceeded: bounds that were exceeded; only a forced artifact has any.
+        forced: whether the artifact was written in spite of exceeded bounds.
     """
 
     evaluation: str
@@ -119,9 +158,16 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an artifact was made from its parent: recipe with all its settings, results, and the gate's findings.
+    """How an artifact was quantized.
 
-    ``parent`` is the sha256 of the parent's manifest, and ``before`` how that one was made, if it was quantized too.
+    Attributes:
+        recipe: name of the recipe.
+        settings: all settings of the recipe.
+        parent: SHA-256 (hex) of the parent's manifest.
+        calibration: the calibration audio; None for recipes without calibration.
+        graphs: changes by graph role.
+        gate: comparison with the parent.
+        before: quantization of the parent, if it was quantized too.
     """
 
     recipe: str
@@ -134,14 +180,14 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def integer_products(self) -> bool:
-        """Whether u8×s8 products run."""
+        """Whether any graph computes u8×s8 products, counting earlier quantizations."""
         return any("w8a8" in graph.nodes for graph in self.graphs.values()) or bool(
             self.before and self.before.integer_products
         )
 
     @property
     def needs_vnni(self) -> bool:
-        """Whether such products have 8-bit weights: those can saturate on x86 without VNNI, 7-bit ones cannot."""
+        """Whether u8×s8 products have 8-bit weights, which can saturate on x86 without VNNI; 7-bit weights cannot."""
         rules = [rule for rule in self.settings.get("rules", []) if rule.get("method") == "w8a8"]
         own = any("w8a8" in graph.nodes for graph in self.graphs.values())
         return (own and not all(rule.get("reduce_range") for rule in rules)) or bool(
@@ -150,7 +196,23 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything about an artifact. ``front_end`` and ``parameters`` are typed by the family that reads them."""
+    """Complete description of an artifact.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION` of the writer.
+        family: family of models whose code runs the artifact.
+        name: name of the model.
+        source: origin of the weights.
+        graphs: by graph role.
+        files: size and hash by file name, of all files except the manifest.
+        tokenizer: name of the tokenizer's file.
+        languages: languages of the model.
+        front_end: settings of the feature extraction, typed by the family.
+        parameters: settings of the family, typed by the family.
+        parity: comparison with the reference implementation by graph role.
+        tools: versions of the packages that wrote the artifact.
+        quantization: how the artifact was quantized; None for float32.
+    """
 
     schema_version: int
     family: str
@@ -175,8 +237,10 @@ def read_manifest(path: Path) -> Manifest:
     """Read and validate a manifest.
 
     Raises:
-        ArtifactInvalidError: not valid JSON of this schema, a newer schema version, a file name that points outside the
-            folder, or a file that is used without an entry under ``files``.
+        ArtifactInvalidError: the file is not JSON of this schema.
+        ArtifactInvalidError: the schema version is newer than this runtime supports.
+        ArtifactInvalidError: a file name points outside the folder.
+        ArtifactInvalidError: a file is used without an entry under ``files``.
         OSError: the file cannot be read.
     """
     try:
@@ -201,5 +265,5 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON."""
+    """Return the manifest as indented UTF-8 JSON."""
     return json.dumps(msgspec.to_builtins(manifest), indent=2, ensure_ascii=False).encode() + b"\n"

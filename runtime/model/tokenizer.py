@@ -1,4 +1,4 @@
-"""A model's tokenizer, read from its file."""
+"""Read the tokenizer of a model and report files that the package tokenizers refuses."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from tokenizers import Tokenizer
 from runtime.errors import ArtifactInvalidError
 from runtime.model.artifact import Artifact
 
-# Characters of a reason: a parser's may quote all of a file.
-_LONGEST_REASON = 200
+# Characters of an error message: those of parsers may quote the whole file.
+_MAX_REASON = 200
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a library says, in one line that is not too long; its kind when it says nothing."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= _LONGEST_REASON else said[: _LONGEST_REASON - 1] + "…"
+    """Return the message of a library's error in one line of at most 200 characters, or its class if it has none."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= _MAX_REASON else message[: _MAX_REASON - 1] + "…"
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What the package tokenizers refuses becomes a :class:`ValueError` of one line.
+    """Convert errors of the package tokenizers to :class:`ValueError` with a message of one line.
 
-    The package raises plain :class:`Exception`, and where its Rust code panics a ``PanicException``, which is not even
-    that and which no module exports. All others are let through.
+    The package raises plain :class:`Exception`, and for a panic of its Rust code a ``PanicException``, which derives
+    from :class:`BaseException` and is exported by no module. All other exceptions pass unchanged.
+
+    Raises:
+        ValueError: the package refused its input.
     """
     try:
         yield
@@ -37,10 +40,10 @@ def refusals() -> Iterator[None]:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a ``tokenizer.json``.
+    """Read a ``tokenizer.json``.
 
     Raises:
-        ValueError: the file cannot be read or holds none; the message says why, and not where.
+        ValueError: the file cannot be read, is not a tokenizer or has no tokens. The message does not contain the path.
     """
     with refusals():
         tokenizer = Tokenizer.from_file(str(path))
@@ -50,10 +53,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
-    """The tokenizer that the manifest names.
+    """Read the tokenizer that the manifest names.
 
     Raises:
-        ArtifactInvalidError: the file is none.
+        ArtifactInvalidError: the file is not a readable tokenizer.
     """
     path = artifact.path / artifact.manifest.tokenizer
     try:

@@ -1,4 +1,4 @@
-"""What a manifest says of a model, typed and compared with the model's graphs."""
+"""Convert the family-specific fields of a manifest to typed values and compare them with the graphs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from runtime.model.manifest import MANIFEST, GraphSpec
 Typed = TypeVar("Typed")
 
 
-def contradiction(artifact: Artifact, what: str) -> ArtifactInvalidError:
-    """The error of a manifest that cannot be right."""
-    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {what}; export the model again")
+def contradiction(artifact: Artifact, problem: str) -> ArtifactInvalidError:
+    """Return the error for a manifest that contradicts its graphs; ``problem`` names the key and the values."""
+    return ArtifactInvalidError(f"{artifact.path / MANIFEST}: {problem}; export the model again")
 
 
 def typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Typed:
-    """The manifest's ``fields`` as ``kind``.
+    """Convert ``fields`` of the manifest to ``kind``.
+
+    Args:
+        artifact: the artifact, for error messages.
+        fields: ``front_end`` or ``parameters`` of its manifest.
+        kind: a ``msgspec.Struct`` class.
 
     Raises:
-        ArtifactInvalidError: they are not.
+        ArtifactInvalidError: a field is missing, unknown or of another type.
     """
     try:
         return msgspec.convert(fields, kind)
@@ -31,5 +36,8 @@ def typed(artifact: Artifact, fields: dict[str, Any], kind: type[Typed]) -> Type
 
 
 def tensor_size(graph: GraphSpec, name: str, axis: int = -1) -> int | str | None:
-    """A size of an input or output: a number, or a dynamic axis's name; None when there is no such tensor."""
+    """Return the size of an input or output along ``axis``, or the name of a dynamic axis.
+
+    Returns None if the graph has no tensor ``name``.
+    """
     return next((tensor.shape[axis] for tensor in (*graph.inputs, *graph.outputs) if tensor.name == name), None)

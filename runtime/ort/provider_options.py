@@ -1,33 +1,37 @@
-"""Options of each execution provider: which there are, the defaults that suit this work, and how ONNX Runtime takes
-them.
+"""Options of each execution provider: names, defaults for speech recognition, and conversion for ONNX Runtime.
 
-Names and values are those of ONNX Runtime 1.31's sources (``*_provider_options``, ``coreml_options.cc``), OpenVINO's
-those of its properties. Options that hold addresses, or that need shapes which do not change (CUDA graphs), are left
-out: they cannot work here.
+Names and values come from the sources of ONNX Runtime 1.31 (``*_provider_options``, ``coreml_options.cc``); OpenVINO's
+are its properties. Options that hold addresses, or that need fixed shapes (CUDA graphs), are left out because they
+cannot work here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-# Ours, for every provider: the encoder gets one window at a time, always of full width, and its graph fixed shapes.
+from runtime.host.files import user_cache
+
+# This project's own option of every provider: encode one window of full width at a time; the graph has fixed shapes.
 FIXED_WINDOWS = "fixed_windows"
-# A property of OpenVINO, such as INFERENCE_PRECISION_HINT; OpenVINO itself refuses those it does not know.
+# Name of an OpenVINO property such as INFERENCE_PRECISION_HINT; OpenVINO itself refuses unknown ones.
 PROPERTY = re.compile(r"[A-Z][A-Z0-9_]+")
 
 
 class Options(msgspec.Struct, frozen=True):
     """Options of one provider.
 
-    ``names`` are all it has, ``switches`` those that are 0 or 1, ``choices`` those with few values. ``properties``:
-    properties of OpenVINO are taken as well.
+    Attributes:
+        names: of all options.
+        defaults: values that differ from ONNX Runtime's defaults, by name.
+        switches: names of options whose values are 0 and 1.
+        choices: allowed values by name, for options that have a fixed list.
+        properties: whether properties of OpenVINO are accepted too.
     """
 
     names: frozenset[str]
@@ -38,11 +42,12 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def _options(
-    text: str, *, switches: str = "", choices: dict[str, tuple[str, ...]] | None = None, **more: object
+    text: str, *, switches: str = "", choices: dict[str, tuple[str, ...]] | None = None, **others: object
 ) -> Options:
+    """Make :class:`Options` from names separated by blanks; ``others`` are the remaining fields."""
     names = frozenset((*text.split(), *switches.split(), *(choices or {}), FIXED_WINDOWS))
     return msgspec.convert(
-        {"names": names, "switches": frozenset(switches.split()), "choices": choices or {}, **more}, Options
+        {"names": names, "switches": frozenset(switches.split()), "choices": choices or {}, **others}, Options
     )
 
 
@@ -58,11 +63,11 @@ OPTIONS = {
             "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
         },
         defaults={
-            # Keys and values are few large buffers of known size: doubling the arena would waste up to half of it.
+            # Keys and values are a few large buffers of known size: doubling the arena would waste up to half of it.
             "arena_extend_strategy": "kSameAsRequested",
-            # An exhaustive search is made anew for each shape, and the last window of a segment can have any of eight.
+            # An exhaustive search runs for each shape, and the last window of a segment can have one of eight shapes.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # ONNX Runtime's default is 1: products of float32 with 10 bits of mantissa. That must be asked for.
+            # ONNX Runtime's default is 1, which reduces the mantissa of float32 products to 10 bits. Here users opt in.
             "use_tf32": "0",
         },
     ),
@@ -77,7 +82,7 @@ OPTIONS = {
         defaults={
             "trt_engine_cache_enable": "1",  # building an engine takes minutes
             "trt_timing_cache_enable": "1",
-            FIXED_WINDOWS: "1",  # an engine is built for ranges of shapes; one shape needs none
+            FIXED_WINDOWS: "1",  # an engine is built for ranges of shapes; one shape needs no range
         },
     ),
     "coreml": _options(
@@ -127,75 +132,74 @@ OPTIONS = {
     ),
 }
 
-# OpenVINO's own defaults are bfloat16 products where the processor has them, and activations in 8 bits before
-# compressed weights: neither is to happen unasked. A GPU counts the same; an NPU knows half precision alone.
+# OpenVINO's own defaults are bfloat16 products where the processor supports them, and 8-bit activations with compressed
+# weights. Both reduce precision, so that users opt in, on the CPU and on GPUs. An NPU supports half precision only.
 _OPENVINO_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
-def settings(name: str, given: Mapping[str, str], *, graph: Path, threads: int) -> dict[str, str]:
-    """All options of a provider for one graph, given ones over defaults, by the names of :data:`OPTIONS`.
+def settings(name: str, options: Mapping[str, str], *, graph: Path, threads: int) -> dict[str, str]:
+    """Return all options of a provider for one graph by the names of :data:`OPTIONS`, without ``fixed_windows``.
 
     Args:
         name: the provider's short name.
-        given: what was asked for.
-        graph: the ``.onnx`` file; a cache of what is compiled from it is kept apart from those of other models.
-        threads: threads of a provider that has threads of its own.
+        options: the user's options, which override the defaults.
+        graph: the ``.onnx`` file; the cache of code compiled from it is separate from those of other models.
+        threads: number of threads, for a provider that has its own threads.
     """
-    made = OPTIONS[name].defaults | dict(given)
-    made.pop(FIXED_WINDOWS, None)
+    merged = OPTIONS[name].defaults | dict(options)
+    merged.pop(FIXED_WINDOWS, None)
     if name == "tensorrt":
         folder = cache_folder(name, graph)
         if folder is not None:
-            made.setdefault("trt_engine_cache_path", str(folder))
-            made.setdefault("trt_timing_cache_path", str(folder))
+            merged.setdefault("trt_engine_cache_path", str(folder))
+            merged.setdefault("trt_timing_cache_path", str(folder))
     if name == "openvino":
-        device = made["device_type"]
-        own = _OPENVINO_EXACT if device != "NPU" else {}
+        device = merged["device_type"]
+        defaults = _OPENVINO_EXACT if device != "NPU" else {}
         if device == "CPU":
-            own = own | {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
-        made = own | made
-    return made
+            defaults = defaults | {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1"}
+        merged = defaults | merged
+    return merged
 
 
 def plugin_options(name: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings as ``SessionOptions.add_provider_for_devices`` takes them; the device itself is chosen apart."""
+    """Convert settings for ``SessionOptions.add_provider_for_devices``, which gets the device as another argument."""
     if name != "openvino":
         return dict(settings)
     return {"load_config": _load_config(settings)}
 
 
 def built_in_options(name: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings as the ``providers`` of ``InferenceSession`` take them."""
+    """Convert settings for the ``providers`` of ``InferenceSession``."""
     if name != "openvino":
         return dict(settings)
-    made = {"device_type": settings["device_type"], "load_config": _load_config(settings)}
+    options = {"device_type": settings["device_type"], "load_config": _load_config(settings)}
     if threads := settings.get("INFERENCE_NUM_THREADS"):
-        made["num_of_threads"] = threads  # this build counts them here, 8 by default
-    return made
+        options["num_of_threads"] = threads  # this build reads the number from here; its default is 8
+    return options
 
 
 def _load_config(settings: Mapping[str, str]) -> str:
-    """OpenVINO's properties as the JSON that both forms of its provider take."""
+    """Return OpenVINO's properties as JSON, which its built-in provider and its plugin both read."""
     properties = {key: value for key, value in settings.items() if PROPERTY.fullmatch(key)}
     return json.dumps({settings["device_type"]: properties})
 
 
 def cache_folder(name: str, graph: Path) -> Path | None:
-    """Where a provider keeps what it compiled from a graph, made if need be; None for a user without a home.
+    """Return the folder for code that a provider compiled from a graph, and create it if it does not exist.
 
-    TensorRT finds its engines by the graph's structure alone, so weights that changed would be served from an engine
-    with the old ones: the folder's name has the manifest's hash, which changes with any file of the model.
+    TensorRT looks up its engines by the graph's structure only, so that a graph with changed weights would run an
+    engine with the old ones. Therefore the folder's name contains the manifest's hash, which changes with any file of
+    the model. Returns None for a user without a home, or if the folder cannot be created.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        home = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:
+    cache = user_cache()
+    if cache is None:
         return None
     manifest = graph.with_name("manifest.json")
-    said = manifest.read_bytes() if manifest.is_file() else f"{graph.resolve()} {graph.stat().st_mtime_ns}".encode()
-    folder = home / "asr-deploy" / name / f"{hashlib.sha256(said).hexdigest()[:16]}-{graph.stem}"
+    identity = manifest.read_bytes() if manifest.is_file() else f"{graph.resolve()} {graph.stat().st_mtime_ns}".encode()
+    folder = cache / name / f"{hashlib.sha256(identity).hexdigest()[:16]}-{graph.stem}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: every start compiles anew
+    except OSError:  # read-only home: every start compiles again
         return None
     return folder

@@ -1,7 +1,7 @@
-"""Execution providers: what there is, what was asked, with which options.
+"""Parse execution providers with their options, and find out which of them are available.
 
-A provider's options are ONNX Runtime's own (OpenVINO's: its properties), with defaults that suit this work; what is
-given overrides them. Unknown ones are an error here, because ONNX Runtime ignores many in silence.
+A provider's options are those of ONNX Runtime (for OpenVINO its properties). Options of the user override the defaults
+of :mod:`runtime.ort.provider_options`. Unknown options are an error, because ONNX Runtime silently ignores many.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from runtime.ort.provider_options import FIXED_WINDOWS, OPTIONS, PROPERTY, Optio
 
 
 class _Provider(msgspec.Struct, frozen=True):
-    """ONNX Runtime's name, how to get it where it is absent, and the package of its plugin, if it is one."""
+    """A provider.
+
+    Attributes:
+        execution_provider: ONNX Runtime's name.
+        install: how to install it, for messages.
+        plugin: the plugin package that contains it, if there is one.
+    """
 
     execution_provider: str
     install: str
@@ -37,12 +43,12 @@ _PROVIDERS = {
     "coreml": _Provider("CoreMLExecutionProvider", "part of onnxruntime on macOS"),
     "openvino": _Provider(
         "OpenVINOExecutionProvider",
-        "pip install 'asr-deploy[openvino]' for hardware that Intel made, or onnxruntime-openvino in place of "
+        "pip install 'asr-deploy[openvino]' for hardware made by Intel, or onnxruntime-openvino in place of "
         "onnxruntime for other processors",
         Plugin(
             "onnxruntime-ep-openvino",
             "onnxruntime_ep_openvino",
-            "hardware that Intel made; pip install onnxruntime-openvino in place of onnxruntime takes other processors",
+            "hardware made by Intel; for other processors pip install onnxruntime-openvino in place of onnxruntime",
         ),
     ),
     "directml": _Provider(
@@ -62,24 +68,24 @@ _SHORT = {provider.execution_provider: name for name, provider in _PROVIDERS.ite
 
 
 class ProviderSpec(msgspec.Struct, frozen=True):
-    """An execution provider as it was asked for: its short name and the options that were given."""
+    """Execution provider and options that the user chose: short name, and options without the defaults."""
 
     name: str = "cpu"
     options: dict[str, str] = {}
 
     @property
     def execution_provider(self) -> str:
-        """ONNX Runtime's name for it."""
+        """ONNX Runtime's name of the provider."""
         return _PROVIDERS[self.name].execution_provider
 
     @property
     def fixed_windows(self) -> bool:
-        """Whether the encoder's windows have one size, always."""
+        """Whether the encoder gets one window of full width at a time."""
         return (OPTIONS[self.name].defaults | self.options).get(FIXED_WINDOWS, "0") == "1"
 
     @property
     def device(self) -> tuple[str, int]:
-        """Where its tensors live, as ``onnxruntime.OrtValue`` names it: ``cuda`` and an id, or ``cpu``."""
+        """Device of its tensors as ``onnxruntime.OrtValue`` names it: ``("cuda", id)`` or ``("cpu", 0)``."""
         if self.name in ("cuda", "tensorrt"):
             return "cuda", int(self.options.get("device_id", "0"))
         return "cpu", 0
@@ -90,7 +96,7 @@ class ProviderSpec(msgspec.Struct, frozen=True):
 
 
 class AskedProviders(msgspec.Struct, frozen=True):
-    """What a command line asked for: arguments of :meth:`runtime.Transcriber.from_artifact` by the same names."""
+    """Provider options of a command line, with the names of :meth:`runtime.Transcriber.from_artifact`'s arguments."""
 
     provider: tuple[str, ...] = ("cpu",)
     encoder_provider: tuple[str, ...] | None = None
@@ -100,120 +106,136 @@ class AskedProviders(msgspec.Struct, frozen=True):
     def of(
         cls, provider: list[str] | None, encoder_provider: list[str] | None, decoder_provider: list[str] | None
     ) -> AskedProviders:
-        """From options that can be repeated; None where one was not given."""
-        apart = (tuple(each) if each else None for each in (encoder_provider, decoder_provider))
-        return cls(tuple(provider or ("cpu",)), *apart)
+        """Make it from repeatable options of the command line; None for an option that was not used."""
+        by_role = (tuple(texts) if texts else None for texts in (encoder_provider, decoder_provider))
+        return cls(tuple(provider or ("cpu",)), *by_role)
 
     @property
     def text(self) -> str:
-        """As it was written: ``cpu``, or ``cuda, encoder openvino:device_type=GPU``."""
-        apart = {"encoder": self.encoder_provider, "decoder": self.decoder_provider}
-        said = [f"{role} {' + '.join(asked)}" for role, asked in apart.items() if asked]
-        return ", ".join([" + ".join(self.provider), *said])
+        """The providers as the user wrote them, such as ``cuda, encoder openvino:device_type=GPU``."""
+        by_role = {"encoder": self.encoder_provider, "decoder": self.decoder_provider}
+        roles = [f"{role} {' + '.join(texts)}" for role, texts in by_role.items() if texts]
+        return ", ".join([" + ".join(self.provider), *roles])
 
 
 Providers = tuple[ProviderSpec, ...]
 
 
-class Available(msgspec.Struct, frozen=True):
-    """Whether a provider can be asked for here: built into this onnxruntime, or a plugin with a device.
+class Availability(msgspec.Struct, frozen=True):
+    """Whether a provider is available: built into the installed onnxruntime, or a plugin that has a device.
 
-    ``reason`` says why not and how to get it, in a clause.
+    Attributes:
+        name: the provider's short name.
+        is_available: whether it can be used.
+        reason: where it comes from, or why it is not available and how to install it.
+        plugin: name and version of the installed plugin package, if there is one.
     """
 
     name: str
-    here: bool
+    is_available: bool
     reason: str
     plugin: str | None = None
 
 
-def availability(name: str) -> Available:
-    """Find out whether a provider can be asked for here; loads its plugin when there is one."""
+def availability(name: str) -> Availability:
+    """Find out whether a provider is available. Loads its plugin if one is installed.
+
+    Args:
+        name: the provider's short name.
+    """
     provider = _PROVIDERS[name]
     if _is_built_in(provider.execution_provider):
-        return Available(name, True, "in this onnxruntime")
+        return Availability(name, True, "in this onnxruntime")
     plugin = provider.plugin
     if plugin is None or not plugin.installed:
-        return Available(name, False, provider.install)
+        return Availability(name, False, provider.install)
     version = f"{plugin.package} {plugin.version}"
     try:
         plugins.register(plugin)
     except ProviderError as error:
-        return Available(name, False, str(error), version)
+        return Availability(name, False, str(error), version)
     if not plugins.devices(provider.execution_provider):
-        return Available(
+        return Availability(
             name,
             False,
-            f"{version} is installed and finds no device here: it takes {plugin.hardware}",
+            f"{version} is installed but finds no device here; it supports {plugin.hardware}",
             version,
         )
-    return Available(name, True, f"plugin {version}", version)
+    return Availability(name, True, f"plugin {version}", version)
 
 
 def is_built_in(spec: ProviderSpec) -> bool:
-    """Whether this onnxruntime was built with the provider; otherwise it is a plugin."""
+    """Whether the installed onnxruntime was built with the provider; otherwise it is a plugin."""
     return _is_built_in(spec.execution_provider)
 
 
 def _is_built_in(execution_provider: str) -> bool:
-    """A plugin that is registered and has a device is among the available providers too, and is not built in."""
+    """Whether a provider is built in. ONNX Runtime lists a registered plugin with a device as available, too."""
     return execution_provider in ort.get_available_providers() and not plugins.is_registered(execution_provider)
 
 
 def plugin_device(spec: ProviderSpec, settings: Mapping[str, str]) -> Any:
-    """The plugin's device (``onnxruntime.OrtEpDevice``) that a provider is to run on.
+    """Return the device (``onnxruntime.OrtEpDevice``) on which a plugin's provider runs.
+
+    Args:
+        spec: the provider.
+        settings: all its options; ``device_type`` selects the device.
 
     Raises:
-        ProviderError: it is not available, or has no device of the kind that was asked for.
+        ProviderError: the provider is not available.
+        ProviderError: the provider has no device of the type ``device_type``.
     """
-    found = availability(spec.name)
-    if not found.here:
-        raise ProviderError(f"provider {spec.name!r} is not available here ({found.reason})")
+    status = availability(spec.name)
+    if not status.is_available:
+        raise ProviderError(f"provider {spec.name!r} is not available here ({status.reason})")
     devices = plugins.devices(spec.execution_provider)
-    wanted = settings.get("device_type")
+    device_type = settings.get("device_type")
     for device in devices:
-        if wanted in (None, device.device.type.name):
+        if device_type in (None, device.device.type.name):
             return device
-    have = ", ".join(device.device.type.name for device in devices)
-    raise ProviderError(f"provider {spec.name!r} has no device of the type {wanted}; it has {have}")
+    types = ", ".join(device.device.type.name for device in devices)
+    raise ProviderError(f"provider {spec.name!r} has no device of the type {device_type}; it has {types}")
 
 
 def available_providers() -> list[str]:
-    """Short names of the providers that can be asked for here."""
-    return [name for name in _PROVIDERS if availability(name).here]
+    """Return the short names of the available providers."""
+    return [name for name in _PROVIDERS if availability(name).is_available]
 
 
-def describe_providers() -> list[Available]:
-    """Every provider that can be asked for, and how to get those that are not here."""
+def describe_providers() -> list[Availability]:
+    """Return the availability of every known provider, with how to install those that are missing."""
     return [availability(name) for name in _PROVIDERS]
 
 
 def short_name(execution_provider: str) -> str:
-    """The short name of ONNX Runtime's; its own for a provider that cannot be asked for."""
+    """Return the short name for ONNX Runtime's name; an unknown name is returned unchanged."""
     return _SHORT.get(execution_provider, execution_provider)
 
 
 def parse_provider(text: str) -> ProviderSpec:
-    """Parse ``NAME`` or ``NAME:key=value,…`` and check that the provider is there and knows the options.
+    """Parse ``NAME`` or ``NAME:key=value,…`` and check that the provider is available.
 
     Raises:
-        ProviderError: unknown or not available (the message lists what is), or malformed or unknown options.
+        ProviderError: the provider is unknown; the message lists the available ones.
+        ProviderError: the provider is not available; the message lists the available ones.
+        ProviderError: an option is malformed, unknown or has an invalid value.
     """
     spec = read_provider(text)
-    found = availability(spec.name)
-    if not found.here:
+    status = availability(spec.name)
+    if not status.is_available:
         raise ProviderError(
-            f"provider {spec.name!r} is not available here ({found.reason}); "
+            f"provider {spec.name!r} is not available here ({status.reason}); "
             f"available here: {', '.join(available_providers())}"
         )
     return spec
 
 
 def read_provider(text: str) -> ProviderSpec:
-    """Parse ``NAME`` or ``NAME:key=value,…``, whether or not the provider is there.
+    """Parse ``NAME`` or ``NAME:key=value,…`` of a provider that need not be available.
 
     Raises:
-        ProviderError: an unknown provider, or malformed or unknown options.
+        ProviderError: the provider is unknown.
+        ProviderError: an option is malformed, unknown or has an invalid value.
     """
     name, _, rest = text.strip().partition(":")
     name = name.lower()
@@ -236,35 +258,37 @@ def read_provider(text: str) -> ProviderSpec:
 
 def _check_option(name: str, known: Options, key: str, value: str) -> None:
     if key in (FIXED_WINDOWS, *known.switches) and value not in ("0", "1"):
-        raise ProviderError(f"provider {name!r}: option {key!r} is 0 or 1, not {value!r}")
+        raise ProviderError(f"provider {name!r}: option {key!r} must be 0 or 1, not {value!r}")
     if key == "device_id" and not value.isdecimal():
-        raise ProviderError(f"provider {name!r}: option {key!r} is a number, not {value!r}")
+        raise ProviderError(f"provider {name!r}: option {key!r} must be a number, not {value!r}")
     choices = known.choices.get(key)
     if choices and value not in choices:
-        raise ProviderError(f"provider {name!r}: option {key!r} is {', '.join(choices)}, not {value!r}")
+        raise ProviderError(f"provider {name!r}: option {key!r} must be one of {', '.join(choices)}, not {value!r}")
     if key in known.names or (known.properties and PROPERTY.fullmatch(key)):
         return
-    more = ", and OpenVINO's properties, in capitals" if known.properties else ""
-    raise ProviderError(f"provider {name!r} has no option {key!r}; it has {', '.join(sorted(known.names))}{more}")
+    properties = ", and OpenVINO's properties, in capitals" if known.properties else ""
+    raise ProviderError(f"provider {name!r} has no option {key!r}; it has {', '.join(sorted(known.names))}{properties}")
 
 
 def parse_providers(texts: str | Sequence[str]) -> Providers:
-    """Parse one provider or several, in order of priority; the CPU is last whether or not it is named.
+    """Parse one provider or several in order of priority. The CPU always comes last and need not be named.
 
     Raises:
-        ProviderError: as :func:`parse_provider`; or one is named twice, or one after the CPU, which takes every node.
+        ProviderError: a provider is unknown or not available, or an option is invalid.
+        ProviderError: the list is empty, names a provider twice, or names one after the CPU.
     """
-    given = (texts,) if isinstance(texts, str) else tuple(texts)
-    specs = tuple(map(parse_provider, given))
+    specs = tuple(map(parse_provider, (texts,) if isinstance(texts, str) else texts))
     check_order(specs)
     return specs
 
 
 def check_order(specs: Sequence[ProviderSpec]) -> None:
-    """Refuse a list in which a provider could get no node.
+    """Refuse a list in which a provider would get no node.
 
     Raises:
-        ProviderError: the list is empty, names one twice, or one after the CPU.
+        ProviderError: the list is empty.
+        ProviderError: a provider is named twice.
+        ProviderError: a provider is named after the CPU, which takes every node.
     """
     names = [spec.name for spec in specs]
     if not names:
@@ -283,20 +307,20 @@ _PAIR = re.compile(r"[^:+,]+=")
 
 
 def split_list(texts: Iterable[str]) -> list[tuple[str, ...]]:
-    """Split ``cpu,openvino:A=1,B=2,tensorrt+cuda`` into lists of providers: one an entry, several where ``+`` joins.
+    """Split ``cpu,openvino:A=1,B=2,tensorrt+cuda`` at commas, and each entry at ``+`` into its providers.
 
-    A piece ``key=value`` belongs to the provider before it.
+    A part ``key=value`` is an option of the provider before it.
     """
     entries: list[str] = []
     for text in texts:
-        for index, piece in enumerate(text.split(",")):
-            if index and _PAIR.match(piece):
-                entries[-1] += f",{piece}"
-            elif piece.strip():
-                entries.append(piece.strip())
-    return [tuple(part.strip() for part in entry.split("+")) for entry in entries]
+        for index, part in enumerate(text.split(",")):
+            if index and _PAIR.match(part):
+                entries[-1] += f",{part}"
+            elif part.strip():
+                entries.append(part.strip())
+    return [tuple(name.strip() for name in entry.split("+")) for entry in entries]
 
 
 def describe(specs: Sequence[ProviderSpec]) -> str:
-    """Providers as they were asked for, in order."""
+    """Return the providers as the user wrote them, joined by ``+``."""
     return "+".join(map(str, specs))

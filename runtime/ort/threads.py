@@ -1,4 +1,4 @@
-"""How many threads to use, and how they wait: the cores that this process may use, and pools that do not spin on."""
+"""Count the cores that this process may use, and give sessions threads that sleep between runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import onnxruntime as ort
 
 from runtime.host.cgroups import PROC, group_folders, read_lines
 
-# How long a thread of a running session looks for work before it sleeps. Gaps between two nodes are far shorter; a
-# longer wait means that another session, or another process, could use the core.
+# How long a thread of a running session spins for work before it sleeps. Gaps between two nodes are much shorter; after
+# a longer wait, another session or process could use the core.
 _SPIN_MICROSECONDS = 1000
 
 
 def usable_cores(proc: Path = PROC) -> int:
-    """Cores this process may use: its affinity mask, cut to the smallest CPU quota of its cgroups and all above them.
+    """Return the number of cores that this process may use, at least 1.
 
-    A quota is rounded to the nearest whole core: a thread for a small part of one would spend the quota of the others
-    waiting.
+    This is the size of the affinity mask, limited by the smallest CPU quota of the process's cgroups and their parents.
+    A quota is rounded to the nearest whole core: a thread for a small part of a core would spend the quota of the
+    others waiting.
 
     Args:
-        proc: what the kernel says of this process (``cgroup`` and ``mountinfo`` are read).
+        proc: the kernel's folder about this process; ``cgroup`` and ``mountinfo`` are read from it.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
@@ -31,10 +32,10 @@ def usable_cores(proc: Path = PROC) -> int:
 
 
 def apply_threads(options: ort.SessionOptions, threads: int | None = None) -> None:
-    """Give a session ``threads`` threads, :func:`usable_cores` when None, that sleep as soon as no run is in progress.
+    """Give a session ``threads`` threads (:func:`usable_cores` if None) that sleep when no run is in progress.
 
-    Every session keeps a pool of its own. A pool for the whole process, which ONNX Runtime has too, can be sized only
-    once and cannot be told to stop spinning between runs.
+    Every session has its own pool. ONNX Runtime's pool for the whole process can be sized only once, and its threads
+    spin between runs.
     """
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -43,7 +44,7 @@ def apply_threads(options: ort.SessionOptions, threads: int | None = None) -> No
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """CPU quotas in cores; none where nothing limits this process, or there is no control group."""
+    """Yield the CPU quotas of this process's cgroups in cores; nothing where there is no limit or no cgroup."""
     for version, folder in group_folders("cpu", proc):
         quota = _quota_v2(folder) if version == 2 else _quota_v1(folder)
         if quota is not None:
@@ -51,18 +52,19 @@ def _quotas(proc: Path) -> Iterator[float]:
 
 
 def _quota_v2(folder: Path) -> float | None:
-    """``cpu.max`` is "max period" or "quota period", in microseconds."""
+    """Read ``cpu.max``: "max period" or "quota period", in microseconds."""
     fields = " ".join(read_lines(folder / "cpu.max")).split()
     return _ratio(*fields) if len(fields) == 2 else None
 
 
 def _quota_v1(folder: Path) -> float | None:
-    """A negative ``cpu.cfs_quota_us`` is none."""
+    """Read ``cpu.cfs_quota_us``; a negative value means no limit."""
     quota, period = (" ".join(read_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
     return _ratio(quota, period)
 
 
 def _ratio(quota: str, period: str) -> float | None:
+    """Return ``quota / period``, or None unless both are positive integers."""
     if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
         return None
     return int(quota) / int(period)

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.audio.incoming import Incoming
 from runtime.audio.segmentation import Piece, SpeechCutter
+from runtime.audio.stream_resampler import StreamResampler
 from runtime.engines.base import Engine, LiveSegment, SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import OptionError
 from runtime.pipeline.audio_file import AudioFile, JobKey
@@ -299,7 +299,7 @@ class Stream:
     def __init__(self, engine: Engine, session: LiveSession, sample_rate: int) -> None:
         """``sample_rate``: of the samples that will be fed, in Hz."""
         self._engine, self.session = engine, session
-        self._incoming = Incoming(sample_rate, engine.sample_rate)
+        self._incoming = StreamResampler(sample_rate, engine.sample_rate)
         self._failed = False
 
     def feed(self, samples: npt.NDArray[Any]) -> list[Event]:

@@ -50,7 +50,7 @@ def test_a_provider_that_dies_is_reported_and_does_not_stop_the_others(compared:
     assert dead.error is not None
     assert "its process was ended by SIGABRT" in dead.error
     for outcome in (cuda, directml):
-        if not availability(outcome.provider.partition("+")[0]).here:
+        if not availability(outcome.provider.partition("+")[0]).is_available:
             assert outcome.error is not None
             assert "is not available here (pip install onnxruntime-" in outcome.error.replace("'", "")
     assert cpu.measured is not None
@@ -91,7 +91,7 @@ def test_cpu_and_openvino_for_real(float_artifact: Path, tmp_path: Path) -> None
 
     In float32: that one's GroupQueryAttention is too old to know a cache in 8 bits.
     """
-    packages = [] if availability("openvino").here else ["--packages", f"openvino={OPENVINO}"]
+    packages = [] if availability("openvino").is_available else ["--packages", f"openvino={OPENVINO}"]
     if packages and not OPENVINO.is_dir():
         # Wheels are for x86-64 alone; there the comparison must not be left out.
         assert (sys.platform, platform.machine()) != ("linux", "x86_64"), "run `make build/onnxruntime-openvino`"

@@ -231,7 +231,7 @@ class TestMicrophone:
 
         def start(stream: FakeStream) -> None:
             begin(stream)
-            stream.hear(np.full(800, 0.5))
+            stream.record(np.full(800, 0.5))
 
         monkeypatch.setattr(FakeStream, "start", start)
         monkeypatch.setitem(sys.modules, "sounddevice", fake)
@@ -259,7 +259,7 @@ class TestMicrophone:
     def test_lost_audio_is_said(self, sounddevice: FakeSounddevice, script: Script) -> None:
         def lose() -> None:
             if len(script.pieces) == 1:
-                sounddevice.streams[0].hear(np.zeros(800), overflow=True)
+                sounddevice.streams[0].record(np.zeros(800), overflow=True)
             else:
                 signal.raise_signal(signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""Opening artifacts: what must hold, and what each broken one says."""
+"""Tests of opening artifacts: checks of the manifest and of the files, and the error for each defect."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def test_what_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+def test_system_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ArtifactInvalidError, match="cannot be read"):
         open_artifact(tmp_path / ("x" * 300))
 
 
-def test_a_user_without_a_home_can_open_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_can_open_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
+    monkeypatch.setattr(artifact_module.VerifiedFiles, "MIN_BYTES", 0)
     assert open_artifact(ARTIFACT).manifest.name == "qwen3-asr-tiny-int8"
 
 
 @pytest.mark.parametrize(
     ("data", "message"), [("w.data", "'w.data' is used but has no"), ("../w", "outside the model")]
 )
-def test_external_data_is_checked_like_any_file(copy: Path, data: str, message: str) -> None:
+def test_external_data_is_checked_like_other_files(copy: Path, data: str, message: str) -> None:
     edit(copy, lambda manifest: manifest["graphs"]["decoder"].update(data=data))
     with pytest.raises(ArtifactInvalidError, match=message):
         open_artifact(copy)
 
 
-def become_a_file(folder: Path) -> None:
+def replace_by_a_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("x")
 
 
-def test_the_tracked_model_opens() -> None:
+def test_tracked_model_opens() -> None:
     opened = open_artifact(ARTIFACT)
     assert opened.manifest.schema_version == SCHEMA_VERSION
     assert set(opened.manifest.graphs) == {"encoder", "decoder"}
@@ -75,12 +75,12 @@ def test_the_tracked_model_opens() -> None:
     ("make", "error", "message"),
     [
         (lambda p: shutil.rmtree(p), ArtifactNotFoundError, "no such model folder"),
-        (become_a_file, ArtifactNotFoundError, "is a file"),
+        (replace_by_a_file, ArtifactNotFoundError, "is a file"),
         (lambda p: (p / MANIFEST).unlink(), ArtifactNotFoundError, "holds no manifest.json"),
         (
             lambda p: (p / "encoder.onnx").unlink(),
             ArtifactNotFoundError,
-            "encoder.onnx: this file of the model is missing",
+            "encoder.onnx: file of the model is missing",
         ),
         (lambda p: (p / MANIFEST).write_text("{"), ArtifactInvalidError, "manifest.json: Input data was truncated"),
         (lambda p: (p / MANIFEST).write_bytes(b"\xff\xfe{}"), ArtifactInvalidError, "manifest.json"),
@@ -106,7 +106,7 @@ def test_broken_artifacts(copy: Path, make: Callable[[Path], object], error: typ
     assert "\n" not in str(caught.value)
 
 
-def test_an_altered_graph_is_found(copy: Path) -> None:
+def test_altered_graph_is_refused(copy: Path) -> None:
     path = copy / "decoder.onnx"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -115,19 +115,19 @@ def test_an_altered_graph_is_found(copy: Path) -> None:
         open_artifact(copy)
     assert open_artifact(copy, verify=False)  # sizes still agree
     path.write_bytes(data[:-1])
-    with pytest.raises(ArtifactInvalidError, match="bytes where the manifest says"):
+    with pytest.raises(ArtifactInvalidError, match=r"has \d+ bytes, expected \d+"):
         open_artifact(copy, verify=False)
 
 
-def test_an_altered_file_is_found_although_it_was_right_before(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of verified files must not hide a change that keeps size and modification time."""
-    monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
+def test_altered_file_is_refused_although_it_was_verified_before(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of verified files must not hide a change that keeps size and modification time."""
+    monkeypatch.setattr(artifact_module.VerifiedFiles, "MIN_BYTES", 0)
     hashed: list[Path] = []
-    real = files.sha256_file
+    original = files.sha256_file
 
     def recording(path: Path) -> str:
         hashed.append(path)
-        return real(path)
+        return original(path)
 
     monkeypatch.setattr(artifact_module, "sha256_file", recording)
     open_artifact(copy)
@@ -144,8 +144,8 @@ def test_an_altered_file_is_found_although_it_was_right_before(copy: Path, monke
         open_artifact(copy)
 
 
-def test_a_read_only_cache_costs_nothing_but_time(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_module._Seen, "SMALL", 0)
+def test_read_only_cache_is_not_an_error(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact_module.VerifiedFiles, "MIN_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     assert open_artifact(copy).manifest.name == "qwen3-asr-tiny-int8"
 
@@ -161,7 +161,7 @@ def test_a_read_only_cache_costs_nothing_but_time(copy: Path, monkeypatch: pytes
         (lambda m: m["front_end"].update(kind="nemo"), "manifest.json: Invalid enum value 'nemo'"),
     ],
 )
-def test_a_manifest_that_contradicts_its_graphs_fails_at_load(
+def test_manifest_that_contradicts_its_graphs_is_refused(
     copy: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     edit(copy, change)
@@ -169,7 +169,7 @@ def test_a_manifest_that_contradicts_its_graphs_fails_at_load(
         Transcriber.from_artifact(copy)
 
 
-def test_atomic_writes_leave_the_old_file_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atomic_write_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
 

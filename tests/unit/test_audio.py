@@ -1,4 +1,4 @@
-"""Audio of every kind, and every way in which it can be bad."""
+"""Tests of reading audio: containers, rates, channels, streams and arrays, and errors for invalid audio."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ def tone(rate: int, seconds: float = 1.0, frequency: float = 440.0) -> np.ndarra
 
 
 def dominant(samples: np.ndarray) -> float:
+    """Return the frequency in Hz with the largest magnitude."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum) * RATE / len(samples))
 
 
 def write_container(path: Path, codec: str, seconds: float) -> None:
-    """440 Hz on the left, 880 Hz on the right."""
+    """Write 440 Hz on the left channel and 880 Hz on the right one."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=48_000)
         stream.layout = "stereo"
         stereo = np.stack([tone(48_000, seconds), tone(48_000, seconds, 880.0)])
         frame = av.AudioFrame.from_ndarray(stereo, format="fltp", layout="stereo")
         frame.sample_rate = 48_000
-        for made in av.AudioResampler(format=stream.format.name, layout="stereo", rate=48_000).resample(frame):
-            container.mux(stream.encode(made))
+        resampler = av.AudioResampler(format=stream.format.name, layout="stereo", rate=48_000)
+        for resampled in resampler.resample(frame):
+            container.mux(stream.encode(resampled))
         container.mux(stream.encode(None))
 
 
@@ -76,7 +78,9 @@ def test_formats_and_rates_give_the_same_tone(tmp_path: Path, suffix: str, rate:
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp4", "webm"])
-def test_containers_beyond_libsndfile_need_pyav(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_that_libsndfile_cannot_read_need_pyav(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / f"tone.{suffix}"
     write_container(path, "libopus" if suffix == "webm" else "aac", 2.0)
     assert abs(dominant(load_audio(path, RATE, channel=0)) - 440) < 2
@@ -86,7 +90,7 @@ def test_containers_beyond_libsndfile_need_pyav(tmp_path: Path, suffix: str, mon
         load_audio(path, RATE)
 
 
-def test_channels_are_mixed_or_picked(tmp_path: Path) -> None:
+def test_channels_are_mixed_or_selected(tmp_path: Path) -> None:
     path = tmp_path / "stereo.wav"
     left, right = tone(RATE), tone(RATE, frequency=1000.0)
     soundfile.write(path, np.stack([left, right], axis=1), RATE, subtype="FLOAT")
@@ -97,7 +101,7 @@ def test_channels_are_mixed_or_picked(tmp_path: Path) -> None:
 
 
 def test_resampling_in_blocks_equals_resampling_at_once(tmp_path: Path) -> None:
-    """A file longer than several blocks has no seams."""
+    """The file has several blocks."""
     path = tmp_path / "long.wav"
     soundfile.write(path, tone(44_100, 31.0), 44_100, subtype="FLOAT")
     samples = load_audio(path, RATE)
@@ -109,7 +113,7 @@ def test_streams_and_arrays(tmp_path: Path) -> None:
     path = tmp_path / "tone.flac"
     soundfile.write(path, tone(RATE), RATE)
 
-    read, write = os.pipe()  # not seekable, as standard input may be
+    read, write = os.pipe()  # not seekable, like standard input from a pipe
     os.write(write, path.read_bytes())
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
@@ -133,23 +137,23 @@ def test_streams_and_arrays(tmp_path: Path) -> None:
         (np.zeros(10), 0, "not positive"),
     ],
 )
-def test_bad_arrays(array: np.ndarray, rate: int, message: str) -> None:
+def test_invalid_arrays_are_refused(array: np.ndarray, rate: int, message: str) -> None:
     with pytest.raises(AudioInvalidError, match=message):
         from_array(array, rate, RATE)
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_invalid_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioNotFoundError, match="no such file"):
         load_audio(tmp_path / "absent.wav", RATE)
     with pytest.raises(AudioInvalidError, match="is a folder"):
         load_audio(tmp_path, RATE)
-    bad: dict[str, tuple[bytes, str]] = {
+    invalid: dict[str, tuple[bytes, str]] = {
         "empty.wav": (b"", "is empty"),
         "text.wav": (b"this is no audio at all, only some text\n" * 40, "not audio"),
         "png.wav": (b"\x89PNG\r\n\x1a\n" + bytes(200), "not audio"),
         "header.wav": (b"RIFF\x24\x00\x00\x00WAVE", "truncated"),
     }
-    for name, (content, message) in bad.items():
+    for name, (content, message) in invalid.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(AudioInvalidError, match=message) as caught:
             load_audio(tmp_path / name, RATE)
@@ -157,7 +161,7 @@ def test_bad_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_truncated_files(tmp_path: Path) -> None:
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, RATE * 6).astype(np.float32)
     for suffix, subtype in (
         ("wav", "PCM_16"),
@@ -179,7 +183,7 @@ def test_truncated_files(tmp_path: Path) -> None:
             load_audio(path, RATE)
 
 
-def test_a_truncated_webm_is_found(tmp_path: Path) -> None:
+def test_truncated_webm_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.webm"
     write_container(path, "libopus", 6.0)
     data = path.read_bytes()
@@ -188,14 +192,14 @@ def test_a_truncated_webm_is_found(tmp_path: Path) -> None:
         load_audio(path, RATE)
 
 
-def test_a_files_name_does_not_decide_its_format(tmp_path: Path) -> None:
+def test_format_does_not_depend_on_the_name(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
     for name in ("talk.raw", "talk", "talk.mp3"):
         (tmp_path / name).write_bytes((tmp_path / "x.wav").read_bytes())
         assert len(load_audio(tmp_path / name, RATE)) == RATE
 
 
-def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+def test_named_pipe_is_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "x.wav").read_bytes()))
@@ -204,7 +208,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_what_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+def test_system_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AudioInvalidError, match="cannot be read"):
         load_audio(tmp_path / ("x" * 300), RATE)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -213,8 +217,8 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF024, 0x80000000, 0])
-def test_a_wav_of_unknown_length_is_not_truncated(tmp_path: Path, length: int) -> None:
-    """Programs that write to a pipe leave the lengths at a value of their own."""
+def test_wav_of_unknown_length_is_not_truncated(tmp_path: Path, length: int) -> None:
+    """Programs that write to a pipe leave various values as the length."""
     path = tmp_path / "piped.wav"
     soundfile.write(path, tone(RATE), RATE, subtype="PCM_16")
     data = bytearray(path.read_bytes())
@@ -225,7 +229,7 @@ def test_a_wav_of_unknown_length_is_not_truncated(tmp_path: Path, length: int) -
     assert len(load_audio(path, RATE)) == RATE
 
 
-def test_no_samples_and_no_numbers(tmp_path: Path) -> None:
+def test_no_samples_and_not_finite_samples_are_refused(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "none.wav"), "wb") as stream:
         stream.setnchannels(1)
         stream.setsampwidth(2)
@@ -239,8 +243,8 @@ def test_no_samples_and_no_numbers(tmp_path: Path) -> None:
         load_audio(tmp_path / "nan.wav", RATE)
 
 
-def test_every_truncation_of_a_file_decodes_or_is_one_sentence(tmp_path: Path) -> None:
-    """Nothing but the project's own errors leaves the decoder, whatever the bytes are."""
+def test_damaged_file_decodes_or_raises_one_sentence(tmp_path: Path) -> None:
+    """The decoder raises only errors of this project, for any bytes."""
     path = tmp_path / "x.flac"
     soundfile.write(path, tone(RATE, 0.3), RATE)
     data = path.read_bytes()
@@ -261,8 +265,8 @@ def test_every_truncation_of_a_file_decodes_or_is_one_sentence(tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "m4a"])
 @pytest.mark.parametrize("rate", [16_000, 48_000])
-def test_blocks_are_short_and_together_the_whole(tmp_path: Path, suffix: str, rate: int) -> None:
-    """Equal to decoding at once: bit for bit at the file's own rate, else up to the rounding of the resampler."""
+def test_blocks_join_to_the_whole(tmp_path: Path, suffix: str, rate: int) -> None:
+    """Equal to decoding at once: exactly at the file's own rate, else up to rounding errors of the resampler."""
     path = tmp_path / f"long.{suffix}"
     if suffix == "m4a":
         write_container(path, "aac", 25.0)
@@ -273,7 +277,7 @@ def test_blocks_are_short_and_together_the_whole(tmp_path: Path, suffix: str, ra
     with open_audio(path, RATE) as reader:
         assert reader.duration == pytest.approx(25.0, abs=0.1)
         blocks = list(reader.blocks())
-        assert not list(reader.blocks())  # once through
+        assert not list(reader.blocks())  # the same iterator
     assert len(blocks) >= 3
     assert all(0 < len(block) <= 1.1 * BLOCK_SECONDS * RATE and block.dtype == np.float32 for block in blocks)
     whole = np.concatenate(blocks)
@@ -288,7 +292,7 @@ def test_blocks_are_short_and_together_the_whole(tmp_path: Path, suffix: str, ra
 
 
 def test_blocks_of_an_array() -> None:
-    """Long arrays are converted piece by piece too."""
+    """Long arrays are converted block by block too."""
     array = np.broadcast_to(np.int16(16384), (3600 * RATE, 2))  # an hour, in two bytes
     with open_array(array, RATE, RATE) as reader:
         assert reader.duration == 3600
@@ -297,8 +301,8 @@ def test_blocks_of_an_array() -> None:
         assert np.all(first == 0.5)
 
 
-def test_a_file_is_decoded_as_it_is_asked_for(tmp_path: Path) -> None:
-    """What is wrong at the end is found at the end."""
+def test_file_is_decoded_block_by_block(tmp_path: Path) -> None:
+    """An error at the end of the file is raised there."""
     path = tmp_path / "cut.flac"
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, RATE * 40).astype(np.float32)
     soundfile.write(path, noise, RATE)
@@ -311,7 +315,7 @@ def test_a_file_is_decoded_as_it_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "m4a"])
-def test_a_reader_that_is_left_early_closes_its_file(
+def test_reader_that_is_closed_early_closes_its_file(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"long.{suffix}"
@@ -337,7 +341,7 @@ def test_a_reader_that_is_left_early_closes_its_file(
     assert opened[1].closed
 
 
-def test_long_standard_input_is_kept_in_a_file(tmp_path: Path) -> None:
+def test_long_stream_is_copied_to_a_file(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(RATE * 600, np.float32), RATE, subtype="FLOAT")  # 38 MB
 
     class Pipe(io.RawIOBase):
@@ -360,21 +364,21 @@ def test_long_standard_input_is_kept_in_a_file(tmp_path: Path) -> None:
     tracemalloc.stop()
     pipe.file.close()
     assert seconds == 600
-    assert peak < 24_000_000  # the part that may be kept in memory, and a block; the file has 38 MB
+    assert peak < 24_000_000  # the part that is copied to memory, and a block; the file has 38 MB
 
 
-def test_a_text_stream_is_one_sentence() -> None:
+def test_text_stream_is_refused() -> None:
     with pytest.raises(AudioInvalidError, match="binary mode"):
         open_audio(io.StringIO("RIFF"), RATE)  # type: ignore[arg-type]
 
 
-def test_less_than_one_sample_at_the_models_rate() -> None:
+def test_less_than_one_sample_is_refused() -> None:
     with pytest.raises(AudioInvalidError, match="shorter than one sample"):
         from_array(np.ones(1, np.float32), 1_000_000, RATE)
 
 
-def test_a_container_without_a_length(tmp_path: Path) -> None:
-    """A live stream's header does not say how long it is."""
+def test_container_without_a_length(tmp_path: Path) -> None:
+    """The header of a live stream does not declare its length."""
 
     class Live(io.RawIOBase):
         def __init__(self) -> None:
@@ -393,24 +397,24 @@ def test_a_container_without_a_length(tmp_path: Path) -> None:
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(tone(48_000, 3.0)[None], format="fltp", layout="mono")
         frame.sample_rate = 48_000
-        for made in av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000).resample(frame):
-            container.mux(stream.encode(made))
+        for resampled in av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000).resample(frame):
+            container.mux(stream.encode(resampled))
         container.mux(stream.encode(None))
     with open_audio(io.BytesIO(bytes(live.data)), RATE) as reader:
         assert reader.duration is None
         assert abs(sum(map(len, reader.blocks())) / RATE - 3.0) < 0.1
 
 
-def test_a_stream_is_read_from_where_it_is_and_stays_open(tmp_path: Path) -> None:
-    kept = io.BytesIO()
-    soundfile.write(kept, tone(RATE), RATE, format="WAV")
-    expected = load_audio(io.BytesIO(kept.getvalue()), RATE)
-    beside = io.BytesIO(b"header" + kept.getvalue())
-    beside.seek(6)
-    (tmp_path / "a.wav").write_bytes(kept.getvalue())
+def test_stream_is_read_from_its_position_and_stays_open(tmp_path: Path) -> None:
+    memory = io.BytesIO()
+    soundfile.write(memory, tone(RATE), RATE, format="WAV")
+    expected = load_audio(io.BytesIO(memory.getvalue()), RATE)
+    behind_header = io.BytesIO(b"header" + memory.getvalue())
+    behind_header.seek(6)
+    (tmp_path / "a.wav").write_bytes(memory.getvalue())
     with (tmp_path / "a.wav").open("rb") as opened:
-        kept.seek(0)
-        for stream in (kept, beside, opened):
+        memory.seek(0)
+        for stream in (memory, behind_header, opened):
             assert np.array_equal(load_audio(stream, RATE), expected)
             assert not stream.closed
     with pytest.raises(AudioInvalidError, match=r"^the upload: is empty"):

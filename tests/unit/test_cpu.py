@@ -1,4 +1,4 @@
-"""What is known of the processor, and what ``info`` makes of it for a quantized model."""
+"""Tests of the processor's description, and of what ``info`` shows of a quantized model on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantize.recipe import load_recipe
 from runtime.cli import describe as description
 from runtime.cli.describe import describe
 from runtime.families import declared
-from runtime.host.cpu import lacks_vnni
+from runtime.host.cpu import lacks_vnni, processor_identity, processor_name
 from runtime.model.artifact import open_artifact
 from runtime.model.manifest import ErrorRate, FallbackNode, Gate, GraphQuantization, Manifest, Quantization
 from tests.conftest import ARTIFACT
@@ -29,7 +29,7 @@ HEAD = "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: avx512_vnni\n"
         ("x86_64", HEAD + "flags\t\t: fpu sse avx2 avx512f avx512_vnni_not\n", True),
         ("x86_64", HEAD + "flags\t\t: fpu sse avx2\n\nprocessor\t: 1\nbugs\t: avx_vnni\n", True),
         ("i686", HEAD + "flags\t\t: fpu\n", True),
-        ("x86_64", HEAD, None),  # a system that calls them something else
+        ("x86_64", HEAD, None),  # a system with other field names
         ("x86_64", "", None),
         ("x86_64", None, None),  # no such file
         ("aarch64", HEAD + "Features\t: fp asimd\n", False),
@@ -37,23 +37,52 @@ HEAD = "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: avx512_vnni\n"
         ("riscv64", "flags\t\t: fpu\n", False),
     ],
 )
-def test_who_lacks_vnni(machine: str, text: str | None, expected: bool | None, tmp_path: Path) -> None:
+def test_processors_without_vnni(machine: str, text: str | None, expected: bool | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
     assert lacks_vnni(machine, tmp_path / "cpuinfo") is expected
 
 
-def test_this_machine_is_asked_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_is_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert lacks_vnni() is False
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert lacks_vnni(cpuinfo=tmp_path) is None  # a folder cannot be read
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor : 0\nmodel name\t: AMD EPYC 9755\n", "AMD EPYC 9755"),
+        ("processor : 0\nFeatures : fp asimd\n\nModel\t\t: Raspberry Pi 5 Model B\n", "Raspberry Pi 5 Model B"),
+    ],
+)
+def test_processor_names(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor_name(tmp_path / "cpuinfo") == name
+    assert processor_name(tmp_path / "absent")
+
+
+def test_identity_is_model_and_features(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    head = "processor\t: {}\nvendor_id\t: A\nmodel name\t: B\nmicrocode\t: {}\ncpu MHz\t: {}\nflags\t: {}\n"
+    path.write_text(head.format(0, 1, 2500, "avx2") + "\n" + head.format(1, 1, 2500, "avx2"))
+    first = processor_identity(path)
+    assert first == "flags avx2; model name B; vendor_id A"
+    path.write_text(head.format(0, 2, 800, "avx2"))
+    assert processor_identity(path) == first
+    path.write_text(head.format(0, 1, 2500, "avx2 avx512f"))
+    assert processor_identity(path) not in (first, None)
+    path.write_text("processor\t: 0\nFeatures\t: asimd\nCPU part\t: 0xd40\n\nHardware\t: board\n")
+    assert processor_identity(path) == "CPU part 0xd40; Features asimd"
+    path.write_text("nothing\n")
+    assert processor_identity(path) is None
+
+
 def quantized(
     *, reduced: bool = False, nodes: dict[str, int] | None = None, exceeded: tuple[str, ...] = ()
 ) -> Manifest:
-    """The tracked model's manifest as if the recipe int8 had made it."""
+    """Return the manifest of the tracked model, as if the recipe int8 had quantized it."""
     recipe = load_recipe("int8")
     gate = Gate(
         evaluation="6 utterances of the bundled set",
@@ -68,7 +97,7 @@ def quantized(
         forced=bool(exceeded),
     )
     graph = GraphQuantization(nodes or {"float32 patches": 1, "w8a8": 29}, 10, [FallbackNode("/x/MatMul", 0.06)])
-    made = Quantization(
+    quantization = Quantization(
         recipe="int8",
         settings=(recipe.with_reduced_range() if reduced else recipe).settings(),
         parent="0" * 64,
@@ -76,62 +105,60 @@ def quantized(
         graphs={"encoder": graph},
         gate=gate,
     )
-    return msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=made)
+    return msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=quantization)
 
 
 def lines(manifest: Manifest) -> dict[str, str]:
-    """What ``info`` prints, by its first column."""
+    """Return the lines of ``info`` by their first column."""
     pairs = (line.split("  ", 1) for line in describe(manifest, 7_000_000, declared("qwen3-asr")).splitlines())
     return {key: value.strip() for key, value in pairs}
 
 
-def test_a_quantized_model_is_described() -> None:
-    found = lines(quantized())
-    assert found["quantization"] == "int8"
-    assert found["size"] == "7.0 MB"
-    assert found["encoder nodes"] == "1 float32 patches, 29 w8a8, 10 inputs smoothed, 1 fell back to weight-only"
-    assert found["relative error"] == "encoder 0.0123, decoder 0.0321 of the parent's outputs"
-    assert found["evaluated on"] == "6 utterances of the bundled set"
-    assert found["identical"] == "87.5% of the utterances have the parent's tokens"
-    assert found["English words"] == "2.50% wrong, the parent 1.00%"
-    assert "forced" not in found
+def test_info_describes_a_quantized_model() -> None:
+    rows = lines(quantized())
+    assert rows["quantization"] == "int8"
+    assert rows["size"] == "7.0 MB"
+    assert rows["encoder nodes"].startswith("1 float32 patches, 29 w8a8, 10 inputs smoothed, 1 ")
+    assert rows["relative error"].startswith("encoder 0.0123, decoder 0.0321")
+    assert rows["evaluated on"].startswith("6 utterances")
+    assert rows["identical"].startswith("87.5%")
+    assert [part for part in rows["English words"].split() if "%" in part] == ["2.50%", "1.00%"]
+    assert "forced" not in rows
 
 
-def test_what_was_forced_is_said() -> None:
-    found = lines(quantized(exceeded=("the first bound", "the second")))
-    assert found["forced"] == "kept although the first bound; the second"
+def test_info_shows_exceeded_bounds_of_a_forced_model() -> None:
+    rows = lines(quantized(exceeded=("the first bound", "the second")))
+    assert rows["forced"].endswith("the first bound; the second")
 
 
-def test_a_float_model_says_nothing_of_it() -> None:
-    found = lines(msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=None))
-    assert found["quantization"] == "none (float32)"
-    assert not {"relative error", "identical", "warning", "reduced range", "forced"} & set(found)
+def test_info_of_a_float_model_has_no_quantization() -> None:
+    rows = lines(msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=None))
+    assert rows["quantization"] == "none (float32)"
+    assert not {"relative error", "identical", "warning", "reduced range", "forced"} & set(rows)
 
 
 @pytest.mark.parametrize(
-    ("lacks", "warning"),
-    [
-        (True, "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range"),
-        (None, "without VNNI needs a model quantized with --reduce-range; whether this is one is unknown"),
-        (False, None),
-    ],
+    ("lacks", "warns"),
+    [(True, True), (None, True), (False, False)],
 )
-def test_a_model_that_this_processor_may_compute_wrongly(
-    lacks: bool | None, warning: str | None, monkeypatch: pytest.MonkeyPatch
+def test_info_warns_on_a_processor_without_vnni(
+    lacks: bool | None, warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(description, "lacks_vnni", lambda: lacks)
-    found = lines(quantized())
-    assert (warning or "") in found.get("warning", "")
-    assert ("warning" in found) == (warning is not None)
-    assert "reduced range" not in found
-    found = lines(quantized(reduced=True))
-    assert "warning" not in found
-    assert found["reduced range"] == "7-bit weights in integer products: right on processors without VNNI"
-    found = lines(quantized(nodes={"8 bits, blocks of 32": 22}))  # no integer product is in it
-    assert not {"warning", "reduced range"} & set(found)
+    rows = lines(quantized())
+    assert ("warning" in rows) == warns
+    if warns:
+        assert "VNNI" in rows["warning"]
+        assert "--reduce-range" in rows["warning"]
+    assert "reduced range" not in rows
+    rows = lines(quantized(reduced=True))
+    assert "warning" not in rows
+    assert rows["reduced range"].startswith("7-bit weights")
+    rows = lines(quantized(nodes={"8 bits, blocks of 32": 22}))  # has no integer products
+    assert not {"warning", "reduced range"} & set(rows)
 
 
-def test_one_rule_of_full_range_is_enough_for_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_rule_with_full_range_causes_the_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(description, "lacks_vnni", lambda: True)
     manifest = quantized(reduced=True)
     assert manifest.quantization is not None

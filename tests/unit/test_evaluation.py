@@ -398,7 +398,7 @@ def test_a_model_that_names_no_language_did_not_detect_it(transcriber: Transcrib
     uttered = [Utterance(DATA / "en-1.wav", "It was very quiet in Madrid.", "English")]
     for detects, kind, told in (
         (True, "detected", "detected by"),
-        (False, "implicit", "neither told to the model nor"),
+        (False, "implicit", "neither given to the model nor"),
     ):
         capabilities = msgspec.structs.replace(transcriber.capabilities, language_detection=detects)
         model: Any = SimpleNamespace(artifact=transcriber.artifact, capabilities=capabilities)

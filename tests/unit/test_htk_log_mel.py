@@ -1,4 +1,4 @@
-"""GigaAM's front end against torch's transform and transformers' filters: the formulas of the published one."""
+"""Tests of GigaAM's features against the published formulas, with torch's transform and transformers' filters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from transformers.audio_utils import mel_filter_bank
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_frame_count, htk_log_mel, htk_mel_filters
 
 CONFIG = HtkLogMelConfig("htk-log-mel", 16_000, 320, 160, 64, 320)
-# The published front end's own rounding in float32: a bin 90 dB under the loudest is known no better. Ours is nearer to
-# the formula's value.
+# The first is the rounding error of the published front end in float32, in bins 90 dB below the loudest. Our features
+# are closer to the exact values.
 TOLERANCE, EXACT_TOLERANCE = 1e-3, 3e-4
 
 
 def reference(samples: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
-    """torchaudio's ``MelSpectrogram(16000, n_fft=320, hop_length=160, n_mels=64, center=False)``, clamped, and its log.
+    """Compute the log of torchaudio's ``MelSpectrogram(16000, n_fft=320, hop_length=160, n_mels=64, center=False)``.
 
-    torchaudio itself has no other numbers: it calls ``torch.stft`` and multiplies with HTK filters.
+    Like torchaudio, it calls ``torch.stft`` and multiplies with HTK filters.
     """
     filters = torch.from_numpy(mel_filter_bank(161, 64, 0.0, 8000.0, 16_000, norm=None, mel_scale="htk"))
     window = torch.hann_window(320, dtype=dtype)
@@ -58,14 +58,14 @@ def test_filters_equal_the_reference() -> None:
         np.testing.assert_allclose(htk_mel_filters(bands, size, 16_000), expected, atol=1e-9)
 
 
-def test_the_bounds_are_those_of_the_power() -> None:
+def test_power_is_clipped_to_its_bounds() -> None:
     floor = htk_log_mel(np.zeros(800, np.float32), CONFIG)
     np.testing.assert_allclose(floor, np.log(1e-9), rtol=1e-6)
     tone = np.sin(np.arange(800, dtype=np.float32) * 0.5) * 1e6
     assert htk_log_mel(tone, CONFIG).max() == pytest.approx(np.log(1e9))
 
 
-def test_a_short_clip_is_padded_with_silence(speech: np.ndarray) -> None:
+def test_short_clip_is_padded_with_zeros(speech: np.ndarray) -> None:
     clip = speech[20_000:20_100]
     expected = reference(np.pad(clip, (0, 220)))
     assert np.abs(htk_log_mel(clip, CONFIG) - expected).max() <= TOLERANCE
@@ -73,13 +73,13 @@ def test_a_short_clip_is_padded_with_silence(speech: np.ndarray) -> None:
 
 
 @given(samples=st.integers(0, 3_000))
-def test_frames_are_counted_as_they_are_made(samples: int) -> None:
+def test_frame_count_equals_the_number_of_frames(samples: int) -> None:
     assert htk_log_mel(np.zeros(samples, np.float32), CONFIG).shape == (64, htk_frame_count(samples, CONFIG))
 
 
 @given(frames=st.integers(1, 230), more=st.integers(0, 2_000))
-def test_a_frame_depends_on_its_own_samples_alone(frames: int, more: int) -> None:
-    """So features of a clip's beginning are those of the whole clip, bit for bit in blocks of the same size."""
+def test_frame_depends_only_on_its_own_samples(frames: int, more: int) -> None:
+    """Features of a clip's beginning are those of the whole clip."""
     clip = np.random.default_rng(frames).standard_normal(320 + 160 * (frames - 1) + more).astype(np.float32)
     part, whole = htk_log_mel(clip[: 320 + 160 * (frames - 1)], CONFIG), htk_log_mel(clip, CONFIG)
     assert part.shape[1] == frames
@@ -96,7 +96,7 @@ def test_the_input_is_not_changed(speech: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("key", "value"), [("n_fft", 1), ("n_fft", 321), ("hop_length", 0), ("n_mels", 0), ("min_samples", 319)]
 )
-def test_a_front_end_that_cannot_be_is_refused(key: str, value: int) -> None:
+def test_invalid_front_end_is_refused(key: str, value: int) -> None:
     settings = {**msgspec.structs.asdict(CONFIG), key: value}
     with pytest.raises(msgspec.ValidationError, match="make no front end"):
         msgspec.convert(settings, HtkLogMelConfig)

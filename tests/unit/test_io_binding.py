@@ -1,4 +1,4 @@
-"""Rows of a buffer by their address, and inputs that change in place between runs."""
+"""Tests of I/O bindings: rows of a buffer by address, and inputs that change in place between runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.ort.session import make_session
 from tests.conftest import ARTIFACT
 
 
-def test_rows_are_tensors_of_their_own() -> None:
+def test_rows_have_their_own_address_and_shape() -> None:
     buffer = RowBuffer((4, 2, 8, 3), np.float16)
     address, shape = buffer.rows()
     assert shape == [4, 2, 8, 3]
@@ -21,23 +21,23 @@ def test_rows_are_tensors_of_their_own() -> None:
         (slice(0, 9), 0, 4),
         (slice(2, 1), 2, 0),
     ):
-        at, shape = buffer.rows(rows)
-        assert (at - address, shape) == (offset * 2 * 8 * 3 * 2, [expected, 2, 8, 3])
-    with pytest.raises(ValueError, match="not next to one another"):
+        start, shape = buffer.rows(rows)
+        assert (start - address, shape) == (offset * 2 * 8 * 3 * 2, [expected, 2, 8, 3])
+    with pytest.raises(ValueError, match="not contiguous"):
         buffer.rows(slice(0, 4, 2))
 
 
-def test_a_buffer_begins_with_zeros_of_whoever_makes_them() -> None:
-    made = np.ones((2, 3), np.float32)
-    assert RowBuffer((2, 3), np.float32, zeros=lambda shape, dtype: made).rows()[0] == made.ctypes.data
+def test_buffer_uses_the_array_of_its_factory() -> None:
+    array = np.ones((2, 3), np.float32)
+    assert RowBuffer((2, 3), np.float32, zeros=lambda shape, dtype: array).rows()[0] == array.ctypes.data
 
 
-def test_the_cpu_takes_keys_and_values_from_host_memory() -> None:
+def test_cpu_reads_keys_and_values_from_host_memory() -> None:
     session = make_session(ARTIFACT / "decoder.onnx", ProviderSpec())
     assert input_location(session, "past_key_values.0.key") == HOST
 
 
-def test_an_input_counts_as_it_is_when_the_binding_runs() -> None:
+def test_each_run_reads_the_current_input() -> None:
     session = make_session(ARTIFACT / "encoder.onnx", ProviderSpec())
     features = np.zeros((1, 128, 100), np.float32)
     output = np.zeros((1, 13, 256), np.float32)

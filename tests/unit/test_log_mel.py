@@ -1,4 +1,4 @@
-"""The numpy front end against transformers' feature extractor."""
+"""Tests of Whisper's log-mel features against transformers' feature extractors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TOLERANCE = 1e-4
 
 
 def reference(samples: np.ndarray) -> np.ndarray:
-    made = Qwen3ASRFeatureExtractor()([samples], sampling_rate=16_000, padding="longest", n_window=0)
-    features: np.ndarray = made["input_features"][0].numpy()
+    batch = Qwen3ASRFeatureExtractor()([samples], sampling_rate=16_000, padding="longest", n_window=0)
+    features: np.ndarray = batch["input_features"][0].numpy()
     return features
 
 
@@ -42,8 +42,8 @@ def test_features_equal_the_reference(case: str, speech: np.ndarray, rng: np.ran
 
 @pytest.mark.parametrize("mels", [80, 128])
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 7.003, 30.0])
-def test_whole_windows_equal_whispers(seconds: float, mels: int, speech: np.ndarray) -> None:
-    """Padded with zeros to 30 s before anything is computed, as the reference does it."""
+def test_padded_windows_equal_whispers_extractor(seconds: float, mels: int, speech: np.ndarray) -> None:
+    """The reference pads clips with zeros to 30 s first."""
     clip = speech[: int(seconds * 16_000)]
     expected = WhisperFeatureExtractor(feature_size=mels)([clip], sampling_rate=16_000)["input_features"][0]
     ours = log_mel(clip, LogMelConfig("whisper-log-mel", 16_000, 400, 160, mels, 480_000))
@@ -66,26 +66,26 @@ def test_the_input_is_not_changed(speech: np.ndarray) -> None:
 
 @pytest.mark.parametrize("gain", [1e-1, 1e-2, 1e-3, 5e-4])
 def test_quiet_parts_keep_their_shape(gain: float, rng: np.random.Generator) -> None:
-    """Up to 80 dB under the clip's peak counts: there a transform in float32 has the least to spare."""
+    """Features reach 80 dB below the clip's peak, where a float32 transform is least precise."""
     noise = rng.standard_normal(32_000).astype(np.float32)
     noise[16_000:] *= gain
     ours, expected = log_mel(noise, CONFIG), reference(noise)
-    assert (expected[:, 105:] > expected.min()).mean() > 0.3  # not only the floor is compared
+    assert (expected[:, 105:] > expected.min()).mean() > 0.3  # compares more than the floor
     assert np.abs(ours - expected).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("frames", [127, 128, 129, 256, 300])
-def test_blocks_leave_no_seam(frames: int, rng: np.random.Generator) -> None:
+def test_blocks_of_frames_join_without_errors(frames: int, rng: np.random.Generator) -> None:
     clip = rng.standard_normal(frames * 160).astype(np.float32)
     assert np.abs(log_mel(clip, CONFIG) - reference(clip)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("bands", [80, 100, 128])
-def test_bands_are_the_filters_and_stay_on_one_thread(bands: int) -> None:
+def test_bands_equal_the_filters_and_need_one_thread(bands: int) -> None:
     config = LogMelConfig("whisper-log-mel", 16_000, 400, 160, bands, 8_000)
-    _, made = log_mel_module._tables(config)
+    _, mel_bands = log_mel_module._tables(config)
     joined = np.zeros((bands, 201))
-    for band in made:
+    for band in mel_bands:
         joined[band.rows, band.bins] += band.weights
         assert band.weights.size * log_mel_module._BLOCK_FRAMES < 2**18
     np.testing.assert_allclose(joined, slaney_mel_filters(bands, 400, 16_000), atol=1e-8)

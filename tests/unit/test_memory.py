@@ -1,4 +1,4 @@
-"""Resident memory, and what is known of the machine."""
+"""Tests of resident memory and of the description of the machine."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import pytest
 
 from runtime.bench import machine
 from runtime.host import memory
+from runtime.host.cpu import processor_name
 from runtime.host.memory import peak_resident_bytes, resident_bytes
 
-HELD = 300 * 2**20
+ALLOCATED = 300 * 2**20  # bytes
 
 
-def test_the_peak_stays_and_a_child_does_not_inherit_it() -> None:
+def test_peak_stays_and_is_not_inherited_by_a_child() -> None:
     before = peak_resident_bytes()
-    held = np.ones(HELD, np.uint8)
-    assert resident_bytes() >= HELD
-    del held
-    assert peak_resident_bytes() >= max(before, HELD)
+    block = np.ones(ALLOCATED, np.uint8)
+    assert resident_bytes() >= ALLOCATED
+    del block
+    assert peak_resident_bytes() >= max(before, ALLOCATED)
     code = "from runtime.host.memory import peak_resident_bytes; print(peak_resident_bytes())"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 2**20 < int(said.stdout) < HELD / 2
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(child.stdout) < ALLOCATED / 2
 
 
-def test_systems_without_linux_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """There, the standard library and ps say nearly the same as Linux's table does here."""
+def test_systems_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library and ps report nearly the same sizes as ``/proc/self/status``."""
     resident, peak = resident_bytes(), peak_resident_bytes()
     monkeypatch.setattr(memory, "_from_status", lambda key: None)
     assert resident_bytes() == pytest.approx(resident, rel=0.2)
     assert peak_resident_bytes() >= peak * 0.9
 
 
-def test_a_table_without_the_entry(tmp_path: Path) -> None:
+def test_status_without_the_entry(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("VmPeak:\t 5 kB\nVmHWM:\t  12 kB\n")
     assert memory._from_status("VmHWM", tmp_path / "status") == 12 * 1024
     assert memory._from_status("VmRSS", tmp_path / "status") is None
@@ -43,35 +44,22 @@ def test_a_table_without_the_entry(tmp_path: Path) -> None:
 
 
 def test_this_machine() -> None:
-    found = machine.describe()
-    assert found.cores >= 1
-    assert found.processor
-    assert set(found.versions) == {"asr-deploy", "numpy", "onnxruntime", "python"}
-    assert found.date.endswith("+00:00")
+    described = machine.describe()
+    assert described.cores >= 1
+    assert described.processor
+    assert set(described.versions) == {"asr-deploy", "numpy", "onnxruntime", "python"}
+    assert described.date.endswith("+00:00")
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("processor : 0\nmodel name\t: AMD EPYC 9755\n", "AMD EPYC 9755"),
-        ("processor : 0\nFeatures : fp asimd\n\nModel\t\t: Raspberry Pi 5 Model B\n", "Raspberry Pi 5 Model B"),
-    ],
-)
-def test_processor_names(text: str, name: str, tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-    assert machine.processor_name(tmp_path / "cpuinfo") == name
-    assert machine.processor_name(tmp_path / "absent")
-
-
-def test_instructions_that_matter() -> None:
+def test_instruction_sets_from_flags() -> None:
     flags = frozenset({"avx2", "avx512f", "avx512_vnni", "amx_int8", "sse2"})
     assert machine.instructions(flags) == ["AVX2", "AVX-512", "AVX512-VNNI", "AMX-INT8"]
     assert machine.instructions(frozenset({"asimd", "asimddp", "i8mm"})) == ["NEON", "DotProd", "I8MM"]
     assert machine.instructions(frozenset()) == []
 
 
-def test_a_mac_is_asked_with_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a Mac would answer; everything it does not know is empty, with exit code 1."""
+def test_macos_is_described_by_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a Mac, names that sysctl does not know have an empty output and exit code 1."""
     answers = {
         "machdep.cpu.brand_string": "Apple M4",
         "hw.optional.arm.FEAT_I8MM": "1",
@@ -86,11 +74,11 @@ def test_a_mac_is_asked_with_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     monkeypatch.setattr("subprocess.run", sysctl)
     monkeypatch.setattr(machine, "processor_flags", lambda: None)
-    assert machine.processor_name(tmp_path / "absent") == "Apple M4"
+    assert processor_name(tmp_path / "absent") == "Apple M4"
     assert machine.instructions() == ["NEON", "I8MM"]
 
 
-def test_memory_is_cut_to_the_limit(tmp_path: Path) -> None:
+def test_memory_is_limited_by_the_cgroup(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     installed = machine.memory_bytes(limit)
     limit.write_text("1000000\n")

@@ -1,4 +1,4 @@
-"""The microphone, against a sounddevice that is played by the test."""
+"""Tests of the microphone with a fake sounddevice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PortAudioError(Exception):
 
 
 class FakeStream:
-    """A stream whose callbacks the test calls."""
+    """Stream whose callbacks the test calls."""
 
     def __init__(self, callback: Callable[..., None], finished_callback: Callable[[], None], **settings: Any) -> None:
         self.settings = settings
@@ -35,14 +35,14 @@ class FakeStream:
         self.closed = True
         self.finish()
 
-    def hear(self, data: np.ndarray, *, overflow: bool = False) -> None:
+    def record(self, data: np.ndarray, *, overflow: bool = False) -> None:
         buffer = np.array(data, np.float32).reshape(len(data), -1)
         self._callback(buffer, len(buffer), None, SimpleNamespace(input_overflow=overflow))
-        buffer[:] = np.nan  # PortAudio uses it again
+        buffer[:] = np.nan  # PortAudio reuses it
 
 
 class FakeSounddevice:
-    """What of the module is used, over a list of devices."""
+    """The functions of sounddevice that the runtime uses, for a list of devices."""
 
     PortAudioError = PortAudioError
 
@@ -69,10 +69,10 @@ class FakeSounddevice:
             return self.devices
         number = self.default if device is None else device
         if isinstance(number, str):
-            found = [each["index"] for each in self.devices if number in each["name"]]
-            if len(found) != 1:
+            matches = [each["index"] for each in self.devices if number in each["name"]]
+            if len(matches) != 1:
                 raise ValueError(f"No input device matching {number!r}")
-            number = found[0]
+            number = matches[0]
         if not 0 <= number < len(self.devices):
             raise PortAudioError(f"Error querying device {number}")
         if not self.devices[number]["max_input_channels"]:
@@ -98,19 +98,18 @@ def sounddevice(monkeypatch: pytest.MonkeyPatch) -> FakeSounddevice:
     return fake
 
 
-def ignore(text: str) -> None:
-    raise AssertionError(f"nobody expected {text!r}")
+def fail(text: str) -> None:
+    raise AssertionError(f"unexpected warning {text!r}")
 
 
 def started(microphone: Microphone, fake: FakeSounddevice) -> tuple[Any, FakeStream]:
-    """The blocks of a microphone that records, and what plays it."""
+    """Start recording; return the blocks and the stream that the test plays."""
     blocks = microphone.blocks()
-    microphone_thread_free = np.zeros(1)
 
     class Starting(list[FakeStream]):
         def append(self, stream: FakeStream) -> None:
             super().append(stream)
-            stream.hear(microphone_thread_free)  # something to begin with
+            stream.record(np.zeros(1))  # without a first block, next() would wait forever
 
     fake.streams = Starting()
     assert next(blocks).tolist() == [0.0]
@@ -119,20 +118,20 @@ def started(microphone: Microphone, fake: FakeSounddevice) -> tuple[Any, FakeStr
     return blocks, stream
 
 
-def test_it_records_at_the_models_rate_where_it_can(sounddevice: FakeSounddevice) -> None:
-    microphone = Microphone(warn=ignore)
+def test_records_at_the_rate_of_models_if_possible(sounddevice: FakeSounddevice) -> None:
+    microphone = Microphone(warn=fail)
     assert (microphone.name, microphone.rate) == ("Built-in", LIVE_RATE)
-    assert sounddevice.streams == []  # it does not record before it is asked to
+    assert sounddevice.streams == []  # does not record yet
     blocks, stream = started(microphone, sounddevice)
     settings = {key: stream.settings[key] for key in ("samplerate", "device", "channels", "dtype", "blocksize")}
     assert settings == {"samplerate": LIVE_RATE, "device": 1, "channels": 1, "dtype": "float32", "blocksize": 800}
-    stream.hear(np.array([0.25, 0.5]))
-    stream.hear(np.array([0.75]))
+    stream.record(np.array([0.25, 0.5]))
+    stream.record(np.array([0.75]))
     assert next(blocks).tolist() == [0.25, 0.5, 0.75]
-    stream.hear(np.array([1.0]))
+    stream.record(np.array([1.0]))
     microphone.stop()
-    stream.hear(np.array([-1.0]))
-    assert [block.tolist() for block in blocks] == [[1.0]]  # what was heard before the stop
+    stream.record(np.array([-1.0]))
+    assert [block.tolist() for block in blocks] == [[1.0]]  # recorded before the stop
     microphone.close()
     assert stream.closed
 
@@ -145,87 +144,89 @@ def test_it_records_at_the_models_rate_where_it_can(sounddevice: FakeSounddevice
         ({(48_000, 2)}, 48_000, 2),
     ],
 )
-def test_otherwise_it_records_as_it_can(
+def test_records_in_another_format_that_the_device_supports(
     sounddevice: FakeSounddevice, accepted: set[tuple[int, int]], rate: int, channels: int
 ) -> None:
     sounddevice.accepted = accepted
-    microphone = Microphone(warn=ignore)
+    microphone = Microphone(warn=fail)
     assert microphone.rate == rate
     blocks, stream = started(microphone, sounddevice)
     assert (stream.settings["samplerate"], stream.settings["channels"]) == (rate, channels)
     if channels == 2:
-        stream.hear(np.array([[0.25, 0.75], [0.0, -1.0]]))
+        stream.record(np.array([[0.25, 0.75], [0.0, -1.0]]))
         assert next(blocks).tolist() == [0.5, -0.5]
 
 
-def test_a_device_is_chosen_by_number_or_by_name(sounddevice: FakeSounddevice) -> None:
+def test_device_is_selected_by_number_or_name(sounddevice: FakeSounddevice) -> None:
     sounddevice.accepted = {(44_100, 1), (48_000, 1)}
-    assert [Microphone(device, warn=ignore).name for device in ("2", "Head", "1")] == ["Headset", "Headset", "Built-in"]
-    assert Microphone("2", warn=ignore).rate == 44_100
+    assert [Microphone(device, warn=fail).name for device in ("2", "Head", "1")] == ["Headset", "Headset", "Built-in"]
+    assert Microphone("2", warn=fail).rate == 44_100
 
 
-def test_audio_that_is_lost_is_said_once(sounddevice: FakeSounddevice) -> None:
-    said: list[str] = []
-    microphone = Microphone(warn=said.append)
+def test_lost_audio_causes_one_warning(sounddevice: FakeSounddevice) -> None:
+    warnings: list[str] = []
+    microphone = Microphone(warn=warnings.append)
     blocks, stream = started(microphone, sounddevice)
     second = np.zeros(LIVE_RATE)
     for _ in range(32):
-        stream.hear(second)
-    assert said == []  # not by the thread that records
+        stream.record(second)
+    assert warnings == []  # the recording thread does not warn
     assert len(next(blocks)) == 30 * LIVE_RATE
-    stream.hear(second, overflow=True)
+    stream.record(second, overflow=True)
     assert len(next(blocks)) == LIVE_RATE
-    assert said == ["Built-in: audio was lost, because this machine is too slow for it; words may be missing"]
+    (warning,) = warnings
+    assert warning.startswith("Built-in: audio was lost")
 
 
-def test_an_overflow_inside_of_portaudio_is_said_too(sounddevice: FakeSounddevice) -> None:
-    said: list[str] = []
-    blocks, stream = started(Microphone(warn=said.append), sounddevice)
-    stream.hear(np.zeros(10), overflow=True)
+def test_overflow_in_portaudio_causes_a_warning(sounddevice: FakeSounddevice) -> None:
+    warnings: list[str] = []
+    blocks, stream = started(Microphone(warn=warnings.append), sounddevice)
+    stream.record(np.zeros(10), overflow=True)
     assert len(next(blocks)) == 10
-    assert len(said) == 1
+    assert len(warnings) == 1
 
 
-def test_a_microphone_that_is_unplugged_is_an_error_after_what_was_heard(sounddevice: FakeSounddevice) -> None:
-    blocks, stream = started(Microphone(warn=ignore), sounddevice)
-    stream.hear(np.ones(2))
+def test_disconnected_microphone_is_an_error_after_its_audio(sounddevice: FakeSounddevice) -> None:
+    blocks, stream = started(Microphone(warn=fail), sounddevice)
+    stream.record(np.ones(2))
     stream.finish()
     assert next(blocks).tolist() == [1.0, 1.0]
-    with pytest.raises(DeviceError, match=r"^Built-in: stopped recording; is it still plugged in"):
+    with pytest.raises(DeviceError, match=r"^Built-in: stopped recording"):
         next(blocks)
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("9", "there is no microphone '9'; --list-devices shows what there is"),
-        ("0", "Not an input device: 'Speakers'; --list-devices shows what there is"),
-        ("Radio", "No input device matching 'Radio'; --list-devices shows what there is"),
+        ("9", "there is no microphone '9'; --list-devices"),
+        ("0", "Not an input device: 'Speakers'; --list-devices"),
+        ("Radio", "No input device matching 'Radio'; --list-devices"),
     ],
 )
-def test_a_device_that_is_none_is_one_sentence(sounddevice: FakeSounddevice, device: str, message: str) -> None:
+def test_unknown_device_is_refused(sounddevice: FakeSounddevice, device: str, message: str) -> None:
     with pytest.raises(DeviceError) as caught:
-        Microphone(device, warn=ignore)
-    assert str(caught.value) == message
+        Microphone(device, warn=fail)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
-def test_no_device_and_one_that_is_in_use_are_one_sentence(sounddevice: FakeSounddevice) -> None:
-    microphone = Microphone(warn=ignore)
+def test_missing_and_busy_devices_are_refused(sounddevice: FakeSounddevice) -> None:
+    microphone = Microphone(warn=fail)
     sounddevice.busy = True
     with pytest.raises(DeviceError, match=r"^Built-in: cannot record \(Device unavailable .*another program"):
         next(microphone.blocks())
     microphone.close()
     sounddevice.accepted = set()
     with pytest.raises(DeviceError, match=r"^the default microphone: cannot record \(Invalid sample rate"):
-        Microphone(warn=ignore)
+        Microphone(warn=fail)
     sounddevice.default = -1
-    with pytest.raises(DeviceError, match=r"^this machine has no microphone, or no default one"):
-        Microphone(warn=ignore)
+    with pytest.raises(DeviceError, match=r"^this machine has no microphone"):
+        Microphone(warn=fail)
     sounddevice.devices = []
     assert input_devices() == []
 
 
-def test_devices_that_record_are_listed(sounddevice: FakeSounddevice) -> None:
+def test_input_devices_are_listed(sounddevice: FakeSounddevice) -> None:
     assert input_devices() == [
         InputDevice(1, "Built-in", "ALSA", 2, 48_000.0, default=True),
         InputDevice(2, "Headset", "ALSA", 1, 44_100.0, default=False),
@@ -234,16 +235,16 @@ def test_devices_that_record_are_listed(sounddevice: FakeSounddevice) -> None:
     assert [device.default for device in input_devices()] == [False, False]
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    for act in (lambda: Microphone(warn=ignore), input_devices):
+    for act in (lambda: Microphone(warn=fail), input_devices):
         with pytest.raises(PackageMissingError, match=r"pip install 'asr-deploy\[mic\]'$"):
             act()
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PackageMissingError, match=r"\(PortAudio library not found\): apt install libportaudio2, "):
-        Microphone(warn=ignore)
+        Microphone(warn=fail)

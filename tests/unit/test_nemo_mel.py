@@ -1,4 +1,4 @@
-"""NeMo's front end in numpy against transformers' ``ParakeetFeatureExtractor``."""
+"""Tests of NeMo's features against transformers' ``ParakeetFeatureExtractor``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from runtime.features.log_mel import slaney_mel_filters
 from runtime.features.nemo_mel import NemoMelConfig, nemo_frame_count, nemo_mel
 
 CONFIG = NemoMelConfig("nemo-log-mel", 16_000, 512, 400, 160, 128, 0.97)
-# The reference's float32 is up to 1e-4 from the same in float64 on speech; see the test of that below.
+# On speech, the reference in float32 differs from float64 by up to 1e-4, which a test below shows.
 TOLERANCE = 2e-4
 
 
 def reference(clips: list[np.ndarray], mels: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Features and valid frames of a batch."""
-    made = ParakeetFeatureExtractor(feature_size=mels)(clips, sampling_rate=16_000, return_tensors="np")
-    return np.asarray(made["input_features"]), np.asarray(made["attention_mask"]).sum(-1)
+    """Features and numbers of valid frames of a batch."""
+    batch = ParakeetFeatureExtractor(feature_size=mels)(clips, sampling_rate=16_000, return_tensors="np")
+    return np.asarray(batch["input_features"]), np.asarray(batch["attention_mask"]).sum(-1)
 
 
 @pytest.mark.parametrize(
@@ -48,18 +48,18 @@ def test_features_equal_the_reference(case: str, speech: np.ndarray, rng: np.ran
 
 
 def in_float64(clip: np.ndarray) -> np.ndarray:
-    """The features by their definition, in float64: [frames, 128]."""
+    """Compute the features by their definition in float64: [frames, 128]."""
     samples, frames = clip.astype(np.float64), len(clip) // 160
     emphasized = np.concatenate([samples[:1], samples[1:] - 0.97 * samples[:-1]])
     around = np.pad(emphasized, 200)
     window = np.hanning(400)  # symmetric
     power = np.stack([np.abs(np.fft.rfft(around[t * 160 : t * 160 + 400] * window, 512)) ** 2 for t in range(frames)])
     mel = np.log(power @ slaney_mel_filters(128, 512, 16_000).T + 2.0**-24)
-    made: np.ndarray = (mel - mel.mean(0)) / (mel.std(0, ddof=1) + 1e-5)
-    return made
+    features: np.ndarray = (mel - mel.mean(0)) / (mel.std(0, ddof=1) + 1e-5)
+    return features
 
 
-def test_features_are_nearer_to_float64_than_the_references(speech: np.ndarray) -> None:
+def test_features_are_closer_to_float64_than_the_reference(speech: np.ndarray) -> None:
     clip = speech[: 20 * 16_000]
     exact, (theirs,) = in_float64(clip), reference([clip])[0]
     error = np.abs(nemo_mel(clip, CONFIG) - exact).max()
@@ -67,26 +67,26 @@ def test_features_are_nearer_to_float64_than_the_references(speech: np.ndarray) 
     assert error < np.abs(theirs[: len(exact)] - exact).max()
 
 
-def test_a_batch_is_padded_as_the_reference_pads(speech: np.ndarray) -> None:
+def test_padded_batch_equals_the_reference(speech: np.ndarray) -> None:
     clips = [speech[:48_000], speech[50_000:62_345], speech[70_000:73_000]]
     ours, lengths = padded([nemo_mel(clip, CONFIG) for clip in clips])
     expected, valid = reference(clips)
     assert lengths.tolist() == valid.tolist()
     assert np.abs(ours - expected[:, : ours.shape[1]]).max() <= TOLERANCE
-    assert not expected[:, ours.shape[1] :].any()  # its last frame, which is nobody's
+    assert not expected[:, ours.shape[1] :].any()  # the frame after the last hop, which the reference masks
 
 
 @given(length=st.integers(0, 700), level=st.sampled_from([0.0, 0.25]))
-def test_any_length_gives_numbers(length: int, level: float) -> None:
-    made = nemo_mel(np.full(length, level, np.float32), CONFIG)
-    assert made.shape == (max(1, length // 160), 128)
-    assert np.isfinite(made).all()
+def test_every_length_gives_finite_features(length: int, level: float) -> None:
+    features = nemo_mel(np.full(length, level, np.float32), CONFIG)
+    assert features.shape == (max(1, length // 160), 128)
+    assert np.isfinite(features).all()
     if length < 320 or not level:
-        assert not made.any()  # one frame, or all alike: no deviation
+        assert not features.any()  # one frame or equal frames: standard deviation 0
 
 
 @given(length=st.integers(1600, 6000), seed=st.integers(0, 100))
-def test_every_length_has_the_references_frames(length: int, seed: int) -> None:
+def test_every_length_has_as_many_frames_as_the_reference(length: int, seed: int) -> None:
     clip = np.random.default_rng(seed).standard_normal(length).astype(np.float32)
     (expected,), (valid,) = reference([clip])
     ours = nemo_mel(clip, CONFIG)
@@ -95,14 +95,14 @@ def test_every_length_has_the_references_frames(length: int, seed: int) -> None:
 
 
 def assert_alike(ours: np.ndarray, expected: np.ndarray) -> None:
-    """Of noise: a bin of it may be next to nothing by chance, and its logarithm then is what rounding left of it."""
+    """Compare features of noise. A bin may be close to 0 by chance, and its logarithm then depends on rounding."""
     error = np.abs(ours - expected)
     assert np.quantile(error, 0.99) <= 1e-4
     assert error.max() <= 2e-2
 
 
 @pytest.mark.parametrize("frames", [99, 100, 101, 250])
-def test_blocks_leave_no_seam(frames: int, rng: np.random.Generator) -> None:
+def test_blocks_of_frames_join_without_errors(frames: int, rng: np.random.Generator) -> None:
     clip = rng.standard_normal(frames * 160).astype(np.float32)
     (expected,), _ = reference([clip])
     assert_alike(nemo_mel(clip, CONFIG), expected[:frames])

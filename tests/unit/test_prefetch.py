@@ -1,4 +1,4 @@
-"""Items made ahead: the same items, errors in their place, and no thread left behind."""
+"""Tests of prefetching: same items, errors at their position, and no remaining thread."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def threads() -> set[str]:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2, 100])
-def test_the_same_items_in_order(ahead: int) -> None:
+def test_items_are_the_same_in_order(ahead: int) -> None:
     assert list(prefetch(iter(range(50)), ahead)) == list(range(50))
     assert list(prefetch(iter([]), ahead)) == []
     assert not threads()
 
 
-def test_an_error_comes_where_the_item_would_have() -> None:
+def test_error_is_raised_at_the_position_of_its_item() -> None:
     def items() -> Iterator[int]:
         yield from range(3)
         raise ValueError("damaged")
@@ -33,21 +33,21 @@ def test_an_error_comes_where_the_item_would_have() -> None:
     assert not threads()
 
 
-def test_no_more_is_made_than_asked_for_and_leaving_early_ends_it() -> None:
-    made: list[int] = []
+def test_number_of_items_in_advance_and_closing_early() -> None:
+    produced: list[int] = []
     beyond = threading.Event()
 
     def items() -> Iterator[int]:
         for item in range(1000):
-            made.append(item)
+            produced.append(item)
             if item == 3:
                 beyond.set()
             yield item
 
     ahead = prefetch(items(), 3)
     assert next(ahead) == 0
-    assert beyond.wait(10)  # the one given out, and three more, without anybody asking
+    assert beyond.wait(10)  # the item that was returned and three in advance
     assert threads()
     ahead.close()
-    assert len(made) <= 4
+    assert len(produced) <= 4
     assert not threads()

@@ -1,8 +1,9 @@
-"""PrepackedGraph graphs: used where they fit, never elsewhere, whole or not there, and they compute the same."""
+"""Tests of prepacked graphs: same results, used only on the same machine, written completely or not at all."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,9 @@ import runtime.ort.prepacked as module
 from runtime.__main__ import app
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.model.artifact import Artifact, open_artifact
-from runtime.ort.prepacked import describe_cpu, prepack, prepacked_folder, prepacked_graph, remove_prepacked
+from runtime.ort.prepacked import prepack, prepacked_folder, prepacked_graph, remove_prepacked
 from runtime.ort.providers import ProviderSpec
-from runtime.ort.session import make_session, save_prepacked
+from runtime.ort.session import LAST_UNALIGNED_VERSION, make_session, misreads_unaligned_weights, save_prepacked
 from tests.conftest import ARTIFACT
 
 CPU = [ProviderSpec()]
@@ -35,26 +36,26 @@ def artifact() -> Artifact:
 
 def feeds(session: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Random input: two windows for the encoder, seven tokens for the decoder."""
-    made: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for tensor in session.get_inputs():
         if tensor.name == "features":
-            made[tensor.name] = rng.standard_normal((2, 128, 200)).astype(np.float32)
+            arrays[tensor.name] = rng.standard_normal((2, 128, 200)).astype(np.float32)
         elif tensor.name == "lengths":
-            made[tensor.name] = np.array([200, 130])
+            arrays[tensor.name] = np.array([200, 130])
         elif tensor.name == "audio_embeds":
-            made[tensor.name] = np.zeros((0, tensor.shape[-1]), np.float32)
+            arrays[tensor.name] = np.zeros((0, tensor.shape[-1]), np.float32)
         elif tensor.name.startswith("past"):
             dtype = {"tensor(float)": np.float32, "tensor(int8)": np.int8}[tensor.type]
-            made[tensor.name] = np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), dtype)
+            arrays[tensor.name] = np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), dtype)
         elif tensor.name == "num_logits_to_keep":
-            made[tensor.name] = np.array([0])
+            arrays[tensor.name] = np.array([0])
         else:
-            made[tensor.name] = np.ones((1, 7), np.int64)
-    return made
+            arrays[tensor.name] = np.ones((1, 7), np.int64)
+    return arrays
 
 
 @pytest.mark.parametrize("role", ["encoder", "decoder"])
-def test_results_are_equal_to_the_last_bit(role: str, artifact: Artifact, rng: np.random.Generator) -> None:
+def test_results_equal_those_of_the_plain_graph(role: str, artifact: Artifact, rng: np.random.Generator) -> None:
     assert prepacked_graph(artifact, role, CPU) is None
     assert all(graph.new for graph in prepack(artifact))
     prepacked = prepacked_graph(artifact, role, CPU)
@@ -62,20 +63,20 @@ def test_results_are_equal_to_the_last_bit(role: str, artifact: Artifact, rng: n
     assert prepacked_folder() in prepacked.parents
     plain = make_session(artifact.graph_path(role), CPU)
     mapped = make_session(artifact.graph_path(role), CPU, prepacked=prepacked)
-    given = feeds(plain, rng)
-    for expected, found in zip(plain.run(None, given), mapped.run(None, given), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    arrays = feeds(plain, rng)
+    for expected, output in zip(plain.run(None, arrays), mapped.run(None, arrays), strict=True):
+        np.testing.assert_array_equal(output, expected)
 
 
 def test_packed_weights_are_in_the_file(artifact: Artifact) -> None:
-    """What ONNX Runtime packs is saved: the file would be no larger than the graph otherwise."""
+    """Without packed weights the file would be no larger than the graph."""
     decoder = next(graph for graph in prepack(artifact) if graph.role == "decoder")
     assert b"prepacked_0" in decoder.path.read_bytes()
     assert decoder.size > 1.5 * artifact.graph_path("decoder").stat().st_size
 
 
-def test_weights_of_odd_sizes_are_read_as_they_were_packed(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Small ones and large ones behind each other, of sizes that leave the next at no even address."""
+def odd_sizes(path: Path, rng: np.random.Generator) -> None:
+    """Write a graph with small and large weights, whose sizes leave the next weights at an unaligned offset."""
     nodes, weights, outputs = [], [], []
     sizes = [(160, 517, 8), (160, 517, 4), (640, 1001, 8), (640, 1701, 8), (160, 517, 8), (640, 3303, 4)]
     for index, (depth, width, bits) in enumerate(sizes):
@@ -85,24 +86,67 @@ def test_weights_of_odd_sizes_are_read_as_they_were_packed(tmp_path: Path, rng: 
             numpy_helper.from_array(rng.random(width * blocks, np.float32) / 100, f"scales {index}"),
         ]
         inputs = [f"x {depth}", f"values {index}", f"scales {index}"]
-        how: dict[str, Any] = {"K": depth, "N": width, "bits": bits, "block_size": 64, "accuracy_level": 4}
-        nodes.append(helper.make_node("MatMulNBits", inputs, [f"y {index}"], domain="com.microsoft", **how))
+        attributes: dict[str, Any] = {"K": depth, "N": width, "bits": bits, "block_size": 64, "accuracy_level": 4}
+        nodes.append(helper.make_node("MatMulNBits", inputs, [f"y {index}"], domain="com.microsoft", **attributes))
         outputs.append(helper.make_tensor_value_info(f"y {index}", TensorProto.FLOAT, ["rows", width]))
-    taken = [helper.make_tensor_value_info(f"x {depth}", TensorProto.FLOAT, ["rows", depth]) for depth in (160, 640)]
-    graph = helper.make_graph(nodes, "odd", taken, outputs, weights)
+    values = [helper.make_tensor_value_info(f"x {depth}", TensorProto.FLOAT, ["rows", depth]) for depth in (160, 640)]
+    graph = helper.make_graph(nodes, "odd", values, outputs, weights)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "plain.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+
+
+def test_weights_at_unaligned_offsets_are_read_correctly(tmp_path: Path, rng: np.random.Generator) -> None:
+    odd_sizes(tmp_path / "plain.onnx", rng)
     save_prepacked(tmp_path / "plain.onnx", tmp_path / "packed.onnx")
     feeds = {f"x {depth}": rng.standard_normal((3, depth), np.float32) for depth in (160, 640)}
     plain = make_session(tmp_path / "plain.onnx", [ProviderSpec()], threads=1).run(None, feeds)
     packed = make_session(tmp_path / "plain.onnx", [ProviderSpec()], threads=1, prepacked=tmp_path / "packed.onnx").run(
         None, feeds
     )
-    for expected, found in zip(plain, packed, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, output in zip(plain, packed, strict=True):
+        np.testing.assert_array_equal(output, expected)
 
 
-def test_a_second_time_nothing_is_written(artifact: Artifact) -> None:
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.31.0", True),
+        ("1.31.1", True),
+        ("1.31.0rc2", True),
+        ("1.30.2", True),
+        ("0.9", True),
+        ("1.32.0", False),
+        ("1.32.0.dev20261101", False),
+        ("1.100.0", False),
+        ("2.0.0", False),
+    ],
+)
+def test_versions_that_misread_unaligned_weights(version: str, expected: bool) -> None:
+    assert misreads_unaligned_weights(version) is expected
+
+
+def test_offsets_are_not_checked_with_a_newer_version(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With an affected version the graph is written again, with small weights in the graph's own file."""
+    odd_sizes(tmp_path / "plain.onnx", rng)
+    caplog.set_level(logging.DEBUG, "runtime.ort.session")
+    major, minor = LAST_UNALIGNED_VERSION
+    sizes = {}
+    for version in (f"{major}.{minor}.1", f"{major}.{minor + 1}.0"):
+        monkeypatch.setattr("onnxruntime.__version__", version)
+        caplog.clear()
+        save_prepacked(tmp_path / "plain.onnx", tmp_path / "packed.onnx")
+        sizes[version] = (tmp_path / "packed.onnx").stat().st_size
+        messages = [record.getMessage() for record in caplog.records]
+        assert any("offsets of packed weights are not checked" in message for message in messages) == (
+            version == f"{major}.{minor + 1}.0"
+        )
+    affected, newer = sizes.values()
+    assert affected > newer
+
+
+def test_existing_graphs_are_not_written_again(artifact: Artifact) -> None:
     first = prepack(artifact)
     stamps = [graph.path.stat().st_mtime_ns for graph in first]
     again = prepack(artifact, on_progress=pytest.fail)
@@ -117,7 +161,9 @@ def other_weights(artifact: Artifact) -> Artifact:
     return Artifact(artifact.path, msgspec.structs.replace(artifact.manifest, files=files))
 
 
-def test_nothing_is_used_elsewhere(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_of_another_machine_or_model_are_not_used(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepack(artifact)
     assert prepacked_graph(artifact, "decoder", CPU)
     assert prepacked_graph(artifact, "decoder", [ProviderSpec("cuda")]) is None
@@ -133,9 +179,9 @@ def test_nothing_is_used_elsewhere(artifact: Artifact, tmp_path: Path, monkeypat
 
 
 def home_of(artifact: Artifact, folder: Path | None = None) -> Path:
-    found = prepacked_graph(artifact, "encoder", CPU, folder)
-    assert found
-    return found.parent
+    path = prepacked_graph(artifact, "encoder", CPU, folder)
+    assert path
+    return path.parent
 
 
 def cut_short(home: Path) -> None:
@@ -150,7 +196,7 @@ def flip(home: Path) -> None:
     path.write_bytes(data)
 
 
-def lose(home: Path) -> None:
+def delete(home: Path) -> None:
     (home / "graph.onnx").unlink()
 
 
@@ -158,15 +204,15 @@ def garble(home: Path) -> None:
     (home / RECORD).write_text("{")
 
 
-def moved(home: Path) -> None:
-    """As if somebody had renamed another machine's."""
+def rename(home: Path) -> None:
+    """As if the folder of another machine had been renamed."""
     record = json.loads((home / RECORD).read_text())
     record["origin"]["cpu"] = "another"
     (home / RECORD).write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("damage", [cut_short, flip, lose, garble, moved])
-def test_a_damaged_one_is_an_error_and_is_made_again(damage: Any, artifact: Artifact) -> None:
+@pytest.mark.parametrize("damage", [cut_short, flip, delete, garble, rename])
+def test_damaged_graph_is_refused_and_written_again(damage: Any, artifact: Artifact) -> None:
     prepack(artifact)
     damage(home_of(artifact))
     with pytest.raises((ArtifactInvalidError, FileNotFoundError), match="python -m runtime prepare"):
@@ -175,7 +221,9 @@ def test_a_damaged_one_is_an_error_and_is_made_again(damage: Any, artifact: Arti
     assert prepacked_graph(artifact, "encoder", CPU)
 
 
-def test_what_stops_halfway_leaves_nothing(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_prepack_leaves_no_file(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(path: Path, target: Path) -> None:
         target.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -186,30 +234,32 @@ def test_what_stops_halfway_leaves_nothing(artifact: Artifact, tmp_path: Path, m
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_where_nothing_can_be_written(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_used_is_refused(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OptionError, match=r"cannot be written .*--out"):
         prepack(artifact, tmp_path / "file")
-    with pytest.raises(OptionError, match="does not say what processor"):
+    with pytest.raises(OptionError, match="does not describe its processor"):
         prepack(artifact, tmp_path / "out", cpuinfo=tmp_path / "absent")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(OptionError, match=r"0\.0 GB free, and preparing the encoder takes 0\.1 GB"):
         prepack(artifact, tmp_path / "out")
 
 
-def test_a_user_without_a_home(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "user_cache", lambda: None)
     assert prepacked_graph(artifact, "encoder", CPU) is None
     assert remove_prepacked(artifact) == 0
-    with pytest.raises(OptionError, match=r"no cache folder; .*ASR_DEPLOY_PREPARED"):
+    with pytest.raises(OptionError, match=r"no cache folder .*ASR_DEPLOY_PREPARED"):
         prepack(artifact)
 
 
-def test_removing_takes_this_model_for_every_machine_and_no_other(artifact: Artifact, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "cpuinfo"
-    elsewhere.write_text("model name\t: another\n")
+def test_remove_deletes_this_model_for_all_machines(artifact: Artifact, tmp_path: Path) -> None:
+    other = tmp_path / "cpuinfo"
+    other.write_text("model name\t: another\n")
     prepack(artifact, tmp_path / "out")
-    prepack(artifact, tmp_path / "out", cpuinfo=elsewhere)
+    prepack(artifact, tmp_path / "out", cpuinfo=other)
     foreign = tmp_path / "out" / "notes"
     foreign.mkdir()
     (tmp_path / "out" / f".{home_of(artifact, folder=tmp_path / 'out').name}.killed").mkdir()
@@ -219,30 +269,14 @@ def test_removing_takes_this_model_for_every_machine_and_no_other(artifact: Arti
     assert remove_prepacked(artifact, tmp_path / "out") == 0
 
 
-def test_the_processor_is_its_model_and_features(tmp_path: Path) -> None:
-    path = tmp_path / "cpuinfo"
-    head = "processor\t: {}\nvendor_id\t: A\nmodel name\t: B\nmicrocode\t: {}\ncpu MHz\t: {}\nflags\t: {}\n"
-    path.write_text(head.format(0, 1, 2500, "avx2") + "\n" + head.format(1, 1, 2500, "avx2"))
-    first = describe_cpu(path)
-    assert first == "flags avx2; model name B; vendor_id A"
-    path.write_text(head.format(0, 2, 800, "avx2"))
-    assert describe_cpu(path) == first
-    path.write_text(head.format(0, 1, 2500, "avx2 avx512f"))
-    assert describe_cpu(path) not in (first, None)
-    path.write_text("processor\t: 0\nFeatures\t: asimd\nCPU part\t: 0xd40\n\nHardware\t: board\n")
-    assert describe_cpu(path) == "CPU part 0xd40; Features asimd"
-    path.write_text("nothing\n")
-    assert describe_cpu(path) is None
-
-
-def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke
     assert "no; `prepare`" in run(app, ["info", str(ARTIFACT)]).stdout
     out = tmp_path / "out"
-    made = run(app, ["prepare", "--out", str(out)])
-    assert made.exit_code == 0
-    assert made.stdout.count(f"MB in {out}") == 2
-    assert "preparing the decoder" in made.stderr
+    written = run(app, ["prepare", "--out", str(out)])
+    assert written.exit_code == 0
+    assert written.stdout.count(f"MB in {out}") == 2
+    assert "decoder" in written.stderr
     assert "no; `prepare`" in run(app, ["info", str(ARTIFACT)]).stdout
     monkeypatch.setenv("ASR_DEPLOY_PREPARED", str(out))
     assert "for this machine" in run(app, ["info", str(ARTIFACT)]).stdout

@@ -1,4 +1,4 @@
-"""Pieces come in order, under the limit, with all speech in them, cut at pauses; and only a tail is held in memory."""
+"""Tests of segmentation: order, limit and content of pieces, cuts at pauses, and bounded memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRAMES_PER_SECOND = RATE / FRAME_SAMPLES
 
 
 class Scripted:
-    """A detector that says what it was told, frame by frame."""
+    """Detector that returns given probabilities, frame by frame."""
 
     def __init__(self, speech: np.ndarray) -> None:
         self.speech = speech.astype(np.float32)
@@ -37,17 +37,17 @@ class Scripted:
         return self._until(-(-self.samples // FRAME_SAMPLES))
 
     def _until(self, frame: int) -> np.ndarray:
-        said, self.frames = self.speech[self.frames : frame], frame
-        return said
+        scores, self.frames = self.speech[self.frames : frame], frame
+        return scores
 
 
 def frames(*runs: tuple[float, float]) -> np.ndarray:
-    """(seconds, probability) one after the other."""
+    """Return the probabilities of frames for runs of (seconds, probability)."""
     return np.concatenate([np.full(round(seconds * FRAMES_PER_SECOND), value) for seconds, value in runs])
 
 
 def audio_for(speech: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Noise, loud where there is speech."""
+    """Return noise that is loud in frames with speech."""
     noise = np.random.default_rng(seed).standard_normal(len(speech) * FRAME_SAMPLES)
     return (noise * np.repeat(0.001 + 0.2 * (speech >= 0.3), FRAME_SAMPLES)).astype(np.float32)
 
@@ -67,7 +67,7 @@ scripts = st.lists(
 
 @given(scripts, st.floats(0.2, 12.0), st.lists(st.integers(0, 60_000), max_size=20), st.integers(0, FRAME_SAMPLES - 1))
 @settings(max_examples=80)
-def test_pieces_have_all_speech_and_no_long_pause(
+def test_pieces_contain_all_speech_and_no_long_pause(
     runs: list[tuple[int, float]], longest: float, cuts: list[int], short: int
 ) -> None:
     speech = np.concatenate([np.zeros(0), *(np.full(count, value) for count, value in runs)])
@@ -87,12 +87,12 @@ def test_pieces_have_all_speech_and_no_long_pause(
     assert np.all(covered[spoken] == 1)
     if not spoken.any():
         assert not pieces
-    # A second without speech on either side is in a piece only within a pause of less than 1.5 s: never in its middle.
+    # Samples with no speech within a second on both sides are in a pause of 2 s or more, and never in a piece.
     counted = np.concatenate([[0], np.cumsum(spoken)])
     indices = np.arange(len(samples))
     around = counted[np.minimum(indices + RATE, len(samples))] - counted[np.maximum(indices - RATE, 0)]
     assert not (covered > 0)[around == 0].any()
-    # However the audio comes in blocks, the pieces are the same.
+    # The pieces do not depend on the lengths of blocks.
     whole = list(speech_pieces([samples], RATE, longest, Scripted(speech), pause=1.5))
     assert spans(whole) == spans(pieces)
 
@@ -100,10 +100,10 @@ def test_pieces_have_all_speech_and_no_long_pause(
 @given(
     st.lists(st.tuples(st.integers(1, 160), st.integers(1, 400)), min_size=1, max_size=6), st.sampled_from([1.0, 5.0])
 )
-@example([(148, 280), (3, 1)], 5.0)  # the pause begins where a piece must have ended
+@example([(148, 280), (3, 1)], 5.0)  # the pause begins at the maximum length of a piece
 @settings(max_examples=60, deadline=None)
-def test_what_is_open_is_never_longer_than_a_piece(runs: list[tuple[int, int]], longest: float) -> None:
-    """Whatever the pauses: those that do not end a piece may be longer than one."""
+def test_open_piece_is_never_too_long(runs: list[tuple[int, int]], longest: float) -> None:
+    """Pauses that do not end a piece may be longer than the maximum length."""
     speech = np.concatenate([np.repeat([1.0, 0.0], run) for run in runs])
     cutter = SpeechCutter(RATE, longest, Scripted(speech), pause=10.0, live=True)
     samples = audio_for(speech)
@@ -115,10 +115,10 @@ def test_what_is_open_is_never_longer_than_a_piece(runs: list[tuple[int, int]], 
     pieces += cutter.end()
     assert all(before.end <= after.start for before, after in pairwise(pieces))
     assert all(len(piece.samples) <= longest * RATE for piece in pieces)
-    heard = np.zeros(len(samples), bool)
+    covered = np.zeros(len(samples), bool)
     for piece in pieces:
-        heard[piece.start : piece.end] = True
-    assert heard.reshape(-1, FRAME_SAMPLES)[speech > 0].all()
+        covered[piece.start : piece.end] = True
+    assert covered.reshape(-1, FRAME_SAMPLES)[speech > 0].all()
 
 
 def test_long_pauses_are_left_out_and_short_ones_stay() -> None:
@@ -126,29 +126,29 @@ def test_long_pauses_are_left_out_and_short_ones_stay() -> None:
     assert np.array(spans(cut(speech))) == pytest.approx(np.array([(1.75, 9.45), (12.95, 13.55)]), abs=0.05)
 
 
-def test_half_a_second_at_the_ends_stays() -> None:
-    """A short recording is transcribed as it is."""
+def test_short_silence_at_the_ends_stays() -> None:
+    """A short recording is transcribed unchanged."""
     speech = frames((0.4, 0), (3, 1), (0.4, 0))
     assert spans(cut(speech)) == [(0.0, len(speech) / FRAMES_PER_SECOND)]
 
 
-def test_the_deepest_pause_is_cut_at_and_parts_are_similar() -> None:
-    """31 s are no 30 and one, and a longer pause is better than a later one."""
+def test_long_speech_is_cut_at_the_longest_pause_into_similar_parts() -> None:
+    """31 s are not cut into 30 s and 1 s, and a longer pause is preferred to a later one."""
     speech = frames((3, 1), (0.4, 0), (9, 1), (0.9, 0), (4, 1), (0.3, 0), (11, 1), (0.3, 0), (2.1, 1))
     first, second = spans(cut(speech))
     assert first[1] == pytest.approx(3.4 + 9 + 0.25, abs=0.05)
     assert second[0] == pytest.approx(3.4 + 9 + 0.9 - 0.25, abs=0.05)
-    # Without an end in sight the same holds, with a bent for longer pieces.
+    # The same holds while more than two pieces are left, with a preference for longer pieces.
     speech = np.concatenate([frames((18, 1), (0.8, 0), (5, 1), (0.2, 0), (4, 1)), np.ones(2000)])
     assert spans(cut(speech))[0][1] == pytest.approx(18.25, abs=0.05)
     speech = np.concatenate([frames((16, 1), (0.3, 0), (11, 1), (0.25, 0), (1, 1)), np.ones(2000)])
     assert spans(cut(speech))[0][1] == pytest.approx(27.4, abs=0.15)
-    # Only where the later half has none, one of the earlier half.
+    # A pause of the earlier half is used only if the later half has none.
     speech = np.concatenate([frames((11, 1), (0.3, 0)), np.ones(2000)])
     assert spans(cut(speech))[0][1] == pytest.approx(11.15, abs=0.15)
 
 
-def test_speech_without_pauses_is_cut_where_it_is_quietest() -> None:
+def test_speech_without_pauses_is_cut_at_the_quietest_points() -> None:
     speech = np.ones(round(100 * FRAMES_PER_SECOND))
     samples = audio_for(speech)
     dips = [(22.0, 22.4), (41.0, 41.4), (60.3, 60.7), (80.0, 80.4)]
@@ -160,7 +160,7 @@ def test_speech_without_pauses_is_cut_where_it_is_quietest() -> None:
         assert any(start < piece.end / RATE < end for start, end in dips)
 
 
-def test_pieces_come_while_the_audio_is_read() -> None:
+def test_pieces_are_available_while_the_audio_is_read() -> None:
     speech = np.tile(frames((4, 1), (2, 0)), 50)
     samples = audio_for(speech)
     read = []
@@ -180,7 +180,7 @@ def test_pieces_come_while_the_audio_is_read() -> None:
 
 @pytest.mark.parametrize("voice_activity", [True, False])
 @pytest.mark.parametrize("pattern", [((400, 1.0),), ((50, 0.0),), ((7, 1.0), (0.4, 0.0)), ((1, 1.0), (2, 0.0))])
-def test_an_hour_is_never_held(voice_activity: bool, pattern: tuple[tuple[float, float], ...]) -> None:
+def test_an_hour_is_never_in_memory(voice_activity: bool, pattern: tuple[tuple[float, float], ...]) -> None:
     speech = np.resize(frames(*pattern), round(3600 * FRAMES_PER_SECOND)).astype(np.float32)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -195,12 +195,12 @@ def test_an_hour_is_never_held(voice_activity: bool, pattern: tuple[tuple[float,
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds <= 3600
-    assert peak < 24_000_000  # twice the 70 s that may be undecided, and the search in them; an hour is 230 MB
+    assert peak < 24_000_000  # twice the 70 s that may be in the buffer, and the search in them; an hour is 230 MB
 
 
 @pytest.mark.parametrize("folder", ["", "evaluation"])
-def test_nothing_of_a_recording_is_lost(folder: str) -> None:
-    """Each synthetic utterance is one piece, and what is left out of it is silence."""
+def test_no_speech_of_a_recording_is_lost(folder: str) -> None:
+    """Each synthetic utterance is one piece, and only silence is left out."""
     index = json.loads((DATA / folder / "index.json").read_text(encoding="utf-8"))
     for entry in index:
         samples = load_audio(DATA / folder / entry["file"], RATE)
@@ -210,8 +210,8 @@ def test_nothing_of_a_recording_is_lost(folder: str) -> None:
             assert np.abs(rest).max(initial=0) < 0.01 * loudest
 
 
-def test_recordings_far_apart() -> None:
-    """The sample recordings with three seconds of faint noise between them: as many pieces, each around one."""
+def test_recordings_with_long_pauses_are_separate_pieces() -> None:
+    """Joins the sample recordings with three seconds of faint noise: each recording is one piece."""
     index = json.loads((DATA / "index.json").read_text(encoding="utf-8"))
     rng = np.random.default_rng(5)
     parts, bounds, offset = [], [], 0
@@ -230,7 +230,7 @@ def test_recordings_far_apart() -> None:
 
 @given(st.integers(0, 200_000), st.floats(0.5, 30.0), st.integers(0, 5), st.lists(st.integers(0, 50_000), max_size=9))
 @settings(max_examples=80)
-def test_fixed_pieces_cover_everything_in_order(count: int, longest: float, seed: int, cuts: list[int]) -> None:
+def test_fixed_pieces_cover_all_samples_in_order(count: int, longest: float, seed: int, cuts: list[int]) -> None:
     rate = 1000
     samples = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
     blocks = np.split(samples, np.minimum(np.cumsum(cuts, dtype=int), count))
@@ -244,12 +244,12 @@ def test_fixed_pieces_cover_everything_in_order(count: int, longest: float, seed
     if 0 < count <= limit:
         assert len(pieces) == 1
     if len(pieces) > 1:
-        assert min(len(piece.samples) for piece in pieces) >= limit // 7  # no crumbs
-    whole = fixed_pieces([samples], rate, longest)  # how the audio comes in blocks makes no difference
+        assert min(len(piece.samples) for piece in pieces) >= limit // 7  # no tiny pieces
+    whole = fixed_pieces([samples], rate, longest)  # does not depend on the lengths of blocks
     assert [(piece.start, piece.end) for piece in whole] == [(piece.start, piece.end) for piece in pieces]
 
 
-def test_fixed_cuts_fall_into_pauses(rng: np.random.Generator) -> None:
+def test_fixed_pieces_are_cut_in_pauses(rng: np.random.Generator) -> None:
     samples = rng.standard_normal(40 * RATE).astype(np.float32)
     pauses = [(7.4, 7.9), (14.0, 14.4), (22.6, 23.1), (29.5, 30.0), (36.2, 36.6)]
     for start, end in pauses:
@@ -259,20 +259,20 @@ def test_fixed_cuts_fall_into_pauses(rng: np.random.Generator) -> None:
 
 
 @given(st.integers(0, 20_000), st.integers(1, 9), st.integers(0, 10**6))
-def test_a_piece_in_parts(count: int, parts: int, start: int) -> None:
+def test_split_piece_covers_all_samples(count: int, parts: int, start: int) -> None:
     piece = Piece(start, np.random.default_rng(count).standard_normal(count).astype(np.float32))
-    for made in (split_piece(piece, 1000, parts=parts), split_piece(piece, 1000, longest=0.7)):
-        assert made[0].start == piece.start
-        assert made[-1].end == piece.end
-        assert all(before.end == after.start for before, after in pairwise(made))
-        np.testing.assert_array_equal(np.concatenate([part.samples for part in made]), piece.samples)
+    for results in (split_piece(piece, 1000, parts=parts), split_piece(piece, 1000, longest=0.7)):
+        assert results[0].start == piece.start
+        assert results[-1].end == piece.end
+        assert all(before.end == after.start for before, after in pairwise(results))
+        np.testing.assert_array_equal(np.concatenate([part.samples for part in results]), piece.samples)
     assert all(len(part.samples) <= 700 for part in split_piece(piece, 1000, longest=0.7))
-    made = split_piece(piece, 1000, parts=parts)
-    assert len(made) == max(1, min(parts, count))
-    assert all(len(part.samples) >= min(1, count) for part in made)
+    results = split_piece(piece, 1000, parts=parts)
+    assert len(results) == max(1, min(parts, count))
+    assert all(len(part.samples) >= min(1, count) for part in results)
 
 
-def test_a_part_ends_at_a_quiet_place(rng: np.random.Generator) -> None:
+def test_split_piece_cuts_at_the_quietest_point(rng: np.random.Generator) -> None:
     samples = rng.standard_normal(20 * RATE).astype(np.float32)
     samples[9 * RATE : int(9.5 * RATE)] *= 0.01
     first, second = split_piece(Piece(500, samples), RATE, parts=2)
@@ -280,7 +280,7 @@ def test_a_part_ends_at_a_quiet_place(rng: np.random.Generator) -> None:
     assert second.end == 500 + len(samples)
 
 
-def test_bad_options() -> None:
+def test_invalid_options_are_refused() -> None:
     for longest in (0.0, -1.0, float("nan"), float("inf"), 1e-9):
         with pytest.raises(OptionError, match="positive"):
             speech_pieces([], RATE, longest)

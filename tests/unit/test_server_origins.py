@@ -63,7 +63,7 @@ def test_a_name_that_points_here_opens_nothing() -> None:
 
 
 def test_a_form_of_another_page_is_refused_where_browsers_do_not_say_from_what_site() -> None:
-    """``Sec-Fetch-SmoothingSite`` is sent to https and the own machine alone, and another port of it counts as the same site."""
+    """``Sec-Fetch-Site`` is sent to https and the own machine alone, and another port of it counts as the same site."""
     service = FakeService()
     with TestClient(app(service)) as client:
         for origin in ("http://evil.example", "http://testserver:3000", "null"):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.audio.incoming import Incoming
 from runtime.audio.segmentation import speech_pieces
+from runtime.audio.stream_resampler import StreamResampler
 from runtime.engines.base import SegmentJob, SegmentOptions, SegmentResult
 from runtime.engines.batch_plan import BatchPlan
 from runtime.engines.capabilities import Capabilities
@@ -297,7 +297,7 @@ def test_options_that_cannot_be(live: LiveOptions, said: str) -> None:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000])
 def test_any_rate_comes_in_as_the_models(rate: int) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
-    incoming = Incoming(rate, RATE)
+    incoming = StreamResampler(rate, RATE)
     integers = [(part * 32767).astype(np.int16) for part in np.array_split(tone, 37)]
     heard = np.concatenate([*(incoming.take(part) for part in integers), incoming.end()])
     assert heard.dtype == np.float32
@@ -316,7 +316,7 @@ def test_any_rate_comes_in_as_the_models(rate: int) -> None:
 )
 def test_samples_that_are_none(samples: np.ndarray, said: str) -> None:
     with pytest.raises(AudioInvalidError, match=said):
-        Incoming(RATE, RATE).take(samples)
+        StreamResampler(RATE, RATE).take(samples)
 
 
 @pytest.mark.parametrize("rate", [RATE, 8_000])
@@ -348,4 +348,4 @@ def test_a_stream_that_failed_does_not_seem_to_go_on(monkeypatch: pytest.MonkeyP
 
 def test_a_rate_that_no_speech_has() -> None:
     with pytest.raises(OptionError, match="4000 Hz"):
-        Incoming(4_000, RATE)
+        StreamResampler(4_000, RATE)

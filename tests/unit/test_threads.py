@@ -1,4 +1,4 @@
-"""Cores this process may use, and sessions whose threads sleep when nothing runs."""
+"""Tests of the number of usable cores, and of sessions whose threads sleep between runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER = "22 28 0:21 / /proc rw,nosuid shared:14 - proc proc rw\n33 25 0:29 / {po
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A process that may run on 64 cores, without cgroups; ``cgroup fs`` (with a blank) is where tests put them."""
+    """Process that may run on 64 cores, without cgroups; tests write them to ``cgroup fs`` (with a blank)."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     (tmp_path / "cgroup fs").mkdir()
     return tmp_path
@@ -72,25 +72,25 @@ def v1(host: Path, own: str, quotas: dict[str, tuple[int, int]], *, root: str = 
         ({"a/b": "100000 0"}, 64),
     ],
 )
-def test_the_smallest_quota_of_nested_groups_counts(host: Path, quotas: dict[str, str], expected: int) -> None:
+def test_smallest_quota_of_nested_groups_is_used(host: Path, quotas: dict[str, str], expected: int) -> None:
     assert v2(host, "/a/b", quotas) == expected
 
 
-def test_a_container_sees_its_own_part(host: Path) -> None:
-    assert v2(host, "/", {"": "200000 100000"}) == 2  # a namespace: the root is its own
+def test_quota_of_a_container(host: Path) -> None:
+    assert v2(host, "/", {"": "200000 100000"}) == 2  # in a cgroup namespace its own group is the root
     assert v2(host, "/host/box/in", {"in": "max 1", "": "500000 100000"}, root="/host/box") == 5
     assert v2(host, "/host/elsewhere", {"": "300000 100000"}, root="/host/box") == 3
     assert v2(host, "/../beside", {"": "300000 100000"}) == 3  # outside the namespace
 
 
-def test_the_older_cgroups(host: Path) -> None:
+def test_cgroups_version_1(host: Path) -> None:
     assert v1(host, "/docker/box", {"docker/box": (-1, 100_000)}) == 64
     assert v1(host, "/docker/box", {"docker/box": (250_000, 50_000)}) == 5
     assert v1(host, "/docker/box", {"docker": (60_000, 20_000)}) == 3
     assert v1(host, "/docker/box", {"": (400_000, 100_000), "docker/box": (-1, 1)}, root="/docker/box") == 4
 
 
-def test_no_cgroups_at_all(host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cgroups(host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores(tmp_path / "absent") == 64
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
@@ -101,18 +101,18 @@ def test_this_process_has_a_core() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity masks are Linux's")
-def test_the_affinity_mask_counts() -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has affinity masks")
+def test_affinity_mask_limits_cores() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from runtime.ort.threads import usable_cores; print(usable_cores())"
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "1"
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "1"
 
 
-def test_nothing_spins_after_a_run(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU seconds, not a timing: with ONNX Runtime's own defaults this is 0.05 to 0.1."""
+def test_no_thread_spins_after_a_run(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured in CPU seconds: with ONNX Runtime's defaults it is 0.05 to 0.1."""
     monkeypatch.setattr(threads, "usable_cores", lambda: 4)
     transcriber = Transcriber.from_artifact(ARTIFACT)
     transcriber.transcribe(speech[:48_000], sample_rate=16_000)

@@ -1,4 +1,4 @@
-"""Tokenizers that are none: what each family's export and the runtime say of them."""
+"""Tests of broken tokenizers: each family's export and the runtime refuse them with one sentence."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ BROKEN = {
     "a folder": None,
     "long": b'"' + b"x" * 100_000 + b'"',
     "no tokens": b'{"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}',
-    # This one stops tokenizers by a panic of its Rust code.
+    # The Rust code of tokenizers panics on this file.
     "a wrong normalizer": b'{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "model": {}}',
 }
 
 
 def put(path: Path, data: bytes | None) -> None:
-    """``data`` in the place of a file; None is a folder."""
+    """Replace a file by ``data``, or by a folder if ``data`` is None."""
     path.unlink(missing_ok=True)
     if data is None:
         path.mkdir()
@@ -48,25 +48,25 @@ def put(path: Path, data: bytes | None) -> None:
 
 
 def without_weights(source: Path, folder: Path) -> Path:
-    """A copy of a checkpoint whose tokenizer is read before its weights would be missed."""
+    """Copy a checkpoint without its weights. Exports read the tokenizer first."""
     return Path(shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin")))
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each name of a model that the command line knows."""
-    made = tmp_path_factory.mktemp("checkpoints")
-    whisper_checkpoint.write(made / "whisper")
+    """Checkpoint folders by model name of the command line."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    whisper_checkpoint.write(root / "whisper")
     return {
         "qwen3-asr-tiny": CHECKPOINT,
-        "whisper-large-v3-turbo": made / "whisper",
+        "whisper-large-v3-turbo": root / "whisper",
         "parakeet-tdt-tiny": PARAKEET,
-        "gigaam-v3-e2e-ctc": gigaam_checkpoint.write("e2e_ctc", made / "gigaam", **gigaam_checkpoint.TINY),
+        "gigaam-v3-e2e-ctc": gigaam_checkpoint.write("e2e_ctc", root / "gigaam", **gigaam_checkpoint.TINY),
     }
 
 
 def refused(name: str, folder: Path, out: Path) -> str:
-    """What the exporter says; anything but one sentence and exit code 2 fails."""
+    """Return the exporter's error, and check that it is one sentence with exit code 2."""
     result = CliRunner().invoke(app, [name, "--checkpoint", str(folder), "--out", str(out)])
     assert result.exit_code == 2, result.output
     assert not out.exists()
@@ -78,49 +78,46 @@ def refused(name: str, folder: Path, out: Path) -> str:
 
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("name", ["qwen3-asr-tiny", "whisper-large-v3-turbo", "parakeet-tdt-tiny"])
-def test_an_export_refuses_a_broken_tokenizer(
+def test_export_refuses_a_broken_tokenizer(
     name: str, broken: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = without_weights(checkpoints[name], tmp_path / "checkpoint")
     put(folder / "tokenizer.json", BROKEN[broken])
-    said = refused(name, folder, tmp_path / "out")
-    assert f"{folder / 'tokenizer.json'}: not a readable tokenizer (" in said
-    assert said.endswith("; download the checkpoint again")
+    error = refused(name, folder, tmp_path / "out")
+    assert f"{folder / 'tokenizer.json'}: " in error
+    assert error.endswith("; download the checkpoint again")
 
 
-def test_an_export_misses_a_tokenizer_in_one_file(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_export_refuses_a_checkpoint_without_tokenizer(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = without_weights(checkpoints["parakeet-tdt-tiny"], tmp_path / "checkpoint")
     (folder / "tokenizer.json").unlink()
-    said = refused("parakeet-tdt-tiny", folder, tmp_path / "out")
-    assert f"{folder / 'tokenizer.json'}: the checkpoint's tokenizer is missing" in said
+    error = refused("parakeet-tdt-tiny", folder, tmp_path / "out")
+    assert f"{folder / 'tokenizer.json'}: " in error
+    assert "is missing" in error
 
 
 @pytest.mark.parametrize("broken", ["empty", "another object", "noise", "a folder", "cut"])
-def test_an_export_refuses_a_broken_sentencepiece_model(
-    broken: str, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_export_refuses_a_broken_sentencepiece_model(broken: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = without_weights(checkpoints["gigaam-v3-e2e-ctc"], tmp_path / "checkpoint")
     path = folder / "tokenizer.model"
     put(path, path.read_bytes()[:700] if broken == "cut" else BROKEN[broken])
-    said = refused("gigaam-v3-e2e-ctc", folder, tmp_path / "out")
-    assert f"{path}: " in said
-    assert said.endswith("; download the checkpoint again")
+    error = refused("gigaam-v3-e2e-ctc", folder, tmp_path / "out")
+    assert f"{path}: " in error
+    assert error.endswith("; download the checkpoint again")
 
 
 @pytest.mark.parametrize("vocabulary", [["\ud800", "a"], ["ab"], ["a", "a"], [""]])
-def test_an_export_refuses_characters_that_are_none(
-    vocabulary: list[str], checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_export_refuses_invalid_characters(vocabulary: list[str], checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = without_weights(checkpoints["gigaam-v3-e2e-ctc"], tmp_path / "checkpoint")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["cfg"]["model"]["cfg"]["decoding"] = {"vocabulary": vocabulary}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert "must be single characters, once each" in refused("gigaam-v3-ctc", folder, tmp_path / "out")
+    assert "single characters" in refused("gigaam-v3-ctc", folder, tmp_path / "out")
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    """A folder with the small tokenizer as vocabulary, merges and configuration."""
+    """Folder with the small tokenizer as vocabulary, merges and configuration."""
     whole = json.loads(WHOLE)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["model"]["merges"]]
     folder = tmp_path / "parts"
@@ -136,39 +133,37 @@ def configured(**values: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "where", "message"),
+    ("name", "data", "culprit"),
     [
-        ("vocab.json", b'{"a": 1, "b', "vocab.json: ", "not valid JSON"),
-        ("vocab.json", b"", "vocab.json: ", "not valid JSON"),
-        ("vocab.json", NOISE, "vocab.json: ", "not valid JSON"),
-        ("vocab.json", b"[" * 100_000, "vocab.json: ", "not valid JSON"),
-        ("vocab.json", b"[]", "vocab.json: ", "holds a list where an object is expected"),
-        ("vocab.json", b"{}", "parts: ", "out of vocabulary"),
-        ("vocab.json", b'{"a": 1.5}', "parts: ", "make no tokenizer"),
-        ("merges.txt", b"", "merges.txt: ", "holds no merges"),
-        ("merges.txt", b"#version: 0.2\n\n", "merges.txt: ", "holds no merges"),
-        ("merges.txt", NOISE, "merges.txt: ", "cannot be read"),
-        ("merges.txt", b"{}", "parts: ", "make no tokenizer"),
-        ("merges.txt", None, "merges.txt: ", "the tokenizer needs this file"),
-        ("tokenizer_config.json", b"{", "tokenizer_config.json: ", "not valid JSON"),
-        ("tokenizer_config.json", configured(tokenizer_class=3), "parts: ", "make no tokenizer"),
-        ("tokenizer_config.json", configured(tokenizer_class="ByT5Tokenizer"), "parts: ", "make no tokenizer"),
+        ("vocab.json", b'{"a": 1, "b', "vocab.json: "),
+        ("vocab.json", b"", "vocab.json: "),
+        ("vocab.json", NOISE, "vocab.json: "),
+        ("vocab.json", b"[" * 100_000, "vocab.json: "),
+        ("vocab.json", b"[]", "vocab.json: "),
+        ("vocab.json", b"{}", "parts: "),
+        ("vocab.json", b'{"a": 1.5}', "parts: "),
+        ("merges.txt", b"", "merges.txt: "),
+        ("merges.txt", b"#version: 0.2\n\n", "merges.txt: "),
+        ("merges.txt", NOISE, "merges.txt: "),
+        ("merges.txt", b"{}", "parts: "),
+        ("merges.txt", None, "merges.txt: "),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json: "),
+        ("tokenizer_config.json", configured(tokenizer_class=3), "parts: "),
+        ("tokenizer_config.json", configured(tokenizer_class="ByT5Tokenizer"), "parts: "),
         (
             "tokenizer_config.json",
             configured(tokenizer_class="X", auto_map={"AutoTokenizer": ["own.Tokenizer", None]}),
             "parts: ",
-            "make no tokenizer",
         ),
-        ("special_tokens_map.json", b"{", "parts: ", "make no tokenizer"),
+        ("special_tokens_map.json", b"{", "parts: "),
     ],
 )
 @pytest.mark.parametrize("family", ["qwen3-asr-tiny", "whisper-large-v3-turbo"])
-def test_an_export_refuses_broken_parts(
+def test_export_refuses_broken_parts(
     family: str,
     name: str,
     data: bytes | None,
-    where: str,
-    message: str,
+    culprit: str,
     parts: Path,
     checkpoints: dict[str, Path],
     tmp_path: Path,
@@ -177,27 +172,25 @@ def test_an_export_refuses_broken_parts(
     for file in ("config.json", "generation_config.json"):
         if (checkpoints[family] / file).exists():
             shutil.copy(checkpoints[family] / file, parts)
-    said = refused(family, parts, tmp_path / "out")
-    assert where in said
-    assert message in said
+    assert culprit in refused(family, parts, tmp_path / "out")
 
 
-def test_a_configuration_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_configuration_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(CheckpointInvalidError, match=r"config.json: cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointInvalidError, match=r"config.json: .*Is a directory"):
         CheckpointFolder(tmp_path, "x", None).config()
 
 
-def test_no_code_of_a_checkpoint_runs(parts: Path) -> None:
-    """Wherever a terminal might be asked whether it may."""
+def test_code_of_a_checkpoint_is_never_run(parts: Path) -> None:
+    """transformers would ask for permission on a terminal."""
     (parts / "own.py").write_text("raise SystemExit('it ran')")
     put(parts / "tokenizer_config.json", configured(auto_map={"AutoTokenizer": ["own.Tokenizer", None]}))
-    with pytest.raises(CheckpointInvalidError, match="make no tokenizer"):
+    with pytest.raises(CheckpointInvalidError, match=str(parts)):
         load_tokenizer(CheckpointFolder(parts, "x", None))
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_reason_is_one_short_line(broken: str, tmp_path: Path) -> None:
+def test_reason_is_one_short_line(broken: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     put(path, BROKEN[broken])
     with pytest.raises(ValueError, match=r".") as caught:
@@ -207,14 +200,14 @@ def test_a_reason_is_one_short_line(broken: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), MemoryError()])
-def test_only_what_the_library_refuses_is_a_reason(error: BaseException) -> None:
+def test_errors_of_other_code_pass_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, refusals():
         raise error
     assert caught.value is error
 
 
 def transcribed(folder: Path) -> str:
-    """What ``transcribe`` says; anything but one sentence and exit code 2 fails."""
+    """Return the error of ``transcribe``, and check that it is one sentence with exit code 2."""
     result = CliRunner().invoke(runtime_app, ["transcribe", str(DATA / "en-1.wav"), "--model", str(folder)])
     assert result.exit_code == 2, result.output
     assert not result.stdout
@@ -225,22 +218,23 @@ def transcribed(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (WHOLE[:-9], "bytes where the manifest says"),
+        (WHOLE[:-9], "bytes, expected"),
         (bytes(len((ARTIFACT / "tokenizer.json").read_bytes())), "the file was altered"),
-        (None, "this file of the model is missing"),
+        (None, "file of the model is missing"),
     ],
 )
-def test_the_manifest_tells_an_altered_tokenizer(data: bytes | None, message: str, tmp_path: Path) -> None:
+def test_runtime_refuses_an_altered_tokenizer(data: bytes | None, message: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(ARTIFACT, tmp_path / "model"))
     put(folder / "tokenizer.json", data)
-    said = transcribed(folder)
-    assert message in said
-    assert said.endswith("export the model again")
+    error = transcribed(folder)
+    assert f"{folder / 'tokenizer.json'}: " in error
+    assert message in error
+    assert error.endswith("export the model again")
 
 
 @pytest.mark.parametrize("data", [data for data in BROKEN.values() if data is not None])
-def test_a_model_made_with_a_broken_tokenizer_is_one_sentence(data: bytes, tmp_path: Path) -> None:
+def test_runtime_refuses_a_broken_tokenizer(data: bytes, tmp_path: Path) -> None:
     folder = with_tokenizer(ARTIFACT, tmp_path / "model", data)
-    said = transcribed(folder)
-    assert f"{folder / 'tokenizer.json'}: not a readable tokenizer (" in said
-    assert said.endswith("; export the model again")
+    error = transcribed(folder)
+    assert f"{folder / 'tokenizer.json'}: not a readable tokenizer (" in error
+    assert error.endswith("; export the model again")

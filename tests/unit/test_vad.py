@@ -47,7 +47,7 @@ def test_scores_equal_those_of_the_published_graph() -> None:
 
 @given(st.lists(st.integers(0, 5000), max_size=30))
 @settings(max_examples=25)
-def test_how_the_audio_comes_in_blocks_makes_no_difference(sizes: list[int]) -> None:
+def test_scores_do_not_depend_on_block_lengths(sizes: list[int]) -> None:
     samples = np.asarray(soundfile.read(DATA / "zh-1.wav", dtype="float32")[0])
     detector = SpeechDetector()
     cuts = np.minimum(np.cumsum(sizes, dtype=int), len(samples))
@@ -57,8 +57,8 @@ def test_how_the_audio_comes_in_blocks_makes_no_difference(sizes: list[int]) -> 
     np.testing.assert_allclose(result, probabilities(samples), atol=1e-4)
 
 
-def test_detectors_do_not_disturb_one_another(recording: np.ndarray) -> None:
-    """Files interleave, in one thread and in several."""
+def test_detectors_are_independent(recording: np.ndarray) -> None:
+    """Scores files alternately in one thread, and at once in several threads."""
     other = recording[::-1].copy()
     first, second = SpeechDetector(), SpeechDetector()
     mixed = [
@@ -72,7 +72,7 @@ def test_detectors_do_not_disturb_one_another(recording: np.ndarray) -> None:
             np.testing.assert_array_equal(scores, probabilities(recording))
 
 
-def test_what_is_no_speech(rng: np.random.Generator) -> None:
+def test_silence_noise_and_tones_are_not_speech(rng: np.random.Generator) -> None:
     time = np.arange(16_000 * 3) / 16_000
     for samples in (
         np.zeros(48_000),
@@ -85,19 +85,19 @@ def test_what_is_no_speech(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("gain", [0.1, 0.01, 0.001, 32768.0])
-def test_how_loud_a_recording_is_makes_little_difference(recording: np.ndarray, gain: float) -> None:
-    """Nor whether its samples were scaled at all."""
+def test_loudness_makes_little_difference(recording: np.ndarray, gain: float) -> None:
+    """Includes samples that were not scaled to [-1, 1]."""
     usual, other = (probabilities((recording * by).astype(np.float32)) >= 0.3 for by in (1.0, gain))
     assert np.mean(usual == other) > 0.95
 
 
-def test_one_absurd_sample_is_survived(recording: np.ndarray) -> None:
+def test_huge_sample_gives_finite_scores(recording: np.ndarray) -> None:
     samples = recording.copy()
     samples[5000] = 3e38
     assert np.isfinite(probabilities(samples)).all()
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_number_of_scores_of_short_audio() -> None:
     assert len(probabilities(np.zeros(0, np.float32))) == 0
     assert len(probabilities(np.zeros(1, np.float32))) == 1
     assert len(probabilities(np.zeros(FRAME_SAMPLES, np.float32))) == 1

@@ -1,4 +1,4 @@
-"""Subtitles and tables, against files written by hand."""
+"""Tests of subtitles, tables and JSON against text written by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def transcript(*segments: Segment) -> Transcript:
     return Transcript(text, "English", 1.0, list(segments), Timings(), TokenCounts(0, 0, 0), "m", "cpu", {})
 
 
-SPOKEN = transcript(
+TRANSCRIPT = transcript(
     segment(0.0, 2.0674, "Tom & Jerry <b>"),
     segment(2.067, 3599.9996, ""),
     segment(3599.9996, 3661.5, "two\n\nlines\tand --> an arrow"),
@@ -46,7 +46,7 @@ SPOKEN = transcript(
 
 
 def test_srt() -> None:
-    assert as_srt(SPOKEN) == (
+    assert as_srt(TRANSCRIPT) == (
         "1\n00:00:00,000 --> 00:00:02,067\nTom & Jerry <b>\n\n"
         "2\n01:00:00,000 --> 01:01:01,500\ntwo lines and --> an arrow\n\n"
         "3\n25:00:00,000 --> 25:00:00,001\nshort\n"
@@ -54,7 +54,7 @@ def test_srt() -> None:
 
 
 def test_vtt() -> None:
-    assert as_vtt(SPOKEN) == (
+    assert as_vtt(TRANSCRIPT) == (
         "WEBVTT\n\n"
         "00:00:00.000 --> 00:00:02.067\nTom &amp; Jerry &lt;b&gt;\n\n"
         "01:00:00.000 --> 01:01:01.500\ntwo lines and --&gt; an arrow\n\n"
@@ -63,7 +63,7 @@ def test_vtt() -> None:
 
 
 def test_tsv() -> None:
-    rows = list(csv.reader(io.StringIO(as_tsv(SPOKEN)), delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(csv.reader(io.StringIO(as_tsv(TRANSCRIPT)), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert rows == [
         ["start", "end", "text"],
         ["0", "2067", "Tom & Jerry <b>"],
@@ -73,23 +73,23 @@ def test_tsv() -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_silence_is_a_valid_file(format: str) -> None:
+def test_transcript_without_text_is_a_valid_file(format: str) -> None:
     expected = {"srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "txt": "\n"}
     text = FORMATS[format](transcript(segment(0.0, 1.0, "")))
     assert text == expected[format] if format in expected else msgspec.json.decode(text)["text"] == ""
 
 
-def test_words_have_times_of_the_audio_and_show_where_there_are_any() -> None:
-    heard = SegmentResult(
+def test_words_have_times_of_the_audio_and_are_left_out_if_missing() -> None:
+    result = SegmentResult(
         "Hi, you", None, [1], 0.5, "stop", 1, 0, [Word("Hi,", 0.1, 0.2, 0.98765), Word("you", 0.3, 0.4, 1)]
     )
-    spoken = segment_of(Span(32_000, 16_000, heard, None), 16_000)
-    assert spoken.words == [Word("Hi,", 2.1, 2.2, 0.9877), Word("you", 2.3, 2.4, 1.0)]
-    shown = [{"text": "Hi,", "start": 2.1, "end": 2.2, "confidence": 0.9877}]
-    shown.append({"text": "you", "start": 2.3, "end": 2.4, "confidence": 1.0})
-    first, second = msgspec.json.decode(as_json(transcript(spoken, segment(3.0, 4.0, "x"))))["segments"]
-    assert first["words"] == shown
+    with_words = segment_of(Span(32_000, 16_000, result, None), 16_000)
+    assert with_words.words == [Word("Hi,", 2.1, 2.2, 0.9877), Word("you", 2.3, 2.4, 1.0)]
+    expected = [{"text": "Hi,", "start": 2.1, "end": 2.2, "confidence": 0.9877}]
+    expected.append({"text": "you", "start": 2.3, "end": 2.4, "confidence": 1.0})
+    first, second = msgspec.json.decode(as_json(transcript(with_words, segment(3.0, 4.0, "x"))))["segments"]
+    assert first["words"] == expected
     assert "words" not in second
-    assert msgspec.json.decode(event_as_json(Final(0, spoken, True)))["result"]["words"] == shown
+    assert msgspec.json.decode(event_as_json(Final(0, with_words, True)))["result"]["words"] == expected
     assert "words" not in msgspec.json.decode(event_as_json(Final(0, segment(3.0, 4.0, "x"), True)))["result"]
-    assert FORMATS["srt"](transcript(spoken)) == "1\n00:00:02,000 --> 00:00:03,000\nHi, you\n"
+    assert FORMATS["srt"](transcript(with_words)) == "1\n00:00:02,000 --> 00:00:03,000\nHi, you\n"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.audio.incoming import Incoming
+from runtime.audio.stream_resampler import StreamResampler
 from runtime.errors import AudioInvalidError
 from runtime.pipeline.events import Event, Partial
 from runtime.server.errors import AudioTooLong, Closing, GivenUp
@@ -38,7 +38,7 @@ class LiveStream:
             StreamTicket,
         ],
         executor: Executor,
-        incoming: Incoming,
+        incoming: StreamResampler,
         *,
         sample_rate: int,
         longest: float,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import BinaryIO
 
-from runtime.audio.incoming import Incoming
+from runtime.audio.stream_resampler import StreamResampler
 from runtime.pipeline.streaming import DEFAULT_LIVE, LiveOptions
 from runtime.results import Transcript
 from runtime.server.errors import Busy, Closing
@@ -137,7 +137,7 @@ class Service:
         """
         self._check_open()
         rate = self.transcriber.engine.sample_rate
-        incoming = Incoming(sample_rate, rate)
+        incoming = StreamResampler(sample_rate, rate)
         if (streams := len(self._streams) + self._opening) >= self._limits.max_streams:
             raise self._busy(f"{streams} live streams are open", self._streams_done, streams)
         self._opening += 1
