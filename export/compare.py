@@ -1,4 +1,4 @@
-"""Comparison of graphs with their reference: sample speech, difference checks, and checks of frames and decoder rows."""
+"""Comparison of written graphs with the reference implementation, on sample speech."""
 
 from __future__ import annotations
 

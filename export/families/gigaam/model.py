@@ -23,9 +23,8 @@ from torch.nn import functional as F
 class GigaAMSizes:
     """Sizes of the model.
 
-    ``classes`` counts the blank, which is the last class. ``positions`` is the largest number of frames after subsampling.
-
-    ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the rotary
+    ``classes`` counts the blank, which is the last class. ``positions`` is the largest number of frames after
+    subsampling. ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the rotary
     frequencies.
     """
 
@@ -80,7 +79,7 @@ class Subsampling(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention that applies rotary positions to the input of the query and key projections, not to their output."""
+    """Self-attention with rotary positions on the input of the query and key projections, not on their output."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -141,7 +140,7 @@ class FeedForward(nn.Module):
 
 
 class ConformerLayer(nn.Module):
-    """Conformer layer: half a feed-forward, attention, convolution, half a feed-forward, each after a norm; final norm."""
+    """Half a feed-forward, attention, convolution, half a feed-forward, each after a norm; then a final norm."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -235,7 +234,7 @@ class GigaAMCtc(nn.Module):
 
 
 def rotary_tables(sizes: GigaAMSizes) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, 1, head size] of position × base^(-2i / head size), equal in both halves of a head."""
+    """Cosines and sines [positions, 1, head size] of position × base^(-2i / head size), for both halves of a head."""
     exponents = torch.arange(0, sizes.head_size, 2).float() / sizes.head_size
     angles = torch.outer(torch.arange(sizes.positions).float(), 1.0 / sizes.rotary_base**exponents)
     angles = torch.cat([angles, angles], dim=-1)[:, None]
