@@ -67,7 +67,9 @@ def check_front_end(path: Path, raw: Mapping[str, Any], supported: Mapping[str, 
     Raises:
         CheckpointInvalidError: a key of ``supported`` has another value.
     """
-    check_values(path, {key: (raw.get(key, value), value) for key, value in supported.items()})
+    for key, value in supported.items():
+        if raw.get(key, value) != value:
+            raise CheckpointInvalidError(f"{path}: {key} is {raw[key]!r}, but the model's front end needs {value!r}")
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:

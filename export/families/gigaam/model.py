@@ -24,8 +24,8 @@ class GigaAMSizes:
     """Sizes of the model.
 
     ``classes`` counts the blank, which is the last class. ``positions`` is the largest number of frames after
-    subsampling. ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the rotary
-    frequencies.
+    subsampling. ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the
+    rotary frequencies.
     """
 
     mels: int

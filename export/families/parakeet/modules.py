@@ -149,7 +149,7 @@ class Block(nn.Module):
         self.norm_self_att, self.norm_conv, self.norm_out = block.norm_self_att, block.norm_conv, block.norm_out
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-        """Apply the layer to ``x`` [B, T, hidden]; other arguments as in :class:`Attention` and :class:`Convolution`."""
+        """Apply the layer to ``x`` [B, T, hidden]; see :class:`Attention` and :class:`Convolution` for the others."""
         x = x + 0.5 * self.feed_forward1(self.norm_feed_forward1(x))
         x = x + self.self_attn(self.norm_self_att(x), positions, mask)
         x = x + self.conv(self.norm_conv(x), valid)
@@ -189,7 +189,7 @@ class FastConformer(nn.Module):
         return self.head(x), lengths
 
     def positions(self, frames: int) -> Tensor:
-        """Encodings [2·frames - 1, hidden] of the distances frames - 1 down to 1 - frames: sines and cosines, interleaved."""
+        """Encode the distances frames - 1 down to 1 - frames: [2·frames - 1, hidden], sines and cosines interleaved."""
         distances = (frames - 1) - torch.arange(2 * frames - 1, device=self.inv_freq.device)
         angles = distances[:, None].float() * self.inv_freq
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -31,12 +31,12 @@ def cross_names(layers: int) -> list[str]:
 
 
 def past_names(layers: int, prefix: str = "past_key_values") -> list[str]:
-    """Names of the self-attention keys and values of all decoder layers, in order. Outputs have the prefix ``present``."""
+    """Names of the self-attention keys and values of all decoder layers, in order. Outputs' prefix is ``present``."""
     return [f"{prefix}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 
 
 def _multi_head(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of ``q`` [B, S, width] over ``k`` and ``v``, either [B, S, width] or [B, heads, positions, head_dim]."""
+    """Attention of ``q`` [B, S, width] over ``k``, ``v``: [B, S, width] or [B, heads, positions, head_dim]."""
     attended: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, k, v),
