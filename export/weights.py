@@ -1,7 +1,8 @@
-"""Load a checkpoint's tensors into a torch module, strictly by name and shape, in float32."""
+"""Read a checkpoint's tensors, and load them into a torch module strictly by name and shape, in float32."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,8 +11,39 @@ from torch import Tensor
 
 from export.errors import CheckpointInvalidError
 
+# Errors of torch.load for files that are truncated, altered, or contain other objects than tensors.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+)
 # Name in the file, name in the module, contents.
 NamedTensor = tuple[str, str, Tensor]
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a file that ``torch.save`` wrote. Other objects are rejected, so no code of it runs.
+
+    Raises:
+        CheckpointInvalidError: the file cannot be read, or contains other objects than tensors by name.
+    """
+    try:
+        # Memory-mapped: only the float32 copies take memory. Files from before torch 1.6 are rejected.
+        value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except _UNREADABLE as error:
+        # The first sentence only: for a truncated file torch adds guesses about the cause.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise CheckpointInvalidError(f"{file}: not a readable file of tensors only ({reason})") from None
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    ):
+        raise CheckpointInvalidError(f"{file}: contains other objects than tensors by name")
+    return value
 
 
 def fill(parameters: Mapping[str, Tensor], tensors: Iterable[NamedTensor], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Torch module of the Qwen3-ASR audio encoder over a batch of independent windows, from which ``encoder.onnx`` is traced.
+"""Torch module from which the Qwen3-ASR encoder is traced: the audio encoder over a batch of independent windows.
 
 The reference (transformers ``Qwen3ASREncoder``) packs all valid rows of all clips into one sequence and attends inside
 windows of 800 frames. Attention never crosses a window. So a batch of windows gives the same numbers, by a graph
@@ -65,7 +65,7 @@ class WindowedEncoder(nn.Module):
         x = x.reshape(windows, chunks * CHUNK_TOKENS, x.shape[-1])
 
         valid = torch.arange(chunks * CHUNK_TOKENS, device=lengths.device) < window_token_count(lengths)[:, None]
-        # Large and finite instead of -inf, so that a window without valid rows (padding of a static batch) stays finite.
+        # Large and finite instead of -inf: a window without valid rows (padding of a static batch) stays finite.
         bias = torch.where(valid, 0.0, -1e4).to(x.dtype)[:, None, None, :]
         for layer in tower.layers:  # type: ignore[union-attr]
             x = x + self._attention(layer.self_attn, layer.self_attn_layer_norm(x), bias)
