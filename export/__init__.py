@@ -1,3 +1,5 @@
+"""Export of speech recognition checkpoints to ONNX artifacts."""
+
 from __future__ import annotations
 
-import runtime  # noqa: F401 (first: it says how ONNX Runtime is to be imported)
+import runtime  # noqa: F401  (import first: it configures how ONNX Runtime is imported)

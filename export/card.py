@@ -1,4 +1,4 @@
-"""The card of an artifact: whose weights these are, under which licence, and what was done to them."""
+"""Model card of an artifact: authors and licence of the weights, and what was changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ HUB = "https://huggingface.co"
 
 
 def model_card(checkpoint: Checkpoint, source: Source, languages: Sequence[Language]) -> str:
-    """Markdown with the front matter that the hub reads; quantization adds what it did.
+    """Write the card: Markdown with the front matter that the hub reads. Quantization adds its own section later.
 
-    Licences that ask for attribution ask for the author, where the work is, the licence and its address, that changes
-    are named, and that nobody is said to endorse them (CC BY 4.0, section 3 a). Where the checkpoint was a folder, only
-    its giver knows whose the weights are: ``source.repo`` is its name then.
+    Licences with attribution require the author, a link to the work, the licence and its address, a note of changes,
+    and that no endorsement is implied (CC BY 4.0, section 3 a). For a checkpoint in a local folder the origin of the
+    weights is unknown, and ``source.repo`` is the folder's name.
+
+    Args:
+        checkpoint: the checkpoint by its name.
+        source: the source recorded in the manifest.
+        languages: languages of the model.
     """
     local = source.repo != checkpoint.repo
     front = [f"license: {checkpoint.licence.lower() if checkpoint.licence in LICENCES else 'other'}"]
@@ -50,17 +55,19 @@ Graphs of a speech recognition model for ONNX Runtime, of the family `{checkpoin
 
 
 def _model(checkpoint: Checkpoint) -> str:
-    """The published model, where it is and whose."""
-    where = f"`{checkpoint.repo}`" if checkpoint.bundled else f"[{checkpoint.repo}]({HUB}/{checkpoint.repo})"
-    return f"{where} by {checkpoint.author or 'its authors'}"
+    """Name, link and author of the published model."""
+    model = f"`{checkpoint.repo}`" if checkpoint.bundled else f"[{checkpoint.repo}]({HUB}/{checkpoint.repo})"
+    return f"{model} by {checkpoint.author or 'its authors'}"
 
 
 def _licence(checkpoint: Checkpoint) -> str:
+    """Name of the licence, with a link if it is known."""
     address = LICENCES.get(checkpoint.licence)
     return f"[{checkpoint.licence}]({address})" if address else checkpoint.licence
 
 
 def _published(checkpoint: Checkpoint, source: Source) -> str:
+    """Licence section for the published weights."""
     revision = f", at revision `{source.revision}`" if source.revision else ""
     others = f", and {checkpoint.author or 'they'} did not make or endorse this conversion"
     return f"""The weights are those of {_model(checkpoint)}{revision},
@@ -72,6 +79,7 @@ warranty{"" if checkpoint.bundled else others}."""
 
 
 def _local(checkpoint: Checkpoint, source: Source) -> str:
+    """Licence section for weights from a local folder."""
     return f"""The weights are those of a folder, `{source.repo}`, that was given as the model
 {_model(checkpoint)}.
 That model is under {_licence(checkpoint)}; if the weights are others, such as

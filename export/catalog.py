@@ -1,4 +1,4 @@
-"""Every model with a name: what it is, what it can do, how large it is; as text, as JSON, as tables for a page."""
+"""List of the models that can be exported by name, as text, JSON or Markdown tables."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runtime.cli.describe import EVERY_FAMILY, LABELS, abilities, in_columns
 from runtime.engines.capabilities import Capabilities
 from runtime.families import FAMILIES, declared
 
-# Where the benchmarks keep how many bytes a model's artifacts have: a results file of docs/, and the way in it to a
-# dictionary of recipes. Sizes that were not measured are not told.
+# Location of measured artifact sizes: a results file in docs/, and the keys that lead to its dictionary of recipes.
+# Models without an entry have no sizes in the list.
 _SMALL, _LARGE = ("families.json", "checkpoints", "results"), ("families.json", "families", "results", "models")
 MEASURED = {
     "qwen3-asr-tiny": ("quantization.json", "accuracy", "results", "small"),
@@ -31,11 +31,15 @@ MEASURED = {
     "gigaam-v3-ctc": (*_LARGE, "gigaam-v3-ctc", "systems"),
 }
 _PRECISIONS = ("float32", "int8", "int4")
-_REVISION = 12  # characters of a commit, as many as tell it from all others
+_REVISION = 12  # characters of a commit that are shown
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A model by its name. ``capabilities`` are those of its family, ``bytes`` of its artifacts by recipe."""
+    """One model of the list.
+
+    ``capabilities`` are those of its family. ``bytes`` are the sizes of its artifacts by recipe, empty if not measured.
+    Other fields are those of :class:`export.checkpoints.Checkpoint`.
+    """
 
     name: str
     family: str
@@ -52,14 +56,14 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """All of them, and the recipes that each can be quantized with."""
+    """All models, and the recipes that each can be quantized with."""
 
     models: list[Entry]
     recipes: list[str]
 
 
 def catalog(docs: Path = REPOSITORY / "docs") -> Catalog:
-    """The catalog, with sizes from the results in ``docs`` if there are any: an installed package has none."""
+    """Build the catalog, with artifact sizes from the results in ``docs``. An installed package has no ``docs``."""
     return Catalog([_entry(checkpoint, docs) for checkpoint in CHECKPOINTS.values()], list(shipped()))
 
 
@@ -81,13 +85,13 @@ def _entry(checkpoint: Checkpoint, docs: Path) -> Entry:
 
 
 def _measured(name: str, docs: Path) -> dict[str, int]:
-    file, *way = MEASURED.get(name, ("",))
+    file, *keys = MEASURED.get(name, ("",))
     if not file or not (docs / file).is_file():
         return {}
-    found = _results(docs / file)
-    for key in way:
-        found = found.get(key, {})
-    return {recipe: found[recipe]["bytes"] for recipe in ("float32", *shipped()) if "bytes" in found.get(recipe, {})}
+    recipes = _results(docs / file)
+    for key in keys:
+        recipes = recipes.get(key, {})
+    return {each: recipes[each]["bytes"] for each in ("float32", *shipped()) if "bytes" in recipes.get(each, {})}
 
 
 @cache
@@ -96,8 +100,8 @@ def _results(path: Path) -> dict[str, Any]:
     return results
 
 
-def as_text(found: Catalog) -> str:
-    """A table of names, where each comes from, and what its family can do."""
+def as_text(listing: Catalog) -> str:
+    """Format the catalog as text: a table of models and one of their families' capabilities."""
     rows = [("name", "family", "parameters", "languages", "licence", "from")]
     rows += [
         (
@@ -108,36 +112,36 @@ def as_text(found: Catalog) -> str:
             model.licence,
             _source(model) + (f"; {model.note}" if model.note else ""),
         )
-        for model in found.models
+        for model in listing.models
     ]
-    can = {model.family: model.capabilities for model in found.models}
-    families = [(family, ", ".join(abilities(each)) or "-") for family, each in can.items()]
+    capabilities = {model.family: model.capabilities for model in listing.models}
+    families = [(family, ", ".join(abilities(each)) or "-") for family, each in capabilities.items()]
     return "\n".join(
         [
             in_columns(rows),
             "",
-            in_columns([*families, ("all of them", EVERY_FAMILY)]),
+            in_columns([*families, ("every family", EVERY_FAMILY)]),
             "",
-            f"recipes: {', '.join(found.recipes)}",
-            "other models of these families go by their repo ids, such as openai/whisper-small",
+            f"recipes: {', '.join(listing.recipes)}",
+            "other models of these families are named by repo id, such as openai/whisper-small",
         ]
     )
 
 
-def as_json(found: Catalog) -> str:
-    """Everything, for programs."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+def as_json(listing: Catalog) -> str:
+    """Format the catalog as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(listing), indent=2).decode()
 
 
-def as_markdown(found: Catalog) -> str:
-    """Two tables: models with their sizes, and what their families can do."""
-    models = [("name", "family", "parameters", "languages", "licence", *(f"{each}, MB" for each in _PRECISIONS))]
-    for model in found.models:
+def as_markdown(listing: Catalog) -> str:
+    """Format the catalog as two Markdown tables: models with their sizes, and capabilities of their families."""
+    rows = [("name", "family", "parameters", "languages", "licence", *(f"{each}, MB" for each in _PRECISIONS))]
+    for model in listing.models:
         megabytes = [f"{size / 1e6:.0f}" if (size := model.bytes.get(each)) else "" for each in _PRECISIONS]
-        said = f" ({model.note})" if model.note else ""
-        models.append(
+        note = f" ({model.note})" if model.note else ""
+        rows.append(
             (
-                f"`{model.name}`{said}",
+                f"`{model.name}`{note}",
                 f"`{model.family}`",
                 _parameters(model),
                 _languages(model),
@@ -148,7 +152,7 @@ def as_markdown(found: Catalog) -> str:
     families = [("", *(f"`{family}`" for family in FAMILIES))]
     for name, label in LABELS.items():
         families.append((label, *("yes" if getattr(declared(family), name) else "" for family in FAMILIES)))
-    return f"{_table(models)}\n\n{_table(families)}\n"
+    return f"{_table(rows)}\n\n{_table(families)}\n"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
@@ -166,5 +170,5 @@ def _languages(model: Entry) -> str:
 
 def _source(model: Entry) -> str:
     if model.bundled:
-        return "comes along"
-    return f"{model.repo} at {model.revision[:_REVISION]}" if model.revision else f"{model.repo}, give a --revision"
+        return "bundled"
+    return f"{model.repo} at {model.revision[:_REVISION]}" if model.revision else f"{model.repo}, needs --revision"

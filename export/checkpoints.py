@@ -1,11 +1,9 @@
-"""Names, and where their weights come from: the bundled folder, a local folder, or the hub at a pinned revision."""
+"""Known checkpoints by name, and access to their files: bundled, in a local folder, or downloaded from the hub."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,44 +12,42 @@ from typing import TYPE_CHECKING, Any
 
 from export import languages
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.hub import download
 from export.sizes import GigaAMSizes, ParakeetSizes, Qwen3AsrSizes, Sizes, WhisperSizes, rounded
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 SENTENCEPIECE = "tokenizer.model"
-# What torch.load raises on files that are cut, altered, or hold other objects than tensors.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    OSError,
-)
-# What to do about a file that is not as it should be.
+# Advice in messages about missing and damaged files.
 AGAIN = "download the checkpoint again"
-# What an export reads; a repo's README, images and duplicate weight formats stay on the hub.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+# Files that an export reads. A repo's README, images and duplicate weight formats are not downloaded.
 DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A name the command line knows. ``revision`` is the commit of ``repo`` that was seen to work, None if none was.
+    """A checkpoint that can be exported by name.
 
-    ``author`` is whom its licence asks to name, ``languages`` are codes, ``note`` is what else tells it from others;
-    they and ``sizes`` are not known of a repo that the command line names itself. ``untaught`` are tasks that it was
-    not trained for, though its files name them. ``downloaded`` are patterns of the files that are fetched, and
-    ``tokenizers`` sets of files, one of which a complete download has.
+    Attributes:
+        name: name on the command line and in the manifest.
+        family: name of its family, empty until config.json has been read.
+        repo: repo id on the hub.
+        revision: commit of ``repo`` that was tested, None if none was.
+        licence: SPDX id of the weights' licence, or other words for it.
+        author: author that the licence requires to be named; empty if unknown.
+        sizes: sizes for its parameter count, None if unknown.
+        languages: codes of its languages; empty if unknown.
+        note: other properties that distinguish it, in words.
+        untrained_tasks: tasks that the model was not trained for although its files name them.
+        bundled: folder in the repository, None if it must be downloaded.
+        downloaded: patterns of the files that are downloaded.
+        tokenizers: sets of files. A complete download has all files of at least one set.
     """
 
     name: str
@@ -63,17 +59,17 @@ class Checkpoint:
     sizes: Sizes | None = None
     languages: tuple[str, ...] = ()
     note: str = ""
-    untaught: tuple[str, ...] = ()
+    untrained_tasks: tuple[str, ...] = ()
     bundled: Path | None = None
     downloaded: tuple[str, ...] = DOWNLOADED
     tokenizers: tuple[tuple[str, ...], ...] = (("tokenizer.json",), TOKENIZER_FILES)
 
     @property
     def summary(self) -> str:
-        """In a few words: how large it is, how many languages it knows, what else there is to it."""
-        known = f"{len(self.languages)} languages" if len(self.languages) > 3 else ", ".join(self.languages)
+        """Size, languages and note in one line."""
+        languages = f"{len(self.languages)} languages" if len(self.languages) > 3 else ", ".join(self.languages)
         size = f"{rounded(self.sizes.parameters)} parameters" if self.sizes else ""
-        return ", ".join(part for part in (size, known, self.note) if part)
+        return ", ".join(part for part in (size, languages, self.note) if part)
 
 
 _QWEN, _NVIDIA, _GIGAAM = "the Qwen team of Alibaba Cloud", "NVIDIA", "the GigaAM team (ai-sage)"
@@ -137,7 +133,7 @@ CHECKPOINTS = {
             sizes=WhisperSizes(1280, 32, 4, mels=128, vocabulary=51_866),
             languages=languages.WHISPER,
             note="not trained to translate",
-            untaught=("translate",),
+            untrained_tasks=("translate",),
         ),
         Checkpoint(
             "parakeet-tdt-tiny",
@@ -213,22 +209,22 @@ CHECKPOINTS = {
 }
 
 
-# As the hub has them: parts begin and end with a letter, digit or underscore.
+# Repo ids by the hub's rules: both parts begin and end with a letter, digit or underscore.
 _REPO = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/(\w(?:[\w.-]{0,94}\w)?)")
 
 
-def untaught(repo: str) -> tuple[str, ...]:
-    """Tasks that the model of a repo was not trained for; of repos that have no name here, none are known."""
-    return next((checkpoint.untaught for checkpoint in CHECKPOINTS.values() if checkpoint.repo == repo), ())
+def untrained_tasks(repo: str) -> tuple[str, ...]:
+    """Tasks that the model in ``repo`` was not trained for; empty for repos that are not in :data:`CHECKPOINTS`."""
+    return next((checkpoint.untrained_tasks for checkpoint in CHECKPOINTS.values() if checkpoint.repo == repo), ())
 
 
-def named(name: str) -> Checkpoint:
-    """What the command line means: a name of :data:`CHECKPOINTS`, or a repo id on the hub.
+def find_checkpoint(name: str) -> Checkpoint:
+    """Find a checkpoint by its name in :data:`CHECKPOINTS` or by its repo id on the hub.
 
-    A repo has no pinned commit, and its family (empty here) is known when its configuration is.
+    A checkpoint found by repo id has no pinned commit, and its family is empty: config.json gives it.
 
     Raises:
-        CheckpointNotFoundError: neither.
+        CheckpointNotFoundError: ``name`` is neither.
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]
@@ -242,18 +238,34 @@ def named(name: str) -> Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFolder:
-    """A checkpoint on disk, and the repo and revision it came from (``revision`` null for a folder)."""
+    """A checkpoint on disk.
+
+    Attributes:
+        path: the folder.
+        repo: repo id on the hub, or the folder's name for a local folder.
+        revision: commit on the hub, None for a local or bundled folder.
+    """
 
     path: Path
     repo: str
     revision: str | None
 
     def config(self) -> dict[str, Any]:
-        """``config.json`` as a dictionary."""
+        """Read ``config.json``.
+
+        Raises:
+            CheckpointNotFoundError: there is no such file.
+            CheckpointInvalidError: it cannot be read, or is not a JSON object.
+        """
         return self.read_json("config.json")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder; raises :class:`CheckpointInvalidError` when it is not one."""
+        """Read a JSON object from the file ``name``.
+
+        Raises:
+            CheckpointNotFoundError: there is no such file.
+            CheckpointInvalidError: it cannot be read, or is not a JSON object.
+        """
         path = self.path / name
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
@@ -268,7 +280,12 @@ class CheckpointFolder:
         return value
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files, from the index when the checkpoint is sharded; without any, ``pytorch_model.bin``."""
+        """Weight files: safetensors, by the index if the checkpoint is sharded, else ``pytorch_model.bin``.
+
+        Raises:
+            CheckpointNotFoundError: a weight file is missing.
+            CheckpointInvalidError: the index cannot be read.
+        """
         if (self.path / INDEX).is_file():
             weight_map = self.read_json(INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -284,13 +301,20 @@ class CheckpointFolder:
         return files
 
     def parameters(self) -> int:
-        """How many numbers its weight files hold, those that were not trained included, such as statistics of norms."""
+        """Number of floating-point values in the weight files, including untrained ones such as statistics of norms.
+
+        Raises:
+            CheckpointNotFoundError: a weight file is missing.
+            CheckpointInvalidError: a weight file cannot be read.
+        """
         from safetensors import SafetensorError, safe_open
+
+        from export.weights import read_pickled  # imports torch
 
         count = 0
         for file in self.weight_files():
             if file.name == PICKLED:
-                count += sum(each.numel() for each in _unpickled(file).values() if each.is_floating_point())
+                count += sum(each.numel() for each in read_pickled(file).values() if each.is_floating_point())
                 continue
             try:
                 with safe_open(file, framework="pt", device="cpu") as handle:
@@ -301,47 +325,43 @@ class CheckpointFolder:
         return count
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor by its name in the file, one at a time."""
+        """Yield every tensor with its name in the file, one at a time.
+
+        Raises:
+            CheckpointNotFoundError: a weight file is missing.
+            CheckpointInvalidError: a weight file cannot be read.
+        """
         from safetensors import SafetensorError, safe_open
+
+        from export.weights import read_pickled  # imports torch
 
         for file in self.weight_files():
             if file.name == PICKLED:
-                yield from _unpickled(file).items()
+                yield from read_pickled(file).items()
                 continue
             try:
                 with safe_open(file, framework="pt", device="cpu") as handle:
-                    for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    for name in handle.keys():  # noqa: SIM118  (safe_open is not a mapping)
                         yield name, handle.get_tensor(name)
             except SafetensorError as error:
                 raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
 
 
-def _unpickled(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that ``torch.save`` wrote. Nothing but tensors is ever made of it: no code of its runs."""
-    import torch
-
-    try:
-        # Mapped, so that half of a model in memory is enough. Files from before torch 1.6 cannot be, and are refused.
-        value = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except _UNREADABLE as error:
-        # Of a file that was cut short torch goes on to say what may have happened to it.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise CheckpointInvalidError(f"{file}: not a readable file of tensors alone ({reason})") from None
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
-    ):
-        raise CheckpointInvalidError(f"{file}: holds something else than tensors by name")
-    return value
-
-
 def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | None = None) -> CheckpointFolder:
-    """The checkpoint's folder: ``folder`` if given, else the bundled one, else the hub's.
+    """Find the checkpoint's folder; download it if necessary.
 
-    The hub is asked only for what its cache does not hold; an interrupted download continues where it stopped
-    (huggingface-hub does both). ``revision`` overrides the pinned commit.
+    Only files that the hub's cache does not have are downloaded. An interrupted download is resumed.
+
+    Args:
+        checkpoint: from :func:`find_checkpoint`.
+        folder: a local folder to use instead.
+        revision: a commit, tag or branch on the hub to use instead of the pinned commit.
 
     Raises:
-        CheckpointNotFoundError: no such folder, no commit to ask for, or not cached and the hub cannot be reached.
+        CheckpointNotFoundError: the folder is missing.
+        CheckpointNotFoundError: no commit is pinned and ``revision`` is None, or the hub has no such revision.
+        CheckpointNotFoundError: the checkpoint is not cached, and the hub cannot be reached.
+        CheckpointInvalidError: ``revision`` is combined with a local or bundled folder.
     """
     if folder is not None:
         if revision is not None:
@@ -350,56 +370,34 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
             )
         if not folder.is_dir():
             raise CheckpointNotFoundError(f"{folder}: no such checkpoint folder")
-        return CheckpointFolder(folder, folder.resolve().name, None)  # whose weights these are, only the giver knows
+        return CheckpointFolder(folder, folder.resolve().name, None)  # the origin of its weights is unknown
     if checkpoint.bundled is not None:
         if revision is not None:
-            raise CheckpointInvalidError(f"{checkpoint.name} is bundled and has no revisions; leave out --revision")
+            raise CheckpointInvalidError(f"{checkpoint.name} is bundled and has no revisions; omit --revision")
         if not checkpoint.bundled.is_dir():
             raise CheckpointNotFoundError(
-                f"{checkpoint.bundled}: the bundled checkpoint is missing; work in a clone, or give --checkpoint DIR"
+                f"{checkpoint.bundled}: the bundled checkpoint is missing; run in a clone of the repository, or give "
+                "--checkpoint DIR"
             )
         return CheckpointFolder(checkpoint.bundled, checkpoint.repo, None)
-    wanted = revision or checkpoint.revision
-    if wanted is None:
+    revision = revision or checkpoint.revision
+    if revision is None:
         raise CheckpointNotFoundError(
-            f"{checkpoint.name}: no commit of {checkpoint.repo} is known to work; name one with --revision, or "
+            f"{checkpoint.name}: no commit of {checkpoint.repo} has been tested; name one with --revision, or "
             "give a downloaded folder with --checkpoint DIR"
         )
-    path = _download(checkpoint, wanted)
-    # The snapshot's folder is named by the commit: what a branch pointed to at first use is recorded, not the branch.
+    path = download(
+        checkpoint.repo, revision, checkpoint.downloaded, lambda snapshot: _is_complete(snapshot, checkpoint)
+    )
+    # The snapshot's folder is named by the commit, so a commit is recorded even if a branch was requested.
     return CheckpointFolder(path, checkpoint.repo, path.name)
 
 
 def _is_complete(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether a cached snapshot holds what an export reads: an interrupted download leaves a folder without some."""
+    """Whether a downloaded snapshot has all files that an export reads."""
     try:
         CheckpointFolder(folder, "", None).weight_files()
     except (CheckpointNotFoundError, CheckpointInvalidError):
         return False
     names = {path.name for path in folder.iterdir()}
-    return "config.json" in names and any(names >= {*needed} for needed in checkpoint.tokenizers)
-
-
-def _download(checkpoint: Checkpoint, revision: str | None) -> Path:
-    import httpx2
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
-
-    repo, patterns = checkpoint.repo, list(checkpoint.downloaded)
-    try:
-        cached = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True))
-        if _is_complete(cached, checkpoint):
-            return cached
-    except LocalEntryNotFoundError:
-        pass
-    log.info("downloading %s at %s", repo, revision)
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except RevisionNotFoundError:
-        raise CheckpointNotFoundError(f"{repo}: the hub has no revision {revision!r}") from None
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:  # LocalEntryNotFoundError, when offline, is an OSError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointNotFoundError(
-            f"{repo} at {revision}: not in the local cache, and the hub cannot be reached ({reason}); "
-            "connect, or give a downloaded folder with --checkpoint DIR"
-        ) from None
+    return "config.json" in names and any(names >= {*required} for required in checkpoint.tokenizers)

@@ -1,19 +1,23 @@
-"""What every family's parity checks need: speech, a difference that is an error when it is too large, rows of text."""
+"""Comparison of written graphs with the reference implementation, on sample speech."""
 
 from __future__ import annotations
 
 import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from export.errors import ParityError
 from quantize.speech import samples_folder
 from runtime.decoding.kv_rows import RowDecoder
 from runtime.model.manifest import Parity
+from runtime.ort.providers import ProviderSpec
+from runtime.ort.session import make_session
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,7 +25,7 @@ RATE = 16_000
 
 
 def speech(seconds: float) -> Floats:
-    """Speech at 16 kHz from the sample recordings, repeated as needed."""
+    """Speech at 16 kHz from the sample recordings, repeated to the length ``seconds``: float32 [samples]."""
     clips = []
     for path in sorted(samples_folder().glob("*.wav"))[:6]:
         with wave.open(str(path)) as stream:
@@ -30,27 +34,94 @@ def speech(seconds: float) -> Floats:
     return np.resize(samples, int(seconds * RATE))
 
 
-def difference(ours: Floats, reference: Floats, what: str, tolerance: float) -> float:
-    """The largest absolute difference of two arrays.
+def clip_batches(lengths: Sequence[float]) -> list[tuple[str, list[Floats]]]:
+    """Batches of sample speech to compare: one for each length in seconds, then one of the first three clips.
+
+    Returns:
+        Name of each batch, and its clips.
+    """
+    clips = [speech(seconds) for seconds in lengths]
+    return [*((f"{len(clip) / RATE:.1f} s", [clip]) for clip in clips), ("batch of 3", clips[:3])]
+
+
+def open_graph(path: Path) -> onnxruntime.InferenceSession:
+    """Open a graph as the runtime does by default."""
+    return make_session(path, ProviderSpec())
+
+
+def difference(actual: Floats, expected: Floats, label: str, tolerance: float) -> float:
+    """Largest absolute difference of two arrays.
+
+    Args:
+        actual: output of the graph.
+        expected: output of the reference.
+        label: names the output in messages.
+        tolerance: largest difference that is accepted.
 
     Raises:
-        ParityError: their shapes differ, or it is over ``tolerance``; ``what`` says of what.
+        ParityError: the shapes differ.
+        ParityError: the difference is greater than ``tolerance``, or NaN.
     """
-    if ours.shape != reference.shape:
+    if actual.shape != expected.shape:
         raise ParityError(
-            f"{what}: the graph gives {list(ours.shape)} where the reference gives {list(reference.shape)}"
+            f"{label}: the graph gives {list(actual.shape)} where the reference gives {list(expected.shape)}"
         )
-    difference = float(np.abs(ours - reference).max())
-    if not difference <= tolerance:  # also when it is NaN
-        raise ParityError(
-            f"{what}: the graph differs from the reference by {difference:.2e}, more than {tolerance:.0e}"
+    largest = float(np.abs(actual - expected).max())
+    if not largest <= tolerance:  # also when it is NaN
+        raise ParityError(f"{label}: the graph differs from the reference by {largest:.2e}, more than {tolerance:.0e}")
+    return largest
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCase:
+    """Inputs of an encoder graph, and the reference's output for them.
+
+    Attributes:
+        name: names the case in messages and in the manifest.
+        features: float32, clips padded to the longest along the time axis.
+        lengths: int64 [clips], valid feature frames.
+        expected: float32 [encoded frames, width] for each clip, valid frames only.
+    """
+
+    name: str
+    features: Floats
+    lengths: npt.NDArray[np.int64]
+    expected: list[Floats]
+
+
+def check_frames(cases: Sequence[FrameCase], graph: Path, output: str, tolerance: float) -> Parity:
+    """Compare an encoder graph with the reference on the valid frames of each clip.
+
+    Args:
+        cases: inputs and expected outputs.
+        graph: a graph with the inputs ``features`` and ``lengths`` and the outputs ``output`` and ``encoded_lengths``.
+        output: name of the output that is compared.
+        tolerance: largest absolute difference that is accepted.
+
+    Raises:
+        ParityError: a value differs by more than ``tolerance``, or the numbers of valid frames differ.
+    """
+    session = open_graph(graph)
+    largest = 0.0
+    for case in cases:
+        encoded, lengths = session.run(
+            [output, "encoded_lengths"], {"features": case.features, "lengths": case.lengths}
         )
-    return difference
+        for frames, length, expected in zip(encoded, lengths.tolist(), case.expected, strict=True):
+            largest = max(largest, difference(frames[:length], expected, f"encoder, {case.name}", tolerance))
+    return Parity(largest, tolerance, [case.name for case in cases])
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderRow:
-    """A prompt, its audio as the decoder takes it, greedy tokens after it, the reference's logits [both, vocab]."""
+    """One row of the decoder's batch, and the reference's logits for it.
+
+    Attributes:
+        prompt: token ids.
+        audio: the row's audio in the form that the decoder takes.
+        tokens: greedy tokens after the prompt.
+        logits: float32 [len(prompt) + len(tokens), vocab].
+    """
 
     prompt: list[int]
     audio: Any
@@ -59,41 +130,43 @@ class DecoderRow:
 
 
 def longest(rows: Sequence[DecoderRow]) -> int:
-    """Positions that a decoder needs for any of ``rows``."""
+    """Positions that a decoder needs to hold any of ``rows``."""
     return max(len(row.prompt) + len(row.tokens) for row in rows)
 
 
 def check_rows(
-    decoder: RowDecoder, rows: Sequence[DecoderRow], together: Callable[[list[Any]], Any], tolerance: float
+    decoder: RowDecoder, rows: Sequence[DecoderRow], concatenate: Callable[[list[Any]], Any], tolerance: float
 ) -> Parity:
-    """``decoder.onnx`` through the runtime's buffers against the reference's logits: each row alone, all as a ragged
-    batch, and the text of each once more, in one pass over what the row still holds.
+    """Compare ``decoder.onnx`` with the reference's logits, through the runtime's buffers.
+
+    Each row is decoded alone, then all rows as a ragged batch, then the tokens of each row again in one pass after its
+    cached prompt.
 
     Args:
         decoder: the opened graph.
-        rows: with as many tokens each.
-        together: the audio of several rows as :meth:`runtime.decoding.kv_rows.RowDecoder.prefill` takes it.
-        tolerance: of each logit.
+        rows: rows with equal numbers of tokens.
+        concatenate: joins the audio of several rows as :meth:`runtime.decoding.kv_rows.RowDecoder.prefill` takes it.
+        tolerance: largest absolute difference of a logit that is accepted.
 
     Raises:
-        ParityError: the graph differs by more.
+        ParityError: a logit differs by more than ``tolerance``.
     """
     steps = len(rows[0].tokens)
-    cases, worst = [], 0.0
+    cases, largest = [], 0.0
     for batch in [*([row] for row in rows), list(rows)]:
         name = f"prompt of {len(batch[0].prompt)}" if len(batch) == 1 else f"batch of {len(batch)}"
-        audio = together([row.audio for row in batch])
-        logits = decoder.prefill([row.prompt for row in batch], audio, steps, all_positions=True)
-        found = [[logits[index, : len(row.prompt)]] for index, row in enumerate(batch)]
+        audio = concatenate([row.audio for row in batch])
+        prefilled = decoder.prefill([row.prompt for row in batch], audio, steps, all_positions=True)
+        logits = [[prefilled[index, : len(row.prompt)]] for index, row in enumerate(batch)]
         for step in range(steps):
             stepped = decoder.step([row.tokens[step] for row in batch])
             for index in range(len(batch)):
-                found[index].append(stepped[index : index + 1].copy())
-        for ours, row in zip(found, batch, strict=True):
-            worst = max(worst, difference(np.concatenate(ours), row.logits, f"decoder, {name}", tolerance))
+                logits[index].append(stepped[index : index + 1].copy())
+        for actual, row in zip(logits, batch, strict=True):
+            largest = max(largest, difference(np.concatenate(actual), row.logits, f"decoder, {name}", tolerance))
         cases.append(name)
     for index, row in enumerate(rows):
         decoder.truncate_row(index, len(row.prompt))
         again = decoder.extend_row(index, row.tokens, None, steps)
-        worst = max(worst, difference(again, row.logits[-steps:], "decoder, a second pass", tolerance))
-    return Parity(worst, tolerance, [*cases, "a second pass"])
+        largest = max(largest, difference(again, row.logits[-steps:], "decoder, a second pass", tolerance))
+    return Parity(largest, tolerance, [*cases, "a second pass"])

@@ -1,13 +1,13 @@
-"""Causal-LM decoder graphs with past, built by onnxruntime-genai's model builder and grafted for audio.
+"""Causal-LM decoder graphs with past, built by onnxruntime-genai's model builder and extended for audio.
 
-The builder gives GroupQueryAttention with rotary inside and keys and values as graph inputs and outputs. Three things
-are added or changed here:
+The builder's graphs have GroupQueryAttention with rotary positions inside, and keys and values as graph inputs and
+outputs. Three changes are made:
 
 * ``audio_embeds[N,H]`` replace the embedding rows where ``input_ids`` is the audio placeholder, in order of rows and
-  positions. Fewer of them than placeholders are an error of the graph; more are not looked at, so that an engine may
-  leave them bound while it steps.
-* ``num_logits_to_keep[1]`` says of how many positions logits are wanted (see :mod:`export.logits`).
-* a tied lm_head reads the embedding matrix itself (``Gemm`` with ``transB``) instead of a transposed copy.
+  positions. Fewer rows than placeholders fail in the graph. Additional rows are ignored, so an engine may leave them
+  bound while it steps.
+* ``num_logits_to_keep[1]`` selects for how many positions logits are computed (see :mod:`export.logits`).
+* A tied lm_head reads the embedding matrix itself (``Gemm`` with ``transB``) instead of a transposed copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime_genai.models  # noqa: F401  (puts the builder's packages on the import path)
+import onnxruntime_genai.models  # noqa: F401  (adds the builder's packages to the import path)
 import torch
 from builders.qwen import Qwen3Model
 from torch import nn
@@ -35,7 +35,7 @@ GRAPH_FILE = "decoder.onnx"
 
 
 class _InMemory(Qwen3Model):  # type: ignore[misc]
-    """The builder, fed with modules that are already loaded instead of a folder."""
+    """The model builder, reading modules in memory instead of a folder."""
 
     def __init__(self, config: PretrainedConfig, modules: nn.Module) -> None:
         self._modules_in_memory = modules
@@ -46,7 +46,7 @@ class _InMemory(Qwen3Model):  # type: ignore[misc]
 
 
 class _CausalLM(nn.Module):
-    """The names under which the builder looks for final norm and head: ``model.norm`` and ``lm_head``."""
+    """Final norm and head under the names that the builder looks up: ``model.norm`` and ``lm_head``."""
 
     def __init__(self, model: nn.Module, lm_head: nn.Module) -> None:
         super().__init__()
@@ -58,14 +58,17 @@ class _CausalLM(nn.Module):
 def build_decoder(
     text_model: nn.Module, lm_head: nn.Module, config: PretrainedConfig, *, audio_token_id: int, context_length: int
 ) -> ir.Model:
-    """The merged prefill-and-step graph of a Qwen3 text model.
+    """Build the merged graph for prefill and step of a Qwen3 text model.
 
     Args:
         text_model: transformers ``Qwen3Model`` in float32.
         lm_head: its output projection, ``weight[vocab, hidden]``.
         config: the text model's configuration.
         audio_token_id: id whose embedding rows are replaced by ``audio_embeds``.
-        context_length: positions of the rotary tables, and so the longest sequence the graph can serve.
+        context_length: positions of the rotary tables, which limit the length of a sequence.
+
+    Raises:
+        ValueError: the builder's graph has an unexpected structure.
     """
     capped = type(config)(
         **{
@@ -74,10 +77,10 @@ def build_decoder(
             "architectures": ["Qwen3ForCausalLM"],
         }
     )
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # the builder prints its progress
+    with contextlib.redirect_stdout(io.StringIO()) as output:  # the builder prints its progress
         builder = _InMemory(capped, _CausalLM(text_model, lm_head))
         builder.make_model("")
-    log.debug("model builder: %s", said.getvalue().strip())
+    log.debug("model builder: %s", output.getvalue().strip())
     model: ir.Model = builder.model
     model.graph.name = "decoder"
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -90,10 +93,10 @@ def build_decoder(
 
 
 def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
-    """Put the n-th row of ``audio_embeds`` where the n-th placeholder is.
+    """Replace the embedding of the n-th placeholder by the n-th row of ``audio_embeds``.
 
-    The rows are gathered by a running count of placeholders from a table that begins with a row of zeros, which every
-    other position gets; so the table is never empty, as a Gather demands, when there is no audio.
+    A running count of placeholders indexes a table: a row of zeros for all other positions, then the audio rows. The
+    row of zeros also keeps the table non-empty without audio, which Gather requires.
     """
     (gather,) = (node for node in graph if node.op_type == "Gather" and node.name == "/model/embed_tokens/Gather")
     embedded = gather.outputs[0]
@@ -116,13 +119,13 @@ def _graft_audio(graph: ir.Graph, audio_token_id: int, hidden: int) -> None:
 
 
 def _select_logits(graph: ir.Graph, vocab: int, *, tied: bool) -> None:
-    """Keep the rows that ``num_logits_to_keep`` asks for before the lm_head."""
+    """Select the positions that ``num_logits_to_keep`` requests before the lm_head."""
     (head,) = (node for node in graph if node.name == "/lm_head/MatMul")
-    rows, weight = head.inputs
-    if rows is None or weight is None:
-        raise ValueError("the builder's lm_head has no inputs: its graph is not the one this code knows")
+    hidden, weight = head.inputs
+    if hidden is None or weight is None:
+        raise ValueError("the builder's lm_head has no inputs: its graph has an unexpected structure")
     edit = Editor(graph, "/lm_head/select")
-    selected, index = keep_rows(graph, edit, rows)
+    selected, index = keep_rows(graph, edit, hidden)
     if tied:
         graph.outputs[0] = tied_head(graph, edit, selected, index, graph.initializers["model.embed_tokens.weight"])
         graph.remove(head, safe=False)
@@ -140,9 +143,17 @@ def genai_config(
     pad_id: int,
     providers: list[Any] | None = None,
 ) -> bytes:
-    """``genai_config.json`` with which onnxruntime-genai runs the decoder as a plain Qwen3.
+    """Contents of ``genai_config.json``, with which onnxruntime-genai runs the decoder as a plain Qwen3.
 
-    The caller gives the audio rows once, before ``append_tokens``: ``generator.set_model_input("audio_embeds", rows)``.
+    A caller of onnxruntime-genai sets the audio rows once, before ``append_tokens``:
+    ``generator.set_model_input("audio_embeds", rows)``.
+
+    Args:
+        config: the text model's configuration.
+        context_length: longest sequence, in tokens.
+        stop_ids: ids that end a text.
+        pad_id: id of padding, also recorded as the start token.
+        providers: ``provider_options`` of onnxruntime-genai; None for the CPU.
     """
     return json.dumps(
         {

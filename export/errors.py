@@ -1,4 +1,4 @@
-"""The exporter's errors. Like the runtime's: one sentence each, exit code 2 on the command line."""
+"""Errors that the exporter raises: one sentence each, exit code 2 on the command line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from runtime.errors import AsrError
 
 
 class CheckpointNotFoundError(AsrError, FileNotFoundError):
-    """No such checkpoint folder, or the hub cannot be reached and the cache does not hold it."""
+    """A checkpoint folder or file is missing, or it is not cached and the hub cannot be reached."""
 
 
 class CheckpointInvalidError(AsrError, ValueError):
-    """Configuration and weights contradict each other, or a tensor is missing, left over or misshapen."""
+    """A checkpoint cannot be read, contradicts itself, or has a geometry that is not supported."""
 
 
 class ParityError(AsrError, ArithmeticError):

@@ -1,6 +1,8 @@
-"""Languages of the published models by ISO 639 code, for the list of names; an artifact's are read from its checkpoint.
+"""Languages of the published models by ISO 639 code, for the list of models.
 
-Whisper's ``jw`` is Javanese, as its vocabulary has it.
+An artifact's languages are read from its checkpoint instead.
+
+Whisper's vocabulary uses ``jw`` for Javanese.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""From a checkpoint to an artifact folder that appears at once or not at all."""
+"""Export a checkpoint to an artifact folder, written completely or not at all."""
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib.metadata
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnxruntime
 from export.card import CARD, model_card
 from export.checkpoints import Checkpoint, CheckpointFolder
 from export.families import load_family
+from export.families.base import TOKENIZER
 from quantize.errors import OutputError
 from quantize.output import appearing, hash_files, refuse_existing, scratch
 from quantize.package import Plan, find_audio, quantize_artifact
@@ -25,17 +27,25 @@ TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime-
 
 
 def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path, report: Report) -> Artifact:
-    """Export ``folder`` as ``out``: graphs, tokenizer, parity checks, manifest.
+    """Export a checkpoint to the artifact folder ``out``: graphs, tokenizer, parity checks, model card, manifest.
 
-    Everything is written to a hidden folder beside ``out`` and renamed at the end.
+    Everything is written to a hidden folder beside ``out``, which is renamed at the end.
+
+    Args:
+        checkpoint: name, family and licence for the manifest.
+        folder: the checkpoint's files.
+        out: the new folder.
+        report: shows progress.
 
     Raises:
-        OutputError: ``out`` exists, or cannot be written (the disk is full, say).
-        CheckpointInvalidError, ParityError: see :mod:`export.errors`.
+        OutputError: ``out`` exists, or cannot be written (for example because the disk is full).
+        CheckpointNotFoundError: a file of the checkpoint is missing.
+        CheckpointInvalidError: a file of the checkpoint cannot be read, or the geometry is not supported.
+        ParityError: a graph differs from the reference by more than its tolerance.
     """
     refuse_existing(out)
     family_class = load_family(checkpoint.family)
-    report.expect(family_class.steps + 3)
+    report.expect(family_class.steps() + 3)
     with report.step("reading the checkpoint"):
         family = family_class(folder)
     with appearing(out) as work:
@@ -60,7 +70,7 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
             source=source,
             graphs=graphs,
             files=hash_files(work, report),
-            tokenizer="tokenizer.json",
+            tokenizer=TOKENIZER,
             languages=family.languages,
             front_end=family.front_end,
             parameters=family.parameters,
@@ -69,14 +79,12 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
             | {name: importlib.metadata.version(name) for name in TOOLS},
         )
         (work / MANIFEST).write_bytes(encode_manifest(manifest))
-        open_artifact(work)  # what a reader will check must hold before anybody sees the folder
+        open_artifact(work)  # run a reader's checks before the folder gets its name
     return Artifact(out, manifest)
 
 
 def _weights_hash(folder: CheckpointFolder, report: Report) -> str:
-    """One digest over the checkpoint's weight files: of the file itself when there is one."""
-    import hashlib
-
+    """SHA-256 of the checkpoint's weight file, or of the concatenated hex digests of several files."""
     files = folder.weight_files()
     with report.bytes("hashing the weights", sum(file.stat().st_size for file in files)) as advance:
         digests = [sha256_file(file, advance) for file in files]
@@ -86,18 +94,25 @@ def _weights_hash(folder: CheckpointFolder, report: Report) -> str:
 def export_quantized(
     checkpoint: Checkpoint, folder: CheckpointFolder, plan: Plan, out: Path, report: Report
 ) -> Artifact:
-    """Export and quantize in one go: the float32 artifact is made in a hidden folder beside ``out`` and not kept.
+    """Export and quantize. The float32 artifact is written to a hidden folder beside ``out`` and removed at the end.
+
+    Args:
+        checkpoint: name, family and licence for the manifest.
+        folder: the checkpoint's files.
+        plan: recipe and options of the quantization.
+        out: the new folder.
+        report: shows progress.
 
     Raises:
-        Whatever :func:`export_artifact` and :func:`quantize.package.quantize_artifact` raise.
+        AsrError: any error of :func:`export_artifact` or :func:`quantize.package.quantize_artifact`.
     """
     refuse_existing(out)
-    find_audio(plan, checkpoint.name)  # what is wrong with it must not wait for the export
+    find_audio(plan, checkpoint.name)  # report errors before the export
     with scratch(out) as work:
         inner = work / checkpoint.name
         try:
             parent = export_artifact(checkpoint, folder, inner, report)
-        except OutputError as error:  # nobody asked for the hidden folder
+        except OutputError as error:  # name `out` and not the hidden folder
             raise OutputError(str(error).replace(str(inner), str(out))) from None
         gc.collect()
         return quantize_artifact(parent, plan, out, report)

@@ -1,4 +1,4 @@
-"""Convert a SentencePiece model (``tokenizer.model``) to a tokenizer with the same ids and the same text."""
+"""Convert SentencePiece models (``tokenizer.model``) to tokenizers with the same ids and the same text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def load_sentencepiece(path: Path) -> Tokenizer:
     """Convert the SentencePiece model at ``path``.
 
     Raises:
-        CheckpointNotFoundError: no such file.
-        CheckpointInvalidError: not a SentencePiece model, a damaged one, or one of another type than BPE and unigram.
+        CheckpointNotFoundError: there is no such file.
+        CheckpointInvalidError: the file cannot be read, or is not a valid SentencePiece model.
+        CheckpointInvalidError: the model's type is neither BPE nor unigram.
     """
     try:
         data = path.read_bytes()
@@ -38,7 +39,7 @@ def load_sentencepiece(path: Path) -> Tokenizer:
 
 
 def _convert(data: bytes) -> Tokenizer:
-    """Build the tokenizer.
+    """Build the tokenizer from the contents of a model file.
 
     Decoding differs from SentencePiece at the start of a text (one space is removed, whatever the first pieces are)
     and for bytes that are not UTF-8 (all bytes of the run are replaced). Encoding differs for white space other than
@@ -67,7 +68,7 @@ def _convert(data: bytes) -> Tokenizer:
         normalizer += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if normalizer:
         tokenizer.normalizer = normalizers.Sequence(normalizer)
-    # split=False: pieces may span marks where the model was trained so.
+    # split=False: pieces may span several words if the model was trained that way.
     scheme = "always" if rules.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(MARK, prepend_scheme=scheme, split=False)
     unknown_text = decoders.Replace(pieces[unknown], processor.decode([unknown]))

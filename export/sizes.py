@@ -1,4 +1,4 @@
-"""How many parameters a published model has, from the sizes in its configuration: nothing is downloaded for it."""
+"""Parameter counts of published models, computed from the sizes in their configuration without a download."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Protocol
 
 
 class Sizes(Protocol):
-    """The sizes of one model. ``parameters`` are its trained numbers, those that two parts share counted once."""
+    """Sizes of one model."""
 
     @property
-    def parameters(self) -> int: ...
+    def parameters(self) -> int:
+        """Number of trained parameters; those that two parts share are counted once."""
 
 
-def _linear(out: int, into: int, *, bias: bool = True) -> int:
-    return out * into + out * bias
+def _linear(out_features: int, in_features: int, *, bias: bool = True) -> int:
+    return out_features * in_features + out_features * bias
 
 
 def _norm(width: int) -> int:
@@ -24,7 +25,7 @@ def _norm(width: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Qwen3AsrSizes:
-    """Convolutions of ``channels``, encoder layers of ``width`` and ``ffn``, a projector, and a Qwen3 decoder."""
+    """Sizes of Qwen3-ASR: convolutions of ``channels``, encoder layers of ``width``, a projector, a Qwen3 decoder."""
 
     layers: int
     width: int
@@ -41,8 +42,8 @@ class Qwen3AsrSizes:
 
     @property
     def parameters(self) -> int:
-        """See :class:`Sizes`; the head is the embedding."""
-        stem = sum(_linear(self.channels, 9 * into) for into in (1, self.channels, self.channels))
+        """Number of trained parameters. The output head is the embedding."""
+        stem = sum(_linear(self.channels, 9 * inputs) for inputs in (1, self.channels, self.channels))
         stem += _linear(self.width, self.channels * math.ceil(self.mels / 8), bias=False)
         attention = 4 * _linear(self.width, self.width)
         layer = attention + _linear(self.ffn, self.width) + _linear(self.width, self.ffn) + 2 * _norm(self.width)
@@ -55,7 +56,7 @@ class Qwen3AsrSizes:
 
 @dataclass(frozen=True, slots=True)
 class WhisperSizes:
-    """Encoder and decoder layers of one ``width``, whose inner one is four times as wide."""
+    """Sizes of Whisper: encoder and decoder layers of ``width``, with feed-forward parts four times as wide."""
 
     width: int
     layers: int
@@ -67,7 +68,7 @@ class WhisperSizes:
 
     @property
     def parameters(self) -> int:
-        """See :class:`Sizes`; the head is the embedding."""
+        """Number of trained parameters. The output head is the embedding."""
         width = self.width
         attention = 3 * _linear(width, width) + _linear(width, width, bias=False)
         inner = _linear(4 * width, width) + _linear(width, 4 * width)
@@ -80,7 +81,7 @@ class WhisperSizes:
 
 @dataclass(frozen=True, slots=True)
 class ParakeetSizes:
-    """A Fast Conformer with a CTC head (no ``predictor``), or a predictor and a joint network for ``durations``."""
+    """Sizes of Parakeet: a Fast Conformer with a CTC head (``predictor`` is 0) or a transducer with ``durations``."""
 
     layers: int
     mels: int
@@ -96,9 +97,9 @@ class ParakeetSizes:
 
     @property
     def parameters(self) -> int:
-        """See :class:`Sizes`."""
+        """Number of trained parameters."""
         width, bias = self.width, self.bias
-        # Three halvings of time and of channels; the second and third in two convolutions, of space and of channels.
+        # Three convolutions with stride 2; the second and third are depthwise and pointwise.
         stem = _linear(self.channels, 9) + 2 * (_linear(self.channels, 9) + _linear(self.channels, self.channels))
         stem += _linear(width, self.channels * self.mels // 8)
         inner = _linear(self.ffn, width, bias=bias) + _linear(width, self.ffn, bias=bias)
@@ -116,7 +117,7 @@ class ParakeetSizes:
 
 @dataclass(frozen=True, slots=True)
 class GigaAMSizes:
-    """A Conformer whose feed-forward parts are four times as wide, and a CTC head of so many ``classes``."""
+    """Sizes of GigaAM: a Conformer with feed-forward parts four times as wide, and a CTC head of ``classes``."""
 
     classes: int
     layers: int = 16
@@ -126,7 +127,7 @@ class GigaAMSizes:
 
     @property
     def parameters(self) -> int:
-        """See :class:`Sizes`."""
+        """Number of trained parameters."""
         width, kernel = self.width, self.kernel
         stem = _linear(width, kernel * self.mels) + _linear(width, kernel * width)
         inner = _linear(4 * width, width) + _linear(width, 4 * width)
@@ -136,5 +137,5 @@ class GigaAMSizes:
 
 
 def rounded(parameters: int) -> str:
-    """A number of parameters to three digits: ``627 M``, ``1.06 B``."""
+    """Format a parameter count with three significant digits: ``627 M``, ``1.06 B``."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 999_500_000 else f"{parameters / 1e6:.3g} M"

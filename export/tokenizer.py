@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer: one file, or the vocabulary and merges of a byte-level BPE."""
+"""Load a checkpoint's tokenizer from one file, or from the vocabulary and merges of a byte-level BPE."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SINGLE = "tokenizer.json"
 
 
 def load_single(folder: CheckpointFolder) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``.
+    """Load the tokenizer in ``tokenizer.json``.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        CheckpointInvalidError: it is no tokenizer.
+        CheckpointInvalidError: the file is not a readable tokenizer.
     """
     path = folder.path / SINGLE
     if not path.exists():
@@ -31,26 +31,26 @@ def load_single(folder: CheckpointFolder) -> Tokenizer:
 
 
 def load_tokenizer(folder: CheckpointFolder) -> Tokenizer:
-    """``tokenizer.json``, or what transformers makes of vocabulary, merges and added tokens.
+    """Load ``tokenizer.json``, or build the tokenizer from vocabulary, merges and added tokens with transformers.
 
     Raises:
         CheckpointNotFoundError: a file is missing.
-        CheckpointInvalidError: one cannot be read, or they make no tokenizer together.
+        CheckpointInvalidError: a file cannot be read, or the files do not make a tokenizer.
     """
     if (folder.path / SINGLE).exists():
         return load_single(folder)
     for name in TOKENIZER_FILES:
         if not (folder.path / name).is_file():
             raise CheckpointNotFoundError(f"{folder.path / name}: the tokenizer needs this file, or a {SINGLE}")
-    # The two that are JSON, and merges: transformers would not name the file, nor notice that there are no merges.
+    # Checked first, because transformers does not name the faulty file and accepts an empty list of merges.
     vocabulary, merges, configuration = TOKENIZER_FILES
     folder.read_json(vocabulary)
     folder.read_json(configuration)
     _check_merges(folder.path / merges)
     try:
-        made = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
-        backend: Tokenizer = made.backend_tokenizer
-    except Exception as error:  # noqa: BLE001  (on wrong files, transformers raises errors of any kind)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        backend: Tokenizer = tokenizer.backend_tokenizer
+    except Exception as error:  # noqa: BLE001  (transformers raises errors of any kind for wrong files)
         raise CheckpointInvalidError(
             f"{folder.path}: {', '.join(TOKENIZER_FILES)} make no tokenizer ({reason(error)}); {AGAIN}"
         ) from None

@@ -1,4 +1,4 @@
-"""The one call of torch.onnx.export, and what it made as a file."""
+"""Trace torch modules to ONNX graphs and write them to files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from quantize.graph import save_graph
 from runtime.model.manifest import GraphSpec
 
 OPSET = 20
+# Largest size of a graph's batch axis.
+MAX_BATCH = 65_536
 
 
 @torch.no_grad()
@@ -30,10 +32,13 @@ def trace(
 
     Args:
         module: in eval mode; called with ``inputs`` as keyword arguments in their order.
-        inputs: example tensors by graph input name; an argument that is a mapping of tensors gives as many inputs by
-            its own names. Sizes of dynamic axes must differ from 0 and 1.
+        inputs: example tensors by graph input name. An argument that is a mapping of tensors gives one graph input
+            per entry, named by its key. Sizes of dynamic axes must differ from 0 and 1.
         outputs: graph output names in order.
         dynamic_shapes: per input, axis → :class:`torch.export.Dim`, as torch.export takes it.
+
+    Returns:
+        The model, its nodes named by module path.
     """
     names = [name for key, value in inputs.items() for name in (value if isinstance(value, Mapping) else [key])]
     logger = logging.getLogger("torch.onnx")
@@ -41,7 +46,7 @@ def trace(
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecation notes of the exporter about itself
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own deprecated code
             program = torch.onnx.export(
                 module.eval(),
                 kwargs=dict(inputs),
@@ -61,10 +66,10 @@ def trace(
 
 
 def _name_by_module(graph: ir.Graph) -> None:
-    """Name nodes ``/<module path>/<operator>`` as the model's own code does, so that recipes can speak of them.
+    """Name nodes ``/<module path>/<operator>``, the names that recipes match.
 
-    The exporter leaves ``node_MatMul_74`` and, as metadata, the module that each node came from; with it, stack traces
-    with the paths of the exporting machine, which do not belong into a model.
+    torch's exporter names nodes ``node_MatMul_74`` and stores each node's module in metadata, together with stack
+    traces that contain paths of the exporting machine. The metadata is removed.
     """
     count: dict[str, int] = {}
     for node in graph:
@@ -76,12 +81,14 @@ def _name_by_module(graph: ir.Graph) -> None:
         node.metadata_props.clear()
 
 
-def save_traced(graph: ir.Model, path: Path) -> GraphSpec:
-    """Write a traced graph, and let go of the weights in it.
+def save_traced(graph: ir.Model, role: str, out: Path) -> GraphSpec:
+    """Write a traced graph as ``<role>.onnx`` into the folder ``out``, and release its weights.
 
-    torch's exporter holds on to the graphs that it made, and so to the module's weights.
+    torch's exporter keeps references to the graphs that it returned, and so to the module's weights. The graph cannot
+    be used afterwards.
     """
-    spec = save_graph(graph, path)
+    graph.graph.name = role
+    spec = save_graph(graph, out / f"{role}.onnx")
     for value in graph.graph.initializers.values():
         value.const_value = None
     return spec

@@ -1,76 +1,57 @@
-"""Families the exporter knows: name → ``module:Class``. ``runtime.families`` has the same names."""
+"""Families that the exporter supports: one row each in :data:`FAMILIES`. ``runtime.families`` has the same names."""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
 
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
-from quantize.report import Report
-from runtime.model.manifest import GraphSpec, Language, Parity
+from export.families.base import FamilyExporter
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRow:
+    """Where a family's exporter is, and which checkpoints belong to the family.
+
+    Attributes:
+        exporter: ``module:Class`` of a :class:`export.families.base.FamilyExporter`, imported when it is needed.
+        model_types: values of ``model_type`` in config.json. They give the family of checkpoints that are exported by
+            their repo id.
+    """
+
+    exporter: str
+    model_types: tuple[str, ...]
+
 
 FAMILIES = {
-    "qwen3-asr": "export.families.qwen3_asr.exporter:Qwen3Asr",
-    "parakeet-tdt": "export.families.parakeet.exporter:ParakeetTdt",
-    "parakeet-ctc": "export.families.parakeet.exporter:ParakeetCtc",
-    "gigaam-ctc": "export.families.gigaam.exporter:GigaAM",
-    "whisper": "export.families.whisper.exporter:Whisper",
-}
-
-
-# By the ``model_type`` of a checkpoint's config.json, for those that no name of the command line stands for.
-MODEL_TYPES = {
-    "qwen3_asr": "qwen3-asr",
-    "parakeet_tdt": "parakeet-tdt",
-    "parakeet_ctc": "parakeet-ctc",
-    "gigaam": "gigaam-ctc",
-    "whisper": "whisper",
+    "qwen3-asr": FamilyRow("export.families.qwen3_asr.exporter:Qwen3Asr", ("qwen3_asr",)),
+    "parakeet-tdt": FamilyRow("export.families.parakeet.exporter:ParakeetTdt", ("parakeet_tdt",)),
+    "parakeet-ctc": FamilyRow("export.families.parakeet.exporter:ParakeetCtc", ("parakeet_ctc",)),
+    "gigaam-ctc": FamilyRow("export.families.gigaam.exporter:GigaAM", ("gigaam",)),
+    "whisper": FamilyRow("export.families.whisper.exporter:Whisper", ("whisper",)),
 }
 
 
 def family_of(folder: CheckpointFolder) -> str:
-    """The family of any checkpoint.
+    """Find the family of a checkpoint by ``model_type`` in its config.json.
 
     Raises:
-        CheckpointInvalidError: none of :data:`FAMILIES`.
+        CheckpointNotFoundError: there is no config.json.
+        CheckpointInvalidError: config.json cannot be read, or no family of :data:`FAMILIES` has its model type.
     """
-    kind = folder.config().get("model_type")
-    if kind not in MODEL_TYPES:
+    model_type = folder.config().get("model_type")
+    by_model_type = {each: name for name, row in FAMILIES.items() for each in row.model_types}
+    if not isinstance(model_type, str) or model_type not in by_model_type:
         raise CheckpointInvalidError(
-            f"{folder.path / 'config.json'}: model_type is {kind!r}, and no family is known for it, only for "
-            f"{', '.join(MODEL_TYPES)}"
+            f"{folder.path / 'config.json'}: model_type is {model_type!r}, which no family supports; supported are "
+            f"{', '.join(by_model_type)}"
         )
-    return MODEL_TYPES[kind]
+    return by_model_type[model_type]
 
 
-class Family(Protocol):
-    """What a family does to turn a checkpoint into an artifact's parts. Made from a checkpoint's folder."""
-
-    layout: str
-    steps: ClassVar[int]  # that `write` and `parity` report
-
-    def __init__(self, folder: CheckpointFolder) -> None: ...
-
-    def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
-        """Write graphs and every other file into ``out``; returns the graphs by role."""
-
-    def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
-        """Compare each written graph with the reference implementation; the loaded weights may be let go."""
-
-    @property
-    def languages(self) -> list[Language]: ...
-
-    @property
-    def front_end(self) -> dict[str, Any]: ...
-
-    @property
-    def parameters(self) -> dict[str, Any]: ...
-
-
-def load_family(name: str) -> type[Family]:
-    """The class of a family of :data:`FAMILIES`."""
-    module, _, attribute = FAMILIES[name].partition(":")
-    family: type[Family] = getattr(importlib.import_module(module), attribute)
+def load_family(name: str) -> type[FamilyExporter]:
+    """Import the exporter class of a family of :data:`FAMILIES`."""
+    module, _, attribute = FAMILIES[name].exporter.partition(":")
+    family: type[FamilyExporter] = getattr(importlib.import_module(module), attribute)
     return family

@@ -1,4 +1,4 @@
-"""Copies of artifacts whose tokenizer is another file, which their manifest knows of."""
+"""Copies of artifacts with another tokenizer file, recorded in their manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.model.manifest import MANIFEST
 
 
 def with_tokenizer(artifact: Path, folder: Path, data: bytes) -> Path:
-    """A copy of ``artifact`` in ``folder`` whose ``tokenizer.json`` is ``data``, as if it had been exported so."""
+    """Copy ``artifact`` to ``folder`` with ``data`` as ``tokenizer.json``, as if it had been exported with it."""
     shutil.copytree(artifact, folder)
     path = folder / "tokenizer.json"
     path.write_bytes(data)

@@ -1,6 +1,7 @@
-"""GigaAM checkpoints with random weights in the published layout: ``python -m tests.helpers.gigaam_checkpoint ctc DIR``.
+"""GigaAM checkpoints with random weights in the published layout, which transcribe noise.
 
-Of the real dimensions for time, memory and size, or tiny ones for tests; the text is noise.
+``python -m tests.helpers.gigaam_checkpoint ctc DIR`` writes one with the published sizes, to measure time and memory.
+Tests use :data:`TINY`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TINY = {"n_layers": 2, "d_model": 32, "n_heads": 4}
 
 
 def configuration(kind: str, **encoder: Any) -> dict[str, Any]:
-    """``config.json``; ``kind`` is ``ctc`` (characters) or ``e2e_ctc`` (the small SentencePiece model of the tests)."""
+    """Contents of ``config.json``; ``kind`` is ``ctc`` (characters) or ``e2e_ctc`` (a small SentencePiece model)."""
     characters = kind == "ctc"
     width = encoder.get("d_model", 768)
     inner = {
@@ -74,7 +75,7 @@ def configuration(kind: str, **encoder: Any) -> dict[str, Any]:
 
 
 def tensor_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
-    """Every weight of the published checkpoints by name, the front end's tables left out."""
+    """Shape of every weight of the published checkpoints by name, without the front end's tables."""
     inner = config["cfg"]["model"]["cfg"]
     encoder, width = inner["encoder"], inner["encoder"]["d_model"]
     shapes: dict[str, list[int]] = {}
@@ -87,18 +88,18 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
     add("encoder.pre_encode.conv.2", width, width, encoder["subs_kernel_size"])
     hidden = width * encoder["ff_expansion_factor"]
     for layer in range(encoder["n_layers"]):
-        here = f"encoder.layers.{layer}"
+        prefix = f"encoder.layers.{layer}"
         for norm in ("norm_feed_forward1", "norm_conv", "norm_self_att", "norm_feed_forward2", "norm_out"):
-            add(f"{here}.{norm}", width)
+            add(f"{prefix}.{norm}", width)
         for part in ("feed_forward1", "feed_forward2"):
-            add(f"{here}.{part}.linear1", hidden, width)
-            add(f"{here}.{part}.linear2", width, hidden)
-        add(f"{here}.conv.pointwise_conv1", 2 * width, width, 1)
-        add(f"{here}.conv.depthwise_conv", width, 1, encoder["conv_kernel_size"])
-        add(f"{here}.conv.batch_norm", width)
-        add(f"{here}.conv.pointwise_conv2", width, width, 1)
+            add(f"{prefix}.{part}.linear1", hidden, width)
+            add(f"{prefix}.{part}.linear2", width, hidden)
+        add(f"{prefix}.conv.pointwise_conv1", 2 * width, width, 1)
+        add(f"{prefix}.conv.depthwise_conv", width, 1, encoder["conv_kernel_size"])
+        add(f"{prefix}.conv.batch_norm", width)
+        add(f"{prefix}.conv.pointwise_conv2", width, width, 1)
         for part in ("linear_q", "linear_k", "linear_v", "linear_out"):
-            add(f"{here}.self_attn.{part}", width, width)
+            add(f"{prefix}.self_attn.{part}", width, width)
     add("head.decoder_layers.0", inner["head"]["num_classes"], width, 1)
     return shapes
 
@@ -106,18 +107,18 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
 def tensors(config: dict[str, Any], seed: int = 1) -> dict[str, torch.Tensor]:
     """Random weights in half precision: norms near 1, small biases, the rest with variance 1 over fan-in."""
     generator = torch.Generator().manual_seed(seed)
-    made = {}
+    values: dict[str, torch.Tensor] = {}
     for name, shape in tensor_shapes(config).items():
         noise = torch.randn(shape, generator=generator)
         if len(shape) > 1:
             value = noise * math.prod(shape[1:]) ** -0.5
         else:
             value = 0.1 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        made[name] = value.half()
+        values[name] = value.half()
     filters = torch.from_numpy(mel_filter_bank(161, 64, 0.0, 8000.0, 16_000, norm=None, mel_scale="htk"))
-    made["model.preprocessor.featurizer.0.spectrogram.window"] = torch.hann_window(320)
-    made["model.preprocessor.featurizer.0.mel_scale.fb"] = filters.float()
-    return made
+    values["model.preprocessor.featurizer.0.spectrogram.window"] = torch.hann_window(320)
+    values["model.preprocessor.featurizer.0.mel_scale.fb"] = filters.float()
+    return values
 
 
 def write(kind: str, out: Path, seed: int = 1, **encoder: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Small random Parakeet checkpoints, made with transformers' own classes. Their text is noise, and not all alike."""
+"""Small random Parakeet checkpoints, made with transformers' classes. Their texts are noise, but differ by audio."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PIECES = [
 
 
 def tokenizer(blank: int = BLANK) -> Tokenizer:
-    """Pieces with the marks of SentencePiece, bytes among them, and special tokens; the blank is the last id."""
+    """Tokenizer of SentencePiece pieces, byte pieces and special tokens; the blank is the last id."""
     pieces = list(SPECIALS[:3]) + PIECES
     pieces += [f"x{index}" for index in range(blank - len(pieces))]
-    made = Tokenizer(
+    bpe = Tokenizer(
         models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], unk_token="<unk>")
     )
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Sequence(
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
             decoders.ByteFallback(),
@@ -52,9 +52,9 @@ def tokenizer(blank: int = BLANK) -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    made.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in SPECIALS])
-    assert made.token_to_id("<blank>") == blank
-    return made
+    bpe.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in SPECIALS])
+    assert bpe.token_to_id("<blank>") == blank
+    return bpe
 
 
 def lively(model: Any, seed: int) -> Any:
@@ -75,35 +75,35 @@ def lively(model: Any, seed: int) -> Any:
 
 @torch.no_grad()
 def standardize(model: Any, layer: Any, scale: float) -> None:
-    """Let what ``layer`` makes of the encoder's frames be around 0 in every channel, and change from frame to frame."""
+    """Scale ``layer`` so that its output for encoder frames varies around 0 in every channel."""
     noise = torch.randn(1, 1600, ENCODER["num_mel_bins"], generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.avg_pool1d(noise.transpose(1, 2), 9, 1, 4).transpose(1, 2) * 3
-    found = layer(model.encoder(smooth).last_hidden_state)[0]
-    spread = found.std(0) / scale
+    output = layer(model.encoder(smooth).last_hidden_state)[0]
+    spread = output.std(0) / scale
     layer.weight /= spread.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    layer.bias.copy_((layer.bias - found.mean(0)) / spread)
+    layer.bias.copy_((layer.bias - output.mean(0)) / spread)
 
 
 def tdt_model(seed: int = 14, *, blank_bias: float = 3.0, stay_bias: float = -0.5, **changes: Any) -> ParakeetForTDT:
-    """A transducer with some blanks, and some tokens that take no time, but with few of them in a row."""
+    """A transducer whose texts have blanks, and tokens with duration 0, but few of these in a row."""
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "blank_token_id": BLANK,
         "pad_token_id": PAD,
         "decoder_hidden_size": 20,
         "num_decoder_layers": 2,
-        "max_symbols_per_step": 40,  # the reference has no such guard: texts are to be equal
+        "max_symbols_per_step": 40,  # large, because the reference has no limit and texts must be equal
         "encoder_config": ENCODER,
     } | changes
     model = lively(ParakeetForTDT(ParakeetTDTConfig(**sizes)), seed)
     standardize(model, model.encoder_projector, 1.5)
     with torch.no_grad():
         model.decoder.embedding.weight *= 4
-        model.decoder.decoder_projector.weight *= 4  # so that a token changes what comes at the same frame
+        model.decoder.decoder_projector.weight *= 4  # so that a token changes the next one at the same frame
         model.joint.head.weight *= 2
         model.joint.head.bias[model.config.blank_token_id] += blank_bias
         model.joint.head.bias[model.config.vocab_size] += stay_bias
-    # Generation picks among all of the joint network's outputs: durations must not be taken for tokens.
+    # transformers' generate chooses among all outputs of the joint network: keep durations out of the tokens.
     durations = range(model.config.vocab_size, model.config.vocab_size + len(model.config.durations))
     model.generation_config.suppress_tokens = list(durations)
     model.generation_config.decoder_start_token_id = model.config.blank_token_id
@@ -130,7 +130,7 @@ def processor(kind: str) -> ParakeetProcessor:
 
 
 def write(model: Any, folder: Path) -> Path:
-    """A checkpoint folder as the hub has them."""
+    """Write a checkpoint folder in the layout of the hub."""
     model.save_pretrained(folder)
     processor("ctc" if isinstance(model, ParakeetForCTC) else "tdt").save_pretrained(folder)
     return folder

@@ -1,6 +1,6 @@
 """A tiny Whisper with random weights, in the layout of the published checkpoints: ``write(folder)``.
 
-Its text is noise, but noise that depends on the audio, on what was said before and on the place, and that ends.
+Its text is noise that depends on the audio, the tokens before and the position, and that ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RATE, HOP = 16_000, 160
 
 
 def special_tokens(languages: tuple[str, ...], positions: int) -> list[str]:
-    """In the order of the published vocabularies, timestamps last."""
+    """Special tokens in the order of the published vocabularies, timestamps last."""
     return [
         "<|endoftext|>",
         "<|startoftranscript|>",
@@ -35,16 +35,16 @@ def special_tokens(languages: tuple[str, ...], positions: int) -> list[str]:
 
 
 def tokenizer(specials: list[str], text_tokens: int = TEXT_TOKENS) -> Tokenizer:
-    """A token a byte, fillers up to ``text_tokens``, and special tokens behind."""
+    """Tokenizer with one token per byte, fillers up to ``text_tokens``, and then special tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters += [f"<filler {index}>" for index in range(len(letters), text_tokens)]
-    made = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    # As published: those of timestamps are added, but not special.
-    made.add_special_tokens([token for token in specials if "." not in token])
-    made.add_tokens([AddedToken(token, normalized=False) for token in specials if "." in token])
-    return made
+    bpe = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    # As in the published files: timestamps are added tokens, but not special ones.
+    bpe.add_special_tokens([token for token in specials if "." not in token])
+    bpe.add_tokens([AddedToken(token, normalized=False) for token in specials if "." in token])
+    return bpe
 
 
 def write(
@@ -61,11 +61,23 @@ def write(
     stop: float = 8.0,
     **changed: Any,
 ) -> WhisperForConditionalGeneration:
-    """Write a checkpoint for windows of ``positions`` · 20 ms; returns it as transformers reads it back.
+    """Write a checkpoint for windows of ``positions`` · 20 ms.
 
-    ``sharpness`` is the scale of the logits, ``stop`` what the stop token's logit has more than others: how soon texts
-    end. ``changed`` are other
-    keys of ``generation_config.json``.
+    Args:
+        folder: the new folder.
+        seed: seed of the random weights.
+        mels: mel channels.
+        positions: encoder positions of a window.
+        context: decoder positions.
+        multilingual: whether there are language and task tokens.
+        layers: encoder and decoder layers.
+        width: model width.
+        sharpness: scale of the logits.
+        stop: added to the stop token's logit: how soon texts end.
+        changed: other values for ``generation_config.json``.
+
+    Returns:
+        The model as transformers reads it back.
     """
     specials = special_tokens(LANGUAGES if multilingual else (), positions)
     ids = {token: TEXT_TOKENS + index for index, token in enumerate(specials)}
@@ -95,8 +107,8 @@ def write(
             elif name.endswith("bias"):
                 parameter.normal_(std=0.05)
         decoder = model.model.decoder
-        # What is said next is to depend on the place and on the audio more than on the token before, whose embedding
-        # is the head's row for it.
+        # The next token must depend on position and audio more than on the token before, whose embedding is also the
+        # head's row for it.
         table = decoder.embed_tokens.weight
         table.copy_(0.5 * table / table.norm(dim=1, keepdim=True))
         decoder.embed_positions.weight.normal_(std=1.0)
@@ -105,9 +117,9 @@ def write(
             layer.encoder_attn.k_proj.weight.mul_(2)
             for attention in (layer.self_attn, layer.encoder_attn):
                 attention.v_proj.weight.mul_(2)
-        decoder.layer_norm.weight.fill_(sharpness)  # or all tokens would be about as likely
-        towards = table[config.eos_token_id]
-        decoder.layer_norm.bias.copy_(stop * towards / towards.norm() ** 2)
+        decoder.layer_norm.weight.fill_(sharpness)  # otherwise all tokens would be about equally likely
+        stop_row = table[config.eos_token_id]
+        decoder.layer_norm.bias.copy_(stop * stop_row / stop_row.norm() ** 2)
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     suppressed = [1, 7, 90, *(ids[each] for each in ("<|startoftranscript|>", "<|startofprev|>"))]
@@ -119,9 +131,9 @@ def write(
 def write_companions(
     folder: Path, config: WhisperConfig, languages: tuple[str, ...], *, suppress: list[int], **changed: Any
 ) -> None:
-    """Tokenizer, generation and front end of a checkpoint with the special tokens of ``languages``.
+    """Write tokenizer, generation settings and front end of a checkpoint with the special tokens of ``languages``.
 
-    ``suppress`` are tokens that are never said, ``changed`` other keys of ``generation_config.json``.
+    ``suppress`` are tokens that are never generated, ``changed`` other values for ``generation_config.json``.
     """
     positions = config.max_source_positions
     specials = special_tokens(languages, positions)

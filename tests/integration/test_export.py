@@ -1,4 +1,4 @@
-"""Export from end to end: the bundled checkpoint, both layouts, and folders that appear whole or not at all."""
+"""Export from end to end: the bundled checkpoint, both layouts, errors and interruption."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_parity_is_recorded(exported: Path) -> None:
         assert len(result.cases) >= 4
 
 
-def test_a_file_is_not_overwritten(exported: Path) -> None:
+def test_existing_artifact_is_not_overwritten(exported: Path) -> None:
     before = (exported / "manifest.json").read_bytes()
     result = export("qwen3-asr-tiny", "--out", exported)
     assert result.exit_code == 2
@@ -71,23 +71,23 @@ def test_a_file_is_not_overwritten(exported: Path) -> None:
         (["qwen3-asr-tiny", "--out", "/proc/nowhere/x"], "/proc/nowhere/x: cannot be written"),
     ],
 )
-def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_one_line_errors(arguments: list[str], message: str) -> None:
     result = export(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.output
 
 
-def test_without_torch_one_sentence_says_what_to_install() -> None:
+def test_without_torch_the_error_names_the_extra_to_install() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['export', 'qwen3-asr-tiny', '--out', '/nowhere/x']; "
         "import runpy; runpy.run_module('export', run_name='__main__')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert result.returncode == 2
-    assert result.stderr == (
-        "error: exporting needs the package 'torch', which is not installed: pip install 'asr-deploy[export]'\n"
-    )
+    (line,) = result.stderr.splitlines()
+    assert "'torch'" in line
+    assert "pip install 'asr-deploy[export]'" in line
 
 
 def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parity_sees_what_is_wrong() -> None:
+def test_difference_refuses_large_values_nan_and_other_shapes() -> None:
     good = np.zeros((3, 4), np.float32)
     with pytest.raises(ParityError, match="more than 1e-04"):
         difference(good + 1e-3, good, "x", 1e-4)
@@ -108,7 +108,7 @@ def test_parity_sees_what_is_wrong() -> None:
         difference(good, good[:2], "x", 1e-4)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -119,33 +119,31 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_export_leaves_nothing_under_the_name(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_export_leaves_no_artifact(tmp_path: Path, stop: signal.Signals) -> None:
     out = tmp_path / "x"
     process = subprocess.Popen(
         [sys.executable, "-m", "export", "qwen3-asr-tiny", "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore SIGINT
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".x.part-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert list(tmp_path.glob(".x.part-*"))
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
+    process.send_signal(stop)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if stop is signal.SIGKILL else 130)
     assert not out.exists()
-    if how is signal.SIGINT:
-        assert "interrupted; nothing was written" in said
-        assert "Traceback" not in said
+    if stop is signal.SIGINT:
+        assert "interrupted; nothing was written" in stderr
+        assert "Traceback" not in stderr
         assert list(tmp_path.iterdir()) == []
 
 
 def to_original_layout(folder: Path, out: Path) -> None:
-    """Rewrite a native checkpoint as the original layout, names and nested configuration."""
+    """Rewrite a native checkpoint in the original layout: tensor names and nested configuration."""
     shutil.copytree(folder, out)
     config = json.loads((folder / "config.json").read_text())
     text = dict(config["text_config"])
@@ -175,7 +173,7 @@ def to_original_layout(folder: Path, out: Path) -> None:
 
 
 def random_native(out: Path) -> None:
-    """A random model with other sizes than the trained one, in the native layout."""
+    """Write a random model in the native layout, with other sizes than the trained one."""
     config = Qwen3ASRConfig.from_pretrained(CHECKPOINT)
     config.audio_config.encoder_layers = 2
     config.audio_config.n_window_infer = 400
@@ -188,8 +186,8 @@ def random_native(out: Path) -> None:
     Qwen3ASRForConditionalGeneration(Qwen3ASRConfig(**config.to_dict())).save_pretrained(out)
 
 
-def test_a_random_model_of_the_original_layout_converts_and_matches(tmp_path: Path) -> None:
-    """The export's own parity check compares with the reference; both layouts give the same graphs."""
+def test_both_layouts_give_the_same_graphs(tmp_path: Path) -> None:
+    """The export's own parity checks compare a random model with the reference."""
     random_native(tmp_path / "native")
     to_original_layout(tmp_path / "native", tmp_path / "original")
     manifests = {}
@@ -204,12 +202,12 @@ def test_a_random_model_of_the_original_layout_converts_and_matches(tmp_path: Pa
     assert manifests["native"].files["decoder.onnx"] == manifests["original"].files["decoder.onnx"]
     assert manifests["native"].files["encoder.onnx"] == manifests["original"].files["encoder.onnx"]
     languages = {language.name for language in manifests["original"].languages}
-    assert len(languages) == 30  # the original's config lists none here: all that Qwen3-ASR knows
+    assert len(languages) == 30  # config.json lists none here, so all languages of Qwen3-ASR
     Transcriber.from_artifact(tmp_path / "original-artifact").transcribe(DATA / "en-1.wav", "de", max_new_tokens=5)
 
 
-def test_an_untied_head_and_external_data(tmp_path: Path) -> None:
-    """A checkpoint with its own lm_head, saved with its weights beside the graph, decodes like the reference."""
+def test_untied_head_and_external_data(tmp_path: Path) -> None:
+    """A decoder with its own lm_head, with its weights in a separate file, gives the reference's logits."""
     torch.manual_seed(1)
     config = Qwen3ASRConfig.from_pretrained(CHECKPOINT)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False

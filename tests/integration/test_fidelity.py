@@ -1,4 +1,4 @@
-"""The runtime against transformers' ``Qwen3ASRForConditionalGeneration`` on the small trained checkpoint."""
+"""The runtime against transformers' ``Qwen3ASRForConditionalGeneration`` with the bundled trained checkpoint."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def processor() -> Any:
 
 @pytest.fixture(scope="module")
 def engine(float_transcriber: Transcriber) -> Qwen3AsrEngine:
-    made = float_transcriber._engine
-    assert isinstance(made, Qwen3AsrEngine)
-    return made
+    engine = float_transcriber._engine
+    assert isinstance(engine, Qwen3AsrEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
 def utterances() -> list[Utterance]:
-    """100 utterances with seeds that training never saw; half of them carry a context, a few are joined."""
+    """100 utterances with seeds that training did not use; half of them have a context, a few are joined."""
     espeak, rng = Espeak(), random.Random(77_001)
     return [
         utterance(
@@ -60,8 +60,8 @@ def utterances() -> list[Utterance]:
     ]
 
 
-def samples_of(made: Utterance) -> Floats:
-    return made.samples.astype(np.float32) / 32768
+def samples_of(utterance: Utterance) -> Floats:
+    return utterance.samples.astype(np.float32) / 32768
 
 
 def request(processor: Any, samples: Floats, language: str | None = None, context: str | None = None) -> Any:
@@ -70,7 +70,7 @@ def request(processor: Any, samples: Floats, language: str | None = None, contex
 
 @torch.no_grad()
 def reference_tokens(model: Any, inputs: Any, budget: int) -> list[int]:
-    """What ``generate`` writes, without the stop token."""
+    """Tokens of ``generate``, without the stop token."""
     output = model.generate(**inputs, max_new_tokens=budget, do_sample=False)
     ids: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
     return ids[: next((i for i, token in enumerate(ids) if token in stop_ids(model)), len(ids))]
@@ -84,7 +84,7 @@ def stop_ids(model: Any) -> set[int]:
 def greedy_choices(model: Any, inputs: Any, tokens: list[int]) -> list[int]:
     """The reference's greedy choice after the prompt and after each of ``tokens``, in one pass.
 
-    Greedy decoding writes exactly ``tokens`` if and only if these are the choices, and a stop follows.
+    Greedy decoding gives exactly ``tokens`` if and only if these are the choices and a stop token follows.
     """
     prompt = inputs["input_ids"]
     ids = torch.cat([prompt, torch.tensor([tokens], dtype=prompt.dtype)], dim=1)
@@ -97,7 +97,7 @@ def greedy_choices(model: Any, inputs: Any, tokens: list[int]) -> list[int]:
 
 @torch.no_grad()
 def test_encoder_rows(reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
-    """From samples to the decoder's input, front end included: shorter than a chunk to many windows."""
+    """From samples to the decoder's input, front end included, for less than a chunk to many windows."""
     for seconds in (0.03, 0.5, 0.73, 1.0, 3.21, 8.0, 8.01, 29.0):
         clip = speech[: int(seconds * RATE)]
         inputs = request(processor, clip)
@@ -107,7 +107,7 @@ def test_encoder_rows(reference: Any, processor: Any, engine: Qwen3AsrEngine, sp
         assert np.abs(ours - expected.numpy()).max() <= 1e-4, seconds
 
 
-def test_prompt_ids_are_the_processors(processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
+def test_prompt_ids_equal_the_processor(processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
     clip = speech[: 3 * RATE]
     for language in (None, "English", "Chinese"):
         for context in ("", "Sara, Jon", "Имена: Биляев, Симён.", "热词：章伟、李纳", "a\nb <|im_end|> {name} {}"):
@@ -119,7 +119,7 @@ def test_prompt_ids_are_the_processors(processor: Any, engine: Qwen3AsrEngine, s
 def test_logits_at_prefill_and_at_every_step(
     reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats
 ) -> None:
-    """Single rows and a ragged batch of three, through the preallocated buffers."""
+    """Single rows and a ragged batch of three, through preallocated buffers."""
     clips = [speech[: int(0.6 * RATE)], speech[RATE : 5 * RATE], speech[5 * RATE : 14 * RATE]]
     prompts, audio, references, tokens = [], [], [], []
     for clip in clips:
@@ -161,19 +161,19 @@ def test_generated_tokens_are_identical(
     forced: bool,
     with_context: bool,
 ) -> None:
-    """100 held-out utterances without a context; with one, those that have it."""
-    chosen = [made for made in utterances if made.sentence.context] if with_context else utterances
-    assert len(chosen) == (50 if with_context else 100)
-    for index, made in enumerate(chosen):
-        language = LANGUAGES[made.sentence.language] if forced else None
-        context = made.sentence.context if with_context else ""
-        result = engine.transcribe(samples_of(made), SegmentOptions(language, context), Timings())
+    """All 100 held-out utterances without a context, and those that have a context with it."""
+    selected = [each for each in utterances if each.sentence.context] if with_context else utterances
+    assert len(selected) == (50 if with_context else 100)
+    for index, clip in enumerate(selected):
+        language = LANGUAGES[clip.sentence.language] if forced else None
+        context = clip.sentence.context if with_context else ""
+        result = engine.transcribe(samples_of(clip), SegmentOptions(language, context), Timings())
         assert result.finish_reason == "stop"
-        inputs = request(processor, samples_of(made), language, context or None)
+        inputs = request(processor, samples_of(clip), language, context or None)
         *choices, last = greedy_choices(reference, inputs, result.tokens)
-        assert choices == result.tokens, made.sentence.text
+        assert choices == result.tokens, clip.sentence.text
         assert last in stop_ids(reference)
-        if index % 20 == 0:  # and the slow way, to be sure of the argument
+        if index % 20 == 0:  # also with generate, which is slow
             assert reference_tokens(reference, inputs, 250) == result.tokens
 
 
@@ -185,9 +185,9 @@ def test_onnxruntime_genai_gives_the_same_tokens(
     transcriber = request.getfixturevalue(opened)
     engine, model = transcriber._engine, og.Model(str(transcriber.artifact.path))
     stops = set(engine.parameters.stop_ids)
-    for made in utterances[:12]:
-        rows = engine.encode(log_mel(samples_of(made), engine._front_end))
-        prompt = engine.prompt_ids(len(rows), made.sentence.context, None)
+    for clip in utterances[:12]:
+        rows = engine.encode(log_mel(samples_of(clip), engine._front_end))
+        prompt = engine.prompt_ids(len(rows), clip.sentence.context, None)
         params = og.GeneratorParams(model)
         params.set_search_options(max_length=len(prompt) + 200, do_sample=False)
         generator = og.Generator(model, params)
@@ -197,14 +197,14 @@ def test_onnxruntime_genai_gives_the_same_tokens(
         while not generator.is_done():
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
-        expected = engine.transcribe(samples_of(made), SegmentOptions(None, made.sentence.context), Timings()).tokens
+        expected = engine.transcribe(samples_of(clip), SegmentOptions(None, clip.sentence.context), Timings()).tokens
         assert [token for token in tokens if token not in stops] == expected
 
 
-def test_the_samples_are_heard(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
-    """The tracked model writes the transcripts to the letter, names spelled as their contexts ask.
+def test_sample_transcripts(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
+    """The bundled model's transcripts equal the references, with names spelled as in their contexts.
 
-    One of the twelve, five sentences in a row, it gets wrong; that is its error rate, and not the runtime's.
+    It may be wrong for one of the twelve, five sentences in a row: an error of the model, not of the runtime.
     """
     wrong = []
     for sample in samples:
@@ -231,33 +231,33 @@ def test_paths_are_only_read(transcriber: Transcriber, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
-def test_segments_decoded_together_are_what_they_are_alone(
+def test_segments_decoded_together_equal_single_runs(
     opened: str, speech: Floats, request: pytest.FixtureRequest
 ) -> None:
-    """Token for token, with fewer rows than segments, as many, and more."""
+    """The same tokens with fewer rows than segments, as many, and more."""
     artifact = request.getfixturevalue(opened).artifact
     audio = np.concatenate([speech, np.zeros(RATE, np.float32), speech[::-1]])
     alone = Transcriber(artifact, EngineOptions(max_batch=1)).transcribe(audio, sample_rate=RATE)
     assert len(alone.segments) >= 6
     for rows in (2, len(alone.segments), 20):
-        told: list[tuple[float, float]] = []
+        progress: list[tuple[float, float]] = []
         transcriber = Transcriber(artifact, EngineOptions(max_batch=rows))
-        together = transcriber.transcribe(
-            audio, sample_rate=RATE, on_progress=lambda *times, told=told: told.append(times)
+        batched = transcriber.transcribe(
+            audio, sample_rate=RATE, on_progress=lambda *times, progress=progress: progress.append(times)
         )
-        done = [seconds for seconds, _ in told]
-        assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
-        assert together.text == alone.text
-        assert together.tokens == alone.tokens
+        done = [seconds for seconds, _ in progress]
+        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in alone.segments]
+        assert batched.text == alone.text
+        assert batched.tokens == alone.tokens
         assert done == sorted(done)
         assert done[-1] == pytest.approx(alone.duration, abs=1e-3)
 
 
 @pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
-def test_files_decoded_together_are_what_they_are_alone(
+def test_files_decoded_together_equal_single_runs(
     opened: str, samples: list[dict[str, Any]], request: pytest.FixtureRequest
 ) -> None:
-    """Each with its own language and context, some for the second time, one of them missing."""
+    """Files with their own language and context, some of them twice, one of them missing."""
     artifact = request.getfixturevalue(opened).artifact
     requests = [
         Request(DATA / sample["file"], sample["language"] if index % 2 else None, sample["context"])
@@ -265,28 +265,28 @@ def test_files_decoded_together_are_what_they_are_alone(
     ]
     requests.insert(4, Request(DATA / "none.wav"))
     single, many = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
-    told: list[float] = []
-    found = {outcome.index: outcome for outcome in many.transcribe_many(iter(requests), on_progress=told.append)}
-    assert sorted(found) == list(range(len(requests)))
-    seconds = sum(outcome.transcript.duration for outcome in found.values() if outcome.transcript)
-    assert sum(told) == pytest.approx(seconds, abs=0.01)
-    for index, made in enumerate(requests):
+    progress: list[float] = []
+    results = {outcome.index: outcome for outcome in many.transcribe_many(iter(requests), on_progress=progress.append)}
+    assert sorted(results) == list(range(len(requests)))
+    seconds = sum(outcome.transcript.duration for outcome in results.values() if outcome.transcript)
+    assert sum(progress) == pytest.approx(seconds, abs=0.01)
+    for index, each in enumerate(requests):
         if index == 4:
-            assert isinstance(found[4].error, AudioNotFoundError)
+            assert isinstance(results[4].error, AudioNotFoundError)
             continue
-        alone = single.transcribe(made.source, made.language, made.context)
-        together = found[index].result()
-        assert [segment.tokens for segment in together.segments] == [segment.tokens for segment in alone.segments]
-        assert (together.text, together.language, together.duration) == (alone.text, alone.language, alone.duration)
+        alone = single.transcribe(each.source, each.language, each.context)
+        batched = results[index].result()
+        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in alone.segments]
+        assert (batched.text, batched.language, batched.duration) == (alone.text, alone.language, alone.duration)
 
 
 @pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
-def test_windows_encoded_together_are_what_they_are_alone(
+def test_windows_encoded_together_equal_single_runs(
     opened: str, speech: Floats, request: pytest.FixtureRequest
 ) -> None:
-    """Of many segments, with tails of equal and different widths: to the last bit."""
+    """Bit by bit, for many segments with last windows of equal and different lengths."""
     engine = request.getfixturevalue(opened)._engine
     seconds = (0.6, 2.5, 8.0, 9.2, 2.1, 12.0, 7.95, 3.99, 9.9)
     features = [log_mel(speech[: int(length * RATE)], engine._front_end) for length in seconds]
-    for together, each in zip(engine._encoder.encode_many(features), features, strict=True):
-        assert np.array_equal(together, engine.encode(each))
+    for batched, each in zip(engine._encoder.encode_many(features), features, strict=True):
+        assert np.array_equal(batched, engine.encode(each))

@@ -1,4 +1,4 @@
-"""Parakeet from checkpoint to text, against transformers, on small random checkpoints of both kinds."""
+"""Parakeet from checkpoint to text against transformers, with small random TDT and CTC checkpoints."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def artifacts(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def tdt(artifacts: dict[str, Path]) -> ParakeetTdtEngine:
-    made = make_engine(open_artifact(artifacts["tdt"]), EngineOptions(max_batch=3))
-    assert isinstance(made, ParakeetTdtEngine)
-    return made
+    engine = make_engine(open_artifact(artifacts["tdt"]), EngineOptions(max_batch=3))
+    assert isinstance(engine, ParakeetTdtEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
 def ctc(artifacts: dict[str, Path]) -> ParakeetCtcEngine:
-    made = make_engine(open_artifact(artifacts["ctc"]), EngineOptions(max_batch=3))
-    assert isinstance(made, ParakeetCtcEngine)
-    return made
+    engine = make_engine(open_artifact(artifacts["ctc"]), EngineOptions(max_batch=3))
+    assert isinstance(engine, ParakeetCtcEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def run(engine: ParakeetEngine, clips: list[np.ndarray], **options: Any) -> list
     jobs = iter(
         [SegmentJob(index, clip, SegmentOptions(**options), Timings(), 0.0) for index, clip in enumerate(clips)]
     )
-    found = dict(engine.run(lambda: next(jobs, None)))
-    return [found[index] for index in range(len(clips))]
+    results = dict(engine.run(lambda: next(jobs, None)))
+    return [results[index] for index in range(len(clips))]
 
 
 Step = tuple[int, int, int]
@@ -94,11 +94,11 @@ Step = tuple[int, int, int]
 
 @torch.no_grad()
 def generated(model: Any, inputs: Any) -> list[list[Step]]:
-    """Of each row, (token, frame, duration) of what ``generate`` says while the row has frames, blanks included."""
-    made = model.generate(**inputs, max_new_tokens=2000)
+    """(token, frame, duration) of each step of ``generate`` within a row's frames, blanks included."""
+    output = model.generate(**inputs, max_new_tokens=2000)
     valid = model.encoder._get_output_attention_mask(inputs["attention_mask"]).sum(-1).tolist()
     rows = []
-    for tokens, durations, length in zip(made.sequences.tolist(), made.durations.tolist(), valid, strict=True):
+    for tokens, durations, length in zip(output.sequences.tolist(), output.durations.tolist(), valid, strict=True):
         steps, frame = [], 0
         for token, duration in zip(tokens[1:], durations[1:], strict=True):
             if frame >= length:
@@ -114,17 +114,17 @@ def spoken(steps: list[Step]) -> list[Step]:
     return [step for step in steps if step[0] != BLANK]
 
 
-def test_tokens_durations_and_text_are_those_of_generate(tdt: ParakeetTdtEngine, clips: list[np.ndarray]) -> None:
-    """From samples, one by one and in rows, front end included."""
+def test_tokens_durations_and_text_equal_generate(tdt: ParakeetTdtEngine, clips: list[np.ndarray]) -> None:
+    """From samples, front end included, one by one and in a batch."""
     model, processor = tiny_parakeet.tdt_model(), tiny_parakeet.processor("tdt")
     rows = generated(model, processor(clips, sampling_rate=RATE))
-    # What is compared says something: texts that differ, blanks, and tokens that take no time.
+    # The comparison is meaningful: texts differ, and there are blanks and tokens with duration 0.
     assert all(0.05 < np.mean([step[0] == BLANK for step in row]) < 0.9 for row in rows[:2])
     assert len({step[0] for row in rows for step in row}) > 8
     assert any(step[2] == 0 for row in rows for step in spoken(row))
-    for together in (True, False):
-        found = run(tdt, clips) if together else [run(tdt, [clip])[0] for clip in clips]
-        for result, row, clip in zip(found, rows, clips, strict=True):
+    for batched in (True, False):
+        results = run(tdt, clips) if batched else [run(tdt, [clip])[0] for clip in clips]
+        for result, row, clip in zip(results, rows, clips, strict=True):
             encoded, lengths = tdt.encode(*padded([tdt.features(clip)]))
             ((_, hypothesis),) = tdt.decode([encoded[0, : lengths[0]]], [None], lambda _: True)
             spans = zip(hypothesis.tokens, hypothesis.starts, hypothesis.ends, strict=True)
@@ -132,25 +132,25 @@ def test_tokens_durations_and_text_are_those_of_generate(tdt: ParakeetTdtEngine,
             assert result.tokens == hypothesis.tokens
             text = processor.decode([step[0] for step in row], skip_special_tokens=True)
             assert result.text == text.strip()
-            # (This small checkpoint has one language.)
+            # This small checkpoint has one language.
             assert (result.finish_reason, result.language) == ("stop", "English")
             assert result.audio_tokens == lengths[0]
 
 
-def test_each_generate_alone_is_that_of_its_row(clips: list[np.ndarray]) -> None:
-    """The reference's batches are its single runs, so that ours may be compared with either."""
+def test_reference_batches_equal_its_single_runs(clips: list[np.ndarray]) -> None:
+    """So the runtime may be compared with either."""
     model, processor = tiny_parakeet.tdt_model(), tiny_parakeet.processor("tdt")
-    together = generated(model, processor(clips, sampling_rate=RATE))
-    for clip, row in zip(clips, together, strict=True):
+    batched = generated(model, processor(clips, sampling_rate=RATE))
+    for clip, row in zip(clips, batched, strict=True):
         assert generated(model, processor([clip], sampling_rate=RATE)) == [row]
 
 
-def test_words_have_the_times_of_the_references_tokens(tdt: ParakeetTdtEngine, clips: list[np.ndarray]) -> None:
+def test_word_times_equal_reference_token_times(tdt: ParakeetTdtEngine, clips: list[np.ndarray]) -> None:
     model, processor = tiny_parakeet.tdt_model(), tiny_parakeet.processor("tdt")
     inputs = processor(clips[:1], sampling_rate=RATE)
     with torch.no_grad():
-        made = model.generate(**inputs, max_new_tokens=2000)
-    _, (timed,) = processor.decode(made.sequences, durations=made.durations, skip_special_tokens=True)
+        output = model.generate(**inputs, max_new_tokens=2000)
+    _, (timed,) = processor.decode(output.sequences, durations=output.durations, skip_special_tokens=True)
     (result,) = run(tdt, clips[:1])
     words = result.words or []
     assert " ".join(word.text for word in words) == " ".join(result.text.split())
@@ -165,26 +165,26 @@ def test_words_have_the_times_of_the_references_tokens(tdt: ParakeetTdtEngine, c
     assert words[-1].end <= SECONDS[0]
 
 
-def test_ctc_tokens_and_text_are_the_references(ctc: ParakeetCtcEngine, clips: list[np.ndarray]) -> None:
+def test_ctc_tokens_and_text_equal_the_reference(ctc: ParakeetCtcEngine, clips: list[np.ndarray]) -> None:
     model, processor = tiny_parakeet.ctc_model(), tiny_parakeet.processor("ctc")
     inputs = processor(clips, sampling_rate=RATE)
     with torch.no_grad():
-        made = model.generate(**inputs)
-    texts = processor.batch_decode(made, skip_special_tokens=True)
+        sequences = model.generate(**inputs)
+    texts = processor.batch_decode(sequences, skip_special_tokens=True)
     assert len(set(texts)) == len(texts)
-    for together in (True, False):
-        found = run(ctc, clips) if together else [run(ctc, [clip])[0] for clip in clips]
-        for result, row, text in zip(found, made.tolist(), texts, strict=True):
+    for batched in (True, False):
+        results = run(ctc, clips) if batched else [run(ctc, [clip])[0] for clip in clips]
+        for result, row, text in zip(results, sequences.tolist(), texts, strict=True):
             grouped = [token for token, before in zip(row, [None, *row[:-1]], strict=True) if token != before]
             assert result.tokens == [token for token in grouped if token != BLANK]
             assert result.text == text.strip()
             assert " ".join(word.text for word in result.words or []) == " ".join(result.text.split())
     cut = run(ctc, clips[:1], max_new_tokens=2)[0]
-    assert (cut.tokens, cut.finish_reason) == (found[0].tokens[:2], "length")
+    assert (cut.tokens, cut.finish_reason) == (results[0].tokens[:2], "length")
 
 
 class TorchJoint:
-    """The networks of a reference model, as the loop asks for them."""
+    """A reference model's networks with the interface of the decoding loop."""
 
     def __init__(self, model: Any) -> None:
         self.module = DecoderJoint(model.decoder, model.joint.head, VOCABULARY)
@@ -194,25 +194,25 @@ class TorchJoint:
 
     @torch.no_grad()
     def step(self, tokens: np.ndarray, states: States, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, States]:
-        given = (torch.from_numpy(each) for each in (tokens, states.hidden, states.cell, frames))
-        found = [each.numpy() for each in self.module(*given)]
-        return found[0], found[1], States(found[2], found[3])
+        inputs = (torch.from_numpy(each) for each in (tokens, states.hidden, states.cell, frames))
+        token_logits, duration_logits, hidden, cell = (each.numpy() for each in self.module(*inputs))
+        return token_logits, duration_logits, States(hidden, cell)
 
 
 @torch.no_grad()
-def test_a_model_that_stays_is_moved_on(clips: list[np.ndarray]) -> None:
-    """The reference has no guard, and fills its buffer; the same networks in our loop reach the end of the audio."""
+def test_max_symbols_advances_a_model_with_only_zero_durations(clips: list[np.ndarray]) -> None:
+    """The reference has no limit and fills its buffer; the same networks in our loop reach the end of the audio."""
     model = tiny_parakeet.tdt_model(stay_bias=30.0, blank_bias=-30.0)
     inputs = tiny_parakeet.processor("tdt")(clips[2:3], sampling_rate=RATE)
     assert not model.generate(**inputs, max_new_tokens=60).durations.any()
     encoded = model.get_audio_features(inputs["input_features"], inputs["attention_mask"])
     count = int(encoded.attention_mask.sum())
     rules = TdtRules(BLANK, (0, 1, 2, 3, 4), 10)
-    ((_, found),) = greedy_tdt(TorchJoint(model), [encoded.pooler_output[0, :count].numpy()], rules)
-    assert found.starts == found.ends == [frame for frame in range(count) for _ in range(10)]
+    ((_, hypothesis),) = greedy_tdt(TorchJoint(model), [encoded.pooler_output[0, :count].numpy()], rules)
+    assert hypothesis.starts == hypothesis.ends == [frame for frame in range(count) for _ in range(10)]
 
 
-def test_the_artifact_says_what_it_is(artifacts: dict[str, Path]) -> None:
+def test_manifest_and_card_of_the_artifact(artifacts: dict[str, Path]) -> None:
     manifest = open_artifact(artifacts["tdt"]).manifest
     assert manifest.source.licence == "CC-BY-4.0"
     assert set(manifest.graphs) == {"encoder", "decoder_joint"}
@@ -223,16 +223,16 @@ def test_the_artifact_says_what_it_is(artifacts: dict[str, Path]) -> None:
         assert all(0 < result.max_abs_difference <= result.tolerance == 1e-4 for result in each.parity.values())
         assert "batch of 3" in each.parity["encoder"].cases[-1]
         assert [language.code for language in each.languages] == ["en"]
-    said = CliRunner().invoke(runtime_app, ["info", str(artifacts["tdt"])]).stdout
-    assert "CC-BY-4.0" in said
+    info = CliRunner().invoke(runtime_app, ["info", str(artifacts["tdt"])]).stdout
+    assert "CC-BY-4.0" in info
     card = (artifacts["tdt"] / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")
     assert "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)" in card
     assert "README.md" in manifest.files
-    assert "decoder_joint.onnx" in said
+    assert "decoder_joint.onnx" in info
 
 
-def test_a_file_is_transcribed(artifacts: dict[str, Path]) -> None:
+def test_file_is_transcribed(artifacts: dict[str, Path]) -> None:
     transcriber = Transcriber.from_artifact(artifacts["tdt"])
     whole = transcriber.transcribe(DATA / "en-1.wav")
     assert whole.text
@@ -252,18 +252,18 @@ def test_a_file_is_transcribed(artifacts: dict[str, Path]) -> None:
         OptionError, match="a context was given, but models of the family 'parakeet-tdt' cannot use one"
     ):
         transcriber.transcribe(DATA / "en-1.wav", context="Sara")
-    for code, said in (
+    for code, message in (
         ("de", r"'de' was given, but this model knows English \(en\)"),
         ("en", "knows it alone and cannot"),
     ):
-        with pytest.raises(OptionError, match=said):
+        with pytest.raises(OptionError, match=message):
             transcriber.transcribe(DATA / "en-1.wav", code)
     with pytest.raises(OptionError, match="this model has no decoder, only encoder, decoder_joint"):
         Transcriber.from_artifact(artifacts["tdt"], decoder_provider="cpu")
 
 
 @pytest.mark.parametrize("kind", ["tdt", "ctc"])
-def test_a_stream_ends_as_the_same_audio_offline(artifacts: dict[str, Path], kind: str, speech: np.ndarray) -> None:
+def test_stream_results_equal_offline_results(artifacts: dict[str, Path], kind: str, speech: np.ndarray) -> None:
     transcriber = Transcriber.from_artifact(artifacts[kind])
     stream, events = transcriber.stream(interval=0.5), []
     audio = np.concatenate([speech[: 4 * RATE], np.zeros(RATE, np.float32)])
@@ -287,16 +287,14 @@ def test_a_stream_ends_as_the_same_audio_offline(artifacts: dict[str, Path], kin
         ]
 
 
-def test_probes_are_what_a_text_goes_through(
-    tdt: ParakeetTdtEngine, ctc: ParakeetCtcEngine, speech: np.ndarray
-) -> None:
+def test_probes_equal_graph_inputs(tdt: ParakeetTdtEngine, ctc: ParakeetCtcEngine, speech: np.ndarray) -> None:
     clip = speech[: 3 * RATE]
     tokens = tdt.transcribe(clip, SegmentOptions(), Timings()).tokens
     encoder, joint = tdt.probes(clip, tokens, SegmentOptions())
     assert (encoder.role, joint.role, joint.choice) == ("encoder", "decoder_joint", "token_logits")
     logits = tdt.run_probe(joint)[joint.outputs.index("token_logits")]
-    said = logits.argmax(axis=1)
-    assert said[said != BLANK].tolist() == tokens
+    choices = logits.argmax(axis=1)
+    assert choices[choices != BLANK].tolist() == tokens
     assert len(tdt.run_probe(encoder)[0][0]) == -(-300 // 8)
     other = tdt.probes(clip, [7, 8], SegmentOptions())[1]
     assert set(other.feeds["token"].tolist()) <= {BLANK, 7, 8}
@@ -306,7 +304,7 @@ def test_probes_are_what_a_text_goes_through(
     assert set(tdt.placement()) == {"encoder", "decoder_joint"}
 
 
-def test_any_length_goes_through(tdt: ParakeetTdtEngine, ctc: ParakeetCtcEngine, rng: np.random.Generator) -> None:
+def test_any_length_is_transcribed(tdt: ParakeetTdtEngine, ctc: ParakeetCtcEngine, rng: np.random.Generator) -> None:
     for length in (0, 1, 159, 160, 161, 1279, 1280, 1281, 30 * RATE):
         for engine in (tdt, ctc):
             result = engine.transcribe(rng.standard_normal(length).astype(np.float32), SegmentOptions(), Timings())
@@ -314,8 +312,8 @@ def test_any_length_goes_through(tdt: ParakeetTdtEngine, ctc: ParakeetCtcEngine,
 
 
 @torch.no_grad()
-def test_modules_equal_the_reference_whatever_the_sizes() -> None:
-    """Other kernels, no biases, no scale, one LSTM layer, another factor; and batch norms that have seen something."""
+def test_modules_equal_the_reference_with_other_sizes() -> None:
+    """Other kernels and subsampling factor, no biases, no scale, one LSTM layer, batch norms with statistics."""
     sizes = tiny_parakeet.ENCODER | {
         "attention_bias": False,
         "convolution_bias": False,
@@ -354,14 +352,14 @@ def edited(folder: Path, out: Path, change: Callable[[dict[str, Any]], object], 
         (lambda c: c.update(durations=[0, 2, 4]), r"durations is \[0, 2, 4\]"),
         (lambda c: c.update(durations=[]), r"durations is \[\]"),
         (lambda c: c.update(hidden_act="gelu"), "hidden_act is 'gelu'"),
-        (lambda c: c.update(blank_token_id=99), "the blank has the id 99"),
+        (lambda c: c.update(blank_token_id=99), "blank has the id 99"),
         (lambda c: c.update(vocab_size="many"), "contradicts itself or the architecture"),
         (lambda c: c["encoder_config"].update(subsampling_conv_stride=3), "subsampling_conv_stride is 3"),
         (lambda c: c["encoder_config"].update(subsampling_factor=6), "subsampling_factor is 6"),
         (lambda c: c["encoder_config"].update(conv_kernel_size=4), "conv_kernel_size % 2"),
         (lambda c: c["encoder_config"].update(hidden_size=25), "hidden_size"),
         (lambda c: c["encoder_config"].update(num_hidden_layers=3), r"tensor 'encoder.layers.2.* is missing \(and"),
-        (lambda c: c["encoder_config"].update(num_hidden_layers=1), "is left over"),
+        (lambda c: c["encoder_config"].update(num_hidden_layers=1), "is unexpected"),
         (lambda c: c["encoder_config"].update(intermediate_size=40), r"has shape \[48"),
         (lambda c: c.update(vocab_size=20, blank_token_id=19), "more than the vocab_size 20"),
         (lambda c: c.update(languages=["Klingon"]), "unknown language 'Klingon'"),
@@ -370,7 +368,7 @@ def edited(folder: Path, out: Path, change: Callable[[dict[str, Any]], object], 
         (lambda c: c.update(segment_seconds=1e9), "not a number from 1 to 600"),
     ],
 )
-def test_a_wrong_configuration_is_one_sentence(
+def test_unsupported_configurations_are_one_line_errors(
     checkpoints: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     folder = edited(checkpoints["tdt"], tmp_path / "x", change)
@@ -380,17 +378,17 @@ def test_a_wrong_configuration_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_files_are_one_sentence(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_wrong_front_end_blank_and_weights_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = edited(
         checkpoints["tdt"],
         tmp_path / "front",
         lambda c: c["feature_extractor"].update(n_fft=400),
         "processor_config.json",
     )
-    with pytest.raises(CheckpointInvalidError, match="n_fft is 400, but the front end has 512"):
+    with pytest.raises(CheckpointInvalidError, match=r"n_fft is 400, .* 512"):
         ParakeetTdt(CheckpointFolder(folder, "x", None))
     (folder / "processor_config.json").unlink()
-    ParakeetTdt(CheckpointFolder(folder, "x", None))  # what the published models have is taken for granted
+    ParakeetTdt(CheckpointFolder(folder, "x", None))  # without the file the published settings are assumed
     folder = edited(checkpoints["ctc"], tmp_path / "blank", lambda c: c.update(pad_token_id=None))
     with pytest.raises(CheckpointInvalidError, match="the blank has the id -1"):
         ParakeetCtc(CheckpointFolder(folder, "x", None))
@@ -403,8 +401,8 @@ def test_wrong_files_are_one_sentence(checkpoints: dict[str, Path], tmp_path: Pa
 
 def test_languages_by_vocabulary_and_by_name(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = edited(checkpoints["tdt"], tmp_path / "x", lambda c: c.update(languages=["de", "Ukrainian"]))
-    found = ParakeetTdt(CheckpointFolder(folder, "x", None)).languages
-    assert [(each.name, each.code) for each in found] == [("German", "de"), ("Ukrainian", "uk")]
+    parsed = ParakeetTdt(CheckpointFolder(folder, "x", None)).languages
+    assert [(each.name, each.code) for each in parsed] == [("German", "de"), ("Ukrainian", "uk")]
     assert len(LANGUAGES) == len(set(LANGUAGES.values())) == 25
 
 
@@ -437,7 +435,7 @@ def test_out_of_tolerance_stops_the_export(
         ("ctc", lambda m: m["parameters"].update(extra=1), "unknown field `extra`"),
     ],
 )
-def test_a_wrong_manifest_is_found_at_load(
+def test_wrong_manifest_is_refused_at_load(
     artifacts: dict[str, Path],
     tmp_path: Path,
     kind: str,
@@ -452,7 +450,7 @@ def test_a_wrong_manifest_is_found_at_load(
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_broken_tokenizer_is_one_sentence(kind: str, artifacts: dict[str, Path], tmp_path: Path) -> None:
+def test_broken_tokenizer_is_refused(kind: str, artifacts: dict[str, Path], tmp_path: Path) -> None:
     folder = with_tokenizer(artifacts[kind], tmp_path / "artifact", b"{")
     with pytest.raises(
         ArtifactInvalidError, match=r"tokenizer\.json: not a readable tokenizer .*export the model again"
@@ -460,17 +458,17 @@ def test_a_broken_tokenizer_is_one_sentence(kind: str, artifacts: dict[str, Path
         Transcriber.from_artifact(folder)
 
 
-def test_segments_are_no_longer_than_the_model_is_made_for(artifacts: dict[str, Path]) -> None:
+def test_segment_length_is_limited_by_the_model(artifacts: dict[str, Path]) -> None:
     artifact = open_artifact(artifacts["tdt"])
     assert make_engine(artifact, EngineOptions()).segment_seconds == 20.0
-    with pytest.raises(OptionError, match="segments of 31 s are too long: this model is made for 30 s at most"):
+    with pytest.raises(OptionError, match=r"segments of 31 s are too long: .* 30 s"):
         make_engine(artifact, EngineOptions(segment_seconds=31.0))
     assert msgspec.to_builtins(artifact.manifest)["parameters"]["segment_seconds"] == 30.0
 
 
 @pytest.mark.parametrize("kind", ["tdt", "ctc"])
-def test_its_work_is_its_encoders(artifacts: dict[str, Path], kind: str) -> None:
-    """A joint's steps depend on what is said, and are not counted."""
+def test_work_counts_the_encoder_only(artifacts: dict[str, Path], kind: str) -> None:
+    """The number of joint network steps depends on the text, so they are not counted."""
     work = measure_work(str(artifacts[kind]), str(DATA / "en-1.wav"))
     assert work.encoder_operations > 0
     assert work.decoder_operations is None

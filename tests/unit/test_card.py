@@ -1,4 +1,4 @@
-"""What a card says of whose the weights are: all that the licences ask for, before quantization and after."""
+"""Model cards: everything that the licences require, before and after quantization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.card import CARD, LICENCES, model_card
-from export.checkpoints import CHECKPOINTS, named
+from export.checkpoints import CHECKPOINTS, find_checkpoint
 from quantize.card import say_quantized
 from runtime.model.manifest import Language, Source
 from tests.conftest import ARTIFACT, CHECKPOINT
@@ -20,13 +20,13 @@ def source(repo: str, revision: str | None) -> Source:
     return Source(repo, revision, "CC-BY-4.0", "native", "0" * 64)
 
 
-def test_a_licence_that_asks_for_attribution_gets_it() -> None:
+def test_attribution_is_complete() -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     _, front, body = card.split("---\n", 2)
     assert front.splitlines() == [
         "license: cc-by-4.0",
         "base_model: nvidia/parakeet-tdt-0.6b-v3",
-        "language: ['no', 'en']",  # without quotes YAML takes it for false
+        "language: ['no', 'en']",  # without quotes YAML reads "no" as false
         "pipeline_tag: automatic-speech-recognition",
         "library_name: onnx",
     ]
@@ -41,15 +41,15 @@ def test_a_licence_that_asks_for_attribution_gets_it() -> None:
         assert part in body
 
 
-def test_of_a_folder_only_what_it_was_given_as_is_known() -> None:
+def test_local_folder_has_no_base_model() -> None:
     card = model_card(PARAKEET, source("mine", None), NORWEGIAN)
     assert "base_model" not in card
     assert "those of a folder, `mine`, that was given as the model\n[nvidia/parakeet-tdt-0.6b-v3]" in card
     assert "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)" in card
 
 
-def test_a_repo_that_is_not_listed_says_so() -> None:
-    whisper = named("openai/whisper-small")
+def test_unlisted_repo_has_unknown_licence_and_author() -> None:
+    whisper = find_checkpoint("openai/whisper-small")
     card = model_card(whisper, source(whisper.repo, "ab" * 20), NORWEGIAN)
     assert card.startswith("---\nlicense: other\nbase_model: openai/whisper-small\n")
     assert "by its authors" in card
@@ -61,20 +61,20 @@ def test_every_licence_has_an_address(name: str) -> None:
     assert CHECKPOINTS[name].licence in LICENCES
 
 
-def test_quantization_keeps_the_card_and_adds_to_it(tmp_path: Path) -> None:
+def test_quantization_adds_to_the_card(tmp_path: Path) -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     (tmp_path / CARD).write_text(card, encoding="utf-8")
     say_quantized(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
     after = (tmp_path / CARD).read_text(encoding="utf-8").splitlines()
-    kept = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
-    added = [line for line in after if line not in kept]
-    assert [line for line in after if line in kept] == kept
+    before = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
+    added = [line for line in after if line not in before]
+    assert [line for line in after if line in before] == before
     assert added[:2] == ["base_model_relation: quantized", f"# {PARAKEET.name}-int8"]
     assert "quantized by the recipe `int8`" in added[2]
-    say_quantized(tmp_path / "nothing", "a", "b", "int8")  # a parent of before there were cards
+    say_quantized(tmp_path / "nothing", "a", "b", "int8")  # an artifact without a card, as old versions wrote them
 
 
-def test_the_bundled_artifact_has_the_card_that_would_be_written(tmp_path: Path) -> None:
+def test_bundled_artifact_has_the_current_card(tmp_path: Path) -> None:
     tiny = CHECKPOINTS["qwen3-asr-tiny"]
     listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
     (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")

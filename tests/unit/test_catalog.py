@@ -1,4 +1,4 @@
-"""The list of models says what is so: sizes and languages are those of the references, README.md is up to date."""
+"""The list of models: sizes and languages equal those of the references, and README.md is up to date."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ from tools.random_checkpoint import qwen3_asr
 
 
 def sizes(name: str) -> int:
-    found = CHECKPOINTS[name].sizes
-    assert found is not None
-    return found.parameters
+    model_sizes = CHECKPOINTS[name].sizes
+    assert model_sizes is not None
+    return model_sizes.parameters
 
 
-def numbers(model: Any) -> int:
-    """Of a model on the meta device, which has no values: those that are shared once."""
+def parameter_count(model: Any) -> int:
+    """Parameters of a model, shared ones counted once. It may be on the meta device, without values."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_qwen_is_as_large_as_its_tensors() -> None:
+def test_qwen_sizes_equal_tensor_shapes() -> None:
     for size in ("0.6b", "1.7b"):
         shapes = qwen3_asr.tensor_shapes(qwen3_asr.configuration(size))
         assert sizes(f"qwen3-asr-{size}") == sum(math.prod(shape) for _, shape in shapes)
 
 
 @pytest.mark.parametrize("name", [each.name for each in CHECKPOINTS.values() if each.bundled])
-def test_what_is_bundled_is_as_large_as_its_tensors(name: str) -> None:
-    """Statistics of norms and tables of front ends are no trained numbers."""
+def test_bundled_sizes_equal_stored_tensors(name: str) -> None:
+    """Statistics of norms and front-end tables are not trained parameters."""
     bundled = CHECKPOINTS[name].bundled
     assert bundled
     tensors = CheckpointFolder(bundled, "", None).tensors()
     counted = [
         tensor.numel()
-        for given, tensor in tensors
-        if not any(part in given for part in ("running_", "num_batches", "preprocessor."))
+        for tensor_name, tensor in tensors
+        if not any(part in tensor_name for part in ("running_", "num_batches", "preprocessor."))
     ]
     assert sizes(name) == sum(counted)
 
 
-def test_gigaam_is_as_large_as_its_tensors(tmp_path: Path) -> None:
+def test_gigaam_sizes_equal_tensor_shapes(tmp_path: Path) -> None:
     shapes = gigaam_checkpoint.tensor_shapes(gigaam_checkpoint.configuration("ctc"))
     assert sizes("gigaam-v3-ctc") == sum(math.prod(shape) for shape in shapes.values())
     tiny = gigaam_checkpoint.write("ctc", tmp_path / "tiny", **gigaam_checkpoint.TINY)
@@ -75,7 +75,7 @@ def test_gigaam_is_as_large_as_its_tensors(tmp_path: Path) -> None:
     assert counted == sum(tensor.numel() for tensor in stored.values())
 
 
-def test_whisper_and_parakeet_are_as_large_as_the_references() -> None:
+def test_whisper_and_parakeet_sizes_equal_the_references() -> None:
     with torch.device("meta"):
         whisper = WhisperConfig(
             vocab_size=51_866,
@@ -88,14 +88,14 @@ def test_whisper_and_parakeet_are_as_large_as_the_references() -> None:
             encoder_ffn_dim=5120,
             decoder_ffn_dim=5120,
         )
-        assert sizes("whisper-large-v3-turbo") == numbers(WhisperForConditionalGeneration(whisper))
+        assert sizes("whisper-large-v3-turbo") == parameter_count(WhisperForConditionalGeneration(whisper))
         plain = {"num_mel_bins": 128, "attention_bias": False, "convolution_bias": False}
         transducer = ParakeetForTDT(ParakeetTDTConfig(encoder_config=plain))
-        assert sizes("parakeet-tdt-0.6b-v3") == numbers(transducer)
-        assert sizes("parakeet-ctc-1.1b") == numbers(
+        assert sizes("parakeet-tdt-0.6b-v3") == parameter_count(transducer)
+        assert sizes("parakeet-ctc-1.1b") == parameter_count(
             ParakeetForCTC(ParakeetCTCConfig(encoder_config={"num_hidden_layers": 42}))
         )
-        # With other sizes, so that none stands for another.
+        # All sizes differ, so that swapped ones are noticed.
         other = {
             "num_mel_bins": 16,
             "hidden_size": 24,
@@ -108,11 +108,11 @@ def test_whisper_and_parakeet_are_as_large_as_the_references() -> None:
         small = ParakeetForTDT(
             ParakeetTDTConfig(vocab_size=48, blank_token_id=47, decoder_hidden_size=20, encoder_config=other)
         )
-    said = ParakeetSizes(2, 16, 48, bias=True, width=24, ffn=40, kernel=5, channels=8, predictor=20)
-    assert said.parameters == numbers(small)
+    small_sizes = ParakeetSizes(2, 16, 48, bias=True, width=24, ffn=40, kernel=5, channels=8, predictor=20)
+    assert small_sizes.parameters == parameter_count(small)
 
 
-def test_sizes_are_told_to_three_digits() -> None:
+def test_sizes_are_rounded_to_three_digits() -> None:
     assert [rounded(each) for each in (5_441_920, 220_707_874, 999_600_000, 2_038_052_480)] == [
         "5.44 M",
         "221 M",
@@ -121,7 +121,7 @@ def test_sizes_are_told_to_three_digits() -> None:
     ]
 
 
-def test_languages_are_those_of_the_references() -> None:
+def test_languages_equal_the_references() -> None:
     assert sorted(CHECKPOINTS["qwen3-asr-0.6b"].languages) == sorted(LANGUAGE_CODE_TO_NAME)
     assert sorted(CHECKPOINTS["whisper-large-v3-turbo"].languages) == sorted(WHISPER_LANGUAGES)
     parakeet = CHECKPOINTS["parakeet-tdt-0.6b-v3"]
@@ -130,7 +130,7 @@ def test_languages_are_those_of_the_references() -> None:
     assert parakeet.sizes.vocabulary == MULTILINGUAL_VOCABULARY
 
 
-def test_every_model_says_everything_of_itself() -> None:
+def test_every_model_is_described_completely() -> None:
     for model in catalog().models:
         assert model.parameters
         assert model.languages
@@ -141,19 +141,19 @@ def test_every_model_says_everything_of_itself() -> None:
     assert set(MEASURED) <= set(CHECKPOINTS)
 
 
-def test_sizes_of_artifacts_are_measured_ones_or_none() -> None:
-    found = {model.name: model.bytes for model in catalog().models}
-    kept = json.loads((REPOSITORY / "docs" / "quantization.json").read_text(encoding="utf-8"))
-    assert found["qwen3-asr-0.6b"]["int8"] == kept["speed"]["results"]["int8"]["bytes"]
-    assert "per-tensor" not in found["qwen3-asr-tiny"]
-    assert not any(found[name] for name in found if name not in MEASURED)
+def test_artifact_sizes_are_measured_or_absent() -> None:
+    sizes_by_model = {model.name: model.bytes for model in catalog().models}
+    results = json.loads((REPOSITORY / "docs" / "quantization.json").read_text(encoding="utf-8"))
+    assert sizes_by_model["qwen3-asr-0.6b"]["int8"] == results["speed"]["results"]["int8"]["bytes"]
+    assert "per-tensor" not in sizes_by_model["qwen3-asr-tiny"]
+    assert not any(sizes_by_model[name] for name in sizes_by_model if name not in MEASURED)
 
 
-def test_an_installed_package_has_no_results(tmp_path: Path) -> None:
+def test_installed_package_has_no_artifact_sizes(tmp_path: Path) -> None:
     assert not any(model.bytes for model in catalog(tmp_path).models)
 
 
-def test_the_readme_has_these_tables() -> None:
+def test_readme_tables_are_current() -> None:
     text = readme.README.read_text(encoding="utf-8")
     assert text == readme.renewed(text), "README.md is out of date; run: python -m tools.readme"
     with pytest.raises(ValueError, match="has not both marks"):
@@ -164,7 +164,7 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_the_list() -> None:
+def test_list_formats() -> None:
     text = run("--list")
     assert text.exit_code == 0
     assert text.stdout == as_text(catalog()) + "\n"
@@ -173,7 +173,7 @@ def test_the_list() -> None:
         "CC-BY-4.0",
         "at 6d590f77001d",
         "recipes: ",
-        "comes along",
+        "bundled",
     ):
         assert part in text.stdout
     listed = json.loads(run("--list", "--json").stdout)
@@ -188,13 +188,13 @@ def test_the_list() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no NAME is given; --list shows those there are"),
+        ([], "no NAME is given; --list"),
         (["qwen3-asr-tiny", "--list"], "--list takes no NAME"),
-        (["--list", "--json", "--markdown"], "one of --json and --markdown at the most"),
-        (["qwen3-asr-tiny", "--json"], "are for --list; give it too"),
+        (["--list", "--json", "--markdown"], "at most one of --json and --markdown"),
+        (["qwen3-asr-tiny", "--json"], "--json and --markdown need --list"),
     ],
 )
-def test_what_does_not_go_together(arguments: list[str], message: str) -> None:
+def test_conflicting_arguments_are_refused(arguments: list[str], message: str) -> None:
     refused = run(*arguments)
     assert refused.exit_code == 2
     assert message in refused.stderr

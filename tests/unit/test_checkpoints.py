@@ -1,4 +1,4 @@
-"""Where weights come from, up to the network call, and what is said of checkpoints that are not right."""
+"""Finding and downloading checkpoints, up to the network call, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
-from export.checkpoints import CHECKPOINTS, DOWNLOADED, CheckpointFolder, locate, named
+from export.checkpoints import CHECKPOINTS, DOWNLOADED, CheckpointFolder, find_checkpoint, locate
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
 from export.families import family_of
 from export.families.qwen3_asr.exporter import Qwen3Asr, native_name
@@ -27,7 +27,7 @@ TINY = CHECKPOINTS["qwen3-asr-tiny"]
 
 
 class Hub:
-    """Stands in for ``snapshot_download``: what was asked, and what it answers from cache and network."""
+    """Replaces ``snapshot_download``: records calls, and answers from a cache and a network."""
 
     def __init__(self, cached: Path | None = None, remote: Path | Exception | None = None) -> None:
         self.cached, self.remote = cached, remote
@@ -47,9 +47,9 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
     def make(**answers: Any) -> Hub:
-        made = Hub(**answers)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", made)
-        return made
+        fake = Hub(**answers)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+        return fake
 
     return make
 
@@ -59,11 +59,11 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
 
 
-def test_real_names_are_pinned_to_commits_or_ask_for_one(hub: Callable[..., Hub], tmp_path: Path) -> None:
+def test_names_without_a_pinned_commit_require_a_revision(hub: Callable[..., Hub], tmp_path: Path) -> None:
     for checkpoint in CHECKPOINTS.values():
         if checkpoint.bundled is None and checkpoint.revision is None:
-            calls = hub(cached=tmp_path, remote=AssertionError("asked the network")).calls
-            with pytest.raises(CheckpointNotFoundError, match="name one with --revision, or give a downloaded folder"):
+            calls = hub(cached=tmp_path, remote=AssertionError("the network was used")).calls
+            with pytest.raises(CheckpointNotFoundError, match=r"--revision, or give .* --checkpoint"):
                 locate(checkpoint)
             assert not calls
         elif checkpoint.bundled is None:
@@ -72,9 +72,9 @@ def test_real_names_are_pinned_to_commits_or_ask_for_one(hub: Callable[..., Hub]
             int(checkpoint.revision, 16)
 
 
-def test_a_cached_checkpoint_needs_no_network(hub: Callable[..., Hub], tmp_path: Path) -> None:
+def test_cached_checkpoint_needs_no_network(hub: Callable[..., Hub], tmp_path: Path) -> None:
     cached = Path(shutil.copytree(CHECKPOINT, tmp_path / str(REAL.revision)))
-    calls = hub(cached=cached, remote=AssertionError("asked the network")).calls
+    calls = hub(cached=cached, remote=AssertionError("the network was used")).calls
     folder = locate(REAL)
     assert (folder.path, folder.repo, folder.revision) == (cached, REAL.repo, REAL.revision)
     assert len(calls) == 1
@@ -82,8 +82,8 @@ def test_a_cached_checkpoint_needs_no_network(hub: Callable[..., Hub], tmp_path:
     assert calls[0]["allow_patterns"] == list(DOWNLOADED)
 
 
-def test_an_interrupted_download_is_continued(hub: Callable[..., Hub], tmp_path: Path) -> None:
-    """The hub's cache hands out a folder without its weights when a download was interrupted."""
+def test_interrupted_download_is_resumed(hub: Callable[..., Hub], tmp_path: Path) -> None:
+    """After an interrupted download the hub's cache returns a folder without weights."""
     partial = tmp_path / "partial"
     partial.mkdir()
     shutil.copy(CHECKPOINT / "config.json", partial)
@@ -92,7 +92,7 @@ def test_an_interrupted_download_is_continued(hub: Callable[..., Hub], tmp_path:
     assert [call.get("local_files_only", False) for call in calls] == [True, False]
 
 
-def test_a_cache_without_its_tokenizer_is_completed(hub: Callable[..., Hub], copy: Path) -> None:
+def test_cache_without_tokenizer_is_completed(hub: Callable[..., Hub], copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     hub(cached=copy, remote=CHECKPOINT)
     assert locate(REAL).path == CHECKPOINT
@@ -105,15 +105,15 @@ def test_a_cache_without_its_tokenizer_is_completed(hub: Callable[..., Hub], cop
         ("gigaam-v3-e2e-ctc", ["config.json", "pytorch_model.bin", "tokenizer.model"]),
     ],
 )
-def test_a_checkpoint_has_files_of_its_own(
+def test_only_files_of_the_checkpoint_are_downloaded(
     name: str, files: list[str], hub: Callable[..., Hub], tmp_path: Path
 ) -> None:
-    """Nothing else is downloaded, and a cache without one of them is completed."""
+    """A cache without one of the files is completed."""
     cached = tmp_path / "cached"
     cached.mkdir()
     for file in files:
         (cached / file).touch()
-    calls = hub(cached=cached, remote=AssertionError("asked the network")).calls
+    calls = hub(cached=cached, remote=AssertionError("the network was used")).calls
     assert locate(CHECKPOINTS[name]).path == cached
     assert calls[0]["allow_patterns"] == [*files, "LICENSE*"]
     for file in files:
@@ -124,12 +124,12 @@ def test_a_checkpoint_has_files_of_its_own(
         (cached / file).touch()
 
 
-def test_safetensors_come_before_pickled_tensors(copy: Path) -> None:
+def test_safetensors_take_precedence_over_pickled_tensors(copy: Path) -> None:
     (copy / "pytorch_model.bin").touch()
     assert [file.name for file in CheckpointFolder(copy, "x", None).weight_files()] == ["model.safetensors"]
 
 
-def test_another_revision_is_recorded_by_its_commit(hub: Callable[..., Hub], tmp_path: Path) -> None:
+def test_requested_revision_is_recorded_by_its_commit(hub: Callable[..., Hub], tmp_path: Path) -> None:
     commit = "f" * 40
     calls = hub(remote=Path(shutil.copytree(CHECKPOINT, tmp_path / commit))).calls
     assert locate(REAL, revision="main").revision == commit
@@ -151,7 +151,7 @@ def test_another_revision_is_recorded_by_its_commit(hub: Callable[..., Hub], tmp
         ),
     ],
 )
-def test_an_unreachable_hub_is_one_sentence(hub: Callable[..., Hub], error: Exception, message: str) -> None:
+def test_unreachable_hub_is_a_one_line_error(hub: Callable[..., Hub], error: Exception, message: str) -> None:
     hub(remote=error)
     with pytest.raises(CheckpointNotFoundError, match=message) as caught:
         locate(REAL)
@@ -192,18 +192,18 @@ NORM = "model.language_model.norm.weight"
     [
         (lambda p: (p / "config.json").unlink(), "holds no config.json"),
         (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
-        (lambda p: (p / "config.json").write_text("[1]"), "holds a list where an object is expected"),
+        (lambda p: (p / "config.json").write_text("[1]"), "config.json: holds a list"),
         (
             lambda p: (p / "model.safetensors").unlink(),
-            "model.safetensors: this weight file of the checkpoint is missing",
+            "model.safetensors: .* missing",
         ),
         (lambda p: (p / "model.safetensors").write_bytes(b"x" * 99), "not a readable safetensors file"),
-        (lambda p: (p / "tokenizer.json").unlink(), "vocab.json: the tokenizer needs this file"),
+        (lambda p: (p / "tokenizer.json").unlink(), "vocab.json: "),
         (lambda p: edit_weights(p, lambda t: t.pop(NORM)), f"tensor '{NORM}' is missing"),
-        (lambda p: edit_weights(p, lambda t: t.update(extra=torch.zeros(2))), "tensor 'extra' is left over"),
+        (lambda p: edit_weights(p, lambda t: t.update(extra=torch.zeros(2))), "tensor 'extra' is unexpected"),
         (
             lambda p: edit_weights(p, lambda t: t.update({NORM: torch.zeros(7)})),
-            rf"tensor '{NORM}' has shape \[7\] where config.json asks for \[256\]",
+            rf"tensor '{NORM}' has shape \[7\], .*\[256\]",
         ),
         (
             lambda p: edit_weights(p, lambda t: t.update({NORM: torch.zeros(256, dtype=torch.int8)})),
@@ -211,10 +211,10 @@ NORM = "model.language_model.norm.weight"
         ),
         (
             lambda p: edit_weights(p, lambda t: t.update({"lm_head.weight": torch.ones(928, 256)})),
-            "ties lm_head to the embedding",
+            "ties .* to the embedding.* 'lm_head.weight' differs",
         ),
         (lambda p: edit_config(p, lambda c: c.update(model_type="qwen3")), "model_type is 'qwen3', not 'qwen3_asr'"),
-        (lambda p: edit_config(p, lambda c: c.update(audio_token_id=3)), "says audio_token_id 3"),
+        (lambda p: edit_config(p, lambda c: c.update(audio_token_id=3)), "audio_token_id is 3"),
         (lambda p: edit_config(p, lambda c: c["audio_config"].update(n_window=100)), "audio_config.n_window is 100"),
         (lambda p: edit_config(p, lambda c: c["audio_config"].update(output_dim=64)), "audio_config.output_dim is 64"),
         (
@@ -223,23 +223,23 @@ NORM = "model.language_model.norm.weight"
         ),
         (lambda p: edit_config(p, lambda c: c["audio_config"].update(d_model="wide")), "contradicts itself .*d_model"),
         (lambda p: edit_config(p, lambda c: c["text_config"].update(num_hidden_layers=5)), "layers.4.* is missing"),
-        (lambda p: edit_config(p, lambda c: c["text_config"].update(num_hidden_layers=3)), "layers.3.* is left over"),
+        (lambda p: edit_config(p, lambda c: c["text_config"].update(num_hidden_layers=3)), "layers.3.* is unexpected"),
         (lambda p: edit_config(p, lambda c: c["text_config"].update(vocab_size=512)), "more than the vocab_size 512"),
         (lambda p: edit_config(p, lambda c: c.update(support_languages=["Klingon"])), "unknown language 'Klingon'"),
         (lambda p: edit_config(p, lambda c: c.update(thinker_config={})), "thinker_config has no key 'audio_config'"),
         (lambda p: edit_config(p, lambda c: c.update(thinker_config={"classify_num": 5000})), "forced aligner"),
     ],
 )
-def test_wrong_checkpoints_say_what_is_wrong(copy: Path, change: Callable[[Path], object], message: str) -> None:
+def test_invalid_checkpoints_are_one_line_errors(copy: Path, change: Callable[[Path], object], message: str) -> None:
     change(copy)
-    if "layers." in message:  # a list of layer types would contradict the count before any tensor does
+    if "layers." in message:  # transformers would report the list of layer types before the tensors are read
         edit_config(copy, lambda c: c["text_config"].pop("layer_types", None))
     with pytest.raises((CheckpointInvalidError, CheckpointNotFoundError), match=message) as caught:
         Qwen3Asr(CheckpointFolder(copy, "x", None))
     assert "\n" not in str(caught.value)
 
 
-def test_shards_are_read_by_their_index(copy: Path) -> None:
+def test_shards_are_read_by_index(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     names = sorted(tensors)
     parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
@@ -251,7 +251,7 @@ def test_shards_are_read_by_their_index(copy: Path) -> None:
     folder = CheckpointFolder(copy, "x", None)
     assert {name for name, _ in folder.tensors()} == set(names)
     (copy / "model-2.safetensors").unlink()
-    with pytest.raises(CheckpointNotFoundError, match=r"model-2.safetensors: this weight file"):
+    with pytest.raises(CheckpointNotFoundError, match=r"model-2.safetensors: .* missing"):
         list(folder.tensors())
     (copy / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(CheckpointInvalidError, match="holds no `weight_map`"):
@@ -270,12 +270,12 @@ def test_shards_are_read_by_their_index(copy: Path) -> None:
         ("lm_head.weight", "lm_head.weight"),
     ],
 )
-def test_names_of_both_layouts(original: str, native: str) -> None:
+def test_tensor_names_of_both_layouts(original: str, native: str) -> None:
     assert native_name(original) == native
 
 
-def test_a_tokenizer_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
-    """The published original repos have no tokenizer.json."""
+def test_tokenizer_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
+    """The published repos with the original layout have no tokenizer.json."""
     whole = json.loads((CHECKPOINT / "tokenizer.json").read_text(encoding="utf-8"))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["model"]["merges"]]
     added = {str(token.pop("id")): token for token in whole["added_tokens"]}
@@ -299,25 +299,25 @@ def test_a_tokenizer_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
 
 
 def test_names_and_repo_ids() -> None:
-    assert named("qwen3-asr-0.6b") is REAL
-    other = named("openai/whisper-Small.en")
+    assert find_checkpoint("qwen3-asr-0.6b") is REAL
+    other = find_checkpoint("openai/whisper-Small.en")
     assert (other.name, other.repo, other.revision, other.family) == (
         "whisper-small.en",
         "openai/whisper-Small.en",
         None,
         "",
     )
-    for wrong in ("whisper", "../weights", "a/b/c", "a/..", "a--b/c", "/a", "a/", "a/-b", "a/" + "b" * 97, ""):
-        with pytest.raises(CheckpointNotFoundError, match=r"unknown model .* repo ids such as openai/whisper-small"):
-            named(wrong)
+    for invalid in ("whisper", "../weights", "a/b/c", "a/..", "a--b/c", "/a", "a/", "a/-b", "a/" + "b" * 97, ""):
+        with pytest.raises(CheckpointNotFoundError, match=r"unknown model .* repo ids"):
+            find_checkpoint(invalid)
 
 
-@pytest.mark.parametrize(("kind", "family"), [("whisper", "whisper"), ("qwen3_asr", "qwen3-asr"), ("bert", None)])
-def test_a_folder_says_its_family(tmp_path: Path, kind: str, family: str | None) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+@pytest.mark.parametrize(("model_type", "family"), [("whisper", "whisper"), ("qwen3_asr", "qwen3-asr"), ("bert", None)])
+def test_family_is_found_by_model_type(tmp_path: Path, model_type: str, family: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     folder = CheckpointFolder(tmp_path, "x", None)
     if family:
         assert family_of(folder) == family
     else:
-        with pytest.raises(CheckpointInvalidError, match="model_type is 'bert', and no family is known for it"):
+        with pytest.raises(CheckpointInvalidError, match=r"model_type is 'bert'.* whisper"):
             family_of(folder)

@@ -1,4 +1,4 @@
-"""The torch Conformer against the published formulas, written once more in numpy: one clip, no padding, no batch."""
+"""The torch Conformer against the published formulas in numpy, for one clip without padding."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ class Formulas:
         padded = np.pad(x, ((size // 2, size // 2), (0, 0)))
         kernel, rule = (kernel[:, 0], "kc,ck->c") if depthwise else (kernel, "kc,ock->o")
         rows = [np.einsum(rule, padded[start : start + size], kernel) for start in range(0, len(x), stride)]
-        made: Array = np.array(rows) + bias
-        return made
+        convolved: Array = np.array(rows) + bias
+        return convolved
 
     def linear(self, x: Array, name: str) -> Array:
-        made: Array = x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
-        return made
+        projected: Array = x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
+        return projected
 
     def norm(self, x: Array, name: str) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-        made: Array = scaled * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
-        return made
+        normalized: Array = scaled * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+        return normalized
 
     def feed_forward(self, x: Array, name: str) -> Array:
         return self.linear(silu(self.linear(x, f"{name}.linear1")), f"{name}.linear2")
 
     def attention(self, x: Array, name: str) -> Array:
-        """Each head of the input is turned by its position before queries and keys are made of it."""
+        """Each head of the input is rotated by its position before queries and keys are computed."""
         frames, width = x.shape
         size = width // self.heads
-        turned = np.zeros_like(x)
+        rotated = np.zeros_like(x)
         for head in range(self.heads):
             for pair in range(size // 2):
                 angle = np.arange(frames) * self.base ** (-2 * pair / size)
                 one, two = head * size + pair, head * size + pair + size // 2
-                turned[:, one] = x[:, one] * np.cos(angle) - x[:, two] * np.sin(angle)
-                turned[:, two] = x[:, two] * np.cos(angle) + x[:, one] * np.sin(angle)
-        q, k = self.linear(turned, f"{name}.linear_q"), self.linear(turned, f"{name}.linear_k")
+                rotated[:, one] = x[:, one] * np.cos(angle) - x[:, two] * np.sin(angle)
+                rotated[:, two] = x[:, two] * np.cos(angle) + x[:, one] * np.sin(angle)
+        q, k = self.linear(rotated, f"{name}.linear_q"), self.linear(rotated, f"{name}.linear_k")
         v = self.linear(x, f"{name}.linear_v")
         heads = []
         for head in range(self.heads):
@@ -78,21 +78,21 @@ class Formulas:
         for index in (0, 2):
             x = np.maximum(self.convolve(x, f"encoder.pre_encode.conv.{index}", stride=2), 0)
         for layer in range(layers):
-            here = f"encoder.layers.{layer}"
-            x = x + self.feed_forward(self.norm(x, f"{here}.norm_feed_forward1"), f"{here}.feed_forward1") / 2
-            x = x + self.attention(self.norm(x, f"{here}.norm_self_att"), f"{here}.self_attn")
-            x = x + self.convolution(self.norm(x, f"{here}.norm_conv"), f"{here}.conv")
-            x = x + self.feed_forward(self.norm(x, f"{here}.norm_feed_forward2"), f"{here}.feed_forward2") / 2
-            x = self.norm(x, f"{here}.norm_out")
+            prefix = f"encoder.layers.{layer}"
+            x = x + self.feed_forward(self.norm(x, f"{prefix}.norm_feed_forward1"), f"{prefix}.feed_forward1") / 2
+            x = x + self.attention(self.norm(x, f"{prefix}.norm_self_att"), f"{prefix}.self_attn")
+            x = x + self.convolution(self.norm(x, f"{prefix}.norm_conv"), f"{prefix}.conv")
+            x = x + self.feed_forward(self.norm(x, f"{prefix}.norm_feed_forward2"), f"{prefix}.feed_forward2") / 2
+            x = self.norm(x, f"{prefix}.norm_out")
         logits = self.convolve(x, "head.decoder_layers.0")
         shifted = logits - logits.max(-1, keepdims=True)
-        made: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        return made
+        log_probs: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        return log_probs
 
 
 def sigmoid(x: Array) -> Array:
-    made: Array = 1 / (1 + np.exp(-x))
-    return made
+    values: Array = 1 / (1 + np.exp(-x))
+    return values
 
 
 def silu(x: Array) -> Array:
@@ -112,13 +112,12 @@ def model() -> GigaAMCtc:
     return model
 
 
-def test_names_and_shapes_are_the_published_ones(model: GigaAMCtc) -> None:
+def test_names_and_shapes_equal_the_published_ones(model: GigaAMCtc) -> None:
     ours = {f"model.{name}": model.published_shape(name) for name, _ in model.named_parameters()}
     assert ours == tensor_shapes(CONFIG)
 
 
-def test_the_real_model_has_its_size() -> None:
-    """220 M, as published."""
+def test_published_model_has_220_million_parameters() -> None:
     with torch.device("meta"):
         real = GigaAMCtc(sizes_of(read_settings(configuration("ctc"), REPOSITORY)))
     assert sum(parameter.numel() for parameter in real.parameters()) == 220_707_874
@@ -126,7 +125,7 @@ def test_the_real_model_has_its_size() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 6, 7, 8, 31, 100])
 @torch.no_grad()
-def test_the_module_computes_the_formulas(frames: int, model: GigaAMCtc, rng: np.random.Generator) -> None:
+def test_module_computes_the_formulas(frames: int, model: GigaAMCtc, rng: np.random.Generator) -> None:
     features = rng.standard_normal((64, frames))
     expected = Formulas(WEIGHTS, heads=4, base=5000)(features, layers=2)
     rows, lengths = model(torch.from_numpy(features)[None].float(), torch.tensor([frames]))
@@ -136,13 +135,12 @@ def test_the_module_computes_the_formulas(frames: int, model: GigaAMCtc, rng: np
 
 
 @torch.no_grad()
-def test_a_clip_is_the_same_in_any_batch(model: GigaAMCtc, rng: np.random.Generator) -> None:
-    """Whatever it is padded with."""
+def test_clip_does_not_depend_on_batch_or_padding(model: GigaAMCtc, rng: np.random.Generator) -> None:
     lengths = torch.tensor([61, 60, 33, 5, 4, 1])
     batch = torch.from_numpy(rng.standard_normal((len(lengths), 64, 61)).astype(np.float32) * 30)
-    together, valid = model(batch, lengths)
-    assert torch.isfinite(together).all()
-    for clip, length, rows, count in zip(batch, lengths, together, valid, strict=True):
+    batched, valid = model(batch, lengths)
+    assert torch.isfinite(batched).all()
+    for clip, length, rows, count in zip(batch, lengths, batched, valid, strict=True):
         alone, _ = model(clip[None, :, :length], length[None])
         assert alone.shape[1] == count
         assert (alone[0] - rows[:count]).abs().max() <= 1e-5

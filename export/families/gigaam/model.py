@@ -1,13 +1,13 @@
-"""The Conformer of GigaAM v3 with its CTC head, as a torch module of our own: what ``encoder.onnx`` is traced from.
+"""Torch module of the GigaAM v3 Conformer with its CTC head, from which ``encoder.onnx`` is traced.
 
 Sources: ``modeling_gigaam.py`` and ``config.json`` of the published checkpoints (ai-sage/GigaAM-v3), the package
 salute-developers/GigaAM (MIT), arXiv 2506.01192; Conformer: Gulati et al., arXiv 2005.08100. Parameters have the
-published names. Two things are written differently, for graphs that quantize well and batch exactly:
+published names. Two things differ, for graphs that quantize well and batch exactly:
 
-- convolutions over one frame are linear layers, and those of the subsampling have a second dimension of size 1, so that
-  all weights of any size are in plain products and in 2-D convolutions (:meth:`GigaAMCtc.published_shape`);
-- frames past a clip's end are zeroed before each convolution that would reach over it (the package does so in the
-  subsampling too, the code beside the checkpoints does not), so that a clip gives the same in any batch as alone.
+- Convolutions over one frame are linear layers, and those of the subsampling have a second dimension of size 1. So all
+  large weights are in matrix products and 2-D convolutions (:meth:`GigaAMCtc.published_shape`).
+- Frames past a clip's end are zeroed before each convolution that reads past it, so a clip gives the same output alone
+  and in any batch. (The package does this in the subsampling too; the code published with the checkpoints does not.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class GigaAMSizes:
-    """The geometry. ``classes`` counts the blank, which is the last; ``positions`` bounds the frames after subsampling.
+    """Sizes of the model.
 
-    ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the rotary
-    frequencies.
+    ``classes`` counts the blank, which is the last class. ``positions`` is the largest number of frames after
+    subsampling. ``rotary_base`` is the published ``pos_emb_max_len``, which the published code uses as the base of the
+    rotary frequencies.
     """
 
     mels: int
@@ -45,12 +46,12 @@ class GigaAMSizes:
 
 
 def halved(frames: Tensor) -> Tensor:
-    """Frames that a convolution of stride 2 with an odd kernel, padded by half of it, leaves."""
+    """Output frames of a convolution with stride 2 and an odd kernel, padded by half the kernel."""
     return (frames + 1) // 2
 
 
 def valid_frames(lengths: Tensor, frames: int) -> Tensor:
-    """1.0 where a frame is before its clip's end, 0.0 after: ``lengths`` int64 [B] → float [B, frames]."""
+    """Mask of valid frames: ``lengths`` int64 [B] → float32 [B, frames], 1.0 before a clip's end and 0.0 after."""
     return (torch.arange(frames, device=lengths.device) < lengths[:, None]).to(torch.float32)
 
 
@@ -64,21 +65,21 @@ class Subsampling(nn.Module):
         def convolution(channels: int) -> nn.Conv2d:
             return nn.Conv2d(channels, width, (1, kernel), stride=(1, 2), padding=(0, kernel // 2))
 
-        # As a sequence, because the published names count the activations between.
+        # A sequence with the activations, because the published names count them.
         self.conv = nn.Sequential(convolution(sizes.mels), nn.ReLU(), convolution(width), nn.ReLU())
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Subsampled frames and their valid lengths."""
+        """Subsample ``features`` [B, mels, T]: frames [B, ceil(T / 4), width] and valid lengths int64 [B]."""
         x = features[:, :, None]
-        for at in (0, 2):
+        for index in (0, 2):
             x = x * valid_frames(lengths, x.shape[3])[:, None, None]
-            x = F.relu(self.conv[at](x))
+            x = F.relu(self.conv[index](x))
             lengths = halved(lengths)
         return x[:, :, 0].transpose(1, 2), lengths
 
 
 class Attention(nn.Module):
-    """Self-attention whose rotary positions turn the input of the query and key projections, not their output."""
+    """Self-attention with rotary positions on the input of the query and key projections, not on their output."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -89,41 +90,44 @@ class Attention(nn.Module):
         self.linear_out = nn.Linear(sizes.width, sizes.width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
-        """``x`` [B, T, width], ``cos`` and ``sin`` [T, 1, head size], ``bias`` [B, 1, 1, T] added to the scores."""
+        """Attend over all frames of ``x`` [B, T, width].
+
+        ``cos`` and ``sin`` are [T, 1, head size], ``bias`` [B, 1, 1, T] is added to the scores.
+        """
         batch, frames, width = x.shape
         parts = x.reshape(batch, frames, self.heads, -1)
         first, second = parts.chunk(2, dim=-1)
-        turned = parts * cos + torch.cat([-second, first], dim=-1) * sin
-        turned = turned.reshape(batch, frames, width)
+        rotated = parts * cos + torch.cat([-second, first], dim=-1) * sin
+        rotated = rotated.reshape(batch, frames, width)
 
         def split(y: Tensor) -> Tensor:
             return y.reshape(batch, frames, self.heads, -1).transpose(1, 2)
 
-        q, k, v = split(self.linear_q(turned)), split(self.linear_k(turned)), split(self.linear_v(x))
+        q, k, v = split(self.linear_q(rotated)), split(self.linear_k(rotated)), split(self.linear_v(x))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.linear_out(y.transpose(1, 2).reshape(batch, frames, width))  # type: ignore[no-any-return]
 
 
 class Convolution(nn.Module):
-    """The convolution module: gated linear unit, depthwise convolution over time, layer norm, SiLU, projection."""
+    """Convolution module: gated linear unit, depthwise convolution over time, layer norm, SiLU, projection."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
         width, kernel = sizes.width, sizes.convolution_kernel
         self.pointwise_conv1 = nn.Linear(width, 2 * width)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.batch_norm = nn.LayerNorm(width)  # the published name of either kind of norm
+        self.batch_norm = nn.LayerNorm(width)  # the published name, whichever kind of norm it is
         self.pointwise_conv2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """``x`` [B, T, width], ``valid`` [B, T, 1]."""
+        """Apply the module to ``x`` [B, T, width]; ``valid`` float [B, T, 1] is 1.0 for valid frames."""
         x = F.glu(self.pointwise_conv1(x), dim=-1) * valid
         x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
         return self.pointwise_conv2(F.silu(self.batch_norm(x)))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
-    """Linear, SiLU, linear."""
+    """Feed-forward module: linear, SiLU, linear."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -131,11 +135,12 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(sizes.hidden, sizes.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the module to ``x`` [B, T, width]."""
         return self.linear2(F.silu(self.linear1(x)))  # type: ignore[no-any-return]
 
 
 class ConformerLayer(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, each on a normalized input; a norm at last."""
+    """Half a feed-forward, attention, convolution, half a feed-forward, each after a norm; then a final norm."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -150,6 +155,7 @@ class ConformerLayer(nn.Module):
         self.norm_out = nn.LayerNorm(sizes.width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, valid: Tensor) -> Tensor:
+        """Apply the layer to ``x`` [B, T, width]; other arguments as in :class:`Attention` and :class:`Convolution`."""
         x = x + 0.5 * self.feed_forward1(self.norm_feed_forward1(x))
         x = x + self.self_attn(self.norm_self_att(x), cos, sin, bias)
         x = x + self.conv(self.norm_conv(x), valid)
@@ -158,7 +164,7 @@ class ConformerLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Subsampling and the Conformer's layers."""
+    """Subsampling and Conformer layers."""
 
     cos: Tensor
     sin: Tensor
@@ -172,11 +178,11 @@ class Encoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoded frames [B, ceil(T / 4), width] and their valid lengths."""
+        """Encode ``features`` [B, mels, T]: frames [B, ceil(T / 4), width] and valid lengths int64 [B]."""
         x, lengths = self.pre_encode(features, lengths)
         frames = x.shape[1]
         valid = valid_frames(lengths, frames)
-        # A large finite number and not -inf: a clip without any valid frame stays finite.
+        # Large and finite instead of -inf, so that a clip without valid frames stays finite.
         bias = ((valid - 1.0) * 1e4)[:, None, None]
         cos, sin = self.cos[:frames], self.sin[:frames]
         for layer in self.layers:
@@ -185,18 +191,19 @@ class Encoder(nn.Module):
 
 
 class CtcHead(nn.Module):
-    """A linear layer to the classes; the published name counts a sequence of one."""
+    """Linear layer to the classes. It is a sequence of one layer, as the published name has it."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
         self.decoder_layers = nn.Sequential(nn.Linear(sizes.width, sizes.classes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities [B, T, classes] of frames ``x`` [B, T, width]."""
         return F.log_softmax(self.decoder_layers(x), dim=-1)
 
 
 class GigaAMCtc(nn.Module):
-    """Encoder and CTC head, from log-mel features to log-probabilities of the classes."""
+    """Encoder and CTC head: log-mel features to log-probabilities of the classes."""
 
     def __init__(self, sizes: GigaAMSizes) -> None:
         super().__init__()
@@ -204,19 +211,21 @@ class GigaAMCtc(nn.Module):
         self.head = CtcHead(sizes)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Args:
-            features: float32 [B, mels, T], log-mels of clips padded to the longest, with whatever.
+        """Compute log-probabilities.
+
+        Args:
+            features: float32 [B, mels, T], log-mels of clips padded to the longest, with any values.
             lengths: int64 [B], valid frames.
 
         Returns:
-            log-probabilities float32 [B, ceil(T / 4), classes], and valid frames int64 [B]. Frames past a clip's end
-            are finite and mean nothing.
+            Log-probabilities float32 [B, ceil(T / 4), classes] and their valid frames int64 [B]. Frames past a clip's
+            end are finite and undefined.
         """
         x, lengths = self.encoder(features, lengths)
         return self.head(x), lengths
 
     def published_shape(self, name: str) -> list[int]:
-        """The shape that parameter ``name`` has in published checkpoints, which hold 1-D convolutions everywhere."""
+        """Shape of parameter ``name`` in published checkpoints, which have 1-D convolutions everywhere."""
         shape = list(self.get_parameter(name).shape)
         if name.startswith("encoder.pre_encode.") and len(shape) == 4:
             return [shape[0], shape[1], shape[3]]
@@ -225,7 +234,7 @@ class GigaAMCtc(nn.Module):
 
 
 def rotary_tables(sizes: GigaAMSizes) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, 1, head size] of position × base^(-2i / head size), the halves of a head alike."""
+    """Cosines and sines [positions, 1, head size] of position × base^(-2i / head size), for both halves of a head."""
     exponents = torch.arange(0, sizes.head_size, 2).float() / sizes.head_size
     angles = torch.outer(torch.arange(sizes.positions).float(), 1.0 / sizes.rotary_base**exponents)
     angles = torch.cat([angles, angles], dim=-1)[:, None]

@@ -1,4 +1,4 @@
-"""Parakeet: Fast Conformer encoders with a transducer that also says durations (TDT), or with a CTC head.
+"""Exporters of Parakeet: Fast Conformer encoders with a token-and-duration transducer (TDT) or a CTC head.
 
 Sources: transformers ``models/parakeet`` (architecture, layout), the published checkpoints, arXiv 2305.05084 (encoder)
 and 2304.06795 (TDT).
@@ -6,30 +6,31 @@ and 2304.06795 (TDT).
 
 from __future__ import annotations
 
-import gc
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import ParakeetCTCConfig, ParakeetFeatureExtractor, ParakeetForCTC, ParakeetForTDT, ParakeetTDTConfig
 from transformers.initialization import no_init_weights
 
 from export.checkpoints import CheckpointFolder
+from export.checks import check_front_end, check_model_type, check_values, check_vocabulary, parse_config
 from export.errors import CheckpointInvalidError
+from export.families.base import FamilyExporter, ParityCheck
 from export.families.parakeet import parity
 from export.families.parakeet.modules import DecoderJoint, FastConformer, pointwise
 from export.tokenizer import load_single
-from export.trace import save_traced, trace
+from export.trace import MAX_BATCH, save_traced, trace
 from export.weights import fill
-from quantize.report import Report
-from runtime.model.manifest import GraphSpec, Language, Parity
+from runtime.model.manifest import GraphSpec, Language
 
-# The 25 European languages of TDT 0.6B v3, the only published model with this vocabulary; the others know English.
+# Vocabulary of TDT 0.6B v3, the only published model with this size, which has the 25 European languages below. All
+# other published models have English alone.
 MULTILINGUAL_VOCABULARY = 8193
 LANGUAGES = {
     "Bulgarian": "bg",
@@ -58,11 +59,11 @@ LANGUAGES = {
     "Swedish": "sv",
     "Ukrainian": "uk",
 }
-# Longest segment that the runtime is let to make, where the checkpoint names none.
+# Longest segment that the runtime makes if the checkpoint names none.
 SEGMENT_SECONDS = 30.0
-# Largest sizes of the graphs' dynamic axes: of rows, and of feature frames (ten minutes).
-MOST_ROWS, MOST_FRAMES = 65_536, 60_000
-# What of a feature extractor's configuration the runtime's front end does; `feature_size` goes with the encoder.
+# Largest number of feature frames in the encoder's graph: ten minutes.
+MAX_FRAMES = 60_000
+# Feature extractor settings that the runtime's front end implements. `feature_size` is the encoder's.
 FRONT_END = {
     "sampling_rate": 16_000,
     "n_fft": 512,
@@ -71,53 +72,48 @@ FRONT_END = {
     "preemphasis": 0.97,
     "padding_value": 0.0,
 }
-# Not a weight, and only for training.
+# Buffers of batch norms that only training uses.
 _COUNTER = ".num_batches_tracked"
 
 
-class Parakeet(ABC):
-    """One loaded checkpoint of either kind (see :class:`export.families.Family`)."""
+class Parakeet(FamilyExporter):
+    """Exporter of a Parakeet checkpoint, with either kind of head.
 
+    Attributes:
+        model_type: ``model_type`` in config.json.
+        config_class: configuration class of transformers.
+        model_class: model class of transformers.
+        output: first output of the encoder's graph.
+    """
+
+    layout = "native"
     model_type: ClassVar[str]
     config_class: ClassVar[Any]
     model_class: ClassVar[Any]
-    output: ClassVar[str]  # the encoder graph's first
+    output: ClassVar[str]
 
     def __init__(self, folder: CheckpointFolder) -> None:
-        raw, where = folder.config(), folder.path / "config.json"
-        self.layout = "native"
-        self.config = self._parsed(raw, where)
-        self._check_config(where)
-        self.extractor = _extractor(folder, int(self.config.encoder_config.num_mel_bins))
+        raw, path = folder.config(), folder.path / "config.json"
+        check_model_type(raw, self.model_type, path)
+        self.config = parse_config(self.config_class, raw, path)
+        self._check_config(path)
+        self.extractor = _load_extractor(folder, int(self.config.encoder_config.num_mel_bins))
         self.tokenizer = load_single(folder)
-        if self.tokenizer.get_vocab_size() > self.config.vocab_size:
-            raise CheckpointInvalidError(
-                f"{folder.path}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, more than the vocab_size "
-                f"{self.config.vocab_size} of config.json"
-            )
-        self._languages = _languages(raw.get("languages"), int(self.config.vocab_size), where)
-        self._segment_seconds = _segment_seconds(raw.get("segment_seconds", SEGMENT_SECONDS), where)
-        self.model = _load(folder, self.model_class, self.config)
+        check_vocabulary(self.tokenizer, int(self.config.vocab_size), folder.path)
+        self._languages = _parse_languages(raw.get("languages"), int(self.config.vocab_size), path)
+        self._segment_seconds = _parse_segment_seconds(raw.get("segment_seconds", SEGMENT_SECONDS), path)
+        self.model = _load_model(folder, self.model_class, self.config)
 
-    def _parsed(self, raw: dict[str, Any], where: Path) -> Any:
-        """Transformers' configuration; what it refuses is one sentence."""
-        if raw.get("model_type") != self.model_type:
-            raise CheckpointInvalidError(
-                f"{where}: model_type is {raw.get('model_type')!r}, not {self.model_type!r}: this is another kind of "
-                "checkpoint"
-            )
-        try:
-            return self.config_class.from_dict(raw)
-        except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-            said = " ".join(str(error).split())
-            raise CheckpointInvalidError(f"{where}: contradicts itself or the architecture ({said})") from None
+    def _check_config(self, path: Path) -> None:
+        """Check that graphs and runtime support the geometry.
 
-    def _check_config(self, where: Path) -> None:
-        """Refuse geometries that the graphs and the runtime do not implement."""
+        Raises:
+            CheckpointInvalidError: they do not.
+        """
         encoder = self.config.encoder_config
         factor = int(encoder.subsampling_factor)
-        self._expect(
-            where,
+        check_values(
+            path,
             {
                 "encoder_config.hidden_act": (encoder.hidden_act, "silu"),
                 "encoder_config.subsampling_conv_stride": (encoder.subsampling_conv_stride, 2),
@@ -131,39 +127,33 @@ class Parakeet(ABC):
         )
         if factor < 2 or factor & (factor - 1) or encoder.num_mel_bins % factor:
             raise CheckpointInvalidError(
-                f"{where}: encoder_config.subsampling_factor is {factor}, but this exporter knows only powers of two "
+                f"{path}: encoder_config.subsampling_factor is {factor}, but this exporter supports only powers of two "
                 f"that divide the {encoder.num_mel_bins} mel channels"
             )
         if not 0 <= self.blank_id < self.config.vocab_size:
             raise CheckpointInvalidError(
-                f"{where}: the blank has the id {self.blank_id}, which is not in the vocabulary of "
+                f"{path}: the blank has the id {self.blank_id}, which is not in the vocabulary of "
                 f"{self.config.vocab_size}"
             )
-
-    @staticmethod
-    def _expect(where: Path, values: dict[str, tuple[Any, Any]]) -> None:
-        for key, (value, wanted) in values.items():
-            if value != wanted:
-                raise CheckpointInvalidError(f"{where}: {key} is {value!r}, but this exporter knows only {wanted!r}")
 
     @property
     @abstractmethod
     def blank_id(self) -> int:
-        """The id that stands for no token."""
+        """Id of the blank."""
 
     @property
     @abstractmethod
     def head(self) -> nn.Linear:
-        """What is applied to each of the encoder's frames in its graph."""
+        """Linear layer that the encoder's graph applies to each frame."""
 
     @property
     def languages(self) -> list[Language]:
-        """The languages the checkpoint lists, or those that models with its vocabulary know."""
+        """Languages that config.json lists, or those of the published models with this vocabulary."""
         return self._languages
 
     @property
     def front_end(self) -> dict[str, Any]:
-        """NeMo's log-mel, as ``runtime.features.nemo_mel`` reads it."""
+        """NeMo log-mel settings, as ``runtime.features.nemo_mel`` reads them."""
         return {
             "kind": "nemo-log-mel",
             "sample_rate": FRONT_END["sampling_rate"],
@@ -176,7 +166,7 @@ class Parakeet(ABC):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``runtime.families.parakeet`` reads of both kinds."""
+        """Parameters that ``runtime.families.parakeet`` reads for both kinds of head."""
         factor = int(self.config.encoder_config.subsampling_factor)
         return {
             "vocab_size": int(self.config.vocab_size),
@@ -189,53 +179,54 @@ class Parakeet(ABC):
 
     @property
     def encoder(self) -> FastConformer:
-        """The encoder's graph as a module, over the loaded model's parameters."""
+        """Torch module of the encoder's graph, which shares the loaded model's parameters."""
         return FastConformer(self.model.encoder, self.head).eval()
 
-    def _write_encoder(self, out: Path) -> GraphSpec:
+    def write_graph(self, role: str, out: Path) -> GraphSpec:
+        """Write ``encoder.onnx``."""
         mels = int(self.config.encoder_config.num_mel_bins)
-        rows = Dim("batch", min=1, max=MOST_ROWS)
+        rows = Dim("batch", min=1, max=MAX_BATCH)
         graph = trace(
             self.encoder,
             {"features": torch.zeros(3, 200, mels), "lengths": torch.tensor([200, 150, 30])},
             [self.output, "encoded_lengths"],
-            {"features": {0: rows, 1: Dim("frames", min=1, max=MOST_FRAMES)}, "lengths": {0: rows}},
+            {"features": {0: rows, 1: Dim("frames", min=1, max=MAX_FRAMES)}, "lengths": {0: rows}},
         )
         graph.graph.outputs[0].shape = ir.Shape(("batch", "encoded_frames", self.head.out_features))
-        return _save(graph, "encoder", out)
+        return save_traced(graph, role, out)
 
 
 class ParakeetTdt(Parakeet):
-    """A Parakeet with a token-and-duration transducer."""
+    """Exporter of a Parakeet with a token-and-duration transducer."""
 
-    steps = 5
+    roles = ("encoder", "decoder_joint")
     model_type, config_class, model_class = "parakeet_tdt", ParakeetTDTConfig, ParakeetForTDT
     output = "encoded"
 
-    def _check_config(self, where: Path) -> None:
-        super()._check_config(where)
-        self._expect(where, {"hidden_act": (self.config.hidden_act, "relu")})
+    def _check_config(self, path: Path) -> None:
+        super()._check_config(path)
+        check_values(path, {"hidden_act": (self.config.hidden_act, "relu")})
         durations = list(self.config.durations)
-        # The reference takes the choice's index for the duration, NeMo the value that is listed there.
+        # The reference uses the index of the chosen duration, NeMo the value at that index.
         if not durations or durations != list(range(len(durations))):
             raise CheckpointInvalidError(
-                f"{where}: durations is {durations}, but this exporter knows only those that count from 0"
+                f"{path}: durations is {durations}, but this exporter supports only consecutive numbers from 0"
             )
 
     @property
     def blank_id(self) -> int:
-        """The blank, which also stands before the first token."""
+        """Id of the blank, which is also the token before the first one."""
         return int(self.config.blank_token_id)
 
     @property
     def head(self) -> nn.Linear:
-        """The joint network's projection of a frame."""
-        made: nn.Linear = self.model.encoder_projector
-        return made
+        """The joint network's projection of an encoder frame."""
+        projector: nn.Linear = self.model.encoder_projector
+        return projector
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``runtime.families.parakeet`` reads."""
+        """Parameters that ``runtime.families.parakeet`` reads."""
         return super().parameters | {
             "hidden_size": int(self.config.decoder_hidden_size),
             "predictor_layers": int(self.config.num_decoder_layers),
@@ -244,18 +235,12 @@ class ParakeetTdt(Parakeet):
             "max_symbols": int(self.config.max_symbols_per_step),
         }
 
-    def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
-        """``encoder.onnx``, ``decoder_joint.onnx`` and ``tokenizer.json``."""
-        with report.step("encoder graph"):
-            encoder = self._write_encoder(out)
-        with report.step("decoder_joint graph"):
-            joint = self._write_decoder_joint(out)
-        self.tokenizer.save(str(out / "tokenizer.json"))
-        return {"encoder": encoder, "decoder_joint": joint}
-
-    def _write_decoder_joint(self, out: Path) -> GraphSpec:
+    def write_graph(self, role: str, out: Path) -> GraphSpec:
+        """Write ``encoder.onnx`` or ``decoder_joint.onnx``."""
+        if role == "encoder":
+            return super().write_graph(role, out)
         layers, width = int(self.config.num_decoder_layers), int(self.config.decoder_hidden_size)
-        rows = Dim("batch", min=1, max=MOST_ROWS)
+        rows = Dim("batch", min=1, max=MAX_BATCH)
         graph = trace(
             DecoderJoint(self.model.decoder, self.model.joint.head, int(self.config.vocab_size)),
             {
@@ -267,110 +252,95 @@ class ParakeetTdt(Parakeet):
             ["token_logits", "duration_logits", "next_hidden", "next_cell"],
             {"token": {0: rows}, "hidden": {1: rows}, "cell": {1: rows}, "frame": {0: rows}},
         )
-        return _save(graph, "decoder_joint", out)
+        return save_traced(graph, role, out)
 
-    def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
-        """Both graphs against the reference model; its weights are let go before the graphs are opened."""
-        with report.step("reference outputs"):
-            cases = parity.encoder_cases(self.model, self.extractor, ctc=False)
-            steps = parity.step_cases(self.model, cases)
+    def parity_checks(self) -> dict[str, ParityCheck]:
+        """Compute the reference's encoder frames, and its logits of steps over them."""
+        cases = parity.encoder_cases(self.model, self.extractor, ctc=False)
+        steps = parity.step_cases(self.model, cases)
         layers, width = int(self.config.num_decoder_layers), int(self.config.decoder_hidden_size)
-        del self.model
-        gc.collect()
-        with report.step("parity of the encoder"):
-            encoder = parity.check_encoder(cases, out / graphs["encoder"].file, self.output)
-        with report.step("parity of decoder_joint"):
-            joint = parity.check_decoder_joint(steps, out / graphs["decoder_joint"].file, layers, width)
-        return {"encoder": encoder, "decoder_joint": joint}
+        return {
+            "encoder": partial(parity.check_encoder, cases, self.output),
+            "decoder_joint": partial(parity.check_decoder_joint, steps, layers, width),
+        }
 
 
 class ParakeetCtc(Parakeet):
-    """A Parakeet with a CTC head, which is part of the encoder's graph."""
+    """Exporter of a Parakeet with a CTC head, which is part of the encoder's graph."""
 
-    steps = 3
+    roles = ("encoder",)
     model_type, config_class, model_class = "parakeet_ctc", ParakeetCTCConfig, ParakeetForCTC
     output = "logits"
 
     @property
     def blank_id(self) -> int:
-        """The blank, which the checkpoints call padding."""
+        """Id of the blank, which the checkpoints store as the padding token; -1 if they have none."""
         return -1 if self.config.pad_token_id is None else int(self.config.pad_token_id)
 
     @property
     def head(self) -> nn.Linear:
-        """The classes of a frame."""
+        """The CTC head."""
         return pointwise(self.model.ctc_head)
 
-    def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
-        """``encoder.onnx`` and ``tokenizer.json``."""
-        with report.step("encoder graph"):
-            encoder = self._write_encoder(out)
-        self.tokenizer.save(str(out / "tokenizer.json"))
-        return {"encoder": encoder}
-
-    def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
-        """The graph against the reference model; its weights are let go before the graph is opened."""
-        with report.step("reference outputs"):
-            cases = parity.encoder_cases(self.model, self.extractor, ctc=True)
-        del self.model
-        gc.collect()
-        with report.step("parity of the encoder"):
-            return {"encoder": parity.check_encoder(cases, out / graphs["encoder"].file, self.output)}
+    def parity_checks(self) -> dict[str, ParityCheck]:
+        """Compute the reference's CTC logits."""
+        cases = parity.encoder_cases(self.model, self.extractor, ctc=True)
+        return {"encoder": partial(parity.check_encoder, cases, self.output)}
 
 
-def _save(graph: ir.Model, role: str, out: Path) -> GraphSpec:
-    graph.graph.name = role
-    return save_traced(graph, out / f"{role}.onnx")
+def _load_extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:
+    """Make the reference's feature extractor, after a check that the checkpoint has the runtime's settings.
 
-
-def _extractor(folder: CheckpointFolder, mels: int) -> ParakeetFeatureExtractor:
-    """The reference's feature extractor, when it is the one that the runtime has."""
-    name = next(
-        (each for each in ("processor_config.json", "preprocessor_config.json") if (folder.path / each).is_file()), None
-    )
-    if name:
-        said = folder.read_json(name)
-        said = said.get("feature_extractor", said)
-        for key, wanted in (FRONT_END | {"feature_size": mels}).items():
-            if said.get(key, wanted) != wanted:
-                raise CheckpointInvalidError(
-                    f"{folder.path / name}: {key} is {said[key]!r}, but the front end has {wanted!r}"
-                )
+    Raises:
+        CheckpointInvalidError: a setting differs from :data:`FRONT_END`.
+    """
+    files = [folder.path / name for name in ("processor_config.json", "preprocessor_config.json")]
+    path = next((file for file in files if file.is_file()), None)
+    if path:
+        raw = folder.read_json(path.name)
+        check_front_end(path, raw.get("feature_extractor", raw), FRONT_END | {"feature_size": mels})
     return ParakeetFeatureExtractor(feature_size=mels, **FRONT_END)
 
 
-def _languages(listed: Any, vocabulary: int, where: Path) -> list[Language]:
-    """The languages named in the configuration; if none are, those that models with such a vocabulary know."""
+def _parse_languages(listed: Any, vocabulary: int, path: Path) -> list[Language]:
+    """Languages for ``languages`` of config.json: a list of names or codes, or None for the vocabulary's default.
+
+    Raises:
+        CheckpointInvalidError: a language is unknown.
+    """
     if listed is None:
         names = list(LANGUAGES) if vocabulary == MULTILINGUAL_VOCABULARY else ["English"]
         return [Language(name, LANGUAGES[name]) for name in names]
-    codes = {code: name for name, code in LANGUAGES.items()}
-    found = []
+    by_code = {code: name for name, code in LANGUAGES.items()}
+    languages = []
     for each in listed if isinstance(listed, list) else [listed]:
-        name = codes.get(each, each) if isinstance(each, str) else None
+        name = by_code.get(each, each) if isinstance(each, str) else None
         if name not in LANGUAGES:
-            raise CheckpointInvalidError(f"{where}: unknown language {each!r}")
-        found.append(Language(name, LANGUAGES[name]))
-    return found
+            raise CheckpointInvalidError(f"{path}: unknown language {each!r}")
+        languages.append(Language(name, LANGUAGES[name]))
+    return languages
 
 
-def _segment_seconds(said: Any, where: Path) -> float:
-    if isinstance(said, bool) or not isinstance(said, int | float) or not 1 <= said <= 600:
-        raise CheckpointInvalidError(f"{where}: segment_seconds is {said!r}, not a number from 1 to 600")
-    return float(said)
+def _parse_segment_seconds(value: Any, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 600:
+        raise CheckpointInvalidError(f"{path}: segment_seconds is {value!r}, not a number from 1 to 600")
+    return float(value)
 
 
-def _load(folder: CheckpointFolder, kind: Any, config: Any) -> Any:
-    """The reference model in float32 with the checkpoint's tensors, matched strictly by name and shape.
+def _load_model(folder: CheckpointFolder, model_class: Any, config: Any) -> Any:
+    """Load the reference model in float32 with the checkpoint's tensors, matched strictly by name and shape.
 
     Raises:
-        CheckpointInvalidError: a tensor is missing, left over, of the wrong shape, or not a floating-point tensor.
+        CheckpointInvalidError: a tensor is missing, unexpected, of the wrong shape, or not a floating-point tensor.
     """
     with no_init_weights():
-        model = kind(config).eval()
-    wanted: dict[str, Tensor] = {
+        model = model_class(config).eval()
+    parameters: dict[str, Tensor] = {
         name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.endswith(_COUNTER)
     }
-    given = ((name, name, tensor) for name, tensor in folder.tensors() if not name.endswith(_COUNTER))
-    fill(wanted, given, folder.path)
+    fill(
+        parameters,
+        ((name, name, tensor) for name, tensor in folder.tensors() if not name.endswith(_COUNTER)),
+        folder.path,
+    )
     return model.requires_grad_(False)

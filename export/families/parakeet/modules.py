@@ -1,8 +1,8 @@
-"""What Parakeet's graphs are traced from: modules that share the parameters of transformers' reference.
+"""Torch modules from which Parakeet's graphs are traced. They share the parameters of transformers' reference.
 
-The reference's modules are called by other code here, for graphs that ONNX Runtime runs well and that recipes can speak
-of: convolutions over single frames are products, batch norms are folded into the convolution before them, the LSTM's
-step is one product a layer, positions are computed once for all rows and layers.
+They differ from the reference's modules so that ONNX Runtime runs the graphs fast and recipes can name their nodes:
+convolutions over single frames are matrix products, batch norms are folded into the convolution before them, an LSTM
+step is one product per layer, and positions are computed once for all rows and layers.
 
 Sources: Fast Conformer (arXiv 2305.05084), relative positions of Transformer-XL (arXiv 1901.02860, section 3.3 and
 appendix B), transformers ``models/parakeet``.
@@ -16,33 +16,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Added to the scores of frames that are padding: far below any other, and finite.
+# Added to the scores of padding frames: far below any score, and finite.
 _MASKED = -1e4
 
 
 def pointwise(conv: Any) -> nn.Linear:
-    """A one-dimensional convolution over single frames as a product over channels-last rows."""
-    made = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
-    made.weight = nn.Parameter(conv.weight[:, :, 0].detach(), requires_grad=False)
+    """Convert a 1-D convolution with kernel size 1 to a linear layer over [..., channels]."""
+    linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+    linear.weight = nn.Parameter(conv.weight[:, :, 0].detach(), requires_grad=False)
     if conv.bias is not None:
-        made.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-    return made
+        linear.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+    return linear
 
 
 def with_norm(conv: Any, norm: Any) -> nn.Conv1d:
-    """A depthwise convolution and the batch norm after it (in inference) as one convolution."""
+    """Fold the batch norm after a depthwise convolution, with its running statistics, into the convolution."""
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     shift = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
-    made = nn.Conv1d(
+    folded = nn.Conv1d(
         conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups, bias=True
     )
-    made.weight = nn.Parameter((conv.weight.double() * scale[:, None, None]).float().detach(), requires_grad=False)
-    made.bias = nn.Parameter((shift * scale + norm.bias.double()).float().detach(), requires_grad=False)
-    return made
+    folded.weight = nn.Parameter((conv.weight.double() * scale[:, None, None]).float().detach(), requires_grad=False)
+    folded.bias = nn.Parameter((shift * scale + norm.bias.double()).float().detach(), requires_grad=False)
+    return folded
 
 
 class Stem(nn.Module):
-    """Two-dimensional convolutions that leave one frame of eight, then a projection to the encoder's width."""
+    """2-D convolutions that subsample time, eight frames to one in published models, and a projection."""
 
     def __init__(self, subsampling: Any) -> None:
         super().__init__()
@@ -50,27 +50,27 @@ class Stem(nn.Module):
         self.linear = subsampling.linear
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """``features`` [B, T, mels], ``lengths`` [B] → [B, T', hidden], and how many of T' are valid."""
+        """Subsample ``features`` [B, T, mels] with ``lengths`` [B]: [B, T', hidden], and valid frames of T' [B]."""
         x = features.unsqueeze(1)
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1:
                 lengths = (lengths + 2 * int(layer.padding[0]) - layer.kernel_size[0]) // layer.stride[0] + 1
             elif isinstance(layer, nn.ReLU):
-                # The next convolution over time must see zeros where padding is. The reference masks after every
-                # convolution: here a convolution and its ReLU stay next to one another, to be run as one.
+                # The next convolution over time must read zeros at padding. The reference masks after every
+                # convolution. Here a ReLU follows its convolution directly, so that ONNX Runtime can fuse them.
                 x = x * valid_frames(lengths, x.shape[2])[:, None, :, None].to(x.dtype)
         x = x.transpose(1, 2)
         return self.linear(x.reshape(x.shape[0], x.shape[1], -1)), lengths
 
 
 def valid_frames(lengths: Tensor, frames: int) -> Tensor:
-    """Bool [B, frames]: which frames are not padding."""
+    """Mask of valid frames: ``lengths`` int64 [B] → bool [B, frames], False at padding."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 class Attention(nn.Module):
-    """Attention over all frames, with scores of contents and of relative positions."""
+    """Attention over all frames, with scores of content and of relative position."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -81,40 +81,47 @@ class Attention(nn.Module):
         self.scaling: float = attention.scaling
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """``x`` [B, T, hidden], ``positions`` [2T - 1, hidden] from T - 1 down, ``mask`` [B, 1, 1, T] of scores."""
+        """Attend over ``x`` [B, T, hidden].
+
+        ``positions`` [2T - 1, hidden] are encodings of the distances T - 1 down to 1 - T, ``mask`` [B, 1, 1, T] is
+        added to the scores.
+        """
         batch, frames, _ = x.shape
         q = self.q_proj(x).reshape(batch, frames, self.heads, self.size) * self.scaling
         k = self.k_proj(x).reshape(batch, frames, self.heads, self.size).permute(0, 2, 3, 1)
         v = self.v_proj(x).reshape(batch, frames, self.heads, self.size).transpose(1, 2)
-        far = self.relative_k_proj(positions).reshape(-1, self.heads, self.size).permute(1, 2, 0)
-        contents = (q + self.bias_u * self.scaling).transpose(1, 2) @ k
-        indices = (q + self.bias_v * self.scaling).transpose(1, 2) @ far
-        weights = torch.softmax(contents + _shifted(indices) + mask, dim=-1)
+        relative = self.relative_k_proj(positions).reshape(-1, self.heads, self.size).permute(1, 2, 0)
+        content_scores = (q + self.bias_u * self.scaling).transpose(1, 2) @ k
+        position_scores = (q + self.bias_v * self.scaling).transpose(1, 2) @ relative
+        weights = torch.softmax(content_scores + _shifted(position_scores) + mask, dim=-1)
         y = (weights @ v).transpose(1, 2).reshape(batch, frames, self.heads * self.size)
         return self.o_proj(y)  # type: ignore[no-any-return]
 
 
 def _shifted(scores: Tensor) -> Tensor:
-    """Scores [B, heads, T, 2T - 1] by distance → [B, heads, T, T] by key: row i moves left by T - 1 - i."""
+    """Convert scores by distance [B, heads, T, 2T - 1] to scores by key [B, heads, T, T].
+
+    Row i is shifted left by T - 1 - i.
+    """
     batch, heads, frames, _ = scores.shape
     padded = F.pad(scores, (1, 0)).reshape(batch, heads, -1, frames)
     return padded[:, :, 1:].reshape(batch, heads, frames, -1)[..., :frames]
 
 
 class FeedForward(nn.Module):
-    """Two products with SiLU between them."""
+    """Feed-forward module: linear, SiLU, linear."""
 
     def __init__(self, feed_forward: Any) -> None:
         super().__init__()
         self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, hidden] → the same shape."""
+        """Apply the module to ``x`` [B, T, hidden]."""
         return self.linear2(F.silu(self.linear1(x)))  # type: ignore[no-any-return]
 
 
 class Convolution(nn.Module):
-    """Gated products around a convolution over time, one kernel a channel."""
+    """Convolution module: gated linear unit, depthwise convolution over time, SiLU, projection."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -125,14 +132,14 @@ class Convolution(nn.Module):
         self.depthwise_conv = with_norm(module.depthwise_conv, module.norm)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """``x`` [B, T, hidden], ``valid`` float [B, T, 1] of ones and zeros."""
+        """Apply the module to ``x`` [B, T, hidden]; ``valid`` float [B, T, 1] is 1.0 for valid frames."""
         x = F.glu(self.pointwise_conv1(x), dim=-1) * valid
         x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
         return self.pointwise_conv2(F.silu(x))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """A conformer layer: half a feed-forward, attention, convolution, half a feed-forward, norm."""
+    """Conformer layer: half a feed-forward, attention, convolution, half a feed-forward, norm."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -142,7 +149,7 @@ class Block(nn.Module):
         self.norm_self_att, self.norm_conv, self.norm_out = block.norm_self_att, block.norm_conv, block.norm_out
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-        """See :class:`Attention` and :class:`Convolution`."""
+        """Apply the layer to ``x`` [B, T, hidden]; see :class:`Attention` and :class:`Convolution` for the others."""
         x = x + 0.5 * self.feed_forward1(self.norm_feed_forward1(x))
         x = x + self.self_attn(self.norm_self_att(x), positions, mask)
         x = x + self.conv(self.norm_conv(x), valid)
@@ -151,9 +158,9 @@ class Block(nn.Module):
 
 
 class FastConformer(nn.Module):
-    """The encoder with what is applied to each of its frames: the joint network's projection, or a CTC head.
+    """Encoder followed by a linear layer on each frame: the joint network's projection, or a CTC head.
 
-    Frames past a row's length are padding: finite, meaningless, and nothing of them reaches the others.
+    Output frames past a row's length are finite and undefined. They do not affect valid frames.
     """
 
     def __init__(self, encoder: Any, head: nn.Linear) -> None:
@@ -166,7 +173,11 @@ class FastConformer(nn.Module):
         self.register_buffer("inv_freq", encoder.encode_positions.inv_freq.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """``features`` float [B, T, mels], ``lengths`` int64 [B] → [B, T', width] and int64 [B] valid ones of T'."""
+        """Encode ``features`` float32 [B, T, mels] with ``lengths`` int64 [B].
+
+        Returns:
+            Float32 [B, T', width], and valid frames of T' int64 [B].
+        """
         x, lengths = self.subsampling(features, lengths)
         x = x * self.scale
         frames = x.shape[1]
@@ -178,14 +189,14 @@ class FastConformer(nn.Module):
         return self.head(x), lengths
 
     def positions(self, frames: int) -> Tensor:
-        """Sines and cosines by turns [2·frames - 1, hidden] of the distances frames - 1 down to 1 - frames."""
+        """Encode the distances frames - 1 down to 1 - frames: [2·frames - 1, hidden], sines and cosines interleaved."""
         distances = (frames - 1) - torch.arange(2 * frames - 1, device=self.inv_freq.device)
         angles = distances[:, None].float() * self.inv_freq
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class DecoderJoint(nn.Module):
-    """One step of prediction network (embedding, LSTM layers, projection) and joint network."""
+    """One step of the prediction network (embedding, LSTM layers, projection) and the joint network."""
 
     def __init__(self, decoder: Any, head: nn.Linear, vocab_size: int) -> None:
         super().__init__()
@@ -196,17 +207,25 @@ class DecoderJoint(nn.Module):
     def forward(
         self, token: Tensor, hidden: Tensor, cell: Tensor, frame: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``token`` int64 [B], ``hidden`` and ``cell`` [layers, B, width], encoder ``frame`` [B, width] → logits of
-        tokens [B, vocab] and of durations [B, durations], then hidden and cell after the token.
+        """Advance the prediction network by one token and join it with an encoder frame.
+
+        Args:
+            token: int64 [B], the previous token.
+            hidden: float32 [layers, B, width], LSTM state.
+            cell: float32 [layers, B, width], LSTM state.
+            frame: float32 [B, width], encoder frame.
+
+        Returns:
+            Logits of tokens [B, vocab] and of durations [B, durations], hidden and cell state after the token.
         """
         x = self.embedding(token)
         hiddens, cells = [], []
         for index, layer in enumerate(self.layers):
             # Gates in the order of torch.nn.LSTM: input, forget, candidate, output.
             gates = layer(torch.cat([x, hidden[index]], dim=-1))
-            enter, forget, candidate, leave = gates.chunk(4, dim=-1)
-            state = forget.sigmoid() * cell[index] + enter.sigmoid() * candidate.tanh()
-            x = leave.sigmoid() * state.tanh()
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+            state = forget_gate.sigmoid() * cell[index] + input_gate.sigmoid() * candidate.tanh()
+            x = output_gate.sigmoid() * state.tanh()
             hiddens.append(x)
             cells.append(state)
         logits = self.head(F.relu(frame + self.decoder_projector(x)))
@@ -215,12 +234,12 @@ class DecoderJoint(nn.Module):
 
 
 def _gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
-    """The products of an LSTM layer with its input and its state as one with both of them side by side."""
-    own = {
+    """Join an LSTM layer's products with input and state into one linear layer over both, concatenated."""
+    parameters = {
         name: getattr(lstm, f"{name}_l{layer}").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
-    weight = torch.cat([own["weight_ih"], own["weight_hh"]], dim=1)
-    made = nn.Linear(weight.shape[1], weight.shape[0])
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    made.bias = nn.Parameter(own["bias_ih"] + own["bias_hh"], requires_grad=False)
-    return made
+    weight = torch.cat([parameters["weight_ih"], parameters["weight_hh"]], dim=1)
+    gates = nn.Linear(weight.shape[1], weight.shape[0])
+    gates.weight = nn.Parameter(weight, requires_grad=False)
+    gates.bias = nn.Parameter(parameters["bias_ih"] + parameters["bias_hh"], requires_grad=False)
+    return gates

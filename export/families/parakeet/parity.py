@@ -1,4 +1,4 @@
-"""Parakeet's written graphs against transformers' model, on features of real speech."""
+"""Comparison of Parakeet's written graphs with transformers' models, on sample speech."""
 
 from __future__ import annotations
 
@@ -13,33 +13,28 @@ import torch
 from torch import Tensor
 from transformers import ParakeetFeatureExtractor
 
-from export.compare import RATE, difference, speech
+from export.compare import RATE, FrameCase, check_frames, clip_batches, difference, open_graph
 from runtime.model.manifest import Parity
-from runtime.ort.providers import ProviderSpec
-from runtime.ort.session import make_session
 
 Floats = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
 STEPS = 6
 ROWS = 3
-# Seconds of audio: a few encoder frames, some, and as long as a segment is allowed to be.
+# Lengths of the clips: a few encoder frames, some, and about the longest segment.
 SECONDS = (0.3, 2.3, 8.0, 26.7)
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderCase:
-    """Inputs of the graph, and the reference's valid rows [frames, width] of each clip."""
-
-    name: str
-    features: Floats
-    lengths: npt.NDArray[np.int64]
-    expected: list[Floats]
-
-
-@dataclass(frozen=True, slots=True)
 class StepCase:
-    """Tokens [steps, rows] and encoder frames [steps, rows, width], and the reference's logits [steps, rows, …]."""
+    """Inputs of consecutive decoder steps, and the reference's logits.
+
+    Attributes:
+        name: names the case in messages and in the manifest.
+        tokens: int64 [steps, rows].
+        frames: encoder frames, float32 [steps, rows, width].
+        expected: logits, float32 [steps, rows, vocab + durations].
+    """
 
     name: str
     tokens: npt.NDArray[np.int64]
@@ -48,13 +43,18 @@ class StepCase:
 
 
 @torch.no_grad()
-def encoder_cases(model: Any, extract: ParakeetFeatureExtractor, *, ctc: bool) -> list[EncoderCase]:
-    """Reference outputs: clips alone, and three as a padded batch."""
-    clips = [speech(seconds) for seconds in SECONDS]
+def encoder_cases(model: Any, extractor: ParakeetFeatureExtractor, *, ctc: bool) -> list[FrameCase]:
+    """Reference outputs of clips alone, and of three as a padded batch.
+
+    Args:
+        model: ``ParakeetForCTC`` or ``ParakeetForTDT``.
+        extractor: the reference's feature extractor.
+        ctc: whether the model has a CTC head; the outputs are its logits then, else the projected encoder frames.
+    """
     cases = []
-    for name, batch in [(f"{len(clip) / RATE:.1f} s", [clip]) for clip in clips] + [("batch of 3", clips[:3])]:
-        made = extract(batch, sampling_rate=RATE, return_tensors="pt")
-        features, mask = made["input_features"], made["attention_mask"]
+    for name, clips in clip_batches(SECONDS):
+        inputs = extractor(clips, sampling_rate=RATE, return_tensors="pt")
+        features, mask = inputs["input_features"], inputs["attention_mask"]
         if ctc:
             output = model(features, mask).logits
             valid = model.encoder._get_output_attention_mask(mask, target_length=output.shape[1]).sum(-1)
@@ -62,21 +62,21 @@ def encoder_cases(model: Any, extract: ParakeetFeatureExtractor, *, ctc: bool) -
             encoded = model.get_audio_features(features, mask)
             output, valid = encoded.pooler_output, encoded.attention_mask.sum(-1)
         expected = [row[:count].numpy() for row, count in zip(output, valid.tolist(), strict=True)]
-        cases.append(EncoderCase(name, features.numpy(), mask.sum(-1).numpy(), expected))
+        cases.append(FrameCase(name, features.numpy(), mask.sum(-1).numpy(), expected))
     return cases
 
 
 @torch.no_grad()
-def step_cases(model: Any, cases: Sequence[EncoderCase]) -> list[StepCase]:
-    """Reference logits of steps over real encoder frames: a row alone, and three side by side with other tokens."""
+def step_cases(model: Any, cases: Sequence[FrameCase]) -> list[StepCase]:
+    """Reference logits of steps over the encoder frames of ``cases``: one row, and three rows with other tokens."""
     frames = np.concatenate(cases[-1].expected)
     indices = np.linspace(0, len(frames) - 1, STEPS * ROWS).astype(int).reshape(STEPS, ROWS)
-    # Blank first, as every text begins, then tokens from all over the vocabulary.
+    # The blank first, as in every transcript, then tokens spread over the vocabulary.
     tokens = np.linspace(0, model.config.vocab_size - 1, STEPS * ROWS).astype(np.int64).reshape(STEPS, ROWS)
     tokens[0] = model.config.blank_token_id
-    together = StepCase("batch of 3", tokens, frames[indices], _reference_steps(model, tokens, frames[indices]))
-    alone = StepCase("one row", tokens[:, :1], frames[indices][:, :1], together.expected[:, :1])
-    return [alone, together]
+    batch = StepCase("batch of 3", tokens, frames[indices], _reference_steps(model, tokens, frames[indices]))
+    single = StepCase("one row", tokens[:, :1], frames[indices][:, :1], batch.expected[:, :1])
+    return [single, batch]
 
 
 def _reference_steps(model: Any, tokens: npt.NDArray[np.int64], frames: Floats) -> Floats:
@@ -87,27 +87,35 @@ def _reference_steps(model: Any, tokens: npt.NDArray[np.int64], frames: Floats) 
     return logits
 
 
-def check_encoder(cases: Sequence[EncoderCase], graph: Path, output: str) -> Parity:
-    """``encoder.onnx``, opened as the runtime opens it, against the reference's valid rows."""
-    session = make_session(graph, ProviderSpec())
-    worst = 0.0
-    for case in cases:
-        found, valid = session.run([output, "encoded_lengths"], {"features": case.features, "lengths": case.lengths})
-        for row, count, expected in zip(found, valid.tolist(), case.expected, strict=True):
-            worst = max(worst, difference(row[:count], expected, f"encoder, {case.name}", TOLERANCE))
-    return Parity(worst, TOLERANCE, [case.name for case in cases])
+def check_encoder(cases: Sequence[FrameCase], output: str, graph: Path) -> Parity:
+    """Compare output ``output`` of ``encoder.onnx`` with the reference on valid frames.
+
+    Raises:
+        ParityError: they differ by more than :data:`TOLERANCE`, or the numbers of frames differ.
+    """
+    return check_frames(cases, graph, output, TOLERANCE)
 
 
-def check_decoder_joint(cases: Sequence[StepCase], graph: Path, layers: int, width: int) -> Parity:
-    """``decoder_joint.onnx``, step by step from the empty state, against the reference's logits."""
-    session = make_session(graph, ProviderSpec())
-    worst = 0.0
+def check_decoder_joint(cases: Sequence[StepCase], layers: int, width: int, graph: Path) -> Parity:
+    """Compare ``decoder_joint.onnx`` with the reference, step by step from the zero state.
+
+    Args:
+        cases: inputs and expected logits.
+        layers: LSTM layers.
+        width: width of the LSTM state.
+        graph: the graph's file.
+
+    Raises:
+        ParityError: a logit differs by more than :data:`TOLERANCE`.
+    """
+    session = open_graph(graph)
+    largest = 0.0
     for case in cases:
         state = [np.zeros((layers, case.tokens.shape[1], width), np.float32)] * 2
         for step, (token, frame) in enumerate(zip(case.tokens, case.frames, strict=True)):
             feeds = {"token": token, "hidden": state[0], "cell": state[1], "frame": frame}
             tokens, durations, *state = session.run(None, feeds)
-            ours = np.concatenate([tokens, durations], axis=-1)
-            what = f"decoder_joint, {case.name}, step {step + 1}"
-            worst = max(worst, difference(ours, case.expected[step], what, TOLERANCE))
-    return Parity(worst, TOLERANCE, [f"{case.name}, {STEPS} steps" for case in cases])
+            logits = np.concatenate([tokens, durations], axis=-1)
+            label = f"decoder_joint, {case.name}, step {step + 1}"
+            largest = max(largest, difference(logits, case.expected[step], label, TOLERANCE))
+    return Parity(largest, TOLERANCE, [f"{case.name}, {STEPS} steps" for case in cases])

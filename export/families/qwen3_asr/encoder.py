@@ -1,8 +1,8 @@
-"""The Qwen3-ASR audio encoder over a batch of independent windows: what ``encoder.onnx`` is traced from.
+"""Torch module from which the Qwen3-ASR encoder is traced: the audio encoder over a batch of independent windows.
 
 The reference (transformers ``Qwen3ASREncoder``) packs all valid rows of all clips into one sequence and attends inside
-windows of 800 frames. Attention never crosses a window, so the same numbers come out when the windows are the batch
-axis, which gives a graph without data-dependent shapes.
+windows of 800 frames. Attention never crosses a window. So a batch of windows gives the same numbers, by a graph
+without data-dependent shapes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ CHUNK_TOKENS = 13
 
 
 def chunk_token_count(frames: Tensor) -> Tensor:
-    """Rows that ``frames`` mel frames (0..100) of one chunk leave after three stride-2 convolutions."""
+    """Output rows for ``frames`` mel frames (0 to 100) of one chunk, after three convolutions with stride 2."""
     for _ in range(3):
         frames = (frames + 1) // 2
     return frames
 
 
 def window_token_count(frames: Tensor) -> Tensor:
-    """Rows that ``frames`` valid mel frames of one window leave: 13 a full chunk, fewer for the last one."""
+    """Output rows for ``frames`` valid mel frames of one window: 13 per full chunk, fewer for the last one."""
     return frames // CHUNK_FRAMES * CHUNK_TOKENS + chunk_token_count(frames % CHUNK_FRAMES)
 
 
 class WindowedEncoder(nn.Module):
     """Audio tower and projector of a ``Qwen3ASRForConditionalGeneration``, sharing its parameters.
 
-    The convolutions see each chunk of 100 frames alone (zero-padded), positions restart with every chunk, attention is
-    full inside the window. Rows past a window's ``window_token_count`` are padding: finite, meaningless.
+    The convolutions process each zero-padded chunk of 100 frames alone, positions restart with every chunk, and
+    attention is full inside the window. Rows past a window's :func:`window_token_count` are finite and undefined.
     """
 
     def __init__(self, tower: nn.Module, projector: nn.Module) -> None:
@@ -43,7 +43,15 @@ class WindowedEncoder(nn.Module):
         self.heads: int = tower.config.encoder_attention_heads  # type: ignore[union-attr,assignment]
 
     def hidden(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """``features`` float [W, mels, T] with T a multiple of 100, ``lengths`` int64 [W] → [W, T/100·13, d_model]."""
+        """Encode windows.
+
+        Args:
+            features: float32 [W, mels, T], T a multiple of 100.
+            lengths: int64 [W], valid frames.
+
+        Returns:
+            Float32 [W, T/100·13, d_model].
+        """
         tower = self.tower
         windows, mels, frames = features.shape
         chunks = frames // CHUNK_FRAMES
@@ -57,7 +65,7 @@ class WindowedEncoder(nn.Module):
         x = x.reshape(windows, chunks * CHUNK_TOKENS, x.shape[-1])
 
         valid = torch.arange(chunks * CHUNK_TOKENS, device=lengths.device) < window_token_count(lengths)[:, None]
-        # A large finite number and not -inf: a window without any valid row (padding of a static batch) stays finite.
+        # Large and finite instead of -inf: a window without valid rows (padding of a static batch) stays finite.
         bias = torch.where(valid, 0.0, -1e4).to(x.dtype)[:, None, None, :]
         for layer in tower.layers:  # type: ignore[union-attr]
             x = x + self._attention(layer.self_attn, layer.self_attn_layer_norm(x), bias)
@@ -75,5 +83,5 @@ class WindowedEncoder(nn.Module):
         return attention.out_proj(y.transpose(1, 2).reshape(windows, rows, width))  # type: ignore[no-any-return]
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """As :meth:`hidden`, projected to the decoder's width: [W, T/100·13, hidden]."""
+        """Encode windows as :meth:`hidden` does and project to the decoder's width: float32 [W, T/100·13, hidden]."""
         return self.projector(self.hidden(features, lengths))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Qwen3-ASR: both checkpoint layouts to an encoder over windows and a decoder with past.
+"""Exporter of Qwen3-ASR in both checkpoint layouts: an encoder over windows, and a decoder with past.
 
 Sources: transformers ``models/qwen3_asr`` (architecture, native layout), the published checkpoints (original layout),
 arXiv 2601.21337.
@@ -6,32 +6,32 @@ arXiv 2601.21337.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from transformers.initialization import no_init_weights
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from export.checkpoints import CheckpointFolder
+from export.checks import check_model_type, check_values, check_vocabulary, parse_config
 from export.decoder import build_decoder, genai_config
 from export.errors import CheckpointInvalidError
+from export.families.base import FamilyExporter, ParityCheck
 from export.families.qwen3_asr import parity
 from export.families.qwen3_asr.encoder import CHUNK_FRAMES, CHUNK_TOKENS, WindowedEncoder
 from export.tokenizer import load_tokenizer
-from export.trace import save_traced, trace
-from export.weights import fill
+from export.trace import MAX_BATCH, save_traced, trace
+from export.weights import fill, fill_tied
 from quantize.graph import save_graph
-from quantize.report import Report
-from runtime.model.manifest import GraphSpec, Language, Parity
+from runtime.model.manifest import GraphSpec, Language
 
-# Prefixes of the original layout and their native names; the first match wins.
+# Tensor name prefixes of the original layout and of the native one. The first match applies.
 ORIGINAL_TO_NATIVE = (
     ("thinker.audio_tower.proj1.", "model.multi_modal_projector.linear_1."),
     ("thinker.audio_tower.proj2.", "model.multi_modal_projector.linear_2."),
@@ -39,7 +39,8 @@ ORIGINAL_TO_NATIVE = (
     ("thinker.model.", "model.language_model."),
     ("thinker.lm_head.", "lm_head."),
 )
-# Ids of the published vocabulary: a tokenizer of that size must have these, or it is not the model's.
+EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+# Special token ids of the published vocabulary. A tokenizer for this vocabulary size must have them.
 REAL_VOCABULARY = 151_936
 REAL_IDS = {
     "<|endoftext|>": 151643,
@@ -50,8 +51,8 @@ REAL_IDS = {
     "<|audio_pad|>": 151676,
     "<asr_text>": 151704,
 }
-# Positions of the rotary tables: ten minutes of audio in one prompt, four times the longest segment the runtime
-# makes. The checkpoints say 65,536, which would cost 33 MB of tables.
+# Positions of the rotary tables: ten minutes of audio in one prompt, four times the longest segment of the runtime.
+# The checkpoints allow 65,536, which would add 33 MB of tables.
 CONTEXT_LENGTH = 8192
 AUDIO_FIELDS = (
     "num_mel_bins",
@@ -83,32 +84,37 @@ TEXT_FIELDS = (
 
 
 def native_name(name: str) -> str:
-    """A tensor's name in the native layout, whichever layout ``name`` is of."""
+    """Name of a tensor in the native layout, for a name in either layout."""
     for prefix, replacement in ORIGINAL_TO_NATIVE:
         if name.startswith(prefix):
             return replacement + name[len(prefix) :]
     return name
 
 
-def native_config(raw: dict[str, Any], where: Path) -> tuple[Qwen3ASRConfig, str]:
-    """The configuration of either layout, and the layout's name: ``native`` or ``original``."""
+def native_config(raw: dict[str, Any], path: Path) -> tuple[Qwen3ASRConfig, str]:
+    """Parse and check the configuration ``raw`` of either layout, read from ``path``.
+
+    Returns:
+        The configuration, and the name of the layout: ``native`` or ``original``.
+
+    Raises:
+        CheckpointInvalidError: it is not a Qwen3-ASR configuration, or a key is missing.
+        CheckpointInvalidError: graphs and runtime do not support its geometry.
+    """
     if "thinker_config" not in raw:
-        if raw.get("model_type") != "qwen3_asr":
-            raise CheckpointInvalidError(
-                f"{where}: model_type is {raw.get('model_type')!r}, not 'qwen3_asr': this is no Qwen3-ASR checkpoint"
-            )
-        return _checked(_parsed(where, raw), where), "native"
+        check_model_type(raw, "qwen3_asr", path)
+        return _checked(parse_config(Qwen3ASRConfig, raw, path), path), "native"
     thinker = raw["thinker_config"]
     if "classify_num" in thinker:
-        raise CheckpointInvalidError(f"{where}: this is the Qwen3 forced aligner, which has no text decoder to export")
+        raise CheckpointInvalidError(f"{path}: this is the Qwen3 forced aligner, which has no text decoder to export")
     try:
         audio, text = thinker["audio_config"], thinker["text_config"]
         rope = text.get("rope_parameters") or {}
         theta = text["rope_theta"] if "rope_theta" in text else rope["rope_theta"]
     except KeyError as error:
-        raise CheckpointInvalidError(f"{where}: thinker_config has no key {error.args[0]!r}") from None
+        raise CheckpointInvalidError(f"{path}: thinker_config has no key {error.args[0]!r}") from None
     # MRoPE sections are dropped: without images and video all three position rows are equal, which is plain RoPE.
-    plain = {
+    native = {
         "audio_config": {key: audio[key] for key in AUDIO_FIELDS if key in audio},
         "text_config": {
             "model_type": "qwen3",
@@ -118,75 +124,50 @@ def native_config(raw: dict[str, Any], where: Path) -> tuple[Qwen3ASRConfig, str
         "audio_token_id": thinker.get("audio_token_id", REAL_IDS["<|audio_pad|>"]),
         "tie_word_embeddings": bool(text.get("tie_word_embeddings", True)),
     }
-    return _checked(_parsed(where, plain), where), "original"
+    return _checked(parse_config(Qwen3ASRConfig, native, path), path), "original"
 
 
-def _parsed(where: Path, raw: dict[str, Any]) -> Qwen3ASRConfig:
-    """Transformers' configuration; what it refuses is one sentence."""
-    try:
-        return Qwen3ASRConfig.from_dict(raw)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise CheckpointInvalidError(f"{where}: contradicts itself or the architecture ({said})") from None
-
-
-def _checked(config: Qwen3ASRConfig, where: Path) -> Qwen3ASRConfig:
-    """Refuse geometries that the encoder graph and the runtime do not implement."""
+def _checked(config: Qwen3ASRConfig, path: Path) -> Qwen3ASRConfig:
+    """Return ``config`` if graphs and runtime support its geometry."""
     audio, text = config.audio_config, config.text_config
-    expected = {
-        "audio_config.n_window": (audio.n_window, CHUNK_FRAMES // 2),
-        "audio_config.activation_function": (audio.activation_function, "gelu"),
-        "audio_config.scale_embedding": (audio.scale_embedding, False),
-        "audio_config.n_window_infer": (audio.n_window_infer % CHUNK_FRAMES, 0),
-        "audio_config.output_dim": (audio.output_dim, text.hidden_size),
-        "text_config.hidden_act": (text.hidden_act, "silu"),
-        "text_config.rope_parameters.rope_type": (text.rope_parameters["rope_type"], "default"),
-    }
-    for key, (value, wanted) in expected.items():
-        if value != wanted:
-            raise CheckpointInvalidError(f"{where}: {key} is {value!r}, but this exporter knows only {wanted!r}")
+    check_values(
+        path,
+        {
+            "audio_config.n_window": (audio.n_window, CHUNK_FRAMES // 2),
+            "audio_config.activation_function": (audio.activation_function, "gelu"),
+            "audio_config.scale_embedding": (audio.scale_embedding, False),
+            "audio_config.n_window_infer": (audio.n_window_infer % CHUNK_FRAMES, 0),
+            "audio_config.output_dim": (audio.output_dim, text.hidden_size),
+            "text_config.hidden_act": (text.hidden_act, "silu"),
+            "text_config.rope_parameters.rope_type": (text.rope_parameters["rope_type"], "default"),
+        },
+    )
     return config
 
 
 def load_model(folder: CheckpointFolder, config: Qwen3ASRConfig) -> Qwen3ASRForConditionalGeneration:
-    """The reference model in float32 with the checkpoint's tensors, matched strictly by name and shape.
+    """Load the reference model in float32 with the checkpoint's tensors, matched strictly by name and shape.
 
     Raises:
-        CheckpointInvalidError: a tensor is missing, left over, of the wrong shape, or not a floating-point tensor, or
-            an untied copy of a tied lm_head differs from the embedding.
+        CheckpointInvalidError: a tensor is missing, unexpected, of the wrong shape, or not a floating-point tensor.
+        CheckpointInvalidError: the configuration ties lm_head to the embedding, but the checkpoint's lm_head differs.
     """
     with no_init_weights():
         model = Qwen3ASRForConditionalGeneration(config).eval()
-    wanted: dict[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
-    tied = bool(config.tie_word_embeddings)
-    head: Tensor | None = None
-
-    def given() -> Iterator[tuple[str, str, Tensor]]:
-        nonlocal head
-        for name, tensor in folder.tensors():
-            native = native_name(name)
-            if native == "lm_head.weight" and tied:
-                head = tensor
-            else:
-                yield name, native, tensor
-
-    if tied:
-        wanted.pop("lm_head.weight", None)
-    fill(wanted, given(), folder.path)
-    if tied:
-        embedding = wanted["model.language_model.embed_tokens.weight"].data
-        if head is not None and not torch.equal(head.to(torch.float32), embedding):
-            raise CheckpointInvalidError(
-                f"{folder.path}: config.json ties lm_head to the embedding, but the checkpoint's lm_head differs"
-            )
+    parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors = ((name, native_name(name), tensor) for name, tensor in folder.tensors())
+    if config.tie_word_embeddings:
+        fill_tied(parameters, tensors, folder.path, head=HEAD, embedding=EMBEDDING)
         model.lm_head.weight = model.model.language_model.embed_tokens.weight
+    else:
+        fill(parameters, tensors, folder.path)
     return model
 
 
-class Qwen3Asr:
-    """One loaded checkpoint (see :class:`export.families.Family`)."""
+class Qwen3Asr(FamilyExporter):
+    """Exporter of a Qwen3-ASR checkpoint."""
 
-    steps = 5
+    roles = ("encoder", "decoder")
 
     def __init__(self, folder: CheckpointFolder) -> None:
         raw = folder.config()
@@ -204,39 +185,43 @@ class Qwen3Asr:
         self.model = load_model(folder, self.config)
 
     def _check_tokenizer(self, path: Path) -> None:
-        for token, real in REAL_IDS.items():
-            found = self.tokenizer.token_to_id(token)
-            if found is None:
+        """Check the special tokens that prompts use.
+
+        Raises:
+            CheckpointInvalidError: a token is missing, or has another id than in the published vocabulary.
+            CheckpointInvalidError: tokenizer and ``config.json`` have different ids for the audio placeholder.
+            CheckpointInvalidError: the tokenizer has more tokens than the embedding has rows.
+        """
+        vocab_size = int(self.config.text_config.vocab_size)
+        for token, published in REAL_IDS.items():
+            actual = self.tokenizer.token_to_id(token)
+            if actual is None:
                 raise CheckpointInvalidError(f"{path}: the tokenizer has no token {token!r}")
-            if self.config.text_config.vocab_size == REAL_VOCABULARY and found != real:
+            if vocab_size == REAL_VOCABULARY and actual != published:
                 raise CheckpointInvalidError(
-                    f"{path}: token {token!r} has id {found}, but the real vocabulary has {real}"
+                    f"{path}: token {token!r} has id {actual}, but {published} in the published vocabulary"
                 )
         audio_pad = self._id("<|audio_pad|>")
         if audio_pad != self.config.audio_token_id:
             raise CheckpointInvalidError(
-                f"{path}: config.json says audio_token_id {self.config.audio_token_id}, but the tokenizer's "
+                f"{path}: audio_token_id is {self.config.audio_token_id} in config.json, but the tokenizer's "
                 f"<|audio_pad|> is {audio_pad}"
             )
-        if self.tokenizer.get_vocab_size() > self.config.text_config.vocab_size:
-            raise CheckpointInvalidError(
-                f"{path}: the tokenizer has {self.tokenizer.get_vocab_size()} tokens, more than the vocab_size "
-                f"{self.config.text_config.vocab_size} of config.json"
-            )
+        check_vocabulary(self.tokenizer, vocab_size, path)
 
     def _id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        assert found is not None, token  # _check_tokenizer saw all that are asked for
-        return found
+        token_id = self.tokenizer.token_to_id(token)
+        assert token_id is not None, token  # _check_tokenizer has checked every token that is looked up
+        return token_id
 
     @property
     def languages(self) -> list[Language]:
-        """The languages the checkpoint lists, or all that Qwen3-ASR knows."""
+        """Languages that config.json lists, or all languages of Qwen3-ASR."""
         return self._languages
 
     @property
     def front_end(self) -> dict[str, Any]:
-        """Whisper's log-mel, as ``runtime.features.log_mel`` reads it."""
+        """Whisper log-mel settings, as ``runtime.features.log_mel`` reads them."""
         return {
             "kind": "whisper-log-mel",
             "sample_rate": 16_000,
@@ -248,7 +233,7 @@ class Qwen3Asr:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``runtime.families.qwen3_asr.engine`` reads."""
+        """Parameters that ``runtime.families.qwen3_asr.engine`` reads."""
         text = self.config.text_config
         return {
             "chunk_frames": CHUNK_FRAMES,
@@ -272,38 +257,31 @@ class Qwen3Asr:
             },
         }
 
-    def write(self, out: Path, report: Report) -> dict[str, GraphSpec]:
-        """``encoder.onnx``, ``decoder.onnx``, ``tokenizer.json`` and ``genai_config.json``."""
-        with report.step("encoder graph"):
-            encoder = self._write_encoder(out)
-        with report.step("decoder graph"):
-            decoder = self._write_decoder(out)
-        self.tokenizer.save(str(out / "tokenizer.json"))
-        return {"encoder": encoder, "decoder": decoder}
+    def write_graph(self, role: str, out: Path) -> GraphSpec:
+        """Write ``encoder.onnx``, or ``decoder.onnx`` and ``genai_config.json``."""
+        return self._write_encoder(out) if role == "encoder" else self._write_decoder(out)
 
     @property
     def encoder(self) -> WindowedEncoder:
-        """The windowed encoder over the loaded model's modules."""
+        """Torch module of the encoder's graph, which shares the loaded model's parameters."""
         return WindowedEncoder(self.model.model.audio_tower, self.model.model.multi_modal_projector).eval()
 
     def _write_encoder(self, out: Path) -> GraphSpec:
-        mels, most = (
-            int(self.config.audio_config.num_mel_bins),
-            int(self.config.audio_config.n_window_infer) // CHUNK_FRAMES,
-        )
+        audio = self.config.audio_config
+        mels, max_chunks = int(audio.num_mel_bins), int(audio.n_window_infer) // CHUNK_FRAMES
+        windows = Dim("windows", min=1, max=MAX_BATCH)
         graph = trace(
             self.encoder,
             {"features": torch.zeros(3, mels, 2 * CHUNK_FRAMES), "lengths": torch.tensor([200, 150, 30])},
             ["audio_embeds"],
             {
-                "features": {0: Dim("windows", min=1, max=65_536), 2: CHUNK_FRAMES * Dim("chunks", min=1, max=most)},
-                "lengths": {0: Dim("windows", min=1, max=65_536)},
+                "features": {0: windows, 2: CHUNK_FRAMES * Dim("chunks", min=1, max=max_chunks)},
+                "lengths": {0: windows},
             },
         )
-        graph.graph.name = "encoder"
-        graph.graph.inputs[0].shape = _shape("windows", mels, "frames")
-        graph.graph.outputs[0].shape = _shape("windows", "tokens", int(self.config.text_config.hidden_size))
-        return save_traced(graph, out / "encoder.onnx")
+        graph.graph.inputs[0].shape = ir.Shape(("windows", mels, "frames"))
+        graph.graph.outputs[0].shape = ir.Shape(("windows", "tokens", int(self.config.text_config.hidden_size)))
+        return save_traced(graph, "encoder", out)
 
     def _write_decoder(self, out: Path) -> GraphSpec:
         text = self.config.text_config
@@ -320,25 +298,11 @@ class Qwen3Asr:
         (out / "genai_config.json").write_bytes(config)
         return spec
 
-    def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:
-        """Encoder and decoder against the reference model (see :mod:`export.families.qwen3_asr.parity`).
-
-        The reference's outputs are computed first and its weights let go: together with the graphs, opened as the
-        runtime opens them, they would not fit where each does.
-        """
-        with report.step("reference outputs"):
-            cases = parity.encoder_cases(self.model)
-            rows = parity.decoder_rows(self.model, self.tokenizer)
-        del self.model
-        gc.collect()
-        with report.step("parity of the encoder"):
-            encoder = parity.check_encoder(cases, out / graphs["encoder"].file)
-        with report.step("parity of the decoder"):
-            decoder = parity.check_decoder(rows, out / graphs["decoder"].file, self._id("<|audio_pad|>"))
-        return {"encoder": encoder, "decoder": decoder}
-
-
-def _shape(*dims: int | str) -> Any:
-    import onnx_ir as ir
-
-    return ir.Shape(dims)
+    def parity_checks(self) -> dict[str, ParityCheck]:
+        """Compute the reference's audio embeddings, and its logits for prompts with them."""
+        cases = parity.encoder_cases(self.model)
+        rows = parity.decoder_rows(self.model, self.tokenizer)
+        return {
+            "encoder": partial(parity.check_encoder, cases),
+            "decoder": partial(parity.check_decoder, rows, self._id("<|audio_pad|>")),
+        }

@@ -1,4 +1,4 @@
-"""Each written graph against the reference implementation, on features of real speech. Out of tolerance is an error."""
+"""Comparison of Qwen3-ASR's written graphs with transformers' model, on sample speech."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from export.compare import RATE, DecoderRow, check_rows, difference, longest, speech
+from export.compare import RATE, DecoderRow, check_rows, clip_batches, difference, longest, open_graph, speech
 from export.families.qwen3_asr.encoder import window_token_count
 from quantize.graph import read_interface
 from runtime.decoding.kv_rows import CausalDecoder
 from runtime.model.manifest import Parity
-from runtime.ort.providers import ProviderSpec
-from runtime.ort.session import make_session
 
 Floats = npt.NDArray[np.float32]
 
 ENCODER_TOLERANCE = 1e-4
 DECODER_TOLERANCE = 1e-3
 STEPS = 4
-# Seconds of audio: under one chunk, a partial chunk, one whole window, several windows and a partial one.
+# Lengths of the clips: less than a chunk, a partial chunk, one whole window, several windows and a partial one.
 ENCODER_SECONDS = (0.6, 2.3, 8.0, 26.7)
 DECODER_SECONDS = (0.6, 2.3, 8.0)
 
@@ -35,22 +33,31 @@ DECODER_SECONDS = (0.6, 2.3, 8.0)
 def features(clips: Sequence[Floats], mels: int) -> tuple[Tensor, Tensor]:
     """The reference's features [B, mels, T] and mask [B, T] of clips.
 
-    Each clip alone, then padded with zeros: the reference pads a batch's samples before its features, and the
-    convolutions then see digital silence instead of zeros in a clip's last chunk, so that its batches differ from its
-    single runs.
+    Features are computed for each clip alone and then padded with zeros. The reference pads the samples of a batch
+    instead. Its convolutions then read the features of digital silence, not zeros, in a clip's last chunk, so that its
+    batches differ from its single runs.
     """
-    extract = Qwen3ASRFeatureExtractor(feature_size=mels)
-    made = [extract([clip], sampling_rate=RATE, padding="longest", return_attention_mask=True) for clip in clips]
-    longest = max(m["input_features"].shape[-1] for m in made)
+    extractor = Qwen3ASRFeatureExtractor(feature_size=mels)
+    inputs = [extractor([clip], sampling_rate=RATE, padding="longest", return_attention_mask=True) for clip in clips]
+    width = max(each["input_features"].shape[-1] for each in inputs)
 
     def stack(key: str) -> Tensor:
-        return torch.cat([nn.functional.pad(m[key], (0, longest - m[key].shape[-1])) for m in made])
+        return torch.cat([nn.functional.pad(each[key], (0, width - each[key].shape[-1])) for each in inputs])
 
     return stack("input_features"), stack("attention_mask")
 
 
 def to_windows(mel: Tensor, mask: Tensor, window_frames: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The reference's batch → windows [W, mels, ≤ window_frames] in order of clips, and their valid frames."""
+    """Cut the reference's features into windows.
+
+    Args:
+        mel: [B, mels, T].
+        mask: [B, T], 1 for valid frames.
+        window_frames: frames of a window.
+
+    Returns:
+        Windows with valid frames [W, mels, ≤ window_frames], in order of clips, and their valid frames int64 [W].
+    """
     frames = mask.sum(-1)
     width = min(window_frames, mel.shape[-1])
     mel = nn.functional.pad(mel, (0, -mel.shape[-1] % width))
@@ -63,7 +70,14 @@ def to_windows(mel: Tensor, mask: Tensor, window_frames: int) -> tuple[Floats, n
 
 @dataclass(frozen=True, slots=True)
 class EncoderCase:
-    """Windows as the graph takes them, and the reference's valid rows [tokens, hidden] of all clips in order."""
+    """Inputs of the encoder's graph, and the reference's output.
+
+    Attributes:
+        name: names the case in messages and in the manifest.
+        windows: float32 [W, mels, frames].
+        lengths: int64 [W], valid frames.
+        expected: valid rows of all clips in order, float32 [tokens, hidden].
+    """
 
     name: str
     windows: Floats
@@ -73,12 +87,11 @@ class EncoderCase:
 
 @torch.no_grad()
 def encoder_cases(model: Qwen3ASRForConditionalGeneration) -> list[EncoderCase]:
-    """Reference outputs of ``get_audio_features``: clips alone, and three as a batch."""
+    """Reference outputs of ``get_audio_features`` for clips alone, and for three as a batch."""
     config = model.config.audio_config
-    clips = [speech(seconds) for seconds in ENCODER_SECONDS]
     cases = []
-    for name, batch in [(f"{len(clip) / RATE:.1f} s", [clip]) for clip in clips] + [("batch of 3", clips[:3])]:
-        mel, mask = features(batch, config.num_mel_bins)
+    for name, clips in clip_batches(ENCODER_SECONDS):
+        mel, mask = features(clips, config.num_mel_bins)
         expected = model.get_audio_features(mel, mask).pooler_output.numpy()
         cases.append(EncoderCase(name, *to_windows(mel, mask, config.n_window_infer), expected))
     return cases
@@ -86,7 +99,7 @@ def encoder_cases(model: Qwen3ASRForConditionalGeneration) -> list[EncoderCase]:
 
 @torch.no_grad()
 def decoder_rows(model: Qwen3ASRForConditionalGeneration, tokenizer: Tokenizer) -> list[DecoderRow]:
-    """Reference logits of prompts with clips of several lengths: every row of the prefill, then greedy steps."""
+    """Reference logits of prompts with clips of several lengths: every position of the prompt, then greedy steps."""
     rows = []
     for seconds in DECODER_SECONDS:
         mel, mask = features([speech(seconds)], model.config.audio_config.num_mel_bins)
@@ -97,26 +110,39 @@ def decoder_rows(model: Qwen3ASRForConditionalGeneration, tokenizer: Tokenizer) 
     return rows
 
 
-def check_encoder(cases: list[EncoderCase], graph: Path) -> Parity:
-    """``encoder.onnx``, opened as the runtime opens it, against the reference outputs."""
-    session = make_session(graph, ProviderSpec())
-    worst = 0.0
+def check_encoder(cases: Sequence[EncoderCase], graph: Path) -> Parity:
+    """Compare ``encoder.onnx`` with the reference's outputs on valid rows.
+
+    Raises:
+        ParityError: they differ by more than :data:`ENCODER_TOLERANCE`, or the numbers of rows differ.
+    """
+    session = open_graph(graph)
+    largest = 0.0
     for case in cases:
         (output,) = session.run(["audio_embeds"], {"features": case.windows, "lengths": case.lengths})
         counts = window_token_count(torch.from_numpy(case.lengths)).tolist()
-        ours = np.concatenate([rows[:count] for rows, count in zip(output, counts, strict=True)])
-        worst = max(worst, difference(ours, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
-    return Parity(worst, ENCODER_TOLERANCE, [case.name for case in cases])
+        rows = np.concatenate([window[:count] for window, count in zip(output, counts, strict=True)])
+        largest = max(largest, difference(rows, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
+    return Parity(largest, ENCODER_TOLERANCE, [case.name for case in cases])
 
 
-def check_decoder(rows: list[DecoderRow], graph: Path, audio_id: int) -> Parity:
-    """``decoder.onnx`` against the reference logits: see :func:`export.compare.check_rows`."""
-    session = make_session(graph, ProviderSpec())
-    decoder = CausalDecoder(session, read_interface(graph), audio_id=audio_id, context_length=longest(rows))
+def check_decoder(rows: Sequence[DecoderRow], audio_id: int, graph: Path) -> Parity:
+    """Compare ``decoder.onnx`` with the reference's logits, with :func:`export.compare.check_rows`.
+
+    Args:
+        rows: prompts, tokens and expected logits.
+        audio_id: id of the audio placeholder.
+        graph: the graph's file.
+
+    Raises:
+        ParityError: they differ by more than :data:`DECODER_TOLERANCE`.
+    """
+    decoder = CausalDecoder(open_graph(graph), read_interface(graph), audio_id=audio_id, context_length=longest(rows))
     return check_rows(decoder, rows, np.concatenate, DECODER_TOLERANCE)
 
 
 def reference_prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:
+    """Token ids of the reference's prompt without context, with ``audio_tokens`` placeholders."""
     text = (
         "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|>"
         f"{'<|audio_pad|>' * audio_tokens}<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
@@ -125,7 +151,7 @@ def reference_prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:
 
 
 def _reference_logits(model: Any, prompt: list[int], embeds: Tensor) -> tuple[Floats, list[int]]:
-    """Logits [prompt + STEPS, vocab] of the reference, and its greedy tokens."""
+    """Logits [len(prompt) + STEPS, vocab] of the reference, and its greedy tokens."""
     ids = torch.tensor([prompt])
     inputs = model.get_input_embeddings()(ids)
     inputs = inputs.masked_scatter((ids == model.config.audio_token_id)[..., None], embeds)

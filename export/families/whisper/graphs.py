@@ -1,15 +1,16 @@
-"""What Whisper's two graphs are traced from: the encoder with all that the decoder needs of it, and the decoder.
+"""Torch modules from which Whisper's graphs are traced: the encoder with cross-attention projections, and the decoder.
 
-Attention is written with ONNX Runtime's own operators, which providers have kernels for:
+Attention uses ONNX Runtime's own operators, for which providers have kernels:
 
-* ``MultiHeadAttention`` in the encoder and across: over 1500 positions and 20 heads of 64 its CPU kernel took 130 ms
-  and 31 MB where the products and the softmax written out took 164 ms and 203 MB, and opset 23's ``Attention`` 142 ms
-  and 189 MB (one thread, Sapphire Rapids). Across, it reads keys and values ``[B, heads, positions, head_dim]`` as they
-  lie.
-* ``GroupQueryAttention`` without rotation, and with as many key heads as query heads, over the text: it writes new keys
-  and values into the buffer that is past and present in one, for rows of different lengths, many tokens or one. A step
-  over eight rows of 448 positions took 0.9 ms; ``TensorScatter`` and ``Attention`` of opset 24 are exact and in place
-  too, but took 2.2 ms, for they attend to the whole buffer; ``MultiHeadAttention`` makes a new, longer past every time.
+* ``MultiHeadAttention`` in the encoder and in cross-attention: over 1500 positions and 20 heads of 64 its CPU kernel
+  took 130 ms and 31 MB. Products and softmax as separate nodes took 164 ms and 203 MB, opset 23's ``Attention`` 142 ms
+  and 189 MB (one thread, Sapphire Rapids). In cross-attention it reads keys and values
+  ``[B, heads, positions, head_dim]`` without a transpose.
+* ``GroupQueryAttention`` in the decoder's self-attention, without rotary positions and with as many key heads as query
+  heads: it writes new keys and values in place into one buffer that is both past and present, for rows of different
+  lengths and for one or many tokens. A step over eight rows of 448 positions took 0.9 ms. ``TensorScatter`` and
+  ``Attention`` of opset 24 are also exact and in place, but took 2.2 ms, because they attend to the whole buffer;
+  ``MultiHeadAttention`` allocates a new, longer past at every step.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 def cross_names(layers: int) -> list[str]:
-    """Names of the decoder layers' cross-attention keys and values, in order."""
+    """Names of the cross-attention keys and values of all decoder layers, in order."""
     return [f"cross_key_values.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 
 
 def past_names(layers: int, prefix: str = "past_key_values") -> list[str]:
-    """Names of the decoder layers' own keys and values, in order; those that come out are ``present``."""
+    """Names of the self-attention keys and values of all decoder layers, in order. Outputs' prefix is ``present``."""
     return [f"{prefix}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 
 
 def _multi_head(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of ``q`` [B, S, width] over ``k``, ``v``, either like it or [B, heads, positions, head_dim]."""
+    """Attention of ``q`` [B, S, width] over ``k``, ``v``: [B, S, width] or [B, heads, positions, head_dim]."""
     attended: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, k, v),
@@ -48,7 +49,7 @@ def _multi_head(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class CrossEncoder(nn.Module):
-    """Encoder and the key and value projections of every decoder layer's cross-attention, computed once a window."""
+    """Encoder, and the cross-attention key and value projections of every decoder layer, computed once per window."""
 
     def __init__(self, encoder: Any, decoder: Any) -> None:
         """Share the parameters of transformers' ``WhisperEncoder`` and ``WhisperDecoder``."""
@@ -58,7 +59,7 @@ class CrossEncoder(nn.Module):
         self.decoder_heads = int(encoder.config.decoder_attention_heads)
 
     def hidden(self, features: Tensor) -> Tensor:
-        """``features`` float [B, mels, 2·positions] → [B, positions, d_model]."""
+        """Encode ``features`` float32 [B, mels, 2·positions]: [B, positions, d_model]."""
         encoder = self.encoder
         x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).permute(0, 2, 1)
         x = x + encoder.embed_positions.weight
@@ -71,7 +72,11 @@ class CrossEncoder(nn.Module):
         return hidden
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`hidden`, then in the order of :func:`cross_names`, each [B, heads, positions, head_dim]."""
+        """Encode ``features`` float32 [B, mels, 2·positions].
+
+        Returns:
+            Cross-attention keys and values [B, heads, positions, head_dim], in the order of :func:`cross_names`.
+        """
         x = self.hidden(features)
         batch, positions, _ = x.shape
         return tuple(
@@ -82,12 +87,13 @@ class CrossEncoder(nn.Module):
 
 
 class CachedDecoder(nn.Module):
-    """Prefill and step in one: the hidden rows before the head, and all keys and values so far.
-
-    ``model`` is transformers' ``WhisperDecoder``; it has this name so that nodes are called as in other decoders.
-    """
+    """Decoder for prefill and step: hidden states before the output head, and all keys and values so far."""
 
     def __init__(self, model: Any) -> None:
+        """Share the parameters of ``model``, transformers' ``WhisperDecoder``.
+
+        The attribute's name gives nodes the same names as in other decoders.
+        """
         super().__init__()
         self.model = model
         self.heads = int(model.config.decoder_attention_heads)
@@ -95,19 +101,19 @@ class CachedDecoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: dict[str, Tensor], cross: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        """New tokens of each row, after what its buffers hold.
+        """Append tokens to each row.
 
-        A row's tokens follow what the row holds: its positions begin at the ones of its mask less the new tokens, or
-        at 0 where a prompt, padded on the right, begins the row.
+        A row's first new position is the number of ones in its mask minus the new tokens. It is 0 if that is negative,
+        which is the case for a first prompt that is padded on the right.
 
         Args:
-            input_ids: int64 [B, S].
-            attention_mask: int64 [B, total]: as many ones in each row as it will have tokens, then zeros.
+            input_ids: int64 [B, S], new tokens.
+            attention_mask: int64 [B, total]: in each row as many ones as it has tokens after this pass, then zeros.
             past: each layer's keys and values [B, heads, room, head_dim], by :func:`past_names`.
-            cross: those of the encoder's output, by :func:`cross_names`.
+            cross: the encoder's keys and values [B, heads, positions, head_dim], by :func:`cross_names`.
 
         Returns:
-            [B, S, d_model] after the last norm, and the present keys and values.
+            Hidden states [B, S, d_model] after the last norm, then the present keys and values.
         """
         model, count = self.model, input_ids.shape[1]
         valid = attention_mask.sum(1)
@@ -117,7 +123,7 @@ class CachedDecoder(nn.Module):
         x = model.embed_tokens(input_ids) + model.embed_positions.weight[positions]
         present: list[Tensor] = []
         for index, layer in enumerate(model.layers):
-            keys, values, across_keys, across_values = (
+            keys, values, cross_keys, cross_values = (
                 names[f"{prefix}.{index}.{kind}"]
                 for names, prefix in ((past, "past_key_values"), (cross, "cross_key_values"))
                 for kind in ("key", "value")
@@ -125,16 +131,16 @@ class CachedDecoder(nn.Module):
             y, *new = self._cached(layer.self_attn, layer.self_attn_layer_norm(x), (keys, values, last, total))
             present += new
             x = x + y
-            across = layer.encoder_attn
-            q = across.q_proj(layer.encoder_attn_layer_norm(x))
-            x = x + across.out_proj(_multi_head(q, across_keys, across_values, self.heads))
+            cross_attention = layer.encoder_attn
+            q = cross_attention.q_proj(layer.encoder_attn_layer_norm(x))
+            x = x + cross_attention.out_proj(_multi_head(q, cross_keys, cross_values, self.heads))
             x = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
         return model.layer_norm(x), *present
 
     def _cached(self, attention: Any, x: Tensor, cache: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Causal attention over a cache: (output, present keys, present values)."""
+        """Causal attention of ``x`` over a cache: output, present keys, present values."""
         batch, count, width = x.shape
-        # What is there without a buffer; in one, present is the buffer.
+        # The shape without a preallocated buffer; with one, present is the buffer itself.
         shape = [batch, self.heads, cache[0].shape[2] + count, width // self.heads]
         y, keys, values = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
