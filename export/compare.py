@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import ParityError
-from quantize.speech import samples_folder
+from quantize.audio_sets import samples_folder
 from runtime.decoding.kv_rows import RowDecoder
 from runtime.model.manifest import Parity
 

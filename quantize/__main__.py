@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quantize.progress import Report, peak_memory
 from quantize.recipe import load_recipe, shipped
-from quantize.report import Report, peak_memory
 from runtime.errors import AsrError
 from runtime.model.artifact import open_artifact
 

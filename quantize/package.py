@@ -16,20 +16,20 @@ import onnx_ir as ir
 import onnxruntime
 
 from quantize import gate
+from quantize.audio_sets import calibration_clips, evaluation_utterances, is_evaluated, probe_clips
 from quantize.calibration import Calibration, Inputs
 from quantize.card import say_quantized
 from quantize.errors import GateError, QuantizationError, RecipeError
 from quantize.gate import Heard
 from quantize.graph import load_graph
+from quantize.graph_quantization import Rewritten, rewrite
 from quantize.instrumented_graph import InstrumentedGraph
 from quantize.methods import cache
 from quantize.node_kinds import find_node_kinds
-from quantize.output import appearing, hash_files, refuse_existing
+from quantize.output_folder import appearing, hash_files, refuse_existing
 from quantize.products import find_products
+from quantize.progress import Report
 from quantize.recipe import AnyRule, Candidate, Float16, Recipe, WeightOnly, assign
-from quantize.report import Report
-from quantize.rewriting import Rewritten, rewrite
-from quantize.speech import calibration_clips, evaluation_utterances, is_evaluated, probe_clips
 from runtime.audio import load_audio
 from runtime.engines.base import Engine, EngineOptions, Probe, SegmentOptions
 from runtime.evaluation import Utterance, check_packages, recognize

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 FAMILIES = {

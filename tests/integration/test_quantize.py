@@ -26,10 +26,10 @@ import quantize.__main__
 import runtime.__main__
 from quantize.errors import QuantizationError
 from quantize.graph import array
-from quantize.output import appearing
+from quantize.output_folder import appearing
 from quantize.package import Plan, quantize_artifact
+from quantize.progress import Report
 from quantize.recipe import load_recipe, shipped
-from quantize.report import Report
 from runtime import Transcriber, open_artifact
 from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.families import make_engine
@@ -367,7 +367,7 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["quantize.rewriting.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
+    "target", ["quantize.graph_quantization.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
 )
 def test_a_full_disk_leaves_nothing(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, full)
@@ -375,7 +375,7 @@ def test_a_full_disk_leaves_nothing(target: str, desk: Desk, monkeypatch: pytest
 
 
 def test_an_interrupt_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantize.rewriting.save_graph", interrupted)
+    monkeypatch.setattr("quantize.graph_quantization.save_graph", interrupted)
     result = desk.run()
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.endswith("error: interrupted; nothing was written\n")
@@ -421,7 +421,7 @@ def test_options_of_export_that_contradict_each_other(options: list[str], messag
     desk.refused(exporting(*options, "--out", desk.out), message)
 
 
-@pytest.mark.parametrize("target", ["quantize.rewriting.save_graph", "shutil.copytree"])
+@pytest.mark.parametrize("target", ["quantize.graph_quantization.save_graph", "shutil.copytree"])
 def test_export_with_a_recipe_on_a_full_disk(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the result nor the float32 model is left, and the folder that was asked for is named."""
 

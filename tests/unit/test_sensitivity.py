@@ -16,11 +16,11 @@ import pytest
 from quantize.calibration import Calibration, Inputs
 from quantize.errors import RecipeError
 from quantize.graph import save_graph
+from quantize.graph_quantization import Rewritten, rewrite
 from quantize.instrumented_graph import InstrumentedGraph
 from quantize.numerics import Floats, quantize_blocks, relative_error
 from quantize.products import Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Fallback, Keep, Sensitive, WeightOnly
-from quantize.rewriting import Rewritten, rewrite
 from quantize.sensitivity import most_sensitive, sensitivities
 from runtime.engines.base import Probe
 

@@ -28,7 +28,7 @@ from export.families.gigaam.model import GigaAMCtc, GigaAMSizes
 from export.sentencepiece_tokenizer import load_sentencepiece
 from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel, htk_mel_filters
 from runtime.features.log_mel import periodic_hann
 from runtime.model.manifest import GraphSpec, Language, Parity

@@ -26,7 +26,7 @@ from export.families.parakeet.modules import DecoderJoint, FastConformer, pointw
 from export.tokenizer import load_single
 from export.trace import save_traced, trace
 from export.weights import fill
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 # The 25 European languages of TDT 0.6B v3, the only published model with this vocabulary; the others know English.

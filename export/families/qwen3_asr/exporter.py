@@ -28,7 +28,7 @@ from export.tokenizer import load_tokenizer
 from export.trace import save_traced, trace
 from export.weights import fill
 from quantize.graph import save_graph
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 # Prefixes of the original layout and their native names; the first match wins.

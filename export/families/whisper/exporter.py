@@ -29,7 +29,7 @@ from export.tokenizer import load_tokenizer
 from export.trace import trace
 from export.weights import fill
 from quantize.graph import Editor, save_graph
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 EMBEDDING = "model.decoder.embed_tokens.weight"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantize.errors import OutputError
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.errors import AsrError
 from runtime.host.files import sha256_file
 from runtime.model.manifest import FileSpec

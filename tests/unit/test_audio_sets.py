@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from export.checkpoints import CHECKPOINTS
+from quantize.audio_sets import EVALUATED, calibration_clips, evaluation_utterances, is_evaluated, probe_clips, spoken
 from quantize.errors import CalibrationError
 from quantize.package import Plan, find_audio
 from quantize.recipe import load_recipe
-from quantize.speech import EVALUATED, calibration_clips, evaluation_utterances, is_evaluated, probe_clips, spoken
 from runtime.evaluation import Utterance
 from runtime.model.manifest import Language
 
