@@ -1,4 +1,4 @@
-"""Speech to quantize with: what comes along, and what of it and of the user's own is in a model's languages."""
+"""Select the audio for calibration, graph comparison and evaluation: bundled or given, in the model's languages."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from runtime.model.manifest import Language
 
 T = TypeVar("T")
 
-#: Models that the bundled evaluation set is for: those trained on this synthetic speech. On others it says nothing.
-EVALUATED = frozenset({"qwen3-asr-tiny", "whisper-turbo-tiny", "parakeet-tdt-tiny", "gigaam-v3-tiny"})
-#: Clips that are calibrated with, and clips on which graphs are compared: more change the third digit.
+#: Models that are evaluated on the bundled set: they were trained on its kind of synthetic speech. For other models the
+#: set is not meaningful.
+BUNDLED_EVALUATION_MODELS = frozenset({"qwen3-asr-tiny", "whisper-turbo-tiny", "parakeet-tdt-tiny", "gigaam-v3-tiny"})
+#: Clips for calibration, and clips on which graphs are compared. More clips change the third digit of errors.
 CALIBRATION_CLIPS, PROBE_CLIPS = 6, 3
 
 
 def samples_folder() -> Path:
-    """The sample recordings (wav) with ``index.json``: beside this module when installed, else in the tests."""
+    """Return the folder of bundled recordings (WAV) with ``index.json``.
+
+    It is ``speech`` beside this module in an installed package, and ``tests/data`` in a source tree.
+    """
     package = Path(__file__).resolve().parent
     installed = package / "speech"
     return installed if installed.is_dir() else package.parent / "tests" / "data"
 
 
 def evaluation_folder() -> Path:
-    """The held-out recordings of the small checkpoints."""
+    """Return the folder of the bundled evaluation set: recordings that no bundled model was trained on."""
     return samples_folder() / "evaluation"
 
 
-def is_evaluated(model: str) -> bool:
-    """Whether the bundled evaluation set is for the model of that name."""
-    return any(model == name or model.startswith(f"{name}-") for name in EVALUATED)
+def uses_bundled_evaluation(model: str) -> bool:
+    """Return whether the model of that name, or the one it was quantized from, is evaluated on the bundled set."""
+    return any(model == name or model.startswith(f"{name}-") for name in BUNDLED_EVALUATION_MODELS)
 
 
-def spoken(utterances: Sequence[Utterance], languages: Sequence[Language]) -> list[Utterance]:
-    """Those that are in one of ``languages``, or do not say in which they are; all when none is given."""
+def filter_by_language(utterances: Sequence[Utterance], languages: Sequence[Language]) -> list[Utterance]:
+    """Return the utterances in one of ``languages`` and those of unknown language; all if ``languages`` is empty."""
     names = {language_name(language.name) or language.name for language in languages}
     return [
         utterance
@@ -50,41 +54,46 @@ def spoken(utterances: Sequence[Utterance], languages: Sequence[Language]) -> li
 
 
 def evaluation_utterances(folder: Path | None, languages: Sequence[Language]) -> list[Utterance]:
-    """The gate's utterances: of ``folder``, or the bundled ones.
+    """Load the evaluation utterances of ``folder``, or the bundled ones, that are in one of ``languages``.
 
     Raises:
-        CalibrationError: none is in one of ``languages``.
-        The evaluation's errors: see :func:`runtime.evaluation.load_utterances`.
+        CalibrationError: No utterance is in one of ``languages``.
+        AsrError: :func:`runtime.evaluation.load_utterances` cannot load the folder.
     """
     utterances = load_utterances(folder or evaluation_folder())
-    found = spoken(utterances, languages)
-    if not found:
+    selected = filter_by_language(utterances, languages)
+    if not selected:
         raise CalibrationError(
             f"{folder or evaluation_folder()}: none of its {len(utterances)} utterances is in a language of the model "
             f"({', '.join(language.name for language in languages)}); give another folder"
         )
-    return found
+    return selected
 
 
 def probe_clips(utterances: Sequence[Utterance], languages: Sequence[Language]) -> list[Path]:
-    """Recordings on which graphs are compared: of the gate's utterances, or bundled."""
+    """Return the recordings on which graphs are compared: some of ``utterances``, or bundled ones if it is empty."""
     if not utterances:
         bundled = load_utterances(evaluation_folder())
-        utterances = spoken(bundled, languages) or bundled
+        utterances = filter_by_language(bundled, languages) or bundled
     return _spread([utterance.audio for utterance in utterances], PROBE_CLIPS)
 
 
 def calibration_clips(folder: Path | None, languages: Sequence[Language]) -> list[Path]:
-    """Recordings to calibrate with: of ``folder``, or bundled ones in one of ``languages`` if there are any.
+    """Return the recordings for calibration.
+
+    They are audio files of ``folder``, which is searched recursively without hidden files and folders. Without a folder
+    they are bundled recordings in one of ``languages``, or in any language if none matches.
 
     Raises:
-        CalibrationError: no such folder, or nothing to hear in it.
+        CalibrationError: ``folder`` does not exist or cannot be read.
+        CalibrationError: ``folder`` has no audio files.
     """
     if folder is None:
         bundled = load_utterances(samples_folder())
-        return _spread([utterance.audio for utterance in spoken(bundled, languages) or bundled], CALIBRATION_CLIPS)
+        utterances = filter_by_language(bundled, languages) or bundled
+        return _spread([utterance.audio for utterance in utterances], CALIBRATION_CLIPS)
     try:
-        found = sorted(
+        paths = sorted(
             path
             for path in folder.rglob("*")
             if path.suffix.lower() in AUDIO_SUFFIXES
@@ -95,11 +104,11 @@ def calibration_clips(folder: Path | None, languages: Sequence[Language]) -> lis
         raise CalibrationError(f"{folder}: the calibration audio cannot be read ({error.strerror})") from None
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder of calibration audio")
-    if not found:
-        raise CalibrationError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}) to calibrate with")
-    return _spread(found, CALIBRATION_CLIPS)
+    if not paths:
+        raise CalibrationError(f"{folder}: has no audio files for calibration ({', '.join(sorted(AUDIO_SUFFIXES))})")
+    return _spread(paths, CALIBRATION_CLIPS)
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of ``items``, evenly."""
+    """At most ``count`` of ``items``, evenly spread."""
     return [items[index] for index in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

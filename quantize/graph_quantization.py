@@ -1,4 +1,4 @@
-"""One graph by one recipe: scales folded, weights quantized node by node, what cannot bear it left with more bits."""
+"""Quantize one graph by the rules of a recipe: smooth inputs, rewrite products, fall back where errors are large."""
 
 from __future__ import annotations
 
@@ -11,53 +11,58 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from quantize.calibration import Inputs
+from quantize.calibration import ActivationStatistics
 from quantize.errors import RecipeError
 from quantize.graph import drop_unused_initializers, load_graph, save_graph
 from quantize.methods import cache, fp16, per_element, w8a8, weight_only
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
-from quantize.sensitivity import most_sensitive, sensitivities
+from quantize.sensitivity import measure_sensitivities, most_sensitive
 from quantize.smoothing import product_error, smooth
 from quantize.smoothing_sites import find_smoothing_sites
 from runtime.engines.base import Probe
 from runtime.model.manifest import FallbackNode, GraphQuantization, GraphSpec
 
 _SEED = 20
-_HALF = "float16"
+_HALF = "float16"  # method name in the manifest's node counts
+
+RuleOf = Callable[[Product], AnyRule | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
-    """What became of a graph: its entry in the manifest, and what was done to its nodes."""
+class QuantizedGraph:
+    """The manifest's entries of a quantized graph: its interface and a summary of the quantization."""
 
     spec: GraphSpec
     summary: GraphQuantization
 
 
-def rewrite(
+def quantize_graph(
     path: Path,
     out: Path,
     rules: dict[str, AnyRule],
-    inputs: dict[str, Inputs],
+    statistics: dict[str, ActivationStatistics],
     probe: Probe | None,
-    progress: Callable[[], object],
+    on_progress: Callable[[], object],
     *,
     cached: bool = False,
-) -> Rewritten:
+) -> QuantizedGraph:
     """Quantize the graph in ``path`` and save it in the folder ``out``.
 
     Args:
-        path: the float graph.
-        out: where the new one goes, under the same name.
-        rules: by node name.
-        inputs: calibration statistics by the name of the value that products read.
-        probe: what sensitivities are measured on, if a rule asks for them.
-        progress: told of every product, and of every sensitivity measured.
-        cached: whether keys and values become int8.
+        path: The float32 graph.
+        out: Folder of the result, which has the same file name.
+        rules: Rules by node name.
+        statistics: Calibration statistics by the name of the value that products read; updated in place.
+        probe: Inputs for measuring sensitivities, needed by rules with ``sensitive``.
+        on_progress: Called after every weight, and after every measured sensitivity.
+        cached: Quantize keys and values of the cache to int8.
 
     Raises:
-        RecipeError: nodes that share a weight have different rules, or attention has a cache that cannot be quantized.
+        RecipeError: Nodes that share a weight have different rules.
+        RecipeError: Nodes that share a weight have a ``w8a8`` rule.
+        RecipeError: The cache of an attention node cannot be quantized.
+        QuantizationError: A weight has values beyond the range of float16.
     """
     model = load_graph(path)
     graph = model.graph
@@ -69,43 +74,41 @@ def rewrite(
     def rule_of(product: Product) -> AnyRule | None:
         return more_bits.get(product.weight.name or "") or rules.get(product.name)
 
-    shared: dict[str, list[Product]] = {}
+    by_weight: dict[str, list[Product]] = {}
     for product in products:
-        shared.setdefault(product.weight.name or "", []).append(product)
-    _check_shared(shared, rule_of)
-    smoothed = smooth(find_smoothing_sites(products), weights, inputs, rule_of, np.random.default_rng(_SEED))
-    for wide in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
-        alike = [p for p in products if rules.get(p.name) is wide and p.operator != "Conv"]
-        more_bits |= _more_bits(path, wide, alike, weights, probe, progress)
-    scales = cache.scales(graph, inputs, products, weights) if cached else {}
-    stems, alone = _stems(products, rule_of)
+        by_weight.setdefault(product.weight.name or "", []).append(product)
+    _check_shared_weights(by_weight, rule_of)
+    smoothed = smooth(find_smoothing_sites(products), weights, statistics, rule_of, np.random.default_rng(_SEED))
+    for rule in dict.fromkeys(rule for rule in rules.values() if isinstance(rule, WeightOnly) and rule.sensitive):
+        candidates = [product for product in products if rules.get(product.name) is rule and product.operator != "Conv"]
+        more_bits |= _more_bits(path, rule, candidates, weights, probe, on_progress)
+    scales = cache.scales(graph, statistics, products, weights) if cached else {}
+    stem_inputs, unquantized = _convolution_stems(products, rule_of)
     rounding = w8a8.ActivationRounding(graph)
     counts: Counter[str] = Counter()
     fallbacks: list[FallbackNode] = []
-    for readers in shared.values():
-        rule = rule_of(readers[0])
-        if readers[0] in alone:
-            rule = None
-        what, fallen = _apply(graph, rounding, readers, rule, weights, inputs)
-        counts[what] += 0 if what == _HALF else len(readers)  # these are counted when all nodes are converted
-        fallbacks += fallen
-        progress()
+    for readers in by_weight.values():
+        applied_rule = None if readers[0] in unquantized else rule_of(readers[0])
+        method, fallback_nodes = _apply(graph, rounding, readers, applied_rule, weights, statistics)
+        counts[method] += 0 if method == _HALF else len(readers)  # float16 nodes are counted when they are converted
+        fallbacks += fallback_nodes
+        on_progress()
     w8a8.cancel_transposes(graph)
-    for x in stems:
+    for x in stem_inputs:
         graph.sort()
         per_element.wrap(graph, x, f"{x.name}/each")
-    halved = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
-    counts[_HALF] += halved
+    half_nodes = fp16.convert(model, {name for name, rule in rules.items() if isinstance(rule, Float16)})
+    counts[_HALF] += half_nodes
     caches = cache.quantize(model, scales) if scales else 0
     drop_unused_initializers(graph)
     spec = save_graph(model, out / path.name)
     summary = GraphQuantization(
-        nodes={what: count for what, count in sorted(counts.items()) if count},
+        nodes={method: count for method, count in sorted(counts.items()) if count},
         smoothed=len(smoothed),
         fallbacks=fallbacks,
         caches=caches,
     )
-    return Rewritten(spec, summary)
+    return QuantizedGraph(spec, summary)
 
 
 def _apply(
@@ -114,49 +117,56 @@ def _apply(
     readers: list[Product],
     rule: AnyRule | None,
     weights: Weights,
-    inputs: dict[str, Inputs],
+    statistics: dict[str, ActivationStatistics],
 ) -> tuple[str, list[FallbackNode]]:
-    """Quantize the nodes that read one weight; says what became of them, and which fell back from their rule."""
-    fallen: list[FallbackNode] = []
+    """Quantize the nodes that read one weight.
+
+    Returns:
+        Name of the method for the manifest's node counts, and the nodes that fell back from ``w8a8`` to weight-only.
+    """
+    fallback_nodes: list[FallbackNode] = []
     if isinstance(rule, W8A8):
-        read = inputs[readers[0].x.name or ""]
-        kept_float = readers[0].operator == "Conv" and readers[0].patch <= w8a8.FLOAT_PATCH
+        float_patches = readers[0].operator == "Conv" and readers[0].patch <= w8a8.FLOAT_PATCH
         error, norm = (0.0, 1.0)
-        if not kept_float:
-            error, norm = product_error(readers[0], rule, read, weights.matrix(readers[0]))
+        if not float_patches:
+            input_statistics = statistics[readers[0].x.name or ""]
+            error, norm = product_error(readers[0], rule, input_statistics, weights.matrix(readers[0]))
         relative = (error / max(norm, 1e-30)) ** 0.5
         if relative <= rule.error_bound:
             for product in readers:
                 w8a8.quantize(graph, rounding, product, weights, reduce_range=rule.reduce_range)
-            return "float32 patches" if kept_float else "w8a8", []
-        fallen = [FallbackNode(node=product.name, error=round(relative, 4)) for product in readers]  # also if it is NaN
+            return "float32 patches" if float_patches else "w8a8", []
+        fallback_nodes = [FallbackNode(node=product.name, error=round(relative, 4)) for product in readers]  # NaN too
         rule = WeightOnly(graph=rule.graph, bits=rule.fallback.bits, block=rule.fallback.block, symmetric=True)
     if isinstance(rule, WeightOnly):
-        squares = [inputs[name].mean_square for product in readers if (name := product.x.name or "") in inputs]
+        squares = [statistics[name].mean_square for product in readers if (name := product.x.name or "") in statistics]
         importance = np.mean(squares, 0) if squares and readers[0].operator != "Conv" else None
         weight_only.quantize(
             graph, readers, weights, rule.bits, rule.block, symmetric=rule.symmetric, importance=importance
         )
-        return f"{rule.bits} bits, blocks of {rule.block}", fallen
+        return f"{rule.bits} bits, blocks of {rule.block}", fallback_nodes
     for product in weights.scaled(readers[:1]):
         weights.write_back(product)
     return _HALF if isinstance(rule, Float16) else "float32", []
 
 
-def _stems(
-    products: list[Product], rule_of: Callable[[Product], AnyRule | None]
-) -> tuple[list[ir.Value], set[Product]]:
-    """What the first of convolutions in a row read, whose products of patches come apart by element; and convolutions
-    that are too small for integers and have none behind them, for which patches would be no gain.
+def _convolution_stems(products: list[Product], rule_of: RuleOf) -> tuple[list[ir.Value], set[Product]]:
+    """Find chains of ``w8a8`` convolutions that can run one batch element at a time.
+
+    Returns:
+        The inputs of the first convolution of each chain; and single convolutions with patches too small for integers,
+        which stay unchanged since computing patches would not make them faster.
     """
-    patched = [p for p in products if p.operator == "Conv" and isinstance(rule_of(p), W8A8)]
-    alone = {p for p in patched if p.patch <= w8a8.FLOAT_PATCH and not any(_feeds(p, other) for other in patched)}
-    rows = [p for p in patched if p not in alone]
-    return [product.x for product in rows if not any(_feeds(other, product) for other in rows)], alone
+    convolutions = [p for p in products if p.operator == "Conv" and isinstance(rule_of(p), W8A8)]
+    unquantized = {
+        p for p in convolutions if p.patch <= w8a8.FLOAT_PATCH and not any(_feeds(p, other) for other in convolutions)
+    }
+    chained = [p for p in convolutions if p not in unquantized]
+    return [p.x for p in chained if not any(_feeds(other, p) for other in chained)], unquantized
 
 
 def _feeds(first: Product, second: Product) -> bool:
-    """Whether a convolution's output, with nothing but an activation after it, is what another one reads."""
+    """Whether ``second`` reads the output of ``first``, directly or through activation functions."""
     source = second.x.producer()
     while source is not None and source.op_type in w8a8.ACTIVATIONS and source.inputs[0] is not None:
         source = source.inputs[0].producer()
@@ -169,33 +179,34 @@ def _more_bits(
     products: list[Product],
     weights: Weights,
     probe: Probe | None,
-    progress: Callable[[], object],
+    on_progress: Callable[[], object],
 ) -> dict[str, WeightOnly]:
-    """The weights under ``rule`` whose sensitivity earns them more bits, and the rule they get."""
+    """Return the rule with more bits for the most sensitive weights of ``products``, by weight name."""
     sensitive = rule.sensitive
     if sensitive is None or probe is None:
         return {}
-    found = sensitivities(path, probe, products, weights, rule, progress)
+    sensitivities = measure_sensitivities(path, probe, products, weights, rule, on_progress)
     sizes = {product.weight.name or "": product.size for product in products}
-    better = msgspec.structs.replace(
+    precise_rule = msgspec.structs.replace(
         rule, bits=sensitive.bits, block=sensitive.block, symmetric=sensitive.bits == 8, sensitive=None
     )
-    return dict.fromkeys(most_sensitive(found, sizes, sensitive.share), better)
+    return dict.fromkeys(most_sensitive(sensitivities, sizes, sensitive.share), precise_rule)
 
 
-def _check_shared(shared: dict[str, list[Product]], rule_of: Callable[[Product], AnyRule | None]) -> None:
-    """Nodes that read one weight must quantize it alike; a table that is looked up cannot have columns' scales."""
-    for readers in shared.values():
-        found = [rule_of(product) for product in readers]
-        kinds = {
+def _check_shared_weights(by_weight: dict[str, list[Product]], rule_of: RuleOf) -> None:
+    """Check that nodes that share a weight quantize it alike, and not by ``w8a8``, whose layout no ``Gather`` reads."""
+    for readers in by_weight.values():
+        rules = [rule_of(product) for product in readers]
+        formats = {
             (type(rule), rule.bits, rule.block, rule.symmetric)
             if isinstance(rule, WeightOnly)
             else (Keep if rule is None else type(rule),)
-            for rule in found
+            for rule in rules
         }
-        if len(kinds) > 1:
-            names = " and ".join(repr(product.name) for product in readers)
+        names = " and ".join(repr(product.name) for product in readers)
+        if len(formats) > 1:
             raise RecipeError(f"nodes {names} share one weight, but the recipe's rules quantize it differently")
-        if len(readers) > 1 and isinstance(found[0], W8A8):
-            names = " and ".join(repr(product.name) for product in readers)
-            raise RecipeError(f"nodes {names} share one weight, which method w8a8 cannot do; use weight_only for both")
+        if len(readers) > 1 and isinstance(rules[0], W8A8):
+            raise RecipeError(
+                f"nodes {names} share one weight, which method w8a8 does not support; use weight_only for all of them"
+            )

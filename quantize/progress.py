@@ -1,4 +1,4 @@
-"""What export and quantize tell while they work: bars on a terminal, a line a step everywhere."""
+"""Progress bars and step durations that export and quantize print to standard error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from runtime.host.memory import peak_resident_bytes
 
 
 class Report:
-    """Writes to standard error; results belong to standard output and are not its business.
+    """Print progress to standard error; standard output is left to results.
 
-    Use as a context manager. On a terminal a bar counts the steps, and another one the bytes of a step that reads
-    files; a finished step leaves a line with its duration, in a pipe too.
+    Use as a context manager. On a terminal, one bar counts the steps and another the units within a step. Each finished
+    step prints a line with its duration, also when standard error is not a terminal.
     """
 
     def __init__(self) -> None:
@@ -25,52 +25,62 @@ class Report:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[label]}"),
             TimeElapsedColumn(),
         )
-        self._bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self._steps = self._done = 0
-        self._main = self._bars.add_task("", total=None, shown="")
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self._total_steps = self._completed_steps = 0
+        self._step_task = self._progress.add_task("", total=None, label="")
 
     def __enter__(self) -> Report:
-        self._bars.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._progress.stop()
 
     def expect(self, steps: int) -> None:
-        """Say how many steps there will be, beside those that were expected before."""
-        self._steps += steps
-        self._bars.update(self._main, total=self._steps)
+        """Add ``steps`` to the expected number of steps."""
+        self._total_steps += steps
+        self._progress.update(self._step_task, total=self._total_steps)
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Name a step; its duration is printed when it ends."""
-        began = time.monotonic()
-        self._bars.update(self._main, description=what, shown=f"step {self._done + 1} of {self._steps}")
+    def step(self, description: str) -> Iterator[None]:
+        """Run the block as one step and print its duration when it ends without an error."""
+        start = time.monotonic()
+        label = f"step {self._completed_steps + 1} of {self._total_steps}"
+        self._progress.update(self._step_task, description=description, label=label)
         yield
-        self._done += 1
-        self._bars.update(self._main, completed=self._done)
-        self.console.print(f"{what}: {time.monotonic() - began:.1f} s", soft_wrap=True)
+        self._completed_steps += 1
+        self._progress.update(self._step_task, completed=self._completed_steps)
+        self.console.print(f"{description}: {time.monotonic() - start:.1f} s", soft_wrap=True)
 
     @contextmanager
-    def counted(self, what: str, total: int, shown: str) -> Iterator[Callable[[int], object]]:
-        """A step over ``total`` units, with a bar of its own labelled ``shown``; yields what to call with a number."""
-        with self.step(what):
-            task = self._bars.add_task(what, total=total, shown=shown)
+    def counted(self, description: str, total: int, label: str) -> Iterator[Callable[[int], object]]:
+        """Run the block as one step of ``total`` units with a bar of its own.
+
+        Args:
+            description: Name of the step.
+            total: Number of units.
+            label: Text beside the bar.
+
+        Yields:
+            A function that takes the number of units finished since its last call.
+        """
+        with self.step(description):
+            task = self._progress.add_task(description, total=total, label=label)
             try:
-                yield lambda count: self._bars.advance(task, count)
+                yield lambda count: self._progress.advance(task, count)
             finally:
-                self._bars.remove_task(task)
+                self._progress.remove_task(task)
 
     @contextmanager
-    def bytes(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
-        """A step over ``total`` bytes; yields what to call with the bytes of each piece."""
-        with self.counted(what, total, f"{total / 1e6:.0f} MB") as advance:
+    def bytes(self, description: str, total: int) -> Iterator[Callable[[int], object]]:
+        """Run the block as one step over ``total`` bytes; yields a function that takes the bytes of each piece."""
+        with self.counted(description, total, f"{total / 1e6:.0f} MB") as advance:
             yield advance
 
 
 def peak_memory() -> str:
-    """Peak resident memory of this process so far, in words."""
+    """Format the peak resident memory of this process, e.g. ``peak resident memory 0.9 GB``."""
     return f"peak resident memory {peak_resident_bytes() / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""What a card says of whose the weights are: all that the licences ask for, before quantization and after."""
+"""Tests of the model card: attribution that the licences require, before and after quantization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from export.card import CARD, LICENCES, model_card
 from export.checkpoints import CHECKPOINTS, named
-from quantize.card import say_quantized
+from quantize.card import add_quantization_note
 from runtime.model.manifest import Language, Source
 from tests.conftest import ARTIFACT, CHECKPOINT
 
@@ -20,13 +20,13 @@ def source(repo: str, revision: str | None) -> Source:
     return Source(repo, revision, "CC-BY-4.0", "native", "0" * 64)
 
 
-def test_a_licence_that_asks_for_attribution_gets_it() -> None:
+def test_licence_that_requires_attribution() -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     _, front, body = card.split("---\n", 2)
     assert front.splitlines() == [
         "license: cc-by-4.0",
         "base_model: nvidia/parakeet-tdt-0.6b-v3",
-        "language: ['no', 'en']",  # without quotes YAML takes it for false
+        "language: ['no', 'en']",  # YAML reads an unquoted no as false
         "pipeline_tag: automatic-speech-recognition",
         "library_name: onnx",
     ]
@@ -41,14 +41,14 @@ def test_a_licence_that_asks_for_attribution_gets_it() -> None:
         assert part in body
 
 
-def test_of_a_folder_only_what_it_was_given_as_is_known() -> None:
+def test_card_of_a_local_checkpoint_has_no_base_model() -> None:
     card = model_card(PARAKEET, source("mine", None), NORWEGIAN)
     assert "base_model" not in card
     assert "those of a folder, `mine`, that was given as the model\n[nvidia/parakeet-tdt-0.6b-v3]" in card
     assert "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)" in card
 
 
-def test_a_repo_that_is_not_listed_says_so() -> None:
+def test_card_of_an_unlisted_repository() -> None:
     whisper = named("openai/whisper-small")
     card = model_card(whisper, source(whisper.repo, "ab" * 20), NORWEGIAN)
     assert card.startswith("---\nlicense: other\nbase_model: openai/whisper-small\n")
@@ -57,27 +57,27 @@ def test_a_repo_that_is_not_listed_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
-def test_every_licence_has_an_address(name: str) -> None:
+def test_every_licence_has_a_url(name: str) -> None:
     assert CHECKPOINTS[name].licence in LICENCES
 
 
-def test_quantization_keeps_the_card_and_adds_to_it(tmp_path: Path) -> None:
+def test_quantization_adds_a_note_to_the_card(tmp_path: Path) -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     (tmp_path / CARD).write_text(card, encoding="utf-8")
-    say_quantized(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
+    add_quantization_note(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
     after = (tmp_path / CARD).read_text(encoding="utf-8").splitlines()
-    kept = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
-    added = [line for line in after if line not in kept]
-    assert [line for line in after if line in kept] == kept
+    parent_lines = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
+    added = [line for line in after if line not in parent_lines]
+    assert [line for line in after if line in parent_lines] == parent_lines
     assert added[:2] == ["base_model_relation: quantized", f"# {PARAKEET.name}-int8"]
     assert "quantized by the recipe `int8`" in added[2]
-    say_quantized(tmp_path / "nothing", "a", "b", "int8")  # a parent of before there were cards
+    add_quantization_note(tmp_path / "nothing", "a", "b", "int8")  # an artifact without a card
 
 
-def test_the_bundled_artifact_has_the_card_that_would_be_written(tmp_path: Path) -> None:
+def test_card_of_the_bundled_artifact_is_current(tmp_path: Path) -> None:
     tiny = CHECKPOINTS["qwen3-asr-tiny"]
     listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
     (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")
-    say_quantized(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
+    add_quantization_note(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
     assert (ARTIFACT / CARD).read_text(encoding="utf-8") == (tmp_path / CARD).read_text(encoding="utf-8")
     assert (ARTIFACT / "LICENSE").read_bytes() == (CHECKPOINT / "LICENSE").read_bytes()
