@@ -30,7 +30,12 @@ def utterances_in(*languages: str | None) -> list[Utterance]:
 
 def test_language_may_be_a_name_code_or_locale() -> None:
     utterances = utterances_in("Russian", "ru", "ru-RU", "English", None, "cmn_hans_cn", "zh")
-    assert [utterance.audio.stem for utterance in filter_by_language(utterances, [RUSSIAN])] == ["0", "1", "2", "4"]  # one has no language
+    assert [utterance.audio.stem for utterance in filter_by_language(utterances, [RUSSIAN])] == [
+        "0",
+        "1",
+        "2",
+        "4",
+    ]  # one has no language
     assert [utterance.audio.stem for utterance in filter_by_language(utterances, [MANDARIN])] == ["4", "5", "6"]
     assert filter_by_language(utterances, []) == utterances
 

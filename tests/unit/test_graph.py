@@ -50,7 +50,9 @@ def test_each_reader_of_a_large_matrix_gets_its_own_initializer(
     np.testing.assert_array_equal(run(tmp_path / "split.onnx"), run(tmp_path / "whole.onnx"))
 
 
-def test_loading_merges_initializers_over_the_same_bytes(tied: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_merges_initializers_over_the_same_bytes(
+    tied: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(graphs, "_LARGE_BYTES", 1000)
     save_graph(tied, tmp_path / "split.onnx", inline_limit=0)
     loaded = load_graph(tmp_path / "split.onnx")

@@ -90,9 +90,7 @@ def test_matmul_over_blocks(bits: int, block: int, symmetric: bool, inner: int, 
 
 @pytest.mark.parametrize("bias", [(24,), (1, 24), (1,), None])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_gemm_with_a_transposed_weight(
-    bias: tuple[int, ...] | None, symmetric: bool, rng: np.random.Generator
-) -> None:
+def test_gemm_with_a_transposed_weight(bias: tuple[int, ...] | None, symmetric: bool, rng: np.random.Generator) -> None:
     """The bias has each shape that the operator allows."""
     weight, offset = normal(rng, 24, 64), 100 * normal(rng, *(bias or (1,)))
     inputs = "x, w, b" if bias else "x, w"
@@ -114,9 +112,7 @@ TIED = """(int64[B, S] ids, float[M, 96] x) => (float[B, S, 96] rows, float[M, 4
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_tied_embeddings_are_stored_once(
-    bits: int, symmetric: bool, rng: np.random.Generator
-) -> None:
+def test_tied_embeddings_are_stored_once(bits: int, symmetric: bool, rng: np.random.Generator) -> None:
     table, x = normal(rng, 40, 96), normal(rng, 3, 96)
     ids = np.array([[0, 39, 7], [7, 7, 20]])
     model = build(TIED, w=table)
@@ -158,9 +154,7 @@ CONV = """(float[B, 5, H, W] x) => (float[B, 7, H2, W2] y)
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_weight_only_convolution_gets_dequantized_weights(
-    bits: int, symmetric: bool, rng: np.random.Generator
-) -> None:
+def test_weight_only_convolution_gets_dequantized_weights(bits: int, symmetric: bool, rng: np.random.Generator) -> None:
     weight, bias, x = normal(rng, 7, 5, 3, 3), normal(rng, 7), normal(rng, 2, 5, 11, 8)
     model = build(CONV, w=weight, b=bias)
     matrix = Weights().matrix(find_products(model.graph)[0])
@@ -238,7 +232,8 @@ def test_integer_convolution_chain(geometry: str, channels: int, rng: np.random.
     model = convolution_chain(geometry, channels, np.random.default_rng(5))
     w8a8_everywhere(model)
     assert "Conv" not in operators(model)
-    assert operators(model)["QuantizeLinear"] == (1 if channels == 1 else 2)  # the first convolution over one channel stays float
+    # The first convolution over one channel stays float.
+    assert operators(model)["QuantizeLinear"] == (1 if channels == 1 else 2)
     before = operators(model)["Transpose"]
     (before_cancelling,) = run(model, x=x)
     w8a8.cancel_transposes(model.graph)
@@ -285,7 +280,9 @@ def test_weight_only_convolution_along_one_axis(bits: int, rng: np.random.Genera
     weight, x = normal(rng, 7, 12, 3), normal(rng, 2, 12, 20)
     text = "(float[B, 12, T] x) => (float[B, 7, T2] y) { [c] t = Conv<strides = [2]>(x, w) y = Identity(t) }"
     model = build(text, w=weight)
-    dequantized = quantize_blocks(Weights().matrix(find_products(model.graph)[0]), bits, 32, symmetric=True).dequantized()
+    dequantized = quantize_blocks(
+        Weights().matrix(find_products(model.graph)[0]), bits, 32, symmetric=True
+    ).dequantized()
     weight_only_everywhere(model, bits, 32, symmetric=True)
     exact = build(text, w=np.ascontiguousarray(dequantized.reshape(3, 12, 7).transpose(2, 1, 0)))
     np.testing.assert_allclose(run(model, x=x)[0], run(exact, x=x)[0], atol=1e-5)
@@ -329,7 +326,7 @@ IMAGE = "(float[B, 3, 4, 5] x)"
         (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Gelu(a) c = Gelu(b) d = {OUT}(c) y = Relu(d) }}", 0),
         (f"=> (float[B, 5, 3, 4] y) {{ a = {IN}(x) b = Gelu(a) c = {IN}(b) y = Relu(c) }}", 1),  # merged
         (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Relu(a) c = {OUT}(b) y = Gelu(c) }}", 0),
-        (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Sqrt(a) c = {OUT}(b) y = Relu(c) }}", 2),  # not across other operators
+        (f"=> (float[B, 3, 4, 5] y) {{ a = {IN}(x) b = Sqrt(a) c = {OUT}(b) y = Relu(c) }}", 2),  # not across Sqrt
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] z) {{ a = {IN}(x) b = {OUT}(a) y = Relu(b) z = Relu(a) }}", 2),
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] b) {{ a = {IN}(x) b = Gelu(a) c = {OUT}(b) y = Relu(c) }}", 2),
         (f"=> (float[B, 3, 4, 5] y, float[B, 4, 5, 3] a) {{ a = {IN}(x) c = {OUT}(a) y = Relu(c) }}", 2),
