@@ -309,7 +309,7 @@ def assign(recipe: Recipe, nodes: Iterable[Candidate]) -> dict[tuple[str, str], 
     for index, rule in enumerate(recipe.rules):
         if index not in used and not rule.optional:
             raise RecipeError(
-                f"recipe {recipe.name!r}, rule {index + 1} ({rule.selector}) matches no node that is not matched by an "
-                "earlier rule; correct its patterns or set optional = true"
+                f"recipe {recipe.name!r}, rule {index + 1} ({rule.selector}) matches no node, or only nodes that "
+                "an earlier rule matches; correct its patterns or set optional = true"
             )
     return assigned

@@ -112,7 +112,7 @@ def test_graph_share_limits_a_rule_to_small_graphs() -> None:
             [Keep(graph="*", kind="head", operator="Gemm", graph_share=0.25), Keep(graph="*")],
             r"rule 1 \(graph '\*', kind 'head', operator 'Gemm', graph_share 0.25\) matches no node",
         ),
-        ([Keep(graph="*"), Keep(graph="decoder")], r"rule 2 .* matches no node .*earlier rule.* optional = true"),
+        ([Keep(graph="*"), Keep(graph="decoder")], r"rule 2 .* matches no node.*earlier rule.* optional = true"),
         (
             [Keep(graph="encoder"), W8A8(graph="*", error_bound=0.1)],
             r"rule 2: .* the Gather '/embed/Gather' of graph 'decoder'; .*'keep'",
