@@ -55,7 +55,7 @@ install-check:
 	$(PYTHON) -m venv build/plain
 	build/plain/bin/python -m pip install --quiet --constraint constraints.txt .
 	! build/plain/bin/python -m pip list 2>/dev/null | grep -iE '^(torch|transformers|onnx|onnxscript|onnx-ir) '
-	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.speech import evaluation_folder; \
+	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.audio_sets import evaluation_folder; \
 		assert len(shipped()) == 6 and (evaluation_folder() / 'index.json').is_file()"
 	cd build/plain && test "$$(bin/asr-deploy transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
 

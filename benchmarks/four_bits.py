@@ -19,8 +19,8 @@ import typer
 from benchmarks.artifacts import exported
 from export.checkpoints import CHECKPOINTS
 from quantize.package import Plan, quantize_artifact
+from quantize.progress import Report
 from quantize.recipe import Bounds, Keep, Recipe, Smoothing, WeightOnly, load_recipe
-from quantize.report import Report
 from runtime import Request, Transcriber
 from runtime.model.artifact import Artifact, open_artifact
 from tools.tiny.dataset import Item

@@ -25,7 +25,7 @@ from export.families.parakeet import parity as parakeet_parity
 from export.families.parakeet.exporter import FRONT_END
 from export.families.parakeet.modules import DecoderJoint
 from export.package import export_artifact
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.audio.segmentation import speech_pieces
 from runtime.decoding.tdt import States, TdtRules, greedy_tdt
 from runtime.engines.base import DEFAULT_SEGMENT_SECONDS

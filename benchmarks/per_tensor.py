@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantize.graph import MICROSOFT, Editor, drop_unused_initializers, replace_output, save_graph
-from quantize.output import appearing
+from quantize.output_folder import appearing
 from quantize.products import Weights, find_products
 from runtime.host.files import sha256_file
 from runtime.model.artifact import Artifact, open_artifact

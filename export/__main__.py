@@ -13,9 +13,8 @@ from typing import Annotated
 import typer
 
 from export.checkpoints import CHECKPOINTS, find_checkpoint, locate
-from quantize.output import refuse_existing
+from quantize.output_folder import refuse_existing
 from quantize.recipe import Recipe, load_recipe, shipped
-from quantize.report import Report, peak_memory
 from runtime.errors import AsrError, OptionError
 
 _NAMES = "; ".join(f"{checkpoint.name}: {checkpoint.summary}" for checkpoint in CHECKPOINTS.values())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from export.errors import ParityError
-from quantize.speech import samples_folder
+from quantize.audio_sets import samples_folder
 from runtime.decoding.kv_rows import RowDecoder
 from runtime.model.manifest import Parity
 from runtime.ort.providers import ProviderSpec

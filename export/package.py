@@ -15,9 +15,9 @@ from export.checkpoints import Checkpoint, CheckpointFolder
 from export.families import load_family
 from export.families.base import TOKENIZER
 from quantize.errors import OutputError
-from quantize.output import appearing, hash_files, refuse_existing, scratch
+from quantize.output_folder import appearing, hash_files, refuse_existing, scratch
 from quantize.package import Plan, find_audio, quantize_artifact
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.host.files import sha256_file
 from runtime.model.artifact import Artifact, open_artifact
 from runtime.model.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Source, encode_manifest

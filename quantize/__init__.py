@@ -1,5 +1,5 @@
-"""Graph-level work on ONNX artifacts: saving, external data, and the recipes that make them smaller."""
+"""Quantization of ONNX artifacts by recipes: graph editing, calibration, methods and the accuracy gate."""
 
 from __future__ import annotations
 
-import runtime  # noqa: F401 (first: it says how ONNX Runtime is to be imported)
+import runtime  # noqa: F401 (first: it disables the telemetry of ONNX Runtime before that is imported)

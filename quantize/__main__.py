@@ -1,4 +1,4 @@
-"""``python -m quantize ARTIFACT --recipe NAME``: an artifact becomes a smaller and faster one."""
+"""Command line of ``python -m quantize ARTIFACT --recipe NAME``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quantize.progress import Report, peak_memory
 from quantize.recipe import load_recipe, shipped
-from quantize.report import Report, peak_memory
 from runtime.errors import AsrError
 from runtime.model.artifact import open_artifact
 
@@ -18,33 +18,40 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def main(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `python -m export` wrote.")],
-    recipe: Annotated[str, typer.Option(help=f"{', '.join(shipped())}, or a .toml file of your own.")],
-    out: Annotated[Path | None, typer.Option(help="The new folder. [default: ARTIFACT-RECIPE]")] = None,
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="Artifact folder written by `python -m export`.")
+    ],
+    recipe: Annotated[
+        str, typer.Option(help=f"Bundled recipe ({', '.join(shipped())}) or path of a .toml recipe file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Output folder; must not exist. [default: ARTIFACT-RECIPE]")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of audio to measure activations on. [default: bundled samples]")
+        Path | None, typer.Option(help="Folder of audio files for calibration. [default: bundled samples]")
     ] = None,
     eval: Annotated[
-        Path | None, typer.Option(help="Folder of audio with transcripts on which the result is compared.")
+        Path | None, typer.Option(help="Folder of audio with transcripts for comparing the result with ARTIFACT.")
     ] = None,
     reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="7-bit weights in integer products, for x86 without VNNI.")
+        bool, typer.Option("--reduce-range", help="Use 7-bit weights in integer products, for x86 without VNNI.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Keep a result that the gate refuses.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep the result even if it exceeds the bounds of the recipe.")
+    ] = False,
 ) -> None:
-    """Quantize an artifact by a recipe, and measure what that costs."""
-    began = time.monotonic()
+    """Quantize an artifact by a recipe and measure the loss of accuracy."""
+    start = time.monotonic()
     try:
-        chosen = load_recipe(recipe)
+        loaded_recipe = load_recipe(recipe)
         if reduce_range:
-            chosen = chosen.with_reduced_range()
+            loaded_recipe = loaded_recipe.with_reduced_range()
         parent = open_artifact(artifact)
-        from quantize.package import Plan, quantize_artifact  # half a second that a wrong name need not cost
+        # Importing this takes half a second, so wrong arguments are reported first.
+        from quantize.package import Plan, quantize_artifact
 
         with Report() as report:
-            plan = Plan(chosen, calibration, eval, force)
-            target = out or artifact.resolve().parent / f"{artifact.resolve().name}-{chosen.name}"
-            made = quantize_artifact(parent, plan, target, report)
+            plan = Plan(loaded_recipe, calibration, eval, force)
+            target = out or artifact.resolve().parent / f"{artifact.resolve().name}-{loaded_recipe.name}"
+            result = quantize_artifact(parent, plan, target, report)
     except AsrError as error:
         _fail(str(error))
     except ImportError as error:
@@ -54,12 +61,12 @@ def main(
     except KeyboardInterrupt:
         typer.echo("error: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
-    report.console.print(f"{made.size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s, {peak_memory()}")
-    typer.echo(made.path)
+    report.console.print(f"{result.size / 1e6:.1f} MB in {time.monotonic() - start:.0f} s, {peak_memory()}")
+    typer.echo(result.path)
 
 
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(f"error: {sentence}", err=True)
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
     raise typer.Exit(2) from None
 
 

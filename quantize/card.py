@@ -1,4 +1,4 @@
-"""What an artifact's card says of its quantization. The parent's card, with author and licence, stays as it is."""
+"""Describe quantization in the model card of an artifact."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ CARD = "README.md"
 _RELATION = "base_model_relation: quantized\n"
 
 
-def say_quantized(folder: Path, parent: str, name: str, recipe: str) -> None:
-    """Add to the card in ``folder``, if the parent had one, that the graphs of ``parent`` became those of ``name``."""
+def add_quantization_note(folder: Path, parent: str, name: str, recipe: str) -> None:
+    """Add a note about quantization to the model card in ``folder``.
+
+    The parent's text, with its author and licence, is kept. Does nothing when ``folder`` has no card.
+
+    Args:
+        folder: Artifact folder with the parent's card.
+        parent: Name of the parent artifact, replaced in the card's title.
+        name: Name of the quantized artifact.
+        recipe: Name of the recipe.
+    """
     card = folder / CARD
     if not card.is_file():
         return

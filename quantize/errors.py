@@ -1,4 +1,4 @@
-"""Errors of quantization and of writing artifacts: one sentence each, exit code 2 on the command line."""
+"""Errors of quantization and of writing artifacts. Each message is one sentence; the CLI exits with code 2."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from runtime.errors import AsrError
 
 
 class RecipeError(AsrError, ValueError):
-    """A recipe that cannot be read, contradicts itself, or does not fit the artifact."""
+    """A recipe cannot be read, contradicts itself, or does not fit the artifact."""
 
 
 class CalibrationError(AsrError, ValueError):
-    """Calibration or evaluation audio that is missing or cannot be read."""
+    """Calibration or evaluation audio is missing or cannot be read."""
 
 
 class QuantizationError(AsrError, ValueError):
-    """The artifact cannot be quantized as asked: it is quantized already, say."""
+    """The artifact cannot be quantized with these options, for example because it is already quantized."""
 
 
 class GateError(AsrError, ArithmeticError):
-    """The result is farther from its parent than the recipe allows."""
+    """The quantized artifact differs from its parent by more than the recipe allows."""
 
 
 class OutputError(AsrError, OSError):
-    """The artifact cannot be written where it was asked for."""
+    """The artifact cannot be written to the requested path."""

@@ -1,6 +1,6 @@
-"""What a node is for, told from the graph alone: one of :data:`quantize.recipe.KINDS`.
+"""Classify the nodes of a graph into the kinds of :data:`quantize.recipe.KINDS`.
 
-Recipes speak of kinds, and hold for whatever family a graph is of.
+Recipes select nodes by kind, so that one recipe fits graphs of every family.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import onnx_ir as ir
 from quantize.products import Product, find_products
 
 _SCORES = ("logits", "log_probs")
-# What they read beside their first input says where, and not what.
+# Operators that only move data: inputs after the first give positions or shapes, not values.
 _MOVES = frozenset({"Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Expand", "Gather", "GatherND"})
 
 
 def find_node_kinds(graph: ir.Graph) -> dict[ir.Node, str]:
-    """The kind of every node of ``graph``."""
+    """Return the kind of every node of ``graph``, from operators, attributes and connections but not from names."""
     products = {product.node: product for product in find_products(graph)}
     heads = _heads(graph, products)
     return {node: "head" if node in heads else _kind(node, products.get(node)) for node in graph}
@@ -33,24 +33,24 @@ def _kind(node: ir.Node, product: Product | None) -> str:
         return "normalization"
     if operator in ("Softmax", "LogSoftmax"):
         return "softmax"
-    if operator == "Add" and len(_computed(node)) == 2:
+    if operator == "Add" and len(_computed_inputs(node)) == 2:
         return "sum"
     return "other"
 
 
 def _heads(graph: ir.Graph, products: dict[ir.Node, Product]) -> set[ir.Node]:
-    """Products from which scores of tokens are made with nothing but constants on the way."""
-    found = set()
+    """Find the products from which token scores are computed with nothing but constants on the path."""
+    heads = set()
     for output in graph.outputs:
         node = output.producer() if (output.name or "").endswith(_SCORES) else None
         while node is not None and node not in products:
-            read = list(node.inputs[:1]) if node.op_type in _MOVES else _computed(node)
-            node = read[0].producer() if len(read) == 1 and read[0] is not None else None
+            sources = list(node.inputs[:1]) if node.op_type in _MOVES else _computed_inputs(node)
+            node = sources[0].producer() if len(sources) == 1 and sources[0] is not None else None
         if node is not None and products[node].operator in ("MatMul", "Gemm"):
-            found.add(node)
-    return found
+            heads.add(node)
+    return heads
 
 
-def _computed(node: ir.Node) -> list[ir.Value | None]:
-    """Inputs that are no constants."""
+def _computed_inputs(node: ir.Node) -> list[ir.Value | None]:
+    """Inputs that are not constants."""
     return [value for value in node.inputs if value is not None and ir.convenience.get_const_tensor(value) is None]

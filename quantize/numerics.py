@@ -1,8 +1,8 @@
-"""Quantizers in numpy: how weights and activations are rounded, and the same computation simulated in floats.
+"""Quantizers of weights and activations in numpy, and the same arithmetic simulated in floats.
 
-Integer products in the graphs compute with exactly these integers, so what is simulated here is what they give, up to
-the order of their sums; weight-only kernels also round activations inside, which is left out (tests hold both
-together).
+Integer products in the graphs compute with exactly these integers, so the simulation equals their results up to the
+order of summation. Weight-only kernels also round activations internally, which is not simulated; tests compare the
+two.
 """
 
 from __future__ import annotations
@@ -17,43 +17,51 @@ from runtime.ort.threads import usable_cores
 
 Floats = npt.NDArray[np.float32]
 
-UINT8_ZERO = 128
+UINT8_ZERO_POINT = 128
 ACTIVATION_STEPS = 127  # on each side of the zero point
-# A row of zeros must not be divided by zero. Far below any activation, far above the smallest normal float.
+# Lower limit of activation scales, since a row of zeros must not be divided by zero. It is far below any activation and
+# far above the smallest normal float32.
 TINY = np.float32(1e-20)
-# How far the range of a 4-bit block is shrunk in the search for the least squared error: rounding gets finer for most
-# weights while the outermost one is clipped. Below 0.8 the clipping always lost.
-_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)
-_COLUMNS_AT_ONCE = 256
+# Factors by which the range of a 4-bit block is shrunk in the search for the least squared error: rounding gets finer
+# for most weights while the outermost one is clipped. Factors below 0.8 always gave a larger error.
+_SHRINK_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8)
+_COLUMNS_PER_TASK = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """int8 weights [K, N] with one scale [N] a column."""
+    """int8 weights [K, N] with one float32 scale a column, [N]."""
 
     values: npt.NDArray[np.int8]
     scales: Floats
 
     def dequantized(self) -> Floats:
+        """Return the float32 matrix [K, N] that these columns represent."""
         return self.values * self.scales
 
 
 def quantize_columns(weight: Floats, *, reduce_range: bool = False) -> Columns:
-    """One symmetric scale a column; 7-bit values with ``reduce_range``.
+    """Quantize ``weight`` [K, N] symmetrically with one scale a column.
 
-    x86 without VNNI adds pairs of u8×s8 products in 16 bits with saturation: 255·127·2 does not fit, 255·63·2 does.
+    Values are from -127 to 127, or from -63 to 63 (7 bits) with ``reduce_range``: x86 without VNNI adds pairs of u8×s8
+    products in 16 bits with saturation, where 255·127·2 does not fit and 255·63·2 does.
     """
-    most = 63 if reduce_range else 127
+    max_value = 63 if reduce_range else 127
     peak = np.abs(weight).max(0)
-    # Not below the smallest normal number, where a scale has no digits left.
-    scales = np.maximum(np.where(peak > 0, peak, 1) / most, np.finfo(np.float32).tiny).astype(np.float32)
+    # At least the smallest normal number: subnormal scales lose precision.
+    scales = np.maximum(np.where(peak > 0, peak, 1) / max_value, np.finfo(np.float32).tiny).astype(np.float32)
     return Columns(np.rint(weight / scales).astype(np.int8), scales)
 
 
 def round_rows(x: Floats, peaks: Floats | None = None) -> Floats:
-    """Activations [..., K] as the graph sees them after rounding each row to 8 bits.
+    """Simulate rounding of activations ``x`` [..., K] to 8 bits with one scale a row.
 
-    ``peaks`` [..., 1] are the magnitudes that span the steps, each row's own by default.
+    Args:
+        x: Activations, float32.
+        peaks: Magnitudes [..., 1] that the 127 steps on each side span; by default the largest magnitude of each row.
+
+    Returns:
+        The rounded activations as float32, [..., K].
     """
     span: Floats = np.maximum(np.abs(x).max(-1, keepdims=True) if peaks is None else peaks, TINY)
     rounded: Floats = np.rint(x / span * ACTIVATION_STEPS) * (span / ACTIVATION_STEPS)
@@ -62,10 +70,15 @@ def round_rows(x: Floats, peaks: Floats | None = None) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Weights in blocks along the inner axis, as ``MatMulNBits`` reads them, for a matrix [K, N].
+    """A matrix [K, N] quantized in blocks along K, in the layout that ``MatMulNBits`` reads.
 
-    ``values`` uint8 [N, blocks, block·bits/8] (4 bits: the even element in the low half), ``scales`` [N, blocks],
-    ``zeros`` uint8 [N, blocks], one a byte, or None where every zero point is the middle, 2^(bits - 1).
+    Attributes:
+        values: uint8 [N, blocks, block·bits/8]; with 4 bits the even element is in the low half of a byte.
+        scales: float32 [N, blocks].
+        zeros: Zero points, uint8 [N, blocks], one a byte; None if every zero point is the middle, 2^(bits - 1).
+        bits: 4 or 8.
+        block: Weights in a block.
+        inner: K, without the padding of the last block.
     """
 
     values: npt.NDArray[np.uint8]
@@ -77,20 +90,20 @@ class Blocks:
 
     @property
     def levels(self) -> npt.NDArray[np.uint8]:
-        """``values`` with one level a byte, [N, blocks, block]."""
+        """Quantized levels, uint8 [N, blocks, block], one a byte."""
         if self.bits == 8:
             return self.values
         return np.stack([self.values & 15, self.values >> 4], -1).reshape(*self.values.shape[:2], self.block)
 
     def dequantized(self) -> Floats:
-        """The matrix [K, N] that these blocks stand for."""
+        """Return the float32 matrix [K, N] that these blocks represent."""
         levels = self.levels
-        zero = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None].astype(np.float32)
-        floats = (levels.astype(np.float32) - zero) * self.scales[..., None]
+        zeros = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None].astype(np.float32)
+        floats = (levels.astype(np.float32) - zeros) * self.scales[..., None]
         return floats.reshape(len(floats), -1)[:, : self.inner].T
 
     def packed_zeros(self) -> npt.NDArray[np.uint8] | None:
-        """Zero points as ``MatMulNBits`` takes them: [N, blocks·bits/8 rounded up], the even block in the low half."""
+        """Return the zero points for ``MatMulNBits``: uint8 [N, ⌈blocks·bits/8⌉], the even block in the low half."""
         if self.zeros is None or self.bits == 8:
             return self.zeros
         zeros = np.pad(self.zeros, ((0, 0), (0, self.zeros.shape[1] % 2)))
@@ -109,13 +122,13 @@ def quantize_blocks(
     """Quantize ``weight`` [K, N] in blocks of ``block`` along K.
 
     Args:
-        weight: the matrix.
+        weight: The float32 matrix.
         bits: 4 or 8.
-        block: weights that share a scale; the last block is padded with zeros.
-        symmetric: one zero point for all; otherwise each block has its own.
-        importance: [K], mean square of the inputs: squared errors are weighted with it where the range of 4-bit blocks
-            is searched.
-        search: whether it is; without, the range is that of the block's weights.
+        block: Weights that share a scale; the last block is padded with zeros.
+        symmetric: Use one zero point for all blocks; otherwise each block has its own.
+        importance: Mean square of the inputs, [K]. The search for the range of 4-bit blocks weights squared errors with
+            it.
+        search: Search the range of 4-bit blocks for the least squared error; otherwise it is that of the weights.
     """
     inner, outer = weight.shape
     blocks = -(-inner // block)
@@ -125,28 +138,39 @@ def quantize_blocks(
     weights = None
     if importance is not None:
         weights = np.pad(importance, (0, blocks * block - inner)).reshape(blocks, block).astype(np.float32)
-    shrinks = _SHRINK if bits == 4 and search else _SHRINK[:1]
+    shrink_factors = _SHRINK_FACTORS if bits == 4 and search else _SHRINK_FACTORS[:1]
 
-    def fill(start: int) -> None:
-        part = np.ascontiguousarray(weight[:, start : start + _COLUMNS_AT_ONCE].T)
+    def quantize_columns_from(start: int) -> None:
+        part = np.ascontiguousarray(weight[:, start : start + _COLUMNS_PER_TASK].T)
         part = np.pad(part, ((0, 0), (0, blocks * block - inner))).reshape(len(part), blocks, block)
-        levels, scale, zero = _best_range(part, bits, shrinks, weights, symmetric=symmetric)
-        here = slice(start, start + len(part))
-        values[here] = levels[..., 0::2] | (levels[..., 1::2] << 4) if bits == 4 else levels
-        scales[here], zeros[here] = scale, zero
+        levels, scale, zero = _best_range(part, bits, shrink_factors, weights, symmetric=symmetric)
+        columns = slice(start, start + len(part))
+        values[columns] = levels[..., 0::2] | (levels[..., 1::2] << 4) if bits == 4 else levels
+        scales[columns], zeros[columns] = scale, zero
 
-    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy computes outside the interpreter's lock
-        list(pool.map(fill, range(0, outer, _COLUMNS_AT_ONCE)))
+    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy releases the interpreter lock
+        list(pool.map(quantize_columns_from, range(0, outer, _COLUMNS_PER_TASK)))
     return Blocks(values, scales, None if symmetric else zeros, bits, block, inner)
 
 
 def _best_range(
-    part: Floats, bits: int, shrinks: tuple[float, ...], weights: Floats | None, *, symmetric: bool
+    part: Floats, bits: int, shrink_factors: tuple[float, ...], weights: Floats | None, *, symmetric: bool
 ) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.uint8]]:
-    """Levels [n, blocks, block], scales and zero points [n, blocks] with the least (weighted) squared error."""
-    top = 2**bits - 1
+    """Find the range of each block that gives the least squared error, weighted with ``weights`` if given.
+
+    Args:
+        part: Weights, float32 [n, blocks, block].
+        bits: 4 or 8.
+        shrink_factors: Factors of the full range to try; the first must be 1.
+        weights: Weights of the squared errors, float32 [blocks, block].
+        symmetric: Use the middle level as the zero point.
+
+    Returns:
+        Levels, uint8 [n, blocks, block]; scales, float32 [n, blocks]; zero points, uint8 [n, blocks].
+    """
+    max_level = 2**bits - 1
     best_error: Floats | None = None
-    for shrink in shrinks:
+    for shrink in shrink_factors:
         if symmetric:
             peak = np.abs(part).max(-1, keepdims=True) * np.float32(shrink)
             scale = peak / np.float32(2 ** (bits - 1) - 1)
@@ -155,26 +179,26 @@ def _best_range(
         else:
             low = np.minimum(part.min(-1, keepdims=True), 0) * np.float32(shrink)
             high = np.maximum(part.max(-1, keepdims=True), 0) * np.float32(shrink)
-            scale = (high - low) / np.float32(top)
+            scale = (high - low) / np.float32(max_level)
             scale[scale == 0] = 1
             zero = np.rint(-low / scale)
         levels = part / scale
         np.rint(levels, out=levels)
         levels += zero
-        np.clip(levels, 0, top, out=levels)
-        if len(shrinks) == 1:
+        np.clip(levels, 0, max_level, out=levels)
+        if len(shrink_factors) == 1:
             return levels.astype(np.uint8), scale[..., 0], zero[..., 0].astype(np.uint8)
         error = (levels - zero) * scale
         error -= part
         error *= error
         if weights is not None:
             error *= weights
-        total = error.sum(-1, keepdims=True)
+        block_error = error.sum(-1, keepdims=True)
         if best_error is None:
-            best_error, best = total, (levels.astype(np.uint8), scale, zero)
+            best_error, best = block_error, (levels.astype(np.uint8), scale, zero)
             continue
-        better = total < best_error
-        best_error = np.where(better, total, best_error)
+        better = block_error < best_error
+        best_error = np.where(better, block_error, best_error)
         best = (
             np.where(better, levels.astype(np.uint8), best[0]),
             np.where(better, scale, best[1]),
@@ -184,6 +208,6 @@ def _best_range(
     return levels, scale[..., 0], zero[..., 0].astype(np.uint8)
 
 
-def relative_error(found: Floats, expected: Floats) -> float:
-    """Euclidean norm of the difference over that of ``expected``."""
-    return float(np.linalg.norm(found - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
+def relative_error(actual: Floats, expected: Floats) -> float:
+    """Return the Euclidean norm of ``actual - expected`` divided by that of ``expected``."""
+    return float(np.linalg.norm(actual - expected)) / max(float(np.linalg.norm(expected)), 1e-30)

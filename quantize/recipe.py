@@ -1,32 +1,33 @@
-"""Recipes as data: ordered rules that say which node of which graph is quantized how. The first match wins.
+"""Recipe schema: ordered rules that select graph nodes and say how they are quantized. The first matching rule applies.
 
 A recipe is a TOML file::
 
-    description = "what it is for"
+    description = "purpose of the recipe"
+    from_quantized = false         # true to allow artifacts that are already quantized
 
-    [bounds]                       # the gate refuses what is farther from the parent
-    relative_error = { "*" = 0.1 } # by graph role, of the graph's outputs
-    identical = 0.9                # least share of evaluation utterances with the parent's tokens
-    error_rate = 0.02              # most that a language's error rate may rise, 0.01 is one point
+    [bounds]                       # the gate rejects a result that exceeds one of these
+    relative_error = { "*" = 0.1 } # largest relative error of a graph's outputs, by graph role; "*" is the default
+    identical = 0.9                # least share of evaluation utterances with the parent's tokens, 0 to 1
+    error_rate = 0.02              # largest rise of the error rate of a language; 0.01 is one percentage point
 
     [[rules]]
     graph = "decoder"              # graph role; *, ? and [] as in file names
-    kind = "head"                  # what the node is for, likewise: see KINDS below
-    node = "/lm_head/*"            # node name, likewise
-    operator = "*"                 # operator, likewise
-    graph_share = 0.5              # only in a graph that has at most this share of the model's weights
-    optional = false               # true where the rule need not meet a node
-    method = "weight_only"
+    kind = "head"                  # node kind, a key of KINDS; same patterns
+    node = "/lm_head/*"            # node name; same patterns
+    operator = "*"                 # ONNX operator; same patterns
+    graph_share = 0.5              # match only graphs with at most this share of the model's weights, 0 to 1
+    optional = false               # true to allow that the rule matches no node
+    method = "weight_only"         # weight_only, w8a8, fp16 or keep; further keys depend on the method
     bits = 4
     block = 64
 
-    [cache]                        # keys and values; float32 without this
+    [cache]                        # quantize keys and values; they stay float32 without this table
     bits = 8
-    optional = false               # true where the model need not have any
+    optional = false               # true to allow models without a cache
 
-Keys, methods and values are checked when the file is read, and a rule that no node meets is an error, unless it says
-``optional = true``: a recipe that silently did less than it says would be worse than none. The recipes that ship speak
-of kinds and not of names, so that one recipe is for all families, and what not every family has is optional in them.
+Keys, methods and values are checked when the file is read. A rule that matches no node is an error unless it has
+``optional = true``, so that a recipe never does less than it states without notice. The bundled recipes select nodes by
+kind, not by name, so that each fits all families; rules for kinds that some families lack are optional.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ import msgspec
 
 from quantize.errors import RecipeError
 
-#: Kinds by name, and what they are. The first eight carry weights.
+#: Node kinds and their descriptions. The first five have weights that can be quantized.
 KINDS = {
-    "embedding": "rows that are looked up in a table",
-    "head": "the product that scores tokens: it makes an output called `…logits` or `…log_probs`",
-    "linear": "any other product with a matrix of weights",
-    "convolution": "a convolution with all channels of several positions",
-    "pointwise": "a convolution with all channels of single positions",
-    "depthwise": "a convolution whose channels are in groups",
-    "normalization": "layer and root-mean-square norms, those with a sum before them too",
+    "embedding": "a lookup of rows in a table",
+    "head": "the product that scores tokens: it computes an output named `…logits` or `…log_probs`",
+    "linear": "any other product with a weight matrix",
+    "convolution": "a convolution without groups over several positions",
+    "pointwise": "a convolution without groups over single positions",
+    "depthwise": "a convolution with groups",
+    "normalization": "layer and root-mean-square normalization, also fused with a preceding sum",
     "softmax": "softmax and its logarithm",
-    "sum": "the sum of two computed values: a residual, say",
+    "sum": "the sum of two computed values, such as a residual connection",
     "other": "everything else",
 }
 
@@ -61,13 +62,13 @@ Block = Literal[16, 32, 64, 128, 256]
 
 
 class Smoothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Exponents that the search tries (see :mod:`quantize.smoothing`) beside leaving the input as it is."""
+    """Exponents that the smoothing search tries (:mod:`quantize.smoothing`), each from 0 to 1."""
 
     alphas: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
 
 
 class Sensitive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``share`` of a rule's weights, the nodes that move the model's output most for their size, get these bits."""
+    """Higher precision for the ``share`` (0 to 1) of a rule's weights with the largest effect for their size."""
 
     share: float
     bits: Bits = 8
@@ -75,7 +76,7 @@ class Sensitive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Candidate(NamedTuple):
-    """A node that rules are tried on; ``graph_share`` is that of its graph in all weights of the model."""
+    """A node to which rules are matched; ``graph_share`` is the share of its graph in all weights of the model."""
 
     role: str
     name: str
@@ -85,7 +86,7 @@ class Candidate(NamedTuple):
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="method", kw_only=True):
-    """Which nodes: patterns over graph role, kind, node name and operator, in graphs that are not too large a part."""
+    """Patterns that select nodes by graph role, kind, name and operator, and by the size of their graph."""
 
     graph: str
     kind: str = "*"
@@ -96,11 +97,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
 
     #: Operators that the method can quantize.
     operators: ClassVar[frozenset[str]] = frozenset()
-    #: Whether the method can follow a per-channel scale folded into its weights.
-    smooth: ClassVar[Smoothing | None] = None
 
     def matches(self, node: Candidate) -> bool:
-        """Whether a node meets the four patterns, and its graph the bound."""
+        """Return whether ``node`` matches all four patterns and its graph is not larger than ``graph_share``."""
         pairs = (
             (node.role, self.graph),
             (node.kind, self.kind),
@@ -112,15 +111,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
         )
 
     @property
-    def where(self) -> str:
-        """What it asks for, for messages."""
+    def selector(self) -> str:
+        """The patterns that are set, for messages: ``graph 'decoder', kind 'head'``."""
         patterns = {"graph": self.graph, "kind": self.kind, "node": self.node, "operator": self.operator}
-        said = [f"{key} {pattern!r}" for key, pattern in patterns.items() if key == "graph" or pattern != "*"]
-        return ", ".join([*said, *([f"graph_share {self.graph_share:g}"] if self.graph_share < 1 else [])])
+        parts = [f"{key} {pattern!r}" for key, pattern in patterns.items() if key == "graph" or pattern != "*"]
+        return ", ".join([*parts, *([f"graph_share {self.graph_share:g}"] if self.graph_share < 1 else [])])
 
 
 class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
-    """Weights of ``bits`` in blocks along the inner axis, one scale a block; activations are floats between nodes."""
+    """Quantize weights to ``bits`` in blocks along the inner axis, with one scale a block; activations stay float32."""
 
     bits: Bits
     block: Block
@@ -132,14 +131,14 @@ class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
 
 
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a node gets whose error stays above the bound."""
+    """Weight-only quantization of a node whose error exceeds the rule's ``error_bound``."""
 
     bits: Bits = 8
     block: Block = 32
 
 
 class W8A8(Rule, frozen=True, tag="w8a8", kw_only=True):
-    """int8 weights with a scale a column, uint8 activations with a scale a row (see :mod:`quantize.methods.w8a8`)."""
+    """Compute with int8 weights (one scale a column) and uint8 activations (one scale a row)."""
 
     smoothing: Smoothing | None = Smoothing()
     error_bound: float
@@ -150,50 +149,59 @@ class W8A8(Rule, frozen=True, tag="w8a8", kw_only=True):
 
 
 class Float16(Rule, frozen=True, tag="fp16", kw_only=True):
-    """Computed in half precision."""
+    """Compute in float16."""
 
 
 class Keep(Rule, frozen=True, tag="keep", kw_only=True):
-    """Left as it is."""
+    """Leave the node unchanged."""
 
 
 AnyRule = WeightOnly | W8A8 | Float16 | Keep
 
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bits of keys and values (see :mod:`quantize.methods.cache`), of a model that has to have some or need not."""
+    """Quantize the keys and values of attention; ``optional`` allows models without a cache."""
 
     bits: Literal[8]
     optional: bool = False
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the gate lets pass. Shares and rates from 0 to 1."""
+    """Bounds that the gate enforces. Shares and rates are from 0 to 1."""
 
     relative_error: dict[str, float]
     identical: float
     error_rate: float
 
     def relative(self, role: str) -> float:
-        """The bound for a graph: by its role, or the one for ``*``."""
+        """Return the bound on the relative error of graph ``role``: its own, that of ``*``, or infinity."""
         return self.relative_error.get(role, self.relative_error.get("*", float("inf")))
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A recipe; ``name`` is the file's."""
+    """A recipe file.
+
+    Attributes:
+        description: Purpose of the recipe.
+        bounds: Bounds that the gate enforces.
+        rules: Rules in order of precedence.
+        cache: Quantization of keys and values; they stay float32 if None.
+        name: File name without its suffix; not a key of the file.
+        from_quantized: Allow artifacts that are already quantized.
+    """
 
     description: str
     bounds: Bounds
     rules: tuple[AnyRule, ...]
-    cache: Cache | None = None  # float32 keys and values without it
+    cache: Cache | None = None
     name: str = ""
-    from_quantized: bool = False  # whether it may be applied to an artifact that is quantized already
+    from_quantized: bool = False
 
     def with_reduced_range(self) -> Recipe:
-        """The recipe with 7-bit weights for every ``w8a8`` rule.
+        """Return the recipe with 7-bit weights in every ``w8a8`` rule.
 
         Raises:
-            RecipeError: it has none.
+            RecipeError: The recipe has no ``w8a8`` rule.
         """
         if not any(isinstance(rule, W8A8) for rule in self.rules):
             raise RecipeError(f"recipe {self.name!r}: --reduce-range is for w8a8 rules, and it has none")
@@ -203,35 +211,39 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, rules=rules)
 
     @property
-    def calibrates(self) -> bool:
-        """Whether a rule or the cache needs activations of real audio."""
+    def needs_calibration(self) -> bool:
+        """Whether a rule or the cache needs activation statistics of real audio."""
         return self.cache is not None or any(
             isinstance(rule, W8A8) or (isinstance(rule, WeightOnly) and (rule.smoothing or rule.sensitive))
             for rule in self.rules
         )
 
     def settings(self) -> dict[str, Any]:
-        """The recipe as plain data, for the manifest."""
+        """Return the recipe as plain data for the manifest, without its name."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         return {key: value for key, value in data.items() if key != "name"}
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come along, by name."""
+    """Return the paths of the bundled recipes by name."""
     folder = Path(str(importlib.resources.files("quantize") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load_recipe(name: str) -> Recipe:
-    """A shipped recipe by name, or a TOML file by path.
+    """Load a bundled recipe by name, or a TOML file by path.
 
     Raises:
-        RecipeError: no such recipe, or something in it is wrong (file, key and value are named).
+        RecipeError: ``name`` is neither a bundled recipe nor a path ending in ``.toml``.
+        RecipeError: The file cannot be read or is not valid TOML.
+        RecipeError: A key is unknown or missing, or a value has the wrong type or range; the message names both.
     """
-    known = shipped()
-    path = known.get(name) or Path(name)
-    if name not in known and path.suffix != ".toml":
-        raise RecipeError(f"unknown recipe {name!r}; shipped are {', '.join(known)}, or give a .toml file")
+    bundled = shipped()
+    path = bundled.get(name) or Path(name)
+    if name not in bundled and path.suffix != ".toml":
+        raise RecipeError(
+            f"unknown recipe {name!r}; use one of the bundled recipes ({', '.join(bundled)}) or a .toml file"
+        )
     try:
         recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
@@ -239,7 +251,7 @@ def load_recipe(name: str) -> Recipe:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
         raise RecipeError(f"{path}: {error}") from None
     if recipe.name:
-        raise RecipeError(f"{path}: the key `name` is not for recipes: the file's name is the recipe's")
+        raise RecipeError(f"{path}: remove the key `name`: a recipe is named after its file")
     if not recipe.rules:
         raise RecipeError(f"{path}: the recipe has no rules")
     _check_values(path, recipe)
@@ -266,18 +278,22 @@ def _check_values(path: Path, recipe: Recipe) -> None:
         smoothing = rule.smoothing if isinstance(rule, W8A8 | WeightOnly) else None
         alphas = smoothing.alphas if smoothing else ()
         checks.extend((f"rules[{index}].smoothing.alphas", alpha, 0.0, 1.0) for alpha in alphas)
-    for key, value, least, most in checks:
-        if not least <= value <= most or math.isinf(value):  # also when it is NaN; JSON has no infinity
-            raise RecipeError(f"{path}: {key} is {value}, which is not between {least:g} and {most:g}")
+    for key, value, lower, upper in checks:
+        if not lower <= value <= upper or math.isinf(value):  # NaN fails too; manifests are JSON, without infinity
+            raise RecipeError(f"{path}: {key} is {value}, which is not between {lower:g} and {upper:g}")
 
 
 def assign(recipe: Recipe, nodes: Iterable[Candidate]) -> dict[tuple[str, str], AnyRule]:
-    """For every node, by role and name, that a rule matches the first one that does.
+    """Match every node with the rules of ``recipe``.
+
+    Returns:
+        The first matching rule by (graph role, node name), without the nodes that no rule matches.
 
     Raises:
-        RecipeError: a rule matches nothing, or its method cannot do an operator that it matches.
+        RecipeError: A rule that is not optional is applied to no node.
+        RecipeError: The method of a rule does not support the operator of a node it matches.
     """
-    chosen: dict[tuple[str, str], AnyRule] = {}
+    assigned: dict[tuple[str, str], AnyRule] = {}
     used: set[int] = set()
     for node in nodes:
         for index, rule in enumerate(recipe.rules):
@@ -285,15 +301,15 @@ def assign(recipe: Recipe, nodes: Iterable[Candidate]) -> dict[tuple[str, str], 
                 if rule.operators and node.operator not in rule.operators:
                     raise RecipeError(
                         f"recipe {recipe.name!r}, rule {index + 1}: its method cannot quantize the {node.operator} "
-                        f"{node.name!r} of graph {node.role!r}; put a rule with method 'keep' for it before this one"
+                        f"{node.name!r} of graph {node.role!r}; add a rule with method 'keep' for this node before it"
                     )
                 used.add(index)
-                chosen[node.role, node.name] = rule
+                assigned[node.role, node.name] = rule
                 break
     for index, rule in enumerate(recipe.rules):
         if index not in used and not rule.optional:
             raise RecipeError(
-                f"recipe {recipe.name!r}, rule {index + 1} ({rule.where}) matches no node that an earlier rule has not "
-                "taken; correct its patterns or say optional = true"
+                f"recipe {recipe.name!r}, rule {index + 1} ({rule.selector}) matches no node, or only nodes that "
+                "an earlier rule matches; correct its patterns or set optional = true"
             )
-    return chosen
+    return assigned

@@ -1,8 +1,9 @@
-"""Where a per-channel scale can be folded: what makes the input of products, and what undoes the scale before it.
+"""Find the inputs of products that a per-channel scale can divide, and the source that absorbs the division.
 
-If channel j of a product's input is divided by s[j] and row j of its weights multiplied by it, nothing changes. The
-division costs nothing where the input comes from a norm (its gain takes it), from a product by way of something linear
-in that channel (that product's columns take it), or from attention over values that a product made.
+If channel j of a product's input is divided by s[j] and row j of its weights is multiplied by s[j], the result does not
+change. The division is free where the input comes from a normalization (its gain absorbs it), from a product through
+operators that are linear in that channel (that product's columns absorb it), or from attention over values that a
+product computed.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ from quantize.products import Product, Weights
 
 Floats = npt.NDArray[np.float32]
 
+# Normalization operators and the indices of their gain and bias inputs.
 _NORMS = {
     "LayerNormalization": (1, 2),
     "SimplifiedLayerNormalization": (1,),
     "SkipSimplifiedLayerNormalization": (2,),
     "SkipLayerNormalization": (2, 3),
 }
-# Attention in one node, its values the third input.
-_FUSED = ("GroupQueryAttention", "MultiHeadAttention")
+# Attention in a single node, with the values as the third input.
+_FUSED_ATTENTION = ("GroupQueryAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, slots=True)
 class SmoothingSite:
-    """An input ``x`` [..., K] that ``products`` share, and how to divide it.
+    """An input of products that a per-channel scale can divide.
 
-    ``groups`` [K] gives for every channel of ``x`` the channel of the source that makes it: in grouped-query attention
-    several channels come from one. ``fold`` takes the scale [source channels] and divides the source by it.
+    Attributes:
+        x: The input, [..., K].
+        products: All readers of ``x``.
+        groups: int64 [K], the source channel of every channel of ``x``. In grouped-query attention several channels
+            have the same source.
+        fold: Divides the source by a scale [source channels]; scales of products are folded into the given weights.
     """
 
     x: ir.Value
@@ -45,34 +51,34 @@ class SmoothingSite:
 
 
 def find_smoothing_sites(products: list[Product]) -> list[SmoothingSite]:
-    """Every input that can be scaled: all its readers are products, and its source can take the scale."""
+    """Find every input whose readers are all ``MatMul`` or ``Gemm`` products and whose source can absorb a scale."""
     by_weight: dict[str, list[Product]] = {}
     by_x: dict[ir.Value, list[Product]] = {}
     for product in products:
         by_weight.setdefault(product.weight.name or "", []).append(product)
         if product.operator in ("MatMul", "Gemm"):
             by_x.setdefault(product.x, []).append(product)
-    made_by = _makers(products)
+    producers = _producers(products)
     sites = []
     for x, readers in by_x.items():
-        alone = all(len(by_weight[product.weight.name or ""]) == 1 for product in readers)
-        if not alone or len(x.uses()) != len(readers) or x.is_graph_output():
+        unshared = all(len(by_weight[product.weight.name or ""]) == 1 for product in readers)
+        if not unshared or len(x.uses()) != len(readers) or x.is_graph_output():
             continue
-        source = _norm(x) or _elementwise(x, made_by) or _grouped_attention(x, made_by) or _attention(x, made_by)
+        source = _norm(x) or _elementwise(x, producers) or _grouped_attention(x, producers) or _attention(x, producers)
         if source:
             groups, fold = source
             sites.append(SmoothingSite(x, readers, groups, fold))
     return sites
 
 
-def made_columns(value: ir.Value, products: list[Product]) -> tuple[Product, slice] | None:
-    """The product of which ``value`` is some columns, if a scale can be folded into these."""
-    owner = _column_owner(value, _makers(products))
-    return (owner[0], owner[2]) if owner else None
+def find_source_columns(value: ir.Value, products: list[Product]) -> tuple[Product, slice] | None:
+    """Return the product and its columns that compute ``value``, or None if no scale can be folded into them."""
+    source = _source_columns(value, _producers(products))
+    return (source.product, source.columns) if source else None
 
 
-def _makers(products: list[Product]) -> dict[ir.Value, Product]:
-    """By output the ``MatMul`` that makes it and shares its weight with no other."""
+def _producers(products: list[Product]) -> dict[ir.Value, Product]:
+    """``MatMul`` products whose weight is not shared, by output."""
     readers = Counter(product.weight.name for product in products)
     return {
         product.output: product
@@ -81,30 +87,57 @@ def _makers(products: list[Product]) -> dict[ir.Value, Product]:
     }
 
 
+# The ``groups`` and ``fold`` of a site.
 _Source = tuple[npt.NDArray[np.int64], Callable[[Weights, Floats], None]]
 
 
-def _only_use(value: ir.Value | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class _SourceColumns:
+    """Columns of a product that compute a value, with the bias that is added to them if there is one."""
+
+    product: Product
+    bias: ir.Value | None
+    columns: slice
+
+    @property
+    def count(self) -> int:
+        return int(self.columns.stop - self.columns.start)
+
+    def fold(self, weights: Weights, scale: Floats) -> None:
+        """Divide the columns and the bias by ``scale``."""
+        whole = np.ones(_column_count(self.product), np.float32)
+        whole[self.columns] = 1 / scale
+        weights.scale_columns(self.product, whole)
+        if self.bias is not None:
+            _divide(self.bias, scale)
+
+
+def _column_count(product: Product) -> int:
+    return int(product.weight.const_value.shape.numpy()[1])  # type: ignore[union-attr]
+
+
+def _used_once(value: ir.Value | None) -> bool:
     return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and value.const_value is not None and _only_use(value)
+def _is_own_constant(value: ir.Value | None) -> bool:
+    """Whether ``value`` is an initializer with a single reader."""
+    return value is not None and value.is_initializer() and value.const_value is not None and _used_once(value)
 
 
 def _divide(value: ir.Value, scale: Floats) -> None:
-    """Divide a small initializer in place of the graph."""
+    """Divide an initializer by ``scale`` in the graph."""
     value.const_value = ir.tensor((array(value) / scale).astype(np.float32), name=value.name)
 
 
 def _norm(x: ir.Value) -> _Source | None:
-    """The gain (and the bias) of a norm before it."""
+    """A normalization that computes ``x``: its gain and bias absorb the scale."""
     node = x.producer()
     if node is None or node.op_type not in _NORMS or node.outputs[0] is not x:
         return None
     indices = [index for index in _NORMS[node.op_type] if index < len(node.inputs) and node.inputs[index] is not None]
     values = [value for index in indices if (value := node.inputs[index]) is not None]
-    if not values or not all(_constant(value) for value in values):
+    if not values or not all(_is_own_constant(value) for value in values):
         return None
 
     def fold(_: Weights, scale: Floats) -> None:
@@ -114,83 +147,76 @@ def _norm(x: ir.Value) -> _Source | None:
     return np.arange(array(values[0]).size), fold
 
 
-def _column_owner(
-    value: ir.Value | None, made_by: dict[ir.Value, Product]
-) -> tuple[Product, ir.Value | None, slice] | None:
-    """The product that makes ``value``, its bias if one is added, and which of its columns ``value`` is."""
-    if not _only_use(value):
-        return None
-    node = value.producer() if value else None
-    if node is None:
+def _source_columns(value: ir.Value | None, producers: dict[ir.Value, Product]) -> _SourceColumns | None:
+    """Find the columns of a product that compute ``value``: directly, through a bias, or as one part of a ``Split``."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or not _used_once(value):
         return None
     if node.op_type == "Split":
-        if node.attributes.get_int("axis", 0) != -1 and (
-            value is None or value.shape is None or node.attributes.get_int("axis", 0) != len(value.shape) - 1
-        ):
-            return None
-        (index,) = (index for index, output in enumerate(node.outputs) if output is value)
-        sizes = node.inputs[1] if len(node.inputs) > 1 else None
-        constant = ir.convenience.get_const_tensor(sizes) if sizes is not None else None
-        whole = made_by.get(node.inputs[0]) if node.inputs[0] is not None else None
-        if constant is None or whole is None or not _only_use(whole.output):
-            return None
-        ends = np.cumsum(constant.numpy())
-        return whole, None, slice(int(ends[index - 1]) if index else 0, int(ends[index]))
+        return _split_part(value, node, producers)
     if node.op_type == "Add":
-        for product_side, bias in (node.inputs, node.inputs[::-1]):
-            owner = made_by.get(product_side) if product_side is not None else None
-            if owner and _constant(bias) and bias is not None and array(bias).ndim == 1 and _only_use(owner.output):
-                return owner, bias, slice(0, array(bias).size)
+        for output, bias in (node.inputs, node.inputs[::-1]):
+            product = producers.get(output) if output is not None else None
+            if (
+                product
+                and bias is not None
+                and _is_own_constant(bias)
+                and array(bias).ndim == 1
+                and _used_once(product.output)
+            ):
+                return _SourceColumns(product, bias, slice(0, array(bias).size))
         return None
-    owner = made_by.get(value) if value is not None else None
-    return (owner, None, slice(0, owner.weight.const_value.shape.numpy()[1])) if owner else None  # type: ignore[union-attr]
+    product = producers.get(value)
+    return _SourceColumns(product, None, slice(0, _column_count(product))) if product else None
 
 
-def _from_columns(owner: tuple[Product, ir.Value | None, slice]) -> Callable[[Weights, Floats], None]:
-    product, bias, columns = owner
+def _split_part(value: ir.Value, node: ir.Node, producers: dict[ir.Value, Product]) -> _SourceColumns | None:
+    """The columns of a product that output ``value`` of the ``Split`` ``node`` along the last axis has."""
+    axis = node.attributes.get_int("axis", 0)
+    if axis != -1 and (value.shape is None or axis != len(value.shape) - 1):
+        return None
+    (index,) = (index for index, output in enumerate(node.outputs) if output is value)
+    sizes = node.inputs[1] if len(node.inputs) > 1 else None
+    constant = ir.convenience.get_const_tensor(sizes) if sizes is not None else None
+    product = producers.get(node.inputs[0]) if node.inputs[0] is not None else None
+    if constant is None or product is None or not _used_once(product.output):
+        return None
+    ends = np.cumsum(constant.numpy())
+    return _SourceColumns(product, None, slice(int(ends[index - 1]) if index else 0, int(ends[index])))
 
-    def fold(weights: Weights, scale: Floats) -> None:
-        whole = np.ones(product.weight.const_value.shape.numpy()[1], np.float32)  # type: ignore[union-attr]
-        whole[columns] = 1 / scale
-        weights.scale_columns(product, whole)
-        if bias is not None:
-            _divide(bias, scale)
 
-    return fold
-
-
-def _elementwise(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | None:
-    """``gate * up``: the product behind one factor takes the scale, and the other factor does not matter."""
+def _elementwise(x: ir.Value, producers: dict[ir.Value, Product]) -> _Source | None:
+    """``gate * up``: the product that computes one factor absorbs the scale, whatever the other factor is."""
     node = x.producer()
     if node is None or node.op_type != "Mul":
         return None
     for value in reversed(node.inputs):
-        owner = _column_owner(value, made_by)
-        if owner and owner[2].stop - owner[2].start > 1:  # one column is a factor of all channels
-            return np.arange(owner[2].stop - owner[2].start), _from_columns(owner)
+        source = _source_columns(value, producers)
+        if source and source.count > 1:  # a single column is broadcast to all channels
+            return np.arange(source.count), source.fold
     return None
 
 
-def _grouped_attention(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | None:
+def _grouped_attention(x: ir.Value, producers: dict[ir.Value, Product]) -> _Source | None:
     """Values of fused attention: a channel of a key-value head feeds one channel of each query head it serves."""
     node = x.producer()
-    if node is None or node.op_type not in _FUSED or node.outputs[0] is not x:
+    if node is None or node.op_type not in _FUSED_ATTENTION or node.outputs[0] is not x:
         return None
-    owner = _column_owner(node.inputs[2], made_by)
-    if owner is None:
+    source = _source_columns(node.inputs[2], producers)
+    if source is None:
         return None
     heads = node.attributes.get_int("num_heads", 0)
     kv_heads = node.attributes.get_int("kv_num_heads", heads)
-    width = (owner[2].stop - owner[2].start) // kv_heads
-    head, channel = np.divmod(np.arange(heads * width), width)
-    return head // (heads // kv_heads) * width + channel, _from_columns(owner)
+    head_size = source.count // kv_heads
+    head, channel = np.divmod(np.arange(heads * head_size), head_size)
+    return head // (heads // kv_heads) * head_size + channel, source.fold
 
 
-def _attention(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | None:
-    """``probabilities @ values`` written out: x ← Reshape ← Transpose ← MatMul(p, Transpose ← Reshape ← values)."""
+def _attention(x: ir.Value, producers: dict[ir.Value, Product]) -> _Source | None:
+    """Values of attention in separate nodes: x ← Reshape ← Transpose ← MatMul(p, Transpose ← Reshape ← values)."""
 
-    def before(value: ir.Value | None, operator: str, index: int = 0) -> ir.Value | None:
-        node = value.producer() if value is not None and _only_use(value) else None
+    def input_of(value: ir.Value | None, operator: str, index: int = 0) -> ir.Value | None:
+        node = value.producer() if value is not None and _used_once(value) else None
         return node.inputs[index] if node is not None and node.op_type == operator else None
 
     def swaps_heads(value: ir.Value | None) -> bool:
@@ -203,9 +229,9 @@ def _attention(x: ir.Value, made_by: dict[ir.Value, Product]) -> _Source | None:
     merged = reshape.inputs[0]
     if not swaps_heads(merged):
         return None
-    attended = before(merged, "Transpose")
-    values = before(attended, "MatMul", 1)
+    attended = input_of(merged, "Transpose")
+    values = input_of(attended, "MatMul", 1)
     if not swaps_heads(values):
         return None
-    owner = _column_owner(before(before(values, "Transpose"), "Reshape"), made_by)
-    return (np.arange(owner[2].stop - owner[2].start), _from_columns(owner)) if owner else None
+    source = _source_columns(input_of(input_of(values, "Transpose"), "Reshape"), producers)
+    return (np.arange(source.count), source.fold) if source else None

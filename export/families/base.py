@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer
 
 from export.checkpoints import CheckpointFolder
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 TOKENIZER = "tokenizer.json"

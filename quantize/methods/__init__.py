@@ -1,1 +1,1 @@
-"""The methods: each rewrites nodes of a graph."""
+"""Quantization methods; each rewrites nodes of a graph."""

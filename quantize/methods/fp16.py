@@ -1,8 +1,8 @@
-"""Half precision node by node, with casts only where a float32 node meets a float16 one.
+"""Convert single nodes to float16, with casts only where float32 and float16 nodes meet.
 
-What a recipe leaves in float32 (norms, softmax, the residual sums, where squares and sums pass 65,504) keeps its
-operator and its type. Graph inputs and outputs stay float32 but for the keys and values of the attention cache, which
-must have the type of the queries and are half as large for it.
+Nodes that a recipe leaves in float32 (normalization, softmax and residual sums, whose squares and sums exceed 65,504)
+keep their operator and type. Graph inputs and outputs stay float32, except keys and values of the attention cache: they
+must have the type of the queries, and take half the memory.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from quantize.errors import QuantizationError
 
-# Their result's type is in an attribute, or is no float.
+# Operators whose output type is given by an attribute or is not a float.
 _TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "Shape", "Range", "Equal", "Less"})
-# Inputs and outputs of attention that are the cache, by operator.
+# Indices of the cache among the inputs and outputs of attention operators.
 _CACHE_INPUTS = {"GroupQueryAttention": (3, 4)}
 _CACHE_OUTPUTS = {"GroupQueryAttention": (1, 2)}
-_LARGEST = float(np.finfo(np.float16).max)
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 def convert(model: ir.Model, names: set[str]) -> int:
-    """Let the nodes called ``names`` that compute in float32 compute in float16; returns how many those were.
+    """Convert the nodes named in ``names`` that compute in float32 to float16.
+
+    Returns:
+        The number of converted nodes.
 
     Raises:
-        QuantizationError: a weight of theirs is larger than float16 can hold.
+        QuantizationError: A weight of these nodes has values beyond the range of float16.
     """
     if not names:
         return 0
     graph = model.graph
     for node in graph:
-        if node.op_type == "Constant":  # the decoder's builder annotates vectors as scalars, which inference refuses
+        if node.op_type == "Constant":  # the decoder builder annotates vectors as scalars, which fails inference
             node.outputs[0].shape = None
-    ShapeInferencePass()(model)  # types of the values that were annotated with none
+    ShapeInferencePass()(model)  # adds missing types
     graph.sort()
     half: dict[ir.Value, ir.Value] = {}
     converted = 0
@@ -54,7 +57,7 @@ def convert(model: ir.Model, names: set[str]) -> int:
                 continue
             output.type = ir.TensorType(ir.DataType.FLOAT16)
             if index not in _CACHE_OUTPUTS.get(node.op_type, ()):
-                half[_widened(graph, output)] = output
+                half[_widen(graph, output)] = output
     for node in list(graph):
         if node.op_type == "Cast" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
             graph.remove(node, safe=True)
@@ -66,32 +69,32 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _half(graph: ir.Graph, half: dict[ir.Value, ir.Value], value: ir.Value) -> ir.Value:
-    """``value`` in float16: what it was widened from, a converted weight, or a cast."""
+    """Return ``value`` in float16: the value it was widened from, a converted constant, or a cast."""
     if value in half:
         return half[value]
     constant = ir.convenience.get_const_tensor(value)  # an initializer, or a Constant node
     if constant is not None:
         floats = constant.numpy()
-        if floats.size and not float(np.abs(floats).max()) <= _LARGEST:
+        if floats.size and not float(np.abs(floats).max()) <= _FLOAT16_MAX:
             raise QuantizationError(
                 f"weight {value.name!r} has values beyond ±65504, which float16 cannot hold; keep its node in float32"
             )
         name = f"{value.name}/float16"
-        made = ir.Value(
+        converted = ir.Value(
             name=name,
             shape=value.shape,
             type=ir.TensorType(ir.DataType.FLOAT16),
             const_value=ir.tensor(floats.astype(np.float16), name=name),
         )
-        graph.register_initializer(made)
+        graph.register_initializer(converted)
     else:
-        made = _cast(graph, value, ir.DataType.FLOAT16, f"{value.name}/float16")
-    half[value] = made
-    return made
+        converted = _cast(graph, value, ir.DataType.FLOAT16, f"{value.name}/float16")
+    half[value] = converted
+    return converted
 
 
-def _widened(graph: ir.Graph, output: ir.Value) -> ir.Value:
-    """``output`` as float32, under its name if it is an output of the graph, for all who read it."""
+def _widen(graph: ir.Graph, output: ir.Value) -> ir.Value:
+    """Cast ``output`` to float32 for all its readers; the cast takes the name of a graph output."""
     wide = _cast(graph, output, ir.DataType.FLOAT, f"{output.name}/float32")
     cast = wide.producer()
     if output.is_graph_output():
@@ -104,7 +107,7 @@ def _widened(graph: ir.Graph, output: ir.Value) -> ir.Value:
 
 def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
     node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], name=f"{name}/Cast")
-    made = node.outputs[0]
-    made.name, made.shape, made.type = name, value.shape, ir.TensorType(dtype)
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)
     graph.append(node)
-    return made
+    return output

@@ -1,8 +1,9 @@
-"""A stretch of a graph that treats every batch element alone, run element by element in a ``Scan``.
+"""Run a subgraph that treats batch elements independently one element at a time, in a ``Scan``.
 
-A convolution stem's activations are its largest: 49 MB for 8 s of audio after the first layer of the 0.6B, several
-times over, and as much again for every further window. One element at a time they stay in the processor's caches, which
-is no slower (measured: a tenth faster), and the memory no longer depends on the batch. Results are the same to the bit.
+The activations of a convolution stem are the largest of the model: 49 MB for 8 s of audio after the first layer of the
+0.6B model, several times over, and as much again for every further window. One element at a time they stay in the
+processor's caches, which is no slower (measured: a tenth faster), and the memory no longer depends on the batch size.
+Results are identical to the bit.
 """
 
 from __future__ import annotations
@@ -11,30 +12,32 @@ import onnx_ir as ir
 
 from quantize.graph import array
 
-# Operators that never look across the first axis, given what :func:`_keeps_elements_apart` asks of their attributes.
-_POINTWISE = frozenset({"Gelu", "Mul", "Add", "Max", "Div", "Abs", "QuantizeLinear", "MatMul", "MatMulIntegerToFloat"})
+# Operators that never mix values along the first axis, whatever their attributes.
+_INDEPENDENT = frozenset(
+    {"Gelu", "Mul", "Add", "Max", "Div", "Abs", "QuantizeLinear", "MatMul", "MatMulIntegerToFloat"}
+)
 
 
 def wrap(graph: ir.Graph, x: ir.Value, name: str) -> bool:
-    """Move everything that follows ``x`` [B, …] and keeps its elements apart into one ``Scan`` over them.
+    """Move the nodes that follow ``x`` [B, …] and treat batch elements independently into one ``Scan`` over the batch.
 
     Args:
-        graph: the graph, in order.
-        x: what the stretch reads beside constants; its shape must be known but for the first axis.
-        name: of the new node.
+        graph: The graph, topologically sorted.
+        x: The only input of the subgraph beside constants. Its shape must be known except for the first axis.
+        name: Name of the new node.
 
     Returns:
-        Whether it was done: the stretch must end in one value, and nothing else may read ``x``.
+        Whether the graph was changed. It is not if the subgraph has more than one output or the shape is unknown.
     """
     shape = list(x.shape or [])
     inner = {x}
-    stretch = []
+    subgraph = []
     for node in graph:
-        read = [value for value in node.inputs if value is not None and not value.is_initializer()]
-        if read and all(value in inner for value in read) and _keeps_elements_apart(node):
-            stretch.append(node)
+        computed = [value for value in node.inputs if value is not None and not value.is_initializer()]
+        if computed and all(value in inner for value in computed) and _is_independent_by_element(node):
+            subgraph.append(node)
             inner.update(node.outputs)
-    members = set(stretch)
+    members = set(subgraph)
     exits = {
         value for value in inner if value.is_graph_output() or any(use.node not in members for use in value.uses())
     }
@@ -61,11 +64,11 @@ def wrap(graph: ir.Graph, x: ir.Value, name: str) -> bool:
         if use.node in members:
             use.node.replace_input_with(use.idx, enter.outputs[0])
     scan_output = ir.Value(name=f"{name}/output", shape=end.shape, type=ir.TensorType(ir.DataType.FLOAT))
-    for node in stretch:
+    for node in subgraph:
         for output in node.outputs:
-            output.shape = None  # the first axis is 1 in here
-    graph.remove(stretch)
-    body = ir.Graph([element], [leave.outputs[0]], nodes=[enter, *stretch, leave], name=f"{name}/body")
+            output.shape = None  # the first axis is 1 inside the Scan
+    graph.remove(subgraph)
+    body = ir.Graph([element], [leave.outputs[0]], nodes=[enter, *subgraph, leave], name=f"{name}/body")
     scan = ir.Node(
         "",
         "Scan",
@@ -80,30 +83,31 @@ def wrap(graph: ir.Graph, x: ir.Value, name: str) -> bool:
     return True
 
 
-def _keeps_elements_apart(node: ir.Node) -> bool:
+def _is_independent_by_element(node: ir.Node) -> bool:
+    """Whether ``node`` never mixes values along the first axis."""
     operator, attributes = node.op_type, node.attributes
-    if operator in _POINTWISE:
+    if operator in _INDEPENDENT:
         return True
     if operator == "Transpose":
         return attributes.get_ints("perm", [1])[0] == 0
     if operator == "Concat":
         return attributes.get_int("axis", 0) > 0
     if operator == "ReduceMax":
-        return _positive(node, 1) and bool(attributes.get_int("keepdims", 1))
+        return _has_inner_axes(node, 1) and bool(attributes.get_int("keepdims", 1))
     if operator == "Slice":
-        return _positive(node, 3)
+        return _has_inner_axes(node, 3)
     if operator == "Pad":
-        pads = _constant(node, 1)
+        pads = _constant_ints(node, 1)
         return bool(pads) and pads[0] == pads[len(pads) // 2] == 0
     return False
 
 
-def _positive(node: ir.Node, index: int) -> bool:
-    """Whether the axes in this input are known and none is the first, counted from either end."""
-    axes = _constant(node, index)
+def _has_inner_axes(node: ir.Node, index: int) -> bool:
+    """Whether the axes in input ``index`` are constant and positive; negative axes could be the first one."""
+    axes = _constant_ints(node, index)
     return bool(axes) and all(axis > 0 for axis in axes)
 
 
-def _constant(node: ir.Node, index: int) -> list[int]:
+def _constant_ints(node: ir.Node, index: int) -> list[int]:
     value = node.inputs[index] if index < len(node.inputs) else None
-    return [int(each) for each in array(value).reshape(-1)] if value is not None and value.is_initializer() else []
+    return [int(item) for item in array(value).reshape(-1)] if value is not None and value.is_initializer() else []

@@ -1,8 +1,8 @@
-"""Weights of 8 or 4 bits in blocks along the inner axis; activations are floats between nodes.
+"""Weight-only quantization: weights of 8 or 4 bits in blocks along the inner axis, float32 activations between nodes.
 
-``MatMul`` and ``Gemm`` become ``MatMulNBits``, a ``Gather`` becomes ``GatherBlockQuantized``; a table that is both
-looked up and multiplied with (tied embeddings) is stored once for both. A ``Conv`` keeps its operator: ONNX Runtime has
-no convolution over blocks, so its weights are stored small and become floats once, when the graph is loaded.
+``MatMul`` and ``Gemm`` become ``MatMulNBits``, and ``Gather`` becomes ``GatherBlockQuantized``. A table that is both
+looked up and multiplied (tied embeddings) is stored once for both. ``Conv`` keeps its operator: ONNX Runtime has no
+convolution over blocks, so its weights are stored quantized and dequantized once when the graph is loaded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from quantize.graph import MICROSOFT, Editor, replace_output
 from quantize.numerics import Blocks, quantize_blocks
 from quantize.products import Floats, Product, Weights
 
-# Activations are rounded to 8 bits a block inside the kernel (MLAS "CompInt8"): measured 0.5-0.7 % error beside the
-# float kernels, which are 3 times slower at 4 bits and up to 40 times at 8.
+# The kernel rounds activations to 8 bits in blocks (MLAS "CompInt8"). Its measured error is 0.5-0.7 % of the float
+# kernels' results; these are 3 times slower at 4 bits and up to 40 times at 8.
 _ACCURACY_LEVEL = 4
 
 
@@ -35,16 +35,16 @@ def quantize(
     """Rewrite ``products``, which all read one weight, as weight-only nodes.
 
     Args:
-        graph: their graph.
-        products: nodes that share a weight (mostly one).
-        weights: the graph's weights.
+        graph: The graph of the products.
+        products: Nodes that share a weight, often a single one.
+        weights: Weights of the graph.
         bits: 4 or 8.
-        block: weights a scale.
-        symmetric: one zero point for all blocks.
-        importance: [K] mean square of the inputs, see :func:`quantize.numerics.quantize_blocks`.
+        block: Weights that share a scale.
+        symmetric: Use one zero point for all blocks.
+        importance: Mean square of the inputs, [K], which weights squared errors in the search for block ranges.
 
     Raises:
-        RecipeError: ids whose rank is not known.
+        RecipeError: The rank of a ``Gather``'s indices is not known.
     """
     blocks = quantize_blocks(weights.matrix(products[0]), bits, block, symmetric=symmetric, importance=importance)
     name = products[0].weight.name or products[0].name
@@ -69,11 +69,13 @@ def _multiply(edit: Editor, product: Product, blocks: Blocks) -> None:
     if zeros is not None:
         inputs.append(edit.constant("zeros", zeros.reshape(-1)))
     bias = product.node.inputs[2] if len(product.node.inputs) > 2 else None
-    fused = bias is not None and bias.shape is not None and list(bias.shape) == [outer]  # the only form the node takes
+    fused = (
+        bias is not None and bias.shape is not None and list(bias.shape) == [outer]
+    )  # the only shape that MatMulNBits accepts
     if fused:
         inputs += [None] * (5 - len(inputs)) + [bias]
-    here = Editor(edit.graph, product.name)
-    result = here.node(
+    node_edit = Editor(edit.graph, product.name)
+    result = node_edit.node(
         "MatMulNBits",
         inputs,
         domain=MICROSOFT,
@@ -84,12 +86,12 @@ def _multiply(edit: Editor, product: Product, blocks: Blocks) -> None:
         accuracy_level=_ACCURACY_LEVEL,
     )
     if bias is not None and not fused:
-        result = here.node("Add", [result, bias])
+        result = node_edit.node("Add", [result, bias])
     replace_output(product.node, result)
 
 
 def _look_up(edit: Editor, product: Product, blocks: Blocks) -> None:
-    """Rows of the same blocks, which come as [..., blocks, block] and are laid flat; the last one's padding is cut."""
+    """Look up rows [..., blocks, block], flatten them to [..., K], and cut the padding of the last block."""
     inputs = [
         edit.constant("values", blocks.values),
         product.x,
@@ -97,8 +99,8 @@ def _look_up(edit: Editor, product: Product, blocks: Blocks) -> None:
     ]
     if blocks.zeros is not None:
         inputs.append(edit.constant("row_zeros", blocks.zeros[..., None]))
-    here = Editor(edit.graph, product.name)
-    rows = here.node(
+    node_edit = Editor(edit.graph, product.name)
+    rows = node_edit.node(
         "GatherBlockQuantized",
         inputs,
         domain=MICROSOFT,
@@ -108,24 +110,28 @@ def _look_up(edit: Editor, product: Product, blocks: Blocks) -> None:
         quantize_axis=2,
     )
     padded = blocks.scales.shape[1] * blocks.block
-    flat = here.node("Reshape", [rows, here.constant("flat", np.array([0] * _rank(product.x) + [padded], np.int64))])
+    flat = node_edit.node(
+        "Reshape", [rows, node_edit.constant("flat", np.array([0] * _rank(product.x) + [padded], np.int64))]
+    )
     if padded != blocks.inner:
         bounds = {"start": 0, "end": blocks.inner, "axis": -1}
-        flat = here.node("Slice", [flat, *(here.constant(name, np.array([at])) for name, at in bounds.items())])
+        flat = node_edit.node(
+            "Slice", [flat, *(node_edit.constant(name, np.array([value])) for name, value in bounds.items())]
+        )
     replace_output(product.node, flat)
 
 
 def _rank(ids: ir.Value) -> int:
     if ids.shape is None:
-        raise RecipeError(f"the rank of {ids.name!r} is not known")
+        raise RecipeError(f"the rank of {ids.name!r} is unknown: rows of a quantized table cannot be looked up by it")
     return len(ids.shape)
 
 
 def _convolve(edit: Editor, product: Product, blocks: Blocks) -> None:
-    """``Conv`` over ``(values - zero) · scale``: constants alone, which ONNX Runtime folds at load."""
+    """Compute the weights of ``Conv`` as ``(values - zeros) · scales`` from constants, which are folded at load."""
     floats = edit.node("Cast", [edit.constant("values", blocks.levels)], to=ir.DataType.FLOAT)
-    middle = np.float32(2 ** (blocks.bits - 1))
-    zeros = np.full_like(blocks.scales, middle) if blocks.zeros is None else blocks.zeros.astype(np.float32)
+    zero_point = np.float32(2 ** (blocks.bits - 1))
+    zeros = np.full_like(blocks.scales, zero_point) if blocks.zeros is None else blocks.zeros.astype(np.float32)
     shifted = edit.node("Sub", [floats, edit.constant("zeros", zeros[..., None])])
     scaled = edit.node("Mul", [shifted, edit.constant("scales", blocks.scales[..., None])])
     outer, padded = len(blocks.values), blocks.scales.shape[1] * blocks.block

@@ -1,4 +1,4 @@
-"""Quantization from end to end: every recipe on the small model, and folders that appear whole or not at all."""
+"""Tests of quantization of the small model: every bundled recipe, refused input, and complete or absent results."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ import quantize.__main__
 import runtime.__main__
 from quantize.errors import QuantizationError
 from quantize.graph import array
-from quantize.output import appearing
+from quantize.output_folder import appearing
 from quantize.package import Plan, quantize_artifact
+from quantize.progress import Report
 from quantize.recipe import load_recipe, shipped
-from quantize.report import Report
 from runtime import Transcriber, open_artifact
 from runtime.engines.base import EngineOptions, SegmentOptions
 from runtime.families import make_engine
@@ -41,7 +41,7 @@ from tests.conftest import ARTIFACT, DATA
 
 pytestmark = pytest.mark.slow
 
-# Weight-only in two layers: nothing is calibrated, little is computed.
+# Weight-only in two layers: fast, and without calibration.
 CHEAP = """
 description = "for a test"
 [bounds]
@@ -70,8 +70,8 @@ def run(*arguments: str | Path) -> Any:
 
 
 @dataclass
-class Desk:
-    """A recipe of one's own, and a folder for what it makes of the small model."""
+class Workspace:
+    """Paths of a recipe file, the result and the small model, and options for evaluation audio."""
 
     folder: Path
     recipe: Path
@@ -83,10 +83,10 @@ class Desk:
         self.recipe.write_text(recipe, encoding="utf-8")
         return run(self.parent, "--recipe", self.recipe, "--out", self.out, *self.audio, *options)
 
-    def refused(self, result: Any, message: str) -> None:
-        """One sentence with ``message``, exit code 2, and nothing left of the result."""
+    def assert_refused(self, result: Any, message: str) -> None:
+        """Check for an error of one sentence with ``message``, exit code 2, and no files."""
         assert result.exit_code == 2, result.output
-        *_, last = result.stderr.strip().splitlines()  # steps that went well before are lines of their own
+        *_, last = result.stderr.strip().splitlines()  # after the lines of finished steps
         assert last.startswith("error: ")
         assert message in last
         assert "Traceback" not in result.output
@@ -96,7 +96,7 @@ class Desk:
 
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that name little to evaluate with."""
+    """Options for evaluation on three utterances."""
     folder = tmp_path_factory.mktemp("audio") / "few"
     folder.mkdir()
     entries = json.loads((DATA / "evaluation" / "index.json").read_text(encoding="utf-8"))
@@ -108,16 +108,16 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, float_artifact: Path, audio: list[str]) -> Desk:
+def workspace(tmp_path: Path, float_artifact: Path, audio: list[str]) -> Workspace:
     (tmp_path / "results").mkdir()
-    return Desk(tmp_path, tmp_path / "own.toml", tmp_path / "results" / "made", float_artifact, audio)
+    return Workspace(tmp_path, tmp_path / "own.toml", tmp_path / "results" / "out", float_artifact, audio)
 
 
 @pytest.fixture(scope="session")
 def quantized(
     float_artifact: Path, audio: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """The small model by any shipped recipe, made once."""
+    """Quantizes the small model by a bundled recipe, once for all tests."""
     folder = tmp_path_factory.mktemp("quantized")
 
     def make(recipe: str) -> Path:
@@ -131,88 +131,89 @@ def quantized(
     return make
 
 
-def quantization(folder: Path) -> Quantization:
-    found = open_artifact(folder).manifest.quantization
-    assert found is not None
-    return found
+def read_quantization(folder: Path) -> Quantization:
+    quantization = open_artifact(folder).manifest.quantization
+    assert quantization is not None
+    return quantization
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_recipe(
+def test_bundled_recipe(
     name: str, quantized: Callable[[str], Path], float_artifact: Path, samples: list[dict[str, Any]]
 ) -> None:
-    """The result opens, keeps the recipe's bounds, hears what was said, and says how it was made."""
-    made, parent, recipe = open_artifact(quantized(name)), open_artifact(float_artifact), load_recipe(name)
-    manifest, found = made.manifest, quantization(made.path)
-    assert (manifest.name, found.recipe) == (f"qwen3-asr-tiny-{name}", name)
-    assert found.parent == hashlib.sha256((float_artifact / "manifest.json").read_bytes()).hexdigest()
-    assert found.settings == json.loads(json.dumps(recipe.settings()))
-    assert found.calibration == ("bundled samples" if recipe.calibrates else None)
-    gate = found.gate
+    """The result opens, is within the recipe's bounds, transcribes correctly and records its quantization."""
+    artifact, parent, recipe = open_artifact(quantized(name)), open_artifact(float_artifact), load_recipe(name)
+    manifest, quantization = artifact.manifest, read_quantization(artifact.path)
+    assert (manifest.name, quantization.recipe) == (f"qwen3-asr-tiny-{name}", name)
+    assert quantization.parent == hashlib.sha256((float_artifact / "manifest.json").read_bytes()).hexdigest()
+    assert quantization.settings == json.loads(json.dumps(recipe.settings()))
+    assert quantization.calibration == ("bundled samples" if recipe.needs_calibration else None)
+    gate = quantization.gate
     assert all(0 < error <= recipe.bounds.relative(role) for role, error in gate.relative_error.items())
-    assert set(gate.relative_error) == set(found.graphs) == {"encoder", "decoder"}
+    assert set(gate.relative_error) == set(quantization.graphs) == {"encoder", "decoder"}
     assert (gate.evaluation, gate.utterances, gate.identical) == ("3 utterances of few", 3, 1.0)
     assert [rate.language for rate in gate.error_rates] == ["Chinese", "English", "Russian"]
     assert (gate.exceeded, gate.forced) == ([], False)
-    assert (gate.parent_bytes, gate.bytes) == (parent.size, made.size)
-    assert made.size < parent.size * {"fp16": 0.55, "q8": 0.35, "int4-small": 0.25}.get(name, 0.32)
+    assert (gate.parent_bytes, gate.bytes) == (parent.size, artifact.size)
+    assert artifact.size < parent.size * {"fp16": 0.55, "q8": 0.35, "int4-small": 0.25}.get(name, 0.32)
     if name != "fp16":
-        counts = {role: sum(graph.nodes.values()) for role, graph in found.graphs.items()}
+        counts = {role: sum(graph.nodes.values()) for role, graph in quantization.graphs.items()}
         assert counts == {"encoder": 30, "decoder": 22}
-        assert all("float32" not in graph.nodes for graph in found.graphs.values())
+        assert all("float32" not in graph.nodes for graph in quantization.graphs.values())
     for field in ("schema_version", "family", "source", "tokenizer", "languages", "front_end", "parameters"):
         assert getattr(manifest, field) == getattr(parent.manifest, field)
     assert set(manifest.files) == set(parent.manifest.files)
-    assert {path.name for path in made.path.iterdir()} == {"manifest.json", *manifest.files}
+    assert {path.name for path in artifact.path.iterdir()} == {"manifest.json", *manifest.files}
     for role, spec in manifest.graphs.items():
         before = parent.manifest.graphs[role]
         types = {tensor.name: tensor.dtype for tensor in (*before.inputs, *before.outputs)}
-        kept = "float16" if name == "fp16" else "int8" if load_recipe(name).cache else "float32"
-        types |= {key: kept for key in types if key.startswith(("past", "present"))}
+        cache_dtype = "float16" if name == "fp16" else "int8" if load_recipe(name).cache else "float32"
+        types |= {key: cache_dtype for key in types if key.startswith(("past", "present"))}
         assert {tensor.name: tensor.dtype for tensor in (*spec.inputs, *spec.outputs)} == types
-    text = Transcriber.from_artifact(made.path).transcribe(DATA / "en-1.wav").text
+    text = Transcriber.from_artifact(artifact.path).transcribe(DATA / "en-1.wav").text
     assert text == samples[0]["text"]
 
 
-def test_the_tracked_artifact_is_what_export_and_quantize_make(quantized: Callable[[str], Path]) -> None:
-    """Processors may choose another exponent where two are as good, so functions are compared and not weights."""
+def test_tracked_artifact_equals_a_fresh_export_and_quantization(quantized: Callable[[str], Path]) -> None:
+    """Processors may choose another exponent where two are as good, so outputs are compared and not weights."""
     fresh, tracked = open_artifact(quantized("int8")), open_artifact(ARTIFACT)
     for field in ("schema_version", "family", "name", "source", "tokenizer", "languages", "front_end", "parameters"):
         assert getattr(fresh.manifest, field) == getattr(tracked.manifest, field), field
     assert fresh.manifest.graphs == tracked.manifest.graphs
     assert set(fresh.manifest.files) == set(tracked.manifest.files)
-    made, kept = quantization(fresh.path), quantization(tracked.path)
-    assert made.settings == kept.settings
-    assert {role: graph.nodes for role, graph in made.graphs.items()} == {
-        role: graph.nodes for role, graph in kept.graphs.items()
+    new, stored = read_quantization(fresh.path), read_quantization(tracked.path)
+    assert new.settings == stored.settings
+    assert {role: graph.nodes for role, graph in new.graphs.items()} == {
+        role: graph.nodes for role, graph in stored.graphs.items()
     }
-    assert (kept.gate.evaluation, kept.gate.exceeded) == ("60 utterances of the bundled set", [])
+    assert (stored.gate.evaluation, stored.gate.exceeded) == ("60 utterances of the bundled set", [])
     samples = soundfile.read(DATA / "en-1.wav", dtype="float32")[0]
     engines = [make_engine(artifact, EngineOptions()) for artifact in (fresh, tracked)]
     probes = [engine.probes(samples, [], SegmentOptions())[-1].feeds["audio_embeds"] for engine in engines]
     assert np.linalg.norm(probes[0] - probes[1]) < 0.03 * np.linalg.norm(probes[1])
 
 
-def test_nodes_of_the_shipped_recipes(quantized: Callable[[str], Path]) -> None:
-    """Which method meets how many of the small model's weights."""
-    made = {name: quantization(quantized(name)) for name in shipped()}
-    nodes = {name: {role: graph.nodes for role, graph in found.graphs.items()} for name, found in made.items()}
+def test_nodes_of_the_bundled_recipes(quantized: Callable[[str], Path]) -> None:
+    """The number of nodes by method."""
+    results = {name: read_quantization(quantized(name)) for name in shipped()}
+    nodes = {name: {role: graph.nodes for role, graph in result.graphs.items()} for name, result in results.items()}
     integers = {"float32 patches": 1, "w8a8": 29}
     assert nodes["int8"] == {"encoder": integers, "decoder": {"w8a8": 20, "8 bits, blocks of 64": 2}}
     assert nodes["int4"] == {"encoder": integers, "decoder": {"4 bits, blocks of 64": 22}}
     assert nodes["q8"] == {"encoder": {"8 bits, blocks of 32": 30}, "decoder": {"8 bits, blocks of 32": 22}}
     assert nodes["int4-small"]["encoder"] == {"float32 patches": 1, "w8a8": 2, "4 bits, blocks of 64": 27}
     assert set(nodes["mixed"]["decoder"]) == {"4 bits, blocks of 64", "8 bits, blocks of 32"}
-    assert made["int4-small"].gate.bytes < made["int4"].gate.bytes < made["mixed"].gate.bytes < made["q8"].gate.bytes
+    sizes = [results[name].gate.bytes for name in ("int4-small", "int4", "mixed", "q8")]
+    assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.parametrize("name", ["int8", "q8", "fp16", "int4"])
-def test_rows_of_a_batch_do_not_see_one_another(name: str, quantized: Callable[[str], Path]) -> None:
-    """A ragged batch gives each prompt's own logits: no scale spans rows.
+def test_rows_of_a_batch_are_independent(name: str, quantized: Callable[[str], Path]) -> None:
+    """A ragged batch gives the logits of each prompt alone, since no scale spans rows.
 
-    Where this was measured int8, q8 and fp16 were equal to the bit, and 4 bits to 2e-6 of logits up to 21: their
-    kernel sums in another order for more rows. In steps after the prompt such a difference may move an activation
-    to the next of its 256 values, which moved logits by up to 0.07 and changed no token.
+    In measurements int8, q8 and fp16 were equal to the bit, and 4 bits to 2e-6 for logits up to 21: their kernel sums
+    in another order for more rows. In later steps such a difference may round an activation to the next of its 256
+    values, which changed logits by up to 0.07 and no token.
     """
     engine = Transcriber.from_artifact(quantized(name))._engine
     assert isinstance(engine, Qwen3AsrEngine)
@@ -234,225 +235,234 @@ def test_rows_of_a_batch_do_not_see_one_another(name: str, quantized: Callable[[
             assert int(alone[0].argmax()) == int(after[row].argmax())
 
 
-def test_seven_bits_for_processors_without_vnni(desk: Desk, quantized: Callable[[str], Path]) -> None:
-    """Every weight of an integer product is within ±63, and ``info`` says so."""
-    result = desk.run("--reduce-range", recipe=CHEAP + INTEGERS)
+def test_reduced_range_for_processors_without_vnni(workspace: Workspace, quantized: Callable[[str], Path]) -> None:
+    """Every weight of an integer product is within ±63, and ``info`` shows that."""
+    result = workspace.run("--reduce-range", recipe=CHEAP + INTEGERS)
     assert result.exit_code == 0, result.stderr
-    for folder, largest in ((desk.out, 63), (quantized("int8"), 127)):
-        made = open_artifact(folder)
-        graphs = [ir.load(made.graph_path(role)).graph for role in made.manifest.graphs]
+    for folder, largest in ((workspace.out, 63), (quantized("int8"), 127)):
+        artifact = open_artifact(folder)
+        graphs = [ir.load(artifact.graph_path(role)).graph for role in artifact.manifest.graphs]
         values = [value for graph in graphs for value in graph.initializers.values()]
         stored = [array(value).astype(int) for value in values if value.dtype == ir.DataType.INT8]
         assert len(stored) > 4
         assert max(int(np.abs(each).max()) for each in stored) == largest
-        assert quantization(folder).integer_products
-        assert quantization(folder).needs_vnni == (largest == 127)
-        said = CliRunner().invoke(runtime.__main__.app, ["info", str(folder)])
-        assert ("7-bit weights in integer products" in said.stdout) == (largest == 63)
+        assert read_quantization(folder).integer_products
+        assert read_quantization(folder).needs_vnni == (largest == 127)
+        info = CliRunner().invoke(runtime.__main__.app, ["info", str(folder)])
+        assert ("7-bit weights in integer products" in info.stdout) == (largest == 63)
 
 
-def test_a_recipe_of_the_users_own(desk: Desk) -> None:
-    """It is called like its file, and so is the folder beside the parent's; what it leaves alone stays as it was."""
-    desk.recipe.write_text(CHEAP, encoding="utf-8")
-    result = run(desk.parent, "--recipe", desk.recipe, *desk.audio)
-    made = desk.parent.with_name("qwen3-asr-tiny-own")
+def test_recipe_file_names_the_result(workspace: Workspace) -> None:
+    """Without --out the folder beside the parent has the recipe's name; nodes without a rule stay float32."""
+    workspace.recipe.write_text(CHEAP, encoding="utf-8")
+    result = run(workspace.parent, "--recipe", workspace.recipe, *workspace.audio)
+    out = workspace.parent.with_name("qwen3-asr-tiny-own")
     try:
-        assert (result.exit_code, result.stdout) == (0, f"{made}\n"), result.stderr
+        assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr
         for part in ("decoder: quantizing: ", "evaluating the result: ", "decoder: relative error", "peak resident"):
             assert part in result.stderr
-        found = quantization(made)
-        assert (found.recipe, found.calibration) == ("own", None)
-        assert {role: graph.nodes for role, graph in found.graphs.items()} == {
+        quantization = read_quantization(out)
+        assert (quantization.recipe, quantization.calibration) == ("own", None)
+        assert {role: graph.nodes for role, graph in quantization.graphs.items()} == {
             "encoder": {"float32": 30},
             "decoder": {"8 bits, blocks of 32": 6, "float32": 16},
         }
-        assert found.gate.relative_error["encoder"] == 0
-        assert 0 < found.gate.relative_error["decoder"] < 0.05
-        assert open_artifact(made).manifest.parity == {}  # that was the parent's
+        assert quantization.gate.relative_error["encoder"] == 0
+        assert 0 < quantization.gate.relative_error["decoder"] < 0.05
+        assert open_artifact(out).manifest.parity == {}  # parity is that of the parent
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
 
 
-# What is refused
+# Errors
 
 
-def test_the_gate_keeps_nothing_and_force_keeps_it_with_a_note(desk: Desk) -> None:
+def test_exceeded_bound_is_refused_and_force_keeps_the_result(workspace: Workspace) -> None:
     strict = CHEAP.replace("0.05", "1e-9")
-    desk.refused(desk.run(recipe=strict), "nothing was kept (--force keeps it all the same)")
-    result = desk.run("--force", recipe=strict)
-    assert (result.exit_code, result.stdout) == (0, f"{desk.out}\n")
-    gate = quantization(desk.out).gate
+    workspace.assert_refused(workspace.run(recipe=strict), "relative error of the decoder is 0.0")
+    result = workspace.run("--force", recipe=strict)
+    assert (result.exit_code, result.stdout) == (0, f"{workspace.out}\n")
+    gate = read_quantization(workspace.out).gate
     assert gate.forced
     (exceeded,) = gate.exceeded
     assert exceeded.startswith("relative error of the decoder is 0.0")
-    assert Transcriber.from_artifact(desk.out).transcribe(DATA / "en-1.wav").text
-    said = CliRunner().invoke(runtime.__main__.app, ["info", str(desk.out)])
-    assert f"kept although {exceeded}" in said.stdout
+    assert Transcriber.from_artifact(workspace.out).transcribe(DATA / "en-1.wav").text
+    info = CliRunner().invoke(runtime.__main__.app, ["info", str(workspace.out)])
+    assert exceeded in info.stdout
 
 
-def test_a_result_without_numbers_is_not_kept_even_by_force(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest could not say it: JSON has no NaN."""
+def test_nan_is_refused_even_by_force(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest cannot record it: JSON has no NaN."""
     errors = {"encoder": float("nan"), "decoder": 0.01}
     monkeypatch.setattr("quantize.gate.compare_graphs", lambda *_: (errors, 1.0))
-    desk.refused(desk.run("--force"), "a graph gives no numbers (NaN or infinity): nothing was kept")
+    workspace.assert_refused(workspace.run("--force"), "not finite (NaN or infinity)")
 
 
-def test_what_is_there_is_not_touched_and_nothing_is_computed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantize.package._run_parent", lambda *_: pytest.fail("this is work"))
-    desk.out.write_text("precious", encoding="utf-8")
-    result = desk.run()
+def test_existing_output_is_refused_before_any_work(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantize.package._run_parent", lambda *_: pytest.fail("the parent was run"))
+    workspace.out.write_text("precious", encoding="utf-8")
+    result = workspace.run()
     assert result.exit_code == 2
-    assert result.stderr == f"error: {desk.out}: exists already; remove it or give another --out DIR\n"
-    assert desk.out.read_text(encoding="utf-8") == "precious"
+    assert result.stderr.startswith(f"error: {workspace.out}: exists already")
+    assert "--out" in result.stderr
+    assert workspace.out.read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["FLOAT", "--recipe", "int9"], "unknown recipe 'int9'; shipped are"),
-        (["FLOAT", "--recipe", "q8", "--reduce-range"], "recipe 'q8': --reduce-range is for w8a8 rules"),
+        (["FLOAT", "--recipe", "int9"], "unknown recipe 'int9'"),
+        (["FLOAT", "--recipe", "q8", "--reduce-range"], "recipe 'q8': --reduce-range"),
         (["FLOAT", "--recipe", "stray.toml"], "recipe 'stray', rule 2 (graph 'joiner') matches no node"),
-        (["absent", "--recipe", "q8"], "absent: no such model folder"),
-        (["empty", "--recipe", "q8"], "empty: holds no manifest.json"),
-        (["INT8", "--recipe", "q8"], "is quantized already (int8); quantize its float32 parent"),
-        (["FLOAT", "--recipe", "fp16", "--calibration", "broken"], "measures no activations; leave --calibration out"),
+        (["absent", "--recipe", "q8"], "absent: "),
+        (["empty", "--recipe", "q8"], "manifest.json"),
+        (["INT8", "--recipe", "q8"], "(int8); quantize its float32 parent"),
+        (["FLOAT", "--recipe", "fp16", "--calibration", "broken"], "recipe 'fp16' needs no calibration"),
         (["FLOAT", "--recipe", "q8", "--calibration", "absent"], "absent: no such folder of calibration audio"),
-        (["FLOAT", "--recipe", "q8", "--calibration", "empty"], "empty: holds no audio ("),
-        (["FLOAT", "--recipe", "q8", "--calibration", "broken"], "broken/bad.wav: is not audio"),
-        (["FLOAT", "--recipe", "q8", "--eval", "absent"], "absent: no such folder"),
-        (["FLOAT", "--recipe", "q8", "--eval", "empty"], "empty: holds no reference texts"),
+        (["FLOAT", "--recipe", "q8", "--calibration", "empty"], "empty: has no audio files"),
+        (["FLOAT", "--recipe", "q8", "--calibration", "broken"], "broken/bad.wav: "),
+        (["FLOAT", "--recipe", "q8", "--eval", "absent"], "absent: "),
+        (["FLOAT", "--recipe", "q8", "--eval", "empty"], "empty: "),
         (["FLOAT", "--recipe", "q8", "--out", "/proc/nowhere/x"], "/proc/nowhere/x: cannot be written ("),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(
-    options: list[str], message: str, desk: Desk, quantized: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_bad_input_is_refused(
+    options: list[str],
+    message: str,
+    workspace: Workspace,
+    quantized: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(desk.folder)
+    monkeypatch.chdir(workspace.folder)
     Path("empty").mkdir()
     Path("broken").mkdir()
     Path("broken/bad.wav").write_bytes(b"no audio")
     Path("stray.toml").write_text(CHEAP + '[[rules]]\ngraph = "joiner"\nmethod = "keep"\n', encoding="utf-8")
-    known = {"FLOAT": lambda: desk.parent, "INT8": lambda: quantized("int8")}
+    known = {"FLOAT": lambda: workspace.parent, "INT8": lambda: quantized("int8")}
     first, *others = options
-    desk.refused(run(known[first]() if first in known else first, "--out", desk.out, *others), message)
+    workspace.assert_refused(run(known[first]() if first in known else first, "--out", workspace.out, *others), message)
 
 
-def test_weights_with_a_second_hard_link_are_refused_at_once(desk: Desk) -> None:
-    """onnx-ir does not read them: what is computed from them would be lost half way."""
-    parent = open_artifact(desk.parent)
-    os.link(parent.path / "LICENSE", desk.folder / "other")
+def test_weights_with_a_second_hard_link_are_refused(workspace: Workspace) -> None:
+    """onnx-ir does not read them, so the check comes before the work."""
+    parent = open_artifact(workspace.parent)
+    os.link(parent.path / "LICENSE", workspace.folder / "other")
     graphs = {role: msgspec.structs.replace(graph, data="LICENSE") for role, graph in parent.manifest.graphs.items()}
     linked = Artifact(parent.path, msgspec.structs.replace(parent.manifest, graphs=graphs))
-    with Report() as report, pytest.raises(QuantizationError, match=r"LICENSE: has another hard link.*quantize a copy"):
-        quantize_artifact(linked, Plan(load_recipe("int8")), desk.out, report)
-    assert not desk.out.exists()
+    with Report() as report, pytest.raises(QuantizationError, match=r"LICENSE: .*hard link.*quantize a copy"):
+        quantize_artifact(linked, Plan(load_recipe("int8")), workspace.out, report)
+    assert not workspace.out.exists()
 
 
-def test_hidden_files_are_not_calibrated_with(desk: Desk) -> None:
-    """Systems put resource forks beside what was copied; the evaluation skips them too."""
-    folder = desk.folder / "calls"
+def test_hidden_files_are_not_used_for_calibration(workspace: Workspace) -> None:
+    """macOS writes resource forks beside copied files; the evaluation skips them too."""
+    folder = workspace.folder / "calls"
     folder.mkdir()
     shutil.copy(DATA / "en-1.wav", folder / "a.wav")
     (folder / "._a.wav").write_bytes(b"no audio")
-    result = desk.run("--calibration", folder, recipe=CHEAP + "smoothing = { alphas = [0.5] }\n")
+    result = workspace.run("--calibration", folder, recipe=CHEAP + "smoothing = { alphas = [0.5] }\n")
     assert result.exit_code == 0, result.stderr
 
 
-def full(*_: object, **__: object) -> None:
+def raise_disk_full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def interrupted(*_: object, **__: object) -> None:
+def raise_interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
-    "target", ["quantize.rewriting.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
+    "target", ["quantize.graph_quantization.save_graph", "shutil.copyfile", "quantize.package.encode_manifest"]
 )
-def test_a_full_disk_leaves_nothing(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, full)
-    desk.refused(desk.run(), f"{desk.out}: cannot be written (No space left on device)")
+def test_full_disk_leaves_no_files(target: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, raise_disk_full)
+    workspace.assert_refused(workspace.run(), f"{workspace.out}: cannot be written (No space left on device)")
 
 
-def test_an_interrupt_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantize.rewriting.save_graph", interrupted)
-    result = desk.run()
+def test_interrupt_leaves_no_files(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantize.graph_quantization.save_graph", raise_interrupt)
+    result = workspace.run()
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.endswith("error: interrupted; nothing was written\n")
-    assert list(desk.out.parent.iterdir()) == []
+    assert list(workspace.out.parent.iterdir()) == []
 
 
-def test_without_the_packages_of_the_evaluation(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_evaluation_package_is_reported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    desk.refused(desk.run(), "needs the package 'jiwer', which is not installed")
+    workspace.assert_refused(workspace.run(), "'jiwer'")
 
 
-# Export and quantize in one go
+# Export and quantization in one command
 
 
-def exporting(*arguments: str | Path) -> Any:
+def run_export(*arguments: str | Path) -> Any:
     return CliRunner().invoke(export.__main__.app, ["qwen3-asr-tiny", *map(str, arguments)])
 
 
-def test_export_with_a_recipe_leaves_only_the_quantized_model(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(desk.folder)
-    result = exporting("--recipe", "q8", *desk.audio)
+def test_export_with_a_recipe_leaves_only_the_quantized_model(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.folder)
+    result = run_export("--recipe", "q8", *workspace.audio)
     assert (result.exit_code, result.stdout) == (0, "artifacts/qwen3-asr-tiny-q8\n"), result.stderr
     assert [path.name for path in Path("artifacts").iterdir()] == ["qwen3-asr-tiny-q8"]
-    made = open_artifact("artifacts/qwen3-asr-tiny-q8").manifest
-    assert (made.name, quantization(Path("artifacts/qwen3-asr-tiny-q8")).recipe) == ("qwen3-asr-tiny-q8", "q8")
-    assert made.source == open_artifact(desk.parent).manifest.source
-    assert made.tools.keys() >= {"torch", "transformers", "onnx-ir", "onnxruntime"}
+    manifest = open_artifact("artifacts/qwen3-asr-tiny-q8").manifest
+    assert (manifest.name, read_quantization(Path("artifacts/qwen3-asr-tiny-q8")).recipe) == ("qwen3-asr-tiny-q8", "q8")
+    assert manifest.source == open_artifact(workspace.parent).manifest.source
+    assert manifest.tools.keys() >= {"torch", "transformers", "onnx-ir", "onnxruntime"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--int8", "--int4"], "2 recipes are asked for (int8, int4); give one"),
-        (["--int8", "--recipe", "int8"], "2 recipes are asked for (int8, int8); give one"),
-        (["--int8", "--int4", "--recipe", "q8"], "3 recipes are asked for (int8, int4, q8); give one"),
-        (["--force"], "--calibration, --eval and --force are for quantization; give a recipe too"),
-        (["--calibration", "."], "are for quantization; give a recipe too"),
-        (["--reduce-range"], "--reduce-range is for quantization; give a recipe too"),
-        (["--recipe", "fp16", "--reduce-range"], "recipe 'fp16': --reduce-range is for w8a8 rules, and it has none"),
+        (["--int8", "--int4"], "int8, int4"),
+        (["--int8", "--recipe", "int8"], "int8, int8"),
+        (["--int8", "--int4", "--recipe", "q8"], "int8, int4, q8"),
+        (["--force"], "--force"),
+        (["--calibration", "."], "--calibration"),
+        (["--reduce-range"], "--reduce-range"),
+        (["--recipe", "fp16", "--reduce-range"], "recipe 'fp16': --reduce-range"),
     ],
 )
-def test_options_of_export_that_contradict_each_other(options: list[str], message: str, desk: Desk) -> None:
-    desk.refused(exporting(*options, "--out", desk.out), message)
+def test_contradicting_export_options_are_refused(options: list[str], message: str, workspace: Workspace) -> None:
+    workspace.assert_refused(run_export(*options, "--out", workspace.out), message)
 
 
-@pytest.mark.parametrize("target", ["quantize.rewriting.save_graph", "shutil.copytree"])
-def test_export_with_a_recipe_on_a_full_disk(target: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the result nor the float32 model is left, and the folder that was asked for is named."""
+@pytest.mark.parametrize("target", ["quantize.graph_quantization.save_graph", "shutil.copytree"])
+def test_export_with_a_recipe_on_a_full_disk(
+    target: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the result nor the float32 model remains, and the error names the output folder."""
 
     def copied(checkpoint: object, folder: object, target: Path, report: object) -> Any:
         with appearing(target) as work:
-            shutil.copytree(desk.parent, work, dirs_exist_ok=True)
+            shutil.copytree(workspace.parent, work, dirs_exist_ok=True)
         return open_artifact(target)
 
     monkeypatch.setattr("export.package.export_artifact", copied)
-    monkeypatch.setattr(target, full)
-    desk.recipe.write_text(CHEAP, encoding="utf-8")
-    result = exporting("--recipe", desk.recipe, "--out", desk.out, *desk.audio)
-    desk.refused(result, f"{desk.out}: cannot be written (No space left on device)")
+    monkeypatch.setattr(target, raise_disk_full)
+    workspace.recipe.write_text(CHEAP, encoding="utf-8")
+    result = run_export("--recipe", workspace.recipe, "--out", workspace.out, *workspace.audio)
+    workspace.assert_refused(result, f"{workspace.out}: cannot be written (No space left on device)")
 
 
-def test_the_cache_of_a_shipped_recipe(quantized: Callable[[str], Path]) -> None:
-    """Every attention of the decoder keeps int8 keys and values, the manifest says so, and the runtime allocates so."""
-    for name, kept in (("int8", "int8"), ("int4", "int8"), ("q8", "float32")):
+def test_cache_of_the_bundled_recipes(quantized: Callable[[str], Path]) -> None:
+    """Every attention node of the decoder has an int8 cache, in the manifest and in the buffers of the runtime."""
+    for name, dtype in (("int8", "int8"), ("int4", "int8"), ("q8", "float32")):
         artifact = open_artifact(quantized(name))
-        found = quantization(artifact.path)
-        caches = {tensor.dtype for tensor in artifact.manifest.graphs["decoder"].inputs if "past" in tensor.name}
-        assert caches == {kept}
-        assert found.graphs["decoder"].caches == (4 if kept == "int8" else 0)
-        assert found.graphs["encoder"].caches == 0
-        assert (found.settings["cache"] == {"bits": 8, "optional": True}) == (kept == "int8")
+        quantization = read_quantization(artifact.path)
+        cache_dtypes = {tensor.dtype for tensor in artifact.manifest.graphs["decoder"].inputs if "past" in tensor.name}
+        assert cache_dtypes == {dtype}
+        assert quantization.graphs["decoder"].caches == (4 if dtype == "int8" else 0)
+        assert quantization.graphs["encoder"].caches == 0
+        assert (quantization.settings["cache"] == {"bits": 8, "optional": True}) == (dtype == "int8")
         engine = Transcriber.from_artifact(artifact.path)._engine
         assert isinstance(engine, Qwen3AsrEngine)
-        assert {array.dtype.name for array in engine._decoder.empty_past().values()} == {kept}
+        assert {array.dtype.name for array in engine._decoder.empty_past().values()} == {dtype}
 
 
-def test_bits_of_the_cache_are_checked(desk: Desk) -> None:
-    result = desk.run(recipe=CHEAP + "[cache]\nbits = 4\n")
+def test_bits_of_the_cache_are_checked(workspace: Workspace) -> None:
+    result = workspace.run(recipe=CHEAP + "[cache]\nbits = 4\n")
     assert result.exit_code == 2
     assert "cache.bits" in result.stderr

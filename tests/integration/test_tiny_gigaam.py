@@ -11,7 +11,7 @@ import torch
 
 from export.checkpoints import CheckpointFolder
 from export.families.gigaam.exporter import GigaAM
-from quantize.speech import evaluation_utterances
+from quantize.audio_sets import evaluation_utterances
 from runtime import Request, Transcriber
 from runtime.audio import load_audio
 from runtime.evaluation import Utterance

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, ParakeetForTDT
 from typer.testing import CliRunner
 
 from quantize.__main__ import app
-from quantize.speech import evaluation_utterances
+from quantize.audio_sets import evaluation_utterances
 from runtime import Transcriber, open_artifact
 from runtime.audio import load_audio
 from runtime.engines.base import EngineOptions

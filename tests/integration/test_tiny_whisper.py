@@ -11,7 +11,7 @@ import soundfile
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from quantize.speech import evaluation_utterances
+from quantize.audio_sets import evaluation_utterances
 from runtime import Request, Transcriber
 from runtime.audio import load_audio
 from runtime.model.manifest import Language

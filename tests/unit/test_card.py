@@ -57,14 +57,14 @@ def test_unlisted_repo_has_unknown_licence_and_author() -> None:
 
 
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
-def test_every_licence_has_an_address(name: str) -> None:
+def test_every_licence_has_a_url(name: str) -> None:
     assert CHECKPOINTS[name].licence in LICENCES
 
 
 def test_quantization_adds_to_the_card(tmp_path: Path) -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     (tmp_path / CARD).write_text(card, encoding="utf-8")
-    say_quantized(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
+    add_quantization_note(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
     after = (tmp_path / CARD).read_text(encoding="utf-8").splitlines()
     before = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
     added = [line for line in after if line not in before]
@@ -78,6 +78,6 @@ def test_bundled_artifact_has_the_current_card(tmp_path: Path) -> None:
     tiny = CHECKPOINTS["qwen3-asr-tiny"]
     listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
     (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")
-    say_quantized(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
+    add_quantization_note(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
     assert (ARTIFACT / CARD).read_text(encoding="utf-8") == (tmp_path / CARD).read_text(encoding="utf-8")
     assert (ARTIFACT / "LICENSE").read_bytes() == (CHECKPOINT / "LICENSE").read_bytes()

@@ -1,4 +1,4 @@
-"""The gate's arithmetic: what is compared, what is too far, and what the manifest says of it."""
+"""Tests of the gate: comparisons of graphs and texts, bounds, the manifest entry and the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import onnx_ir as ir
 import pytest
 from rich.console import Console
 
-from quantize.gate import Expected, Heard, compare_graphs, compare_texts, exceeded, record, render
+from quantize.gate import (
+    EvaluationRun,
+    Expected,
+    compare_graphs,
+    compare_texts,
+    find_exceeded_bounds,
+    record,
+    render,
+)
 from quantize.graph import save_graph
 from quantize.recipe import Bounds
 from runtime.engines.base import Probe
@@ -32,7 +40,7 @@ def rate(parent: float, quantized: float, language: str = "English") -> ErrorRat
 
 
 @pytest.mark.parametrize(
-    ("errors", "identical", "rates", "found"),
+    ("errors", "identical", "rates", "expected"),
     [
         ({"encoder": 0.1, "decoder": 0.2}, 0.9, [rate(0.25, 0.25)], []),
         ({"encoder": 0.0}, None, [], []),
@@ -53,43 +61,43 @@ def rate(parent: float, quantized: float, language: str = "English") -> ErrorRat
         ({}, 1.0, [rate(NAN, 0.0)], ["error rate in English rose from nan% to 0.00%, more than 1 points"]),
     ],
 )
-def test_every_bound_is_asked(
-    errors: dict[str, float], identical: float | None, rates: list[ErrorRate], found: list[str]
+def test_exceeded_bounds(
+    errors: dict[str, float], identical: float | None, rates: list[ErrorRate], expected: list[str]
 ) -> None:
-    assert exceeded(BOUNDS, errors, identical, rates) == found
+    assert find_exceeded_bounds(BOUNDS, errors, identical, rates) == expected
 
 
-def test_all_that_is_too_far_is_named() -> None:
-    found = exceeded(BOUNDS, {"encoder": 1, "decoder": 1}, 0, [rate(0, 1), rate(0, 1, "Russian")])
-    assert len(found) == 5
+def test_all_exceeded_bounds_are_listed() -> None:
+    exceeded = find_exceeded_bounds(BOUNDS, {"encoder": 1, "decoder": 1}, 0, [rate(0, 1), rate(0, 1, "Russian")])
+    assert len(exceeded) == 5
 
 
-def heard(*said: tuple[str, str, str, list[list[int]]]) -> Heard:
-    """Language, reference, text, and the tokens of each segment."""
+def evaluation_run(*results: tuple[str, str, str, list[list[int]]]) -> EvaluationRun:
+    """Results are language, reference, text, and the tokens of each segment."""
     utterances, transcripts = [], []
-    for language, reference, text, tokens in said:
+    for language, reference, text, tokens in results:
         utterances.append(Utterance(Path("a.wav"), reference, language))
         segments = [Segment(0.0, 1.0, text, language, 1.0, "stop", each) for each in tokens]
         transcripts.append(
             Transcript(text, language, 1.0, segments, Timings(), TokenCounts(1, 1, 1), "model", "cpu", {})
         )
-    return Heard(utterances, transcripts)
+    return EvaluationRun(utterances, transcripts)
 
 
 def test_texts_are_compared_by_token_and_by_language() -> None:
-    parent = heard(
+    parent = evaluation_run(
         ("English", "red green blue white", "red green blue white", [[1, 2]]),
         ("English", "cats dogs birds fish", "cats dogs birds", [[3], [4]]),
         ("Russian", "раз два", "раз два", [[5, 6]]),
         ("Chinese", "一二三四", "一二三四", [[7]]),
     )
-    child = heard(
+    quantized = evaluation_run(
         ("English", "red green blue white", "red green blue white", [[1, 9]]),  # other tokens, the same text
-        ("English", "cats dogs birds fish", "cats dogs", [[3, 4]]),  # cut elsewhere
+        ("English", "cats dogs birds fish", "cats dogs", [[3, 4]]),  # cut into other segments
         ("Russian", "раз два", "раз", [[5]]),
         ("Chinese", "一二三四", "一二三四", [[7]]),
     )
-    identical, rates = compare_texts(parent, child)
+    identical, rates = compare_texts(parent, quantized)
     assert identical == 0.25
     assert rates == [
         ErrorRate("Chinese", "characters", 1, 0.0, 0.0),
@@ -98,11 +106,11 @@ def test_texts_are_compared_by_token_and_by_language() -> None:
     ]
     assert compare_texts(parent, parent)[0] == 1.0
     with pytest.raises(ValueError, match="zip"):
-        compare_texts(parent, heard(("English", "one", "one", [[1]])))
+        compare_texts(parent, evaluation_run(("English", "one", "one", [[1]])))
 
 
 def artifact(folder: Path, text: str, role: str = "decoder") -> Artifact:
-    """An artifact of one graph, without anything else that artifacts have."""
+    """An artifact of one graph, without its other files."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> tiny {text}')
     spec = save_graph(ir.from_proto(proto), folder / "m.onnx")
     return Artifact(folder, msgspec.structs.replace(open_artifact(ARTIFACT).manifest, graphs={role: spec}))
@@ -114,26 +122,26 @@ def expect(x: Any, y: Any, choice: str | None = "y", role: str = "decoder") -> E
 
 
 def test_graphs_are_compared_over_all_probes(tmp_path: Path) -> None:
-    """The error is that of all outputs together, so that a quiet one does not count for much; choices are counted."""
-    made = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Identity(x) }")
+    """The error is that of all outputs together, so that small outputs have little weight."""
+    quantized = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Identity(x) }")
     probes = [expect([[3.0, 0.0], [0.0, 4.0]], [[3.0, 0.0], [0.0, 4.5]]), expect([[0.0, 1.0]], [[1.0, 0.0]])]
-    errors, same = compare_graphs(made, probes)
+    errors, same_choices = compare_graphs(quantized, probes)
     assert errors == {"decoder": pytest.approx((2.25 / (9 + 4.5**2 + 1)) ** 0.5)}
-    assert same == pytest.approx(2 / 3)
+    assert same_choices == pytest.approx(2 / 3)
     exact = [expect([[1.0, 2.0]], [[1.0, 2.0]], choice=None)]
-    assert compare_graphs(made, exact) == ({"decoder": 0.0}, None)
+    assert compare_graphs(quantized, exact) == ({"decoder": 0.0}, None)
 
 
-def test_a_graph_that_gives_no_numbers_keeps_no_bound(tmp_path: Path) -> None:
-    made = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Log(x) }", role="encoder")
-    errors, _ = compare_graphs(made, [expect([[-1.0, 1.0]], [[0.0, 0.0]], None, "encoder")])
+def test_nan_exceeds_any_bound(tmp_path: Path) -> None:
+    quantized = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Log(x) }", role="encoder")
+    errors, _ = compare_graphs(quantized, [expect([[-1.0, 1.0]], [[0.0, 0.0]], None, "encoder")])
     assert np.isnan(errors["encoder"])
-    assert len(exceeded(BOUNDS, errors, None, [])) == 1
+    assert len(find_exceeded_bounds(BOUNDS, errors, None, [])) == 1
 
 
-def test_a_cache_in_half_precision_takes_the_parents_probe(tmp_path: Path) -> None:
-    made = artifact(tmp_path, "(float16[M, 2] x) => (float[M, 2] y) { y = Cast<to = 1>(x) }")
-    assert compare_graphs(made, [expect([[1.0, 2.0]], [[1.0, 2.0]])]) == ({"decoder": 0.0}, 1.0)
+def test_probe_is_cast_to_the_type_of_a_float16_cache(tmp_path: Path) -> None:
+    quantized = artifact(tmp_path, "(float16[M, 2] x) => (float[M, 2] y) { y = Cast<to = 1>(x) }")
+    assert compare_graphs(quantized, [expect([[1.0, 2.0]], [[1.0, 2.0]])]) == ({"decoder": 0.0}, 1.0)
 
 
 def gate(errors: dict[str, float], *, force: bool) -> Gate:
@@ -141,9 +149,9 @@ def gate(errors: dict[str, float], *, force: bool) -> Gate:
     return record("4 utterances", BOUNDS, errors, 0.99, texts, (2_000, 1_000), force=force)
 
 
-def test_what_the_manifest_records() -> None:
-    kept = gate({"encoder": 0.0123456789}, force=True)
-    assert kept == Gate(
+def test_manifest_entry() -> None:
+    passed = gate({"encoder": 0.0123456789}, force=True)
+    assert passed == Gate(
         evaluation="4 utterances",
         relative_error={"encoder": 0.012346},
         same_choices=0.99,
@@ -153,7 +161,7 @@ def test_what_the_manifest_records() -> None:
         parent_bytes=2_000,
         bytes=1_000,
         exceeded=[],
-        forced=False,  # there was nothing to force
+        forced=False,  # no bound was exceeded
     )
     refused = gate({"encoder": 0.3}, force=False)
     assert (len(refused.exceeded), refused.forced) == (1, False)
@@ -163,17 +171,17 @@ def test_what_the_manifest_records() -> None:
     assert (alone.utterances, alone.identical, alone.error_rates, alone.exceeded) == (0, None, [], [])
 
 
-def quantization(found: Gate) -> Quantization:
+def quantization(result: Gate) -> Quantization:
     summary = GraphQuantization({"w8a8": 3, "float32": 1}, 2, [FallbackNode("/a/MatMul", 0.07)])
-    return Quantization("own", {}, "0" * 64, "bundled samples", {"encoder": summary}, found)
+    return Quantization("own", {}, "0" * 64, "bundled samples", {"encoder": summary}, result)
 
 
-def test_the_table_shows_all_of_it() -> None:
-    shown = io.StringIO()
-    Console(file=shown, width=200).print(render(quantization(gate({"encoder": 0.0123, "decoder": 0.3}, force=True))))
-    rows = {cells[0]: cells[1:] for line in shown.getvalue().splitlines() if (cells := line.strip("│").split("│"))[1:]}
-    found = {key.strip(): [cell.strip() for cell in cells] for key, cells in rows.items()}
-    assert "evaluated on 4 utterances" in shown.getvalue()
+def test_table_of_results() -> None:
+    output = io.StringIO()
+    Console(file=output, width=200).print(render(quantization(gate({"encoder": 0.0123, "decoder": 0.3}, force=True))))
+    rows = {cells[0]: cells[1:] for line in output.getvalue().splitlines() if (cells := line.strip("│").split("│"))[1:]}
+    table = {key.strip(): [cell.strip() for cell in cells] for key, cells in rows.items()}
+    assert "evaluated on 4 utterances" in output.getvalue()
     for key, cells in {
         "size": ["0.0 MB", "0.0 MB"],
         "encoder: nodes": ["float32", "3 w8a8"],
@@ -185,4 +193,4 @@ def test_the_table_shows_all_of_it() -> None:
         "identical utterances": ["", "95.0% of 4"],
         "English, words wrong of 4 utterances": ["1.00%", "1.50%"],
     }.items():
-        assert found[key] == cells
+        assert table[key] == cells

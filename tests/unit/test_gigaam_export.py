@@ -19,7 +19,7 @@ from export.errors import CheckpointInvalidError, CheckpointNotFoundError, Parit
 from export.families.gigaam import parity as gigaam_parity
 from export.families.gigaam.exporter import GigaAM
 from quantize.products import find_products
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.model.manifest import Language
 from tests.helpers.gigaam_checkpoint import LETTERS, TINY, write
 

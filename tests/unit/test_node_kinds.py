@@ -1,4 +1,4 @@
-"""Kinds are told from the graph: what a node does and where its result goes, not what it is called."""
+"""Tests of node kinds, which depend on operators and connections but not on names."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
 
 
 def kinds(text: str) -> dict[str, str]:
-    """By node name, of a graph that has the weights which it reads."""
+    """Kinds by node name, of a graph with the weights it reads."""
     weights = {name: np.ones(shape, np.float32) for name, shape in WEIGHTS.items() if name in text}
     return {node.name or "": kind for node, kind in find_node_kinds(build(text, **weights).graph).items()}
 
 
-def test_every_kind_is_told_and_named() -> None:
-    found = kinds("""(int64[B, S] ids, float[B, S, 16] x) => (float[B, S, 30] logits)
+def test_every_kind_is_found() -> None:
+    sequence = kinds("""(int64[B, S] ids, float[B, S, 16] x) => (float[B, S, 30] logits)
         { [look] e = Gather(table, ids) [sum] s = Add(e, x) [norm] n = LayerNormalization(s, gain)
           [product] p = MatMul(n, square) [shift] q = Add(p, gain) [soft] a = Softmax(q) [act] g = Gelu(a)
           [head] h = MatMul(g, wide) [bias] logits = Add(h, bias) }""")
-    assert found == {
+    assert sequence == {
         "look": "embedding",
         "sum": "sum",
         "norm": "normalization",
@@ -54,7 +54,7 @@ def test_every_kind_is_told_and_named() -> None:
     times = kinds("""(float[B, 16, T] x) => (float[B, 16, T2] y)
         { [groups] a = Conv<group = 16>(x, groups) [time] y = Conv(a, time) }""")
     assert times == {"groups": "depthwise", "time": "convolution"}
-    assert {*found.values(), *images.values(), *times.values()} == set(KINDS)
+    assert {*sequence.values(), *images.values(), *times.values()} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_every_kind_is_told_and_named() -> None:
         "[b] h = MatMul(x, wide) [s] s = Shape(x) [r] logits = Reshape(h, s)",
     ],
 )
-def test_the_head_is_what_scores_tokens(tail: str) -> None:
-    """Through biases, logarithms, cuts and shapes that are computed."""
+def test_head_computes_token_scores(tail: str) -> None:
+    """Biases, logarithms, splits and reshapes may follow the head."""
     outputs = [name for name in ("token_logits", "duration_logits") if name in tail] or [
         "log_probs" if "log_probs" in tail else "logits"
     ]
     named = tail if tail.startswith("[") else f"[b] {tail}"
-    given = ", ".join(f"float[M, N{index}] {name}" for index, name in enumerate(outputs))
+    output_types = ", ".join(f"float[M, N{index}] {name}" for index, name in enumerate(outputs))
     parts = "int64[2] parts, " if "parts" in tail else ""
-    assert kinds(f"({parts}float[M, 16] x) => ({given}) {{ {named} }}")["b"] == "head"
+    assert kinds(f"({parts}float[M, 16] x) => ({output_types}) {{ {named} }}")["b"] == "head"
 
 
-def test_a_product_whose_result_is_no_score_is_no_head() -> None:
+def test_product_without_scores_is_not_a_head() -> None:
     embeds = "(float[M, 16] x) => (float[M, 16] audio_embeds) { [p] audio_embeds = MatMul(x, square) }"
     assert kinds(embeds) == {"p": "linear"}
     two = """(float[M, 16] x, float[M, 30] y) => (float[M, 30] logits)

@@ -1,4 +1,4 @@
-"""The quantizers: rounding errors, what stays exact, the layout that the kernels read, the search over ranges."""
+"""Tests of the numpy quantizers: rounding errors, exact values, kernel layouts, and the search for block ranges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCKS = [16, 32, 64, 128, 256]
 
 @st.composite
 def matrices(draw: st.DrawFn, rows: int = 70, columns: int = 4) -> Floats:
-    """Small float32 matrices [K, N] of any magnitude, some of them with zeros in them."""
+    """Small float32 matrices [K, N] of any magnitude, some with zeros."""
     shape = (draw(st.integers(1, rows)), draw(st.integers(1, columns)))
     elements = st.floats(-8, 8, width=32, allow_subnormal=False)
     values: Floats = draw(arrays.arrays(np.float32, shape, elements=elements))
@@ -24,14 +24,14 @@ def matrices(draw: st.DrawFn, rows: int = 70, columns: int = 4) -> Floats:
     return values * np.float32(10.0 ** draw(st.integers(-12, 12)))
 
 
-def half_steps(found: Floats, weight: Floats, step: Floats) -> Floats:
+def half_steps(actual: Floats, weight: Floats, step: Floats) -> Floats:
     """Errors in units of half a step."""
-    errors: Floats = np.abs(found - weight) / (step / 2)
+    errors: Floats = np.abs(actual - weight) / (step / 2)
     return errors
 
 
 def levels(blocks: Blocks) -> npt.NDArray[np.uint8]:
-    """The integers [K, N] of a matrix, padding removed."""
+    """The integers [K, N] of a matrix, without padding."""
     packed = blocks.values
     if blocks.bits == 4:
         packed = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], blocks.block)
@@ -44,21 +44,21 @@ def steps(blocks: Blocks) -> Floats:
 
 
 @given(matrices(), st.booleans())
-def test_columns_are_right_to_half_a_step(weight: Floats, reduce_range: bool) -> None:
+def test_columns_are_exact_to_half_a_step(weight: Floats, reduce_range: bool) -> None:
     columns = quantize_columns(weight, reduce_range=reduce_range)
-    most = 63 if reduce_range else 127
+    max_value = 63 if reduce_range else 127
     assert columns.values.dtype == np.int8
-    assert int(np.abs(columns.values.astype(int)).max()) <= most
+    assert int(np.abs(columns.values.astype(int)).max()) <= max_value
     assert half_steps(columns.dequantized(), weight, columns.scales).max() <= 1 + 1e-4
     assert not columns.dequantized()[weight == 0].any()
-    live = np.abs(weight).max(0) > 0
-    assert (np.abs(columns.values).max(0)[live] == most).all()  # the whole range is used
-    np.testing.assert_allclose(columns.scales[live] * most, np.abs(weight).max(0)[live], rtol=1e-6)
+    nonzero = np.abs(weight).max(0) > 0
+    assert (np.abs(columns.values).max(0)[nonzero] == max_value).all()  # the whole range is used
+    np.testing.assert_allclose(columns.scales[nonzero] * max_value, np.abs(weight).max(0)[nonzero], rtol=1e-6)
 
 
 @pytest.mark.parametrize("smallest", [1, 136, 1000])
-def test_a_column_of_next_to_nothing_stays_next_to_nothing(smallest: int) -> None:
-    """Weights that decay left below the smallest normal number: their scale has no digits left."""
+def test_column_of_subnormal_weights(smallest: int) -> None:
+    """Weight decay can leave weights below the smallest normal number."""
     peak = smallest * float(np.finfo(np.float32).smallest_subnormal)
     weight = np.array([[peak, 1], [-peak / 2, 2]], np.float32)
     with np.errstate(all="raise", under="ignore"):
@@ -67,10 +67,10 @@ def test_a_column_of_next_to_nothing_stays_next_to_nothing(smallest: int) -> Non
 
 
 @given(matrices(), st.sampled_from(BLOCKS), st.sampled_from([4, 8]), st.booleans(), st.booleans())
-def test_blocks_are_right_to_half_a_step(
+def test_blocks_are_exact_to_half_a_step(
     weight: Floats, block: int, bits: int, symmetric: bool, weighted: bool
 ) -> None:
-    """Weights inside the range of their block; in 4 bits the search may clip the outermost."""
+    """Within the range of the block; with 4 bits the search may clip the outermost weights."""
     importance = np.linspace(0, 3, len(weight), dtype=np.float32) if weighted else None
     blocks = quantize_blocks(weight, bits, block, symmetric=symmetric, importance=importance)
     inner, outer = weight.shape
@@ -78,9 +78,9 @@ def test_blocks_are_right_to_half_a_step(
     assert blocks.values.shape == (outer, count, block * bits // 8)
     assert blocks.scales.shape == (outer, count)
     assert (blocks.zeros is None) == symmetric
-    found = blocks.dequantized()
-    assert found.shape == weight.shape
-    errors = half_steps(found, weight, steps(blocks))
+    actual = blocks.dequantized()
+    assert actual.shape == weight.shape
+    errors = half_steps(actual, weight, steps(blocks))
     inside = (levels(blocks) > 0) & (levels(blocks) < 2**bits - 1)
     assert errors[inside].max(initial=0) <= 1 + 1e-4
     if bits == 8:
@@ -88,19 +88,19 @@ def test_blocks_are_right_to_half_a_step(
     else:  # without the search nothing is clipped
         plain = quantize_blocks(weight, bits, block, symmetric=symmetric, search=False)
         assert half_steps(plain.dequantized(), weight, steps(plain)).max() <= 1 + 1e-4
-    assert not found[weight == 0].any()
+    assert not actual[weight == 0].any()
 
 
 @given(st.floats(-9, 9), st.sampled_from([1, -1]), st.sampled_from([4, 8]), st.booleans())
 def test_constant_blocks_are_exact(exponent: float, sign: int, bits: int, symmetric: bool) -> None:
     weight = np.full((40, 2), sign * 10**exponent, np.float32)
-    found = quantize_blocks(weight, bits, 32, symmetric=symmetric).dequantized()
-    np.testing.assert_allclose(found, weight, rtol=1e-5)
+    actual = quantize_blocks(weight, bits, 32, symmetric=symmetric).dequantized()
+    np.testing.assert_allclose(actual, weight, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_the_padding_of_the_last_block_changes_nothing(bits: int, symmetric: bool, rng: np.random.Generator) -> None:
+def test_padding_of_the_last_block_has_no_effect(bits: int, symmetric: bool, rng: np.random.Generator) -> None:
     weight = rng.standard_normal((50, 3)).astype(np.float32)
     importance = rng.random(50).astype(np.float32)
     short = quantize_blocks(weight, bits, 32, symmetric=symmetric, importance=importance)
@@ -114,8 +114,8 @@ def test_the_padding_of_the_last_block_changes_nothing(bits: int, symmetric: boo
     assert not whole.dequantized()[50:].any()
 
 
-def test_four_bits_lie_low_half_first() -> None:
-    """Element 2j in the low half of byte j, 2j + 1 in the high one; 8 stands for zero."""
+def test_four_bit_layout() -> None:
+    """Element 2j is in the low half of byte j and 2j + 1 in the high half; level 8 is zero."""
     column = np.array([-7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 0], np.float32)
     blocks = quantize_blocks(column[:, None], 4, 16, symmetric=True)
     assert blocks.scales.tolist() == [[1.0]]
@@ -128,8 +128,8 @@ def test_four_bits_lie_low_half_first() -> None:
     assert (int(eight.values[0, 0, 0]), int(eight.values[0, 0, 7])) == (1, 128)
 
 
-def test_zero_points_of_an_odd_number_of_blocks_are_packed() -> None:
-    """Two a byte, the even block in the low half, and the last byte half empty."""
+def test_packed_zero_points_of_an_odd_number_of_blocks() -> None:
+    """Two zero points a byte, the even block in the low half; the last byte is half empty."""
     zeros = [3, 0, 15]
     parts = [np.arange(16, dtype=np.float32) - zero for zero in zeros]
     weight = np.stack([np.concatenate(parts), np.concatenate(parts[::-1])], 1)
@@ -150,7 +150,7 @@ def weighted_error(blocks: Blocks, weight: Floats, importance: Floats) -> float:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([16, 32, 64]), st.booleans(), st.sampled_from([1.0, 3.0, 9.0]))
-def test_the_search_is_never_worse_than_none(seed: int, block: int, symmetric: bool, tail: float) -> None:
+def test_range_search_never_increases_the_error(seed: int, block: int, symmetric: bool, tail: float) -> None:
     rng = np.random.default_rng(seed)
     weight = (rng.standard_normal((75, 3)) * tail ** rng.random((75, 3))).astype(np.float32)
     importance = (10 ** rng.uniform(-3, 3, 75)).astype(np.float32)
@@ -160,23 +160,24 @@ def test_the_search_is_never_worse_than_none(seed: int, block: int, symmetric: b
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_the_search_follows_what_is_important(symmetric: bool, rng: np.random.Generator) -> None:
-    """Clipping an outermost weight that hardly counts makes the others finer; one that counts is kept."""
+def test_range_search_follows_importance(symmetric: bool, rng: np.random.Generator) -> None:
+    """Unimportant outermost weights are clipped, so that others get finer steps; important ones are not."""
     weight = rng.uniform(-1, 1, (64, 40)).astype(np.float32)
     weight[0], weight[1] = 1.6, -1.6
     unimportant, important = np.ones(64, np.float32), np.ones(64, np.float32)
     unimportant[:2], important[:2] = 1e-3, 1e3
     for_others, for_outermost = (
-        quantize_blocks(weight, 4, 64, symmetric=symmetric, importance=each) for each in (unimportant, important)
+        quantize_blocks(weight, 4, 64, symmetric=symmetric, importance=importance)
+        for importance in (unimportant, important)
     )
-    blind = quantize_blocks(weight, 4, 64, symmetric=symmetric)
+    unweighted = quantize_blocks(weight, 4, 64, symmetric=symmetric)
     assert (for_others.scales < for_outermost.scales * 0.9).mean() > 0.9
-    assert weighted_error(for_others, weight, unimportant) < 0.9 * weighted_error(blind, weight, unimportant)
+    assert weighted_error(for_others, weight, unimportant) < 0.9 * weighted_error(unweighted, weight, unimportant)
     assert weighted_error(for_outermost, weight, important) < 0.9 * weighted_error(for_others, weight, important)
 
 
-def test_many_columns_are_quantized_like_each_alone(rng: np.random.Generator) -> None:
-    weight = rng.standard_normal((32, 1030)).astype(np.float32)  # more than are worked on at once
+def test_many_columns_equal_single_columns(rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((32, 1030)).astype(np.float32)  # more than one task quantizes
     whole = quantize_blocks(weight, 4, 32, symmetric=False)
     assert whole.zeros is not None
     for column in (0, 255, 256, 1029):
@@ -188,14 +189,14 @@ def test_many_columns_are_quantized_like_each_alone(rng: np.random.Generator) ->
 
 
 @given(matrices(rows=6, columns=30))
-def test_rows_are_rounded_alone_to_half_a_step(x: Floats) -> None:
+def test_rows_are_rounded_independently_to_half_a_step(x: Floats) -> None:
     peaks = np.abs(x).max(-1, keepdims=True)
-    found = round_rows(x)
-    assert (np.abs(found - x) <= np.maximum(peaks, TINY) / 127 / 2 * (1 + 1e-4)).all()
-    assert not found[x == 0].any()
-    for row, alone in zip(x, found, strict=True):
+    actual = round_rows(x)
+    assert (np.abs(actual - x) <= np.maximum(peaks, TINY) / 127 / 2 * (1 + 1e-4)).all()
+    assert not actual[x == 0].any()
+    for row, alone in zip(x, actual, strict=True):
         np.testing.assert_array_equal(round_rows(row), alone)
-    np.testing.assert_array_equal(round_rows(x[None, :, None]), found[None, :, None])
+    np.testing.assert_array_equal(round_rows(x[None, :, None]), actual[None, :, None])
 
 
 def test_relative_error() -> None:

@@ -1,4 +1,4 @@
-"""Stretches of a graph run element by element."""
+"""Tests of subgraphs that run one batch element at a time."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def build(body: str, constants: dict[str, Any]) -> ir.Model:
     text = f'<ir_version: 9, opset_import: ["" : 20]> agraph (float[B, 3, 8, 6] x) => (float y) {{ {body} }}'
     model = ir.from_proto(onnx.parser.parse_model(text))
     for name, value in constants.items():
-        made = ir.Value(
+        initializer = ir.Value(
             name=name,
             shape=ir.Shape(value.shape),
             type=ir.TensorType(ir.DataType.from_numpy(value.dtype)),
             const_value=ir.tensor(value, name=name),
         )
         for node in model.graph:
-            for index, read in enumerate(node.inputs):
-                if read is not None and read.name == name:
-                    node.replace_input_with(index, made)
-        model.graph.register_initializer(made)
+            for index, value_read in enumerate(node.inputs):
+                if value_read is not None and value_read.name == name:
+                    node.replace_input_with(index, initializer)
+        model.graph.register_initializer(initializer)
     model.graph.outputs[0].shape = None
     return model
 
@@ -60,7 +60,7 @@ def only_scan(model: ir.Model) -> ir.Node:
     return node
 
 
-def test_the_result_is_the_same_to_the_bit(rng: np.random.Generator) -> None:
+def test_result_is_identical_to_the_bit(rng: np.random.Generator) -> None:
     x = rng.standard_normal((5, 3, 8, 6)).astype(np.float32)
     body = STEM + "flat = Reshape(g, shape) y = Abs(flat)"
     constants = CONSTANTS | {"shape": np.array([-1, 6])}
@@ -85,7 +85,7 @@ def test_the_result_is_the_same_to_the_bit(rng: np.random.Generator) -> None:
         ("c = Concat<axis = 0>(s, s)", {}),
     ],
 )
-def test_what_looks_across_elements_stays_outside(
+def test_operators_that_mix_batch_elements_stay_outside(
     changed: str, constants: dict[str, Any], rng: np.random.Generator
 ) -> None:
     x = rng.standard_normal((5, 3, 8, 6)).astype(np.float32)
@@ -102,7 +102,7 @@ def test_what_looks_across_elements_stays_outside(
     np.testing.assert_allclose(run(model, x), expected, rtol=1e-6)
 
 
-def test_two_ends_or_an_unknown_shape_leave_the_graph_alone() -> None:
+def test_two_outputs_or_an_unknown_shape_leave_the_graph_unchanged() -> None:
     model = build("a = Gelu(x) b = Abs(a) f = Reshape(a, s) h = Reshape(b, s) y = Add(f, h)", {"s": np.array([-1])})
     assert not wrap(model.graph, model.graph.inputs[0], "each")
     model = build("a = Gelu(x) f = Reshape(a, s) y = Abs(f)", {"s": np.array([-1])})

@@ -1,4 +1,4 @@
-"""Recipes: what ships fits the small model, what is wrong in a file is one sentence, and the first match wins."""
+"""Tests of recipes: bundled recipes, errors in recipe files, and matching of rules."""
 
 from __future__ import annotations
 
@@ -48,44 +48,44 @@ def recipe_of(*rules: W8A8 | WeightOnly | Float16 | Keep) -> Recipe:
     return Recipe("for a test", Bounds({"*": 0.1}, 0.9, 0.01), rules, name="own")
 
 
-def in_manifest(recipe: Recipe) -> Recipe:
-    """``recipe`` written into a manifest and read from it again."""
+def through_manifest(recipe: Recipe) -> Recipe:
+    """``recipe`` written to a manifest and read back."""
     gate = Gate("nothing", {}, None, 0, None, [], 0, 0, [], False)
     quantization = Quantization(recipe.name, recipe.settings(), "", None, {}, gate)
     manifest = msgspec.structs.replace(open_artifact(ARTIFACT).manifest, quantization=quantization)
-    found = msgspec.json.decode(encode_manifest(manifest), type=Manifest).quantization
-    assert found is not None
-    return msgspec.structs.replace(msgspec.convert(found.settings, Recipe), name=found.recipe)
+    decoded = msgspec.json.decode(encode_manifest(manifest), type=Manifest).quantization
+    assert decoded is not None
+    return msgspec.structs.replace(msgspec.convert(decoded.settings, Recipe), name=decoded.recipe)
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_recipe_is_whole_and_survives_the_manifest(name: str) -> None:
+def test_bundled_recipe_is_complete_and_survives_the_manifest(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.name, recipe.from_quantized) == (name, False)
     assert recipe.description
     assert all(0 < recipe.bounds.relative(role) < 1 for role in ("encoder", "decoder"))
     assert 0 < recipe.bounds.identical <= 1
     assert 0 <= recipe.bounds.error_rate < 0.1
-    assert in_manifest(recipe) == recipe
+    assert through_manifest(recipe) == recipe
 
 
-def test_the_recipes_that_documentation_names_are_there() -> None:
+def test_documented_recipes_are_bundled() -> None:
     assert set(shipped()) == {"fp16", "int4", "int4-small", "int8", "mixed", "q8"}
 
 
-def test_the_first_match_wins() -> None:
+def test_first_matching_rule_applies() -> None:
     first = Keep(graph="decoder", node="/layers.[0]/*")
     second = W8A8(graph="decoder", operator="MatMul", error_bound=0.1)
     third = WeightOnly(graph="?ecoder", bits=8, block=32)
-    chosen = assign(recipe_of(first, second, third), NODES)
-    assert chosen == {
+    rules = assign(recipe_of(first, second, third), NODES)
+    assert rules == {
         ("decoder", "/embed/Gather"): third,
         ("decoder", "/layers.0/q/MatMul"): first,
         ("decoder", "/layers.1/q/MatMul"): second,
     }
 
 
-def test_patterns_mind_the_case_and_the_whole_name() -> None:
+def test_patterns_match_case_and_the_whole_name() -> None:
     conv, product = NODES[:2]
     assert Keep(graph="*", node="/conv?/*").matches(conv)
     assert not Keep(graph="*", node="/Conv?/*").matches(conv)
@@ -95,11 +95,11 @@ def test_patterns_mind_the_case_and_the_whole_name() -> None:
     assert not Keep(graph="*", kind="[ce]*").matches(product)
 
 
-def test_a_rule_for_small_graphs_leaves_large_ones_to_the_next() -> None:
-    """An encoder with a third of the weights meets it, a decoder with the rest does not."""
+def test_graph_share_limits_a_rule_to_small_graphs() -> None:
+    """An encoder with a third of the weights matches; a decoder with the rest does not."""
     small, rest = W8A8(graph="*", kind="linear", graph_share=0.5, error_bound=0.1), Keep(graph="*")
-    chosen = assign(recipe_of(small, rest), NODES)
-    assert {role for (role, _), rule in chosen.items() if rule is small} == {"encoder"}
+    rules = assign(recipe_of(small, rest), NODES)
+    assert {role for (role, _), rule in rules.items() if rule is small} == {"encoder"}
     assert small.matches(NODES[1]._replace(graph_share=0.5))
     assert not small.matches(NODES[1]._replace(graph_share=0.51))
 
@@ -107,26 +107,26 @@ def test_a_rule_for_small_graphs_leaves_large_ones_to_the_next() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([Keep(graph="joiner"), Keep(graph="*")], r"rule 1 \(graph 'joiner'\) matches no"),
+        ([Keep(graph="joiner"), Keep(graph="*")], r"rule 1 \(graph 'joiner'\) matches no node"),
         (
             [Keep(graph="*", kind="head", operator="Gemm", graph_share=0.25), Keep(graph="*")],
-            r"rule 1 \(graph '\*', kind 'head', operator 'Gemm', graph_share 0.25\) matches no",
+            r"rule 1 \(graph '\*', kind 'head', operator 'Gemm', graph_share 0.25\) matches no node",
         ),
-        ([Keep(graph="*"), Keep(graph="decoder")], r"rule 2 .* matches no node that an earlier rule has not taken"),
+        ([Keep(graph="*"), Keep(graph="decoder")], r"rule 2 .* matches no node.*earlier rule.* optional = true"),
         (
             [Keep(graph="encoder"), W8A8(graph="*", error_bound=0.1)],
-            r"rule 2: its method cannot quantize the Gather '/embed/Gather' of graph 'decoder'; put a .*'keep'",
+            r"rule 2: .* the Gather '/embed/Gather' of graph 'decoder'; .*'keep'",
         ),
     ],
 )
-def test_rules_that_do_not_fit(rules: list[W8A8 | Keep], message: str) -> None:
-    with pytest.raises(RecipeError, match=f"recipe 'own', {message}") as caught:
+def test_rules_that_do_not_fit_the_graphs(rules: list[W8A8 | Keep], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"recipe 'own', {message}") as error:
         assign(recipe_of(*rules), NODES)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-def test_rules_that_fit_after_all() -> None:
-    """An optional one may match nothing, and an operator that a method cannot do may be kept before it."""
+def test_optional_rule_and_earlier_keep_rule() -> None:
+    """An optional rule may match nothing; an earlier rule may keep an operator that a method does not support."""
     integers = W8A8(graph="decoder", error_bound=0.1)
     recipe = recipe_of(Keep(graph="joiner", optional=True), Keep(graph="*", operator="Gather"), integers)
     assert assign(recipe, NODES)["decoder", "/layers.0/q/MatMul"] is integers
@@ -139,12 +139,12 @@ def test_rules_that_fit_after_all() -> None:
         ("rules = [", "Invalid value"),
         (HEAD + "rules = 3\n" + KEEP, "rules"),
         (f"rules = []\n{HEAD}", "has no rules"),
-        ("name = 'other'\n" + HEAD + KEEP, "the key `name` is not for recipes"),
+        ("name = 'other'\n" + HEAD + KEEP, "the key `name`"),
         ("colour = 1\n" + HEAD + KEEP, "unknown field `colour`"),
         (HEAD + "speed = 1\n" + KEEP, "unknown field `speed`"),
         (HEAD + KEEP + "bits = 8\n", "unknown field `bits`"),
         (HEAD + WEIGHTS + "smoothing = { alpha = 0.5 }\n", "unknown field `alpha`"),
-        (HEAD + KEEP.replace("keep", "kept"), "Invalid value 'kept'"),
+        (HEAD + KEEP.replace("keep", "drop"), "Invalid value 'drop'"),
         (HEAD + '[[rules]]\ngraph = "*"\n', "missing required field `method`"),
         (HEAD + KEEP.replace("graph", "node"), "missing required field `graph`"),
         (HEAD + WEIGHTS.replace("4", "5", 1), "Invalid enum value 5"),
@@ -166,27 +166,27 @@ def test_rules_that_fit_after_all() -> None:
         (HEAD + INTEGERS + "smoothing = { alphas = [-0.5] }\n", "rules[0].smoothing.alphas is -0.5"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_sentence(file: Path, text: str, message: str) -> None:
-    with pytest.raises(RecipeError) as caught:
+def test_error_in_a_file_is_one_sentence_with_its_path(file: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
         read(file, text)
-    assert str(caught.value).startswith(f"{file}: ")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_what_is_no_recipe_file(file: Path, tmp_path: Path) -> None:
+def test_unreadable_recipe_file(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b"description = '\xff'")
     with pytest.raises(RecipeError, match=r"own\.toml: .*can't decode byte 0xff"):
         load_recipe(str(file))
     (tmp_path / "folder.toml").mkdir()
     for name, reason in (("folder.toml", "Is a directory"), ("absent.toml", "No such file or directory")):
-        with pytest.raises(RecipeError, match=rf"{name}: the recipe cannot be read \({reason}\)"):
+        with pytest.raises(RecipeError, match=rf"{name}: .*\({reason}\)"):
             load_recipe(str(tmp_path / name))
-    with pytest.raises(RecipeError, match=r"unknown recipe 'int9'; shipped are fp16, int4-small, .*, or give a \.toml"):
+    with pytest.raises(RecipeError, match=r"'int9'.*fp16, int4-small, .*\.toml"):
         load_recipe("int9")
 
 
-def test_an_own_recipe_is_called_like_its_file(file: Path) -> None:
+def test_recipe_is_named_after_its_file(file: Path) -> None:
     recipe = read(file, HEAD + INTEGERS + WEIGHTS + "optional = true\nsensitive = { share = 0.25 }\n")
     assert recipe.name == "own"
     first, second = recipe.rules
@@ -196,12 +196,12 @@ def test_an_own_recipe_is_called_like_its_file(file: Path) -> None:
     assert second.optional
     assert second.sensitive is not None
     assert (second.sensitive.share, second.sensitive.bits, second.smoothing) == (0.25, 8, None)
-    assert in_manifest(recipe) == recipe
+    assert through_manifest(recipe) == recipe
 
 
 @pytest.mark.parametrize("text", [HEAD.replace("0.1", "inf") + KEEP, HEAD + INTEGERS.replace("0.05", "inf")])
-def test_a_bound_without_end_is_refused(file: Path, text: str) -> None:
-    """A manifest is JSON, which has no infinity: the artifact could not be opened."""
+def test_infinite_bound_is_refused(file: Path, text: str) -> None:
+    """A manifest is JSON, which has no infinity."""
     with pytest.raises(RecipeError, match=" is inf"):
         read(file, text)
 
@@ -211,7 +211,7 @@ def test_bounds_by_role() -> None:
     assert (bounds.relative("encoder"), bounds.relative("decoder")) == (0.2, 0.1)
 
 
-def test_reduced_range_is_for_integer_products(file: Path) -> None:
+def test_reduced_range_applies_to_w8a8_rules(file: Path) -> None:
     recipe = load_recipe("int4").with_reduced_range()
     assert recipe.name == "int4"
     for rule, before in zip(recipe.rules, load_recipe("int4").rules, strict=True):
@@ -220,13 +220,13 @@ def test_reduced_range_is_for_integer_products(file: Path) -> None:
     assert sum(isinstance(rule, W8A8) and rule.reduce_range for rule in recipe.rules) == 3
     assert json.dumps(recipe.settings()).count('"reduce_range": true') == 3
     for name in ("q8", "fp16"):
-        with pytest.raises(RecipeError, match=f"recipe '{name}': --reduce-range is for w8a8 rules, and it has none"):
+        with pytest.raises(RecipeError, match=f"recipe '{name}': --reduce-range .*w8a8"):
             load_recipe(name).with_reduced_range()
 
 
-def test_only_recipes_that_look_at_activations_calibrate(file: Path) -> None:
-    assert {name for name in shipped() if not load_recipe(name).calibrates} == {"fp16"}
-    assert not read(file, HEAD + WEIGHTS).calibrates
+def test_only_recipes_that_use_activations_need_calibration(file: Path) -> None:
+    assert {name for name in shipped() if not load_recipe(name).needs_calibration} == {"fp16"}
+    assert not read(file, HEAD + WEIGHTS).needs_calibration
     for more in ("smoothing = {}\n", "sensitive = { share = 0.1 }\n"):
-        assert read(file, HEAD + WEIGHTS + more).calibrates
-    assert read(file, HEAD + INTEGERS).calibrates
+        assert read(file, HEAD + WEIGHTS + more).needs_calibration
+    assert read(file, HEAD + INTEGERS).needs_calibration

@@ -1,4 +1,4 @@
-"""Outlier channels: found on calibration rows, folded where that helps, and only there."""
+"""Tests of smoothing: scales that reduce outlier channels, and the calibration statistics they are computed from."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from quantize.calibration import SAMPLE_ROWS, Calibration, Inputs
+from quantize.calibration import SAMPLE_ROWS, ActivationStatistics, Calibration
 from quantize.graph import array
 from quantize.methods import w8a8
 from quantize.numerics import Floats, relative_error, round_rows
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Keep, Smoothing, WeightOnly
-from quantize.smoothing import Smoothed, product_error, smooth
+from quantize.smoothing import SmoothingResult, product_error, smooth
 from quantize.smoothing_sites import find_smoothing_sites
 from runtime.host.cpu import lacks_vnni
 
 INTEGERS = W8A8(graph="*", error_bound=1.0)
-BLIND = W8A8(graph="*", error_bound=1.0, smoothing=None)
+WITHOUT_SMOOTHING = W8A8(graph="*", error_bound=1.0, smoothing=None)
 FOUR_BITS = WeightOnly(graph="*", bits=4, block=64, smoothing=Smoothing())
 WIDTH = 128
 OUTLIERS = [3, 40, 77, 121]
@@ -33,12 +33,12 @@ tiny (float[M, {WIDTH}] x) => (float[M, 64] y, float[M, 64] z)
 
 
 class Setup:
-    """Two products behind a norm whose gain is ``loud`` times larger in four channels."""
+    """Two products after a normalization whose gain is ``outlier_factor`` times larger in four channels."""
 
-    def __init__(self, rng: np.random.Generator, loud: float = 1.0, silent: bool = False) -> None:
+    def __init__(self, rng: np.random.Generator, outlier_factor: float = 1.0, zero_gain: bool = False) -> None:
         gain = rng.uniform(0.8, 1.2, WIDTH).astype(np.float32)
-        gain[OUTLIERS] *= loud
-        gain *= not silent
+        gain[OUTLIERS] *= outlier_factor
+        gain *= not zero_gain
         proto = onnx.parser.parse_model(TEXT)
         weights = {name: rng.standard_normal((WIDTH, 64)).astype(np.float32) for name in "uv"}
         for name, value in ({"gain": gain} | weights).items():
@@ -51,15 +51,17 @@ class Setup:
         calibration = Calibration(self.products, 1)
         assert calibration.taps == ["n"]
         calibration.add({"n": self.normed})
-        self.inputs = calibration.finish()
+        self.statistics = calibration.finish()
 
-    def smooth(self, *rules: AnyRule | None) -> list[Smoothed]:
-        chosen = dict(zip("ab", rules, strict=True))
+    def smooth(self, *rules: AnyRule | None) -> list[SmoothingResult]:
+        by_name = dict(zip("ab", rules, strict=True))
         sites = find_smoothing_sites(self.products)
-        return smooth(sites, self.weights, self.inputs, lambda p: chosen[p.name], np.random.default_rng(0))
+        return smooth(
+            sites, self.weights, self.statistics, lambda product: by_name[product.name], np.random.default_rng(0)
+        )
 
     def error(self, product: Product, rule: AnyRule) -> float:
-        error, norm = product_error(product, rule, self.inputs["n"], self.weights.matrix(product))
+        error, norm = product_error(product, rule, self.statistics["n"], self.weights.matrix(product))
         return float(np.sqrt(error / norm))
 
     def run(self) -> list[Floats]:
@@ -72,135 +74,135 @@ class Setup:
         return outputs
 
 
-def test_four_loud_channels_are_smoothed_away(rng: np.random.Generator) -> None:
-    """The error falls at least to a third, as promised and in the graph itself; the float graph stays the same."""
-    setup = Setup(rng, loud=50)
+def test_smoothing_reduces_the_error_of_four_outlier_channels(rng: np.random.Generator) -> None:
+    """The error falls to less than a third, both in the estimate and in the quantized graph."""
+    setup = Setup(rng, outlier_factor=50)
     exact = setup.run()
     rule = msgspec.structs.replace(INTEGERS, reduce_range=lacks_vnni() is not False)
     before = [setup.error(product, rule) for product in setup.products]
-    (done,) = setup.smooth(rule, rule)
-    assert done.products == ["a", "b"]
+    (result,) = setup.smooth(rule, rule)
+    assert result.products == ["a", "b"]
     after = [setup.error(product, rule) for product in setup.products]
     assert all(new < old / 3 for new, old in zip(after, before, strict=True))
-    assert done.after < done.before / 3
-    assert done.alpha in Smoothing().alphas
+    assert result.after < result.before / 3
+    assert result.alpha in Smoothing().alphas
     rounding = w8a8.ActivationRounding(setup.model.graph)
     for product in setup.products:
         w8a8.quantize(setup.model.graph, rounding, product, setup.weights, reduce_range=rule.reduce_range)
-    for found, expected, estimated in zip(setup.run(), exact, after, strict=True):
-        assert relative_error(found, expected) == pytest.approx(estimated, rel=0.1)
+    for actual, expected, estimated in zip(setup.run(), exact, after, strict=True):
+        assert relative_error(actual, expected) == pytest.approx(estimated, rel=0.1)
 
 
-def test_what_was_folded_is_the_same_function(rng: np.random.Generator) -> None:
-    setup = Setup(rng, loud=50)
+def test_folded_graph_computes_the_same_function(rng: np.random.Generator) -> None:
+    setup = Setup(rng, outlier_factor=50)
     exact = setup.run()
     gain = array(setup.model.graph.initializers["gain"]).copy()
     setup.smooth(INTEGERS, INTEGERS)
     for product in setup.products:
         setup.weights.write_back(product)
     changed = gain / array(setup.model.graph.initializers["gain"])
-    calm = np.delete(changed, OUTLIERS)
-    assert changed[OUTLIERS].min() > 3 * calm.max()
-    for found, expected in zip(setup.run(), exact, strict=True):
-        assert relative_error(found, expected) < 1e-5
+    others = np.delete(changed, OUTLIERS)
+    assert changed[OUTLIERS].min() > 3 * others.max()
+    for actual, expected in zip(setup.run(), exact, strict=True):
+        assert relative_error(actual, expected) < 1e-5
 
 
-def test_four_bits_gain_too(rng: np.random.Generator) -> None:
-    """Weights that meet loud inputs are rounded more finely."""
-    setup = Setup(rng, loud=50)
+def test_smoothing_reduces_the_error_of_four_bit_weights(rng: np.random.Generator) -> None:
+    """Weights that multiply outlier channels are rounded more finely."""
+    setup = Setup(rng, outlier_factor=50)
     before = setup.error(setup.products[0], FOUR_BITS)
-    (done,) = setup.smooth(FOUR_BITS, FOUR_BITS)
+    (result,) = setup.smooth(FOUR_BITS, FOUR_BITS)
     assert setup.error(setup.products[0], FOUR_BITS) < 0.8 * before
-    assert done.after < 0.9 * done.before
+    assert result.after < 0.9 * result.before
 
 
-def test_without_outliers_nothing_is_touched(rng: np.random.Generator) -> None:
+def test_without_outliers_nothing_changes(rng: np.random.Generator) -> None:
     setup = Setup(rng)
     gain = array(setup.model.graph.initializers["gain"]).copy()
-    rows = setup.inputs["n"].rows.copy()
+    rows = setup.statistics["n"].rows.copy()
     assert setup.smooth(INTEGERS, INTEGERS) == []
     np.testing.assert_array_equal(array(setup.model.graph.initializers["gain"]), gain)
-    np.testing.assert_array_equal(setup.inputs["n"].rows, rows)
+    np.testing.assert_array_equal(setup.statistics["n"].rows, rows)
     assert list(setup.weights.scaled(setup.products)) == []
 
 
-@pytest.mark.parametrize("other", [BLIND, Keep(graph="*"), None, WeightOnly(graph="*", bits=8, block=32)])
-def test_every_reader_must_want_it(other: AnyRule | None, rng: np.random.Generator) -> None:
-    setup = Setup(rng, loud=50)
+@pytest.mark.parametrize("other", [WITHOUT_SMOOTHING, Keep(graph="*"), None, WeightOnly(graph="*", bits=8, block=32)])
+def test_every_reader_must_have_smoothing(other: AnyRule | None, rng: np.random.Generator) -> None:
+    setup = Setup(rng, outlier_factor=50)
     assert setup.smooth(INTEGERS, other) == []
     assert list(setup.weights.scaled(setup.products)) == []
 
 
 def test_readers_may_have_different_methods(rng: np.random.Generator) -> None:
-    (done,) = Setup(rng, loud=50).smooth(INTEGERS, FOUR_BITS)
-    assert done.after < 0.6 * done.before
+    (result,) = Setup(rng, outlier_factor=50).smooth(INTEGERS, FOUR_BITS)
+    assert result.after < 0.6 * result.before
 
 
-def test_dead_channels_and_dead_inputs_do_no_harm(rng: np.random.Generator) -> None:
-    setup = Setup(rng, loud=50)
-    setup.inputs["n"].rows[:, :10] = 0
-    setup.inputs["n"].channel_peak[:10] = 0
-    (done,) = setup.smooth(INTEGERS, INTEGERS)
-    assert done.after < done.before / 3
+def test_channels_that_are_always_zero_get_scale_one(rng: np.random.Generator) -> None:
+    setup = Setup(rng, outlier_factor=50)
+    setup.statistics["n"].rows[:, :10] = 0
+    setup.statistics["n"].channel_peak[:10] = 0
+    (result,) = setup.smooth(INTEGERS, INTEGERS)
+    assert result.after < result.before / 3
     scale = setup.weights.row_scale(setup.products[0])
     np.testing.assert_array_equal(np.asarray(scale)[:10], 1)
     assert np.isfinite(scale).all()
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_input_that_is_always_zero_is_not_smoothed(rng: np.random.Generator) -> None:
-    setup = Setup(rng, silent=True)
+def test_input_that_is_always_zero_is_not_smoothed(rng: np.random.Generator) -> None:
+    setup = Setup(rng, zero_gain=True)
     assert setup.smooth(INTEGERS, INTEGERS) == []
 
 
-def test_many_columns_are_tried_in_part(rng: np.random.Generator) -> None:
-    """What is chosen on a thousand of them holds for all."""
-    setup = Setup(rng, loud=50)
+def test_search_on_a_part_of_the_columns(rng: np.random.Generator) -> None:
+    """The error on a thousand columns is close to that on all."""
+    setup = Setup(rng, outlier_factor=50)
     for product in setup.products:
         product.weight.const_value = ir.tensor(rng.standard_normal((WIDTH, 1500)).astype(np.float32))
     before = setup.error(setup.products[0], INTEGERS)
-    (done,) = setup.smooth(INTEGERS, INTEGERS)
-    assert setup.error(setup.products[0], INTEGERS) == pytest.approx(done.after, rel=0.1)
-    assert done.after < before / 3
+    (result,) = setup.smooth(INTEGERS, INTEGERS)
+    assert setup.error(setup.products[0], INTEGERS) == pytest.approx(result.after, rel=0.1)
+    assert result.after < before / 3
 
 
-# What is measured
+# Calibration statistics
 
 
-def of(rows: Floats, most: int = 10_000) -> Inputs:
-    inputs = Inputs()
+def statistics_of(rows: Floats, max_rows: int = 10_000) -> ActivationStatistics:
+    statistics = ActivationStatistics()
     for part in np.array_split(rows, 3):
-        inputs.add(part, np.abs(part).max(1, keepdims=True), most)
-    inputs.finish()
-    return inputs
+        statistics.add(part, np.abs(part).max(1, keepdims=True), max_rows)
+    statistics.finish()
+    return statistics
 
 
 def test_statistics_of_several_runs(rng: np.random.Generator) -> None:
     rows = rng.standard_normal((900, 20)).astype(np.float32)
-    inputs = of(rows)
-    np.testing.assert_array_equal(inputs.channel_peak, np.abs(rows).max(0))
-    np.testing.assert_allclose(inputs.mean_square, np.square(rows).mean(0), rtol=1e-5)
-    assert inputs.rows.shape == (SAMPLE_ROWS, 20)
-    np.testing.assert_array_equal(inputs.peaks[:, 0], np.abs(inputs.rows).max(1))
-    np.testing.assert_allclose(inputs.rounded(), round_rows(inputs.rows), rtol=1e-5, atol=1e-7)
-    part = inputs.head(10)
+    statistics = statistics_of(rows)
+    np.testing.assert_array_equal(statistics.channel_peak, np.abs(rows).max(0))
+    np.testing.assert_allclose(statistics.mean_square, np.square(rows).mean(0), rtol=1e-5)
+    assert statistics.rows.shape == (SAMPLE_ROWS, 20)
+    np.testing.assert_array_equal(statistics.peaks[:, 0], np.abs(statistics.rows).max(1))
+    np.testing.assert_allclose(statistics.rounded(), round_rows(statistics.rows), rtol=1e-5, atol=1e-7)
+    part = statistics.head(10)
     assert part.rows.shape == (10, 20)
-    np.testing.assert_array_equal(part.mean_square, inputs.mean_square)
-    assert len(of(rows, most=50).rows) == 150
+    np.testing.assert_array_equal(part.mean_square, statistics.mean_square)
+    assert len(statistics_of(rows, max_rows=50).rows) == 150
 
 
-def test_divided_statistics_are_those_of_the_divided_value(rng: np.random.Generator) -> None:
+def test_divided_statistics_equal_those_of_the_divided_values(rng: np.random.Generator) -> None:
     rows = rng.standard_normal((100, 20)).astype(np.float32)
     scale = (10 ** rng.uniform(-1, 1, 20)).astype(np.float32)
-    inputs, expected = of(rows), of(rows / scale)
-    np.testing.assert_allclose(inputs.rounded(scale), expected.rounded(), rtol=1e-4, atol=1e-6)
-    inputs.divide(scale)
+    statistics, expected = statistics_of(rows), statistics_of(rows / scale)
+    np.testing.assert_allclose(statistics.rounded(scale), expected.rounded(), rtol=1e-4, atol=1e-6)
+    statistics.divide(scale)
     for name in ("rows", "peaks", "channel_peak", "mean_square"):
-        np.testing.assert_allclose(getattr(inputs, name), getattr(expected, name), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(statistics, name), getattr(expected, name), rtol=1e-5, err_msg=name)
 
 
-def test_patches_of_a_convolution_times_its_matrix_are_its_result(rng: np.random.Generator) -> None:
-    """Every position, with pads and strides that differ by side; peaks are those of the batch element."""
+def test_patches_times_the_matrix_equal_the_convolution(rng: np.random.Generator) -> None:
+    """All positions, with asymmetric pads and strides; peaks are those of the batch element."""
     text = """<ir_version: 10, opset_import: ["": 20]>
     tiny (float[B, 3, H, W] x) => (float[B, 4, H2, W2] y)
         { [c] y = Conv<kernel_shape = [3, 2], pads = [1, 0, 2, 1], strides = [2, 1]>(x, w) }"""
@@ -213,9 +215,9 @@ def test_patches_of_a_convolution_times_its_matrix_are_its_result(rng: np.random
     products = find_products(ir.from_proto(proto).graph)
     calibration = Calibration(products, 1)
     calibration.add({"x": x})
-    inputs: Any = calibration.finish()["x"]
+    statistics: Any = calibration.finish()["x"]
     expected = y.transpose(0, 2, 3, 1).reshape(-1, 4)
-    assert len(expected) < SAMPLE_ROWS  # so that none is left out
-    np.testing.assert_allclose(inputs.rows @ Weights().matrix(products[0]), expected, rtol=1e-4, atol=1e-4)
+    assert len(expected) < SAMPLE_ROWS  # so that all rows are sampled
+    np.testing.assert_allclose(statistics.rows @ Weights().matrix(products[0]), expected, rtol=1e-4, atol=1e-4)
     element = np.repeat(np.abs(x).max((1, 2, 3)), len(expected) // 2)
-    np.testing.assert_array_equal(inputs.peaks[:, 0], element)
+    np.testing.assert_array_equal(statistics.peaks[:, 0], element)

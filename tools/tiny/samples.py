@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from quantize.output import appearing
+from quantize.output_folder import appearing
 from tools.tiny.dataset import SILENT, Item
 from tools.tiny.espeak import Espeak
 from tools.tiny.ogg import with_serial

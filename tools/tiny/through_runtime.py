@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from export.checkpoints import CHECKPOINTS, locate
 from export.package import export_artifact
-from quantize.report import Report
+from quantize.progress import Report
 from runtime import Request, Transcriber
 from runtime.results import Transcript, Word
 from tools.tiny.dataset import Item

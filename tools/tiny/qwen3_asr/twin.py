@@ -25,7 +25,7 @@ from transformers import Qwen3ASRConfig
 from export.checkpoints import SINGLE, CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.qwen3_asr.exporter import native_config
-from quantize.output import appearing
+from quantize.output_folder import appearing
 
 SEED = 9300
 SHARE, LEAST = 0.01, 2

@@ -1,4 +1,4 @@
-"""Artifact folders that appear at once or not at all."""
+"""Create artifact folders atomically: the folder appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,61 +10,75 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantize.errors import OutputError
-from quantize.report import Report
+from quantize.progress import Report
 from runtime.errors import AsrError
 from runtime.host.files import sha256_file
 from runtime.model.manifest import FileSpec
 
 
 def refuse_existing(out: Path) -> None:
-    """:class:`OutputError` when ``out`` is there already: to be asked before hours of work, not after."""
+    """Check that ``out`` does not exist. Call it before long computations.
+
+    Raises:
+        OutputError: ``out`` exists, be it a file, a folder or a symbolic link.
+    """
     if out.exists() or out.is_symlink():
         raise OutputError(f"{out}: exists already; remove it or give another --out DIR")
 
 
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out``, for what is needed on the way there; it is always removed.
+    """Create a hidden temporary folder beside ``out`` and always remove it at the end.
+
+    Yields:
+        The folder, on the same file system as ``out``.
 
     Raises:
-        OutputError: it cannot be made, or something in it cannot be written.
+        OutputError: The folder cannot be created.
+        OutputError: The block raised an ``OSError`` with an error number, for example because the disk is full.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
     try:
-        yield work
+        yield folder
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise
-        if error.filename and not Path(error.filename).is_relative_to(work):
+        if error.filename and not Path(error.filename).is_relative_to(folder):
             raise OutputError(f"{error.filename}: {os.strerror(error.errno)}") from error
         raise OutputError(f"{out}: cannot be written ({os.strerror(error.errno)})") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def appearing(out: Path) -> Iterator[Path]:
-    """A hidden folder that becomes ``out`` when the block ends, and vanishes when it raises.
+    """Create the folder ``out`` atomically.
+
+    The block fills a hidden folder, which is renamed to ``out`` when the block ends and removed when it raises.
+
+    Yields:
+        The hidden folder.
 
     Raises:
-        OutputError: ``out`` exists, or cannot be written (the disk is full, say).
+        OutputError: ``out`` exists.
+        OutputError: The folder cannot be written, for example because the disk is full.
     """
     refuse_existing(out)
-    with scratch(out) as work:
-        yield work
-        for path in work.iterdir():
+    with scratch(out) as folder:
+        yield folder
+        for path in folder.iterdir():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        work.chmod(0o755)
-        work.rename(out)
+        folder.chmod(0o755)
+        folder.rename(out)
 
 
 def hash_files(folder: Path, report: Report) -> dict[str, FileSpec]:
-    """The manifest's ``files`` for everything that lies in ``folder``."""
+    """Compute the manifest's ``files`` entry: SHA-256 and size of every file in ``folder``, by file name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     with report.bytes("hashing the artifact", sum(path.stat().st_size for path in paths)) as advance:
         return {path.name: FileSpec(sha256_file(path, advance), path.stat().st_size) for path in paths}
