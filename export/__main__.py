@@ -14,6 +14,7 @@ import typer
 
 from export.checkpoints import CHECKPOINTS, find_checkpoint, locate
 from quantize.output_folder import refuse_existing
+from quantize.progress import Report, peak_memory
 from quantize.recipe import Recipe, load_recipe, shipped
 from runtime.errors import AsrError, OptionError
 

@@ -8,7 +8,7 @@ import pytest
 
 from export.card import CARD, LICENCES, model_card
 from export.checkpoints import CHECKPOINTS, find_checkpoint
-from quantize.card import say_quantized
+from quantize.card import add_quantization_note
 from runtime.model.manifest import Language, Source
 from tests.conftest import ARTIFACT, CHECKPOINT
 
@@ -71,7 +71,9 @@ def test_quantization_adds_to_the_card(tmp_path: Path) -> None:
     assert [line for line in after if line in before] == before
     assert added[:2] == ["base_model_relation: quantized", f"# {PARAKEET.name}-int8"]
     assert "quantized by the recipe `int8`" in added[2]
-    say_quantized(tmp_path / "nothing", "a", "b", "int8")  # an artifact without a card, as old versions wrote them
+    add_quantization_note(
+        tmp_path / "nothing", "a", "b", "int8"
+    )  # an artifact without a card, as old versions wrote them
 
 
 def test_bundled_artifact_has_the_current_card(tmp_path: Path) -> None:
