@@ -42,9 +42,9 @@ from runtime.server.http.connections import uvicorn_options
 from runtime.server.limits import Limits
 from runtime.server.realtime import connection as realtime_connection
 from runtime.server.realtime.audio import decode_audio
-from runtime.server.realtime.connection import MAX_MESSAGE_BYTES, MAX_OFFENCES, Connection
-from runtime.server.realtime.events import Items
-from runtime.server.realtime.inbox import Inbox
+from runtime.server.realtime.connection import MAX_CONSECUTIVE_ERRORS, MAX_MESSAGE_BYTES, Connection
+from runtime.server.realtime.events import EventTranslator
+from runtime.server.realtime.message_queue import MessageQueue
 from runtime.server.realtime.routes import realtime
 from runtime.server.realtime.session import (
     EventError,
@@ -581,12 +581,12 @@ def test_the_event_that_was_wrong_is_named(transcriber: Transcriber) -> None:
 
 def test_who_goes_on_like_that_is_cut_off(transcriber: Transcriber) -> None:
     with connected(make_app(Service(transcriber))) as client:
-        for _ in range(2 * MAX_OFFENCES):  # never that many in a row
+        for _ in range(2 * MAX_CONSECUTIVE_ERRORS):  # never that many in a row
             client.send("nonsense")
             client.next()
             client.send("input_audio_buffer.clear")
             client.next()
-        for _ in range(MAX_OFFENCES):
+        for _ in range(MAX_CONSECUTIVE_ERRORS):
             client.send("nonsense")
             assert client.next()["type"] == "error"
         assert client.closed() == 1008
@@ -742,15 +742,15 @@ def test_a_client_that_goes_away_frees_its_stream_while_it_waits(transcriber: Tr
 
 def test_the_inbox_has_bounds() -> None:
     async def scenario() -> None:
-        inbox = Inbox(10)
-        await inbox.put("x" * 50)  # alone it is taken
-        waiting = asyncio.create_task(inbox.put(None))
+        queue = MessageQueue(10)
+        await queue.put("x" * 50)  # alone it is taken
+        waiting = asyncio.create_task(queue.put(None))
         for _ in range(5):
             await asyncio.sleep(0)
         assert not waiting.done()
-        assert await inbox.get() == "x" * 50
+        assert await queue.get() == "x" * 50
         await waiting
-        assert await inbox.get() is None
+        assert await queue.get() is None
 
     run(scenario())
 
@@ -849,12 +849,12 @@ class TestDeltas:
     @given(streams())
     def test_of_every_segment_are_its_transcript(self, stream: tuple[list[Event], list[str]]) -> None:
         events, texts = stream
-        items = Items(partials=True)
-        items.opened(0.0, turn=False, codes={})
+        items = EventTranslator(partials=True)
+        items.start_stream(0.0, turn=False, codes={})
         told: dict[str, str] = {}
         transcripts = []
         for event in events:
-            for each in items.take(event):
+            for each in items.translate(event):
                 if each["type"] == f"{TRANSCRIPTION}.delta":
                     assert each["delta"]
                     told[each["item_id"]] = told.get(each["item_id"], "") + each["delta"]
@@ -869,11 +869,11 @@ class TestDeltas:
     @given(streams())
     def test_of_a_turn_are_the_joined_transcript(self, stream: tuple[list[Event], list[str]]) -> None:
         events, texts = stream
-        items = Items(partials=True)
-        items.opened(0.0, turn=True, codes={})
+        items = EventTranslator(partials=True)
+        items.start_stream(0.0, turn=True, codes={})
         whole, told = join_texts(texts), ""
-        made = [each for event in events for each in items.take(event)]
-        for each in [*made, *items.committed(), *items.completed(9.0)]:
+        made = [each for event in events for each in items.translate(event)]
+        for each in [*made, *items.commit_turn(), *items.complete_turn(9.0)]:
             if each["type"] == f"{TRANSCRIPTION}.delta":
                 told += each["delta"]
                 assert whole.startswith(told)
@@ -883,19 +883,19 @@ class TestDeltas:
         assert each["transcript"] == whole
 
     def test_texts_in_front_of_an_open_segment_are_told_first(self) -> None:
-        items = Items()
-        items.opened(0.0, turn=True, codes={})
-        assert not items.take(Speech(0, 0.0))
-        assert not items.take(partial(1, 2.0, "later", ""))
-        assert not items.take(final(1, 1.0, 2.0, "later"))
-        assert deltas(items.take(final(0, 0.0, 1.0, "first"))) == "first later"
+        items = EventTranslator()
+        items.start_stream(0.0, turn=True, codes={})
+        assert not items.translate(Speech(0, 0.0))
+        assert not items.translate(partial(1, 2.0, "later", ""))
+        assert not items.translate(final(1, 1.0, 2.0, "later"))
+        assert deltas(items.translate(final(0, 0.0, 1.0, "first"))) == "first later"
 
     def test_taking_back_is_a_defect(self) -> None:
-        items = Items()
-        items.opened(0.0, turn=False, codes={})
-        items.take(partial(0, 1.0, "It", ""))
+        items = EventTranslator()
+        items.start_stream(0.0, turn=False, codes={})
+        items.translate(partial(0, 1.0, "It", ""))
         with pytest.raises(AssertionError):
-            items.take(final(0, 0.0, 1.0, "At"))
+            items.translate(final(0, 0.0, 1.0, "At"))
 
 
 @contextmanager

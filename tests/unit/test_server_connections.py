@@ -182,7 +182,7 @@ def test_a_client_that_reads_late_gets_everything() -> None:
 
 
 def test_who_is_refused_and_goes_on_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.server.http.edge._LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("runtime.server.http.middleware._LINGER_SECONDS", 0.1)
     with serving(max_upload_bytes=1000) as server:
         status, headers, _ = one(server, HEAD + b"Content-Length: 999999999\r\n\r\n", b"x" * 1000)
         assert (status, headers["connection"]) == (413, "close")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OptionError
-from runtime.server.http.keys import KEYS_VARIABLE, bearer, matches, read_keys, readable_by_others
+from runtime.server.http.keys import KEYS_VARIABLE, bearer_key, is_valid_key, read_keys, readable_by_others
 from runtime.server.settings import Settings
 
 
@@ -51,14 +51,14 @@ def test_who_may_read_the_file(tmp_path: Path) -> None:
 
 
 def test_headers() -> None:
-    assert bearer("Bearer abc") == bearer("bearer  abc ") == "abc"
-    assert [bearer(header) for header in (None, "", "abc", "Bearer", "Bearer ", "Basic abc")] == [None] * 6
+    assert bearer_key("Bearer abc") == bearer_key("bearer  abc ") == "abc"
+    assert [bearer_key(header) for header in (None, "", "abc", "Bearer", "Bearer ", "Basic abc")] == [None] * 6
 
 
 def test_comparison() -> None:
-    assert matches("b", ("a", "b"))
-    assert not any(matches(key, ("a", "b")) for key in (None, "", "c", "a ", "é", "\udcff"))
-    assert not matches("", ("",))
-    assert Settings().allows(None)
-    assert Settings(keys=("a",)).allows("a")
-    assert not Settings(keys=("a",)).allows(None)
+    assert is_valid_key("b", ("a", "b"))
+    assert not any(is_valid_key(key, ("a", "b")) for key in (None, "", "c", "a ", "é", "\udcff"))
+    assert not is_valid_key("", ("",))
+    assert Settings().accepts_key(None)
+    assert Settings(keys=("a",)).accepts_key("a")
+    assert not Settings(keys=("a",)).accepts_key(None)

@@ -76,7 +76,7 @@ def test_failures_say_why(format: LogFormat) -> None:
     try:
         raise ValueError("the reason")
     except ValueError:
-        logging.getLogger("runtime.server.http.edge").exception("request %s: failed", "req_1")
+        logging.getLogger("runtime.server.http.middleware").exception("request %s: failed", "req_1")
     said = stream.getvalue()
     assert "request req_1: failed" in said
     assert "ValueError: the reason" in said

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from runtime.server.http.problems import RequestProblem
-from runtime.server.openai.options import TranscriptionOptions, transcription_options
+from runtime.server.http.api_errors import ApiError
+from runtime.server.openai.options import TranscriptionOptions, parse_options
 
 
 def parse(*, vad: Any = True, **fields: Any) -> TranscriptionOptions:
     values = {name: [given] if isinstance(given, str) else given for name, given in fields.items()}
-    return transcription_options(values, vad=vad)
+    return parse_options(values, vad=vad)
 
 
 def test_defaults() -> None:
@@ -73,7 +73,7 @@ def test_an_empty_language_is_none() -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_refused(fields: dict[str, str | list[str]], param: str, says: str) -> None:
-    with pytest.raises(RequestProblem) as refused:
+    with pytest.raises(ApiError) as refused:
         parse(**fields)
     assert refused.value.status == 400
     assert refused.value.param == param
@@ -90,5 +90,5 @@ def test_what_cannot_be_honoured_is_refused(fields: dict[str, str | list[str]], 
 )
 def test_cutting_by_voice_activity_needs_voice_activity(fields: dict[str, str]) -> None:
     parse(**fields)
-    with pytest.raises(RequestProblem, match="without voice activity"):
+    with pytest.raises(ApiError, match="without voice activity"):
         parse(vad=False, **fields)

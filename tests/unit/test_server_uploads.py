@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from runtime.server.http.clients import ClientGone
-from runtime.server.http.problems import RequestProblem
-from runtime.server.http.uploads import SPOOL_BYTES, received_form
+from runtime.server.http.api_errors import ApiError
+from runtime.server.http.disconnects import ClientDisconnected
+from runtime.server.http.uploads import SPOOL_BYTES, receive_form
 from runtime.server.limits import Limits
 
 CONTENT = {"content-type": "multipart/form-data; boundary=edge"}
@@ -55,14 +55,14 @@ def read(
 ) -> tuple[dict[str, list[str]], bytes | None]:
     async def run() -> tuple[dict[str, list[str]], bytes | None]:
         given = Headers(CONTENT if headers is None else headers)
-        async with received_form(given, receiving(*pieces, then=then), limits or Limits()) as form:
+        async with receive_form(given, receiving(*pieces, then=then), limits or Limits()) as form:
             return form.values, form.file.read() if form.file else None
 
     return asyncio.run(run())
 
 
-def refusal(*pieces: bytes, **how: Any) -> RequestProblem:
-    with pytest.raises(RequestProblem) as refused:
+def refusal(*pieces: bytes, **how: Any) -> ApiError:
+    with pytest.raises(ApiError) as refused:
         read(*pieces, **how)
     return refused.value
 
@@ -96,7 +96,7 @@ def test_a_large_file_has_no_name_and_is_gone_afterwards(temporary: Path) -> Non
     pieces = [body[at : at + 60_000] for at in range(0, len(body), 60_000)]
 
     async def run() -> None:
-        async with received_form(Headers(CONTENT), receiving(*pieces), Limits()) as form:
+        async with receive_form(Headers(CONTENT), receiving(*pieces), Limits()) as form:
             assert form.file is not None
             assert form.file.read() == content
             assert os.fstat(form.file.fileno()).st_nlink == 0
@@ -194,7 +194,7 @@ def test_a_client_that_goes_away(temporary: Path) -> None:
     async def gone() -> Any:
         return {"type": "http.disconnect"}
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         read(part("file", b"x" * (2 * SPOOL_BYTES)), then=gone)
     assert not list(temporary.iterdir())
 

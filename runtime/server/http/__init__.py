@@ -1,0 +1,1 @@
+"""HTTP layer: application, middleware, connections, uploads, errors and the web page."""

@@ -1,0 +1,1 @@
+"""Endpoints and response formats of OpenAI's audio API."""

@@ -1,0 +1,1 @@
+"""Live transcription over WebSocket, compatible with OpenAI's realtime transcription sessions."""

@@ -1,4 +1,4 @@
-/** The page: what a person does, and what comes of it. */
+/** Controller of the page: user actions and their results. */
 
 import { ApiError, models, transcribe } from "./api.js";
 import { FORMATS, readable } from "./formats.js";
@@ -11,16 +11,16 @@ const $ = (/** @type {string} */ id) => document.getElementById(id);
 const view = new TranscriptView($("segments"), $("partials"), $("empty"));
 const waveform = new Waveform($("waveform"));
 
-let key = ""; // kept here alone, so that it goes with the page
-let offered = []; // models
-let retry = null; // what to do again once there is a key
-let name = "transcript"; // of the files to download
-let duration = null; // seconds of audio, where known
-let text = null; // of the whole, where the server has said it
-let running = null; // AbortController of the file that is in work
+let key = ""; // only in memory, so that it is gone when the page is closed
+let offered = []; // models of the server
+let retry = null; // action to repeat once there is a key
+let name = "transcript"; // base name of downloads
+let duration = null; // seconds of audio, or null if unknown
+let text = null; // whole text from the server, or null
+let running = null; // AbortController of the file that is being transcribed
 let pictured = null; // AbortSignal of the file whose waveform is shown
 let recording = null; // {microphone, connection} while live
-let again = null; // what the job's button does once it no longer cancels
+let again = null; // action of the job's button
 
 // ── Server, models, key ────────────────────────────────────────────────────
 
@@ -31,16 +31,16 @@ async function connect() {
   showChoices();
 }
 
-/** What the chosen model knows and can be told: the rest would be refused. */
+/** Enable the options that the selected model supports. */
 function showChoices() {
   const { languages = [], capabilities = {} } = offered.find(({ id }) => id === $("model").value) ?? {};
-  offer("language", capabilities.language !== false, "detect", languages.length === 1 ? languages[0].name : "the model's choice");
+  offer("language", capabilities.language !== false, "detect", languages.length === 1 ? languages[0].name : "chosen by the model");
   offer("context", capabilities.context !== false, "names and terms, such as Kris, Clare", "not used by this model");
   $("languages").replaceChildren(...languages.map(({ name }) => new Option(name)));
   view.codes = new Map(languages.map(({ name, code }) => [name.toLowerCase(), code]));
 }
 
-/** Let a field be filled in, or say in it why not. */
+/** Enable a field, or disable it and show the reason as its placeholder. */
 function offer(id, usable, example, reason) {
   $(id).disabled = !usable;
   $(id).placeholder = usable ? example : reason;
@@ -48,7 +48,7 @@ function offer(id, usable, example, reason) {
 }
 
 /**
- * Do it, and say what went wrong. Where a key is missing, ask for it and do it again then.
+ * Run an action and show its error. If a key is missing, ask for it and run the action again.
  *
  * @param {() => Promise<void>} action
  */
@@ -117,7 +117,7 @@ async function transcribeFile(file) {
     await drawn;
     if (running === abort) summarize();
   } catch (error) {
-    if (running !== abort) return; // another file has taken its place
+    if (running !== abort) return; // replaced by another file
     if (!abort.signal.aborted) {
       say("status", "Stopped.");
       throw error;
@@ -133,11 +133,11 @@ async function transcribeFile(file) {
   }
 }
 
-/** @param {number} fraction of the file */
+/** @param {number} fraction uploaded */
 function sent(fraction) {
   say("status", fraction < 1 ? "Uploading…" : "Transcribing…");
   if (fraction < 1) $("progress").value = fraction;
-  else $("progress").removeAttribute("value"); // until the first text comes
+  else $("progress").removeAttribute("value"); // indeterminate until the first text
 }
 
 /** @param {File} file @param {AbortSignal} signal */
@@ -153,7 +153,7 @@ async function showPreview(file, signal) {
   heardUntil(view.segments.at(-1)?.end ?? 0);
 }
 
-/** @param {number} seconds of the file that have their text */
+/** @param {number} seconds of the file that are transcribed */
 function heardUntil(seconds) {
   if (duration === null) {
     say("clock", readable(seconds));
@@ -168,11 +168,11 @@ function heardUntil(seconds) {
 $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
-  $("file").value = ""; // the same file may be chosen again
+  $("file").value = ""; // so that the same file can be chosen again
   if (file) attempt(() => transcribeFile(file));
 });
 
-let depth = 0; // of elements that something is dragged over
+let depth = 0; // nesting of elements under the dragged file
 const carriesFile = (/** @type {DragEvent} */ event) => event.dataTransfer.types.includes("Files");
 addEventListener("dragenter", (event) => carriesFile(event) && highlight(++depth > 0));
 addEventListener("dragleave", (event) => carriesFile(event) && highlight(--depth > 0));
@@ -194,7 +194,7 @@ function highlight(over) {
 // ── Microphone ─────────────────────────────────────────────────────────────
 
 async function listen() {
-  recording = {}; // from now on the button means stop
+  recording = {}; // from now on, the button stops
   showRecording(true);
   begin("Microphone", "Waiting for the microphone…");
   name = `microphone-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}`;
@@ -206,11 +206,11 @@ async function listen() {
     mine.microphone = await Microphone.open();
     say("status", "Connecting…");
     mine.connection = await openConnection();
-    await mine.microphone.start(heard, () => stopListening("The microphone has gone."));
+    await mine.microphone.start(heard, () => stopListening("The microphone was disconnected."));
     if (mine.unwanted) await stopListening();
     else if (!mine.stopping) say("status", "Listening.");
   } catch (error) {
-    if (mine.stopping) return; // and has said why
+    if (mine.stopping) return; // `stopListening` has shown the reason
     await mine.microphone?.stop();
     mine.connection?.close();
     over("Stopped.");
@@ -238,19 +238,19 @@ async function openConnection() {
       failed: (message) => stopListening(message),
     });
   } catch (error) {
-    if (error instanceof DOMException) throw new ApiError("This key has characters that live audio cannot carry.");
-    await connect(); // says better than a WebSocket what is wrong: no key, or no server
-    throw new ApiError("The server takes no live audio now. Try again in a moment.");
+    if (error instanceof DOMException) throw new ApiError("This key has characters that a WebSocket cannot carry. Use another key for live audio.");
+    await connect(); // shows the reason, which a WebSocket does not: no key, or no server
+    throw new ApiError("The server does not accept live audio now. Try again in a moment.");
   }
 }
 
-/** @param {string} problem why, where it was not the person who stops */
+/** @param {string} problem reason, if the user did not stop it */
 async function stopListening(problem = "") {
   if (problem) say("alert", problem);
   const mine = recording;
   if (!mine || mine.stopping) return;
   if (!mine.connection) {
-    mine.unwanted = true; // `listen` will see it
+    mine.unwanted = true; // checked by `listen`
     return;
   }
   mine.stopping = true;
@@ -263,7 +263,7 @@ async function stopListening(problem = "") {
   over();
 }
 
-/** @param {string} status what to say in place of the result */
+/** @param {string} status message instead of the summary */
 function over(status = "") {
   recording = null;
   showRecording(false);
@@ -284,7 +284,7 @@ function showRecording(on) {
 
 $("microphone").addEventListener("click", () => (recording ? stopListening() : attempt(listen)));
 
-// ── What both share ────────────────────────────────────────────────────────
+// ── Shared by both ──────────────────────────────────────────────────────────
 
 /** @param {string} title @param {string} status */
 function begin(title, status) {
@@ -298,7 +298,7 @@ function begin(title, status) {
   $("waveform").setAttribute("aria-label", `Waveform of ${title}`);
   $("no-preview").hidden = true;
   say("job-name", title);
-  $("job-name").title = title; // where it does not fit
+  $("job-name").title = title; // shown in full on hover
   say("status", status);
   say("clock", "");
   waveform.clear();
@@ -310,7 +310,7 @@ function summarize() {
     say("clock", readable(duration));
     waveform.progress(1);
   }
-  say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. Nobody was heard to speak.");
+  say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. No speech was found.");
 }
 
 function end() {
@@ -319,7 +319,7 @@ function end() {
   $("exports").hidden = view.segments.length === 0;
 }
 
-/** The job's one button. @param {string | null} label null: none @param {() => void} action */
+/** Set the job's button. @param {string | null} label null hides it @param {() => void} action */
 function showAction(label, action = null) {
   again = action;
   if (label === null && document.activeElement === $("job-action")) $("microphone").focus();
@@ -339,9 +339,9 @@ $("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText(transcript().text);
     say("status", "Copied.");
   } else {
-    // Browsers give the clipboard only to pages on https or localhost.
+    // Browsers only allow the clipboard on https or localhost.
     getSelection().selectAllChildren($("segments"));
-    say("status", "Selected: copy it with the keyboard or the menu.");
+    say("status", "Text selected. Copy it with the keyboard or the menu.");
   }
 });
 

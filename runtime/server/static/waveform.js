@@ -1,15 +1,15 @@
-/** The picture of the audio: of a whole file, or of the last seconds of the microphone. */
+/** Waveform of a whole file, or of the last seconds of the microphone. */
 
 const BAR = 3; // pixels
 const GAP = 2;
-const BUCKETS = 4000; // peaks kept of a file, more than any screen shows
-const PREVIEW_RATE = 8000; // Hz: enough for a picture
-const LARGEST_PREVIEW = 60e6; // bytes; decoding takes many times as much memory
+const BUCKETS = 4000; // peaks stored per file, more than any screen shows
+const PREVIEW_RATE = 8000; // Hz
+const LARGEST_PREVIEW = 60e6; // bytes; decoding needs many times as much memory
 const LIVE_BAR = 800; // samples at 16 kHz, 50 ms
-const LIVE_BARS = 1000; // kept, more than any screen shows
+const LIVE_BARS = 1000; // bars stored, more than any screen shows
 
 /**
- * A file's peaks and its seconds, or null where the browser cannot decode it or it is too large to.
+ * Return the peaks and the duration of a file in seconds, or null if it is too large or the browser cannot decode it.
  *
  * @param {File} file
  * @returns {Promise<{peaks: Float32Array, duration: number} | null>}
@@ -21,7 +21,7 @@ export async function preview(file) {
     const audio = await context.decodeAudioData(await file.arrayBuffer());
     return { peaks: peaksOf(audio), duration: audio.duration };
   } catch (error) {
-    if (error instanceof DOMException) return null; // no format that this browser knows, or the file has gone
+    if (error instanceof DOMException) return null; // unsupported format, or the file was removed
     throw error;
   }
 }
@@ -49,29 +49,29 @@ export class Waveform {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  /** An empty line. */
+  /** Remove the waveform. */
   clear() {
     this.peaks = new Float32Array(0);
-    this.fraction = 0; // of the file that has its text
-    this.levels = null; // of the microphone
-    this.shown = 0; // levels that have come into the picture; a fraction while one moves in
+    this.fraction = 0; // transcribed fraction of the file
+    this.levels = null; // peaks of the microphone, or null
+    this.shown = 0; // number of visible levels; fractional while one moves in
     this.draw();
   }
 
-  /** A whole file. @param {Float32Array} peaks */
+  /** Show a whole file. @param {Float32Array} peaks */
   file(peaks) {
     const highest = peaks.reduce((most, peak) => Math.max(most, peak), 0);
     this.peaks = highest > 0 ? peaks.map((peak) => peak / highest) : peaks;
     this.draw();
   }
 
-  /** How much of the file has its text. @param {number} fraction 0..1 */
+  /** Set the transcribed fraction of the file. @param {number} fraction 0..1 */
   progress(fraction) {
     this.fraction = fraction;
     this.draw();
   }
 
-  /** From the microphone. @param {Int16Array} samples */
+  /** Add samples of the microphone. @param {Int16Array} samples */
   hear(samples) {
     const waiting = this.levels !== null && this.shown < this.levels.length;
     this.levels ??= [];
@@ -90,7 +90,7 @@ export class Waveform {
     } else if (!waiting) requestAnimationFrame(() => this.glide());
   }
 
-  /** Let the newest levels glide in rather than jump. */
+  /** Animate the newest levels. */
   glide() {
     if (this.levels === null || this.shown >= this.levels.length) return;
     const behind = this.levels.length - this.shown;
@@ -102,7 +102,7 @@ export class Waveform {
   draw() {
     const { canvas, context } = this;
     const { width, height } = canvas.getBoundingClientRect();
-    if (width === 0) return; // not on the screen
+    if (width === 0) return; // not visible
     const scale = devicePixelRatio;
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
@@ -129,12 +129,12 @@ export class Waveform {
     }
   }
 
-  /** The newest at the right. @param {number} width */
+  /** Yield the bars of the microphone, the newest at the right. @param {number} width */
   *liveBars(width) {
     for (let index = Math.ceil(this.shown) - 1; ; index -= 1) {
       const left = width - (this.shown - index) * (BAR + GAP);
       if (left < -BAR) return;
-      yield { left, level: this.levels[index] ?? 0, heard: index >= 0 }; // a dotted line before the beginning
+      yield { left, level: this.levels[index] ?? 0, heard: index >= 0 }; // dots before the start
     }
   }
 }
