@@ -34,7 +34,8 @@ async function connect() {
 /** Enable the options that the selected model supports. */
 function showChoices() {
   const { languages = [], capabilities = {} } = offered.find(({ id }) => id === $("model").value) ?? {};
-  offer("language", capabilities.language !== false, "detect", languages.length === 1 ? languages[0].name : "chosen by the model");
+  const automatic = languages.length === 1 ? languages[0].name : "chosen by the model";
+  offer("language", capabilities.language !== false, "detect", automatic);
   offer("context", capabilities.context !== false, "names and terms, such as Kris, Clare", "not used by this model");
   $("languages").replaceChildren(...languages.map(({ name }) => new Option(name)));
   view.codes = new Map(languages.map(({ name, code }) => [name.toLowerCase(), code]));
@@ -238,7 +239,9 @@ async function openConnection() {
       failed: (message) => stopListening(message),
     });
   } catch (error) {
-    if (error instanceof DOMException) throw new ApiError("This key has characters that a WebSocket cannot carry. Use another key for live audio.");
+    if (error instanceof DOMException) {
+      throw new ApiError("This key has characters that a WebSocket cannot carry. Use another key.");
+    }
     await connect(); // shows the reason, which a WebSocket does not: no key, or no server
     throw new ApiError("The server does not accept live audio now. Try again in a moment.");
   }

@@ -80,7 +80,7 @@ export class Microphone {
 /** @param {DOMException} error of getUserMedia */
 function sentence(error) {
   const reasons = {
-    NotAllowedError: "Access to the microphone was denied. Allow it in the browser's settings for this page and try again.",
+    NotAllowedError: "Access to the microphone was denied. Allow it for this page in the browser and try again.",
     NotFoundError: "No microphone was found. Connect one and try again.",
     NotReadableError: "The microphone is in use or cannot be read. Close other programs that use it and try again.",
   };
