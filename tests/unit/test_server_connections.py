@@ -6,12 +6,16 @@ import asyncio
 import json
 import os
 import socket
+import tomllib
+from importlib.metadata import version
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from runtime.server.limits import Limits
 from runtime.server.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.helpers.fake_service import FakeService, Running, app, running, segment, until
 
 PATH = "/v1/audio/transcriptions"
@@ -219,3 +223,12 @@ def test_shutdown_finishes_accepted_requests_and_refuses_new_ones() -> None:
         server.thread.join(20)
         with pytest.raises(OSError, match="refused"):
             connect(server)
+
+
+def test_uvicorn_has_an_upper_bound() -> None:
+    """The connections override undocumented parts of uvicorn, which may change in any minor version."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = map(Requirement, project["optional-dependencies"]["serve"])
+    (uvicorn,) = [requirement for requirement in requirements if requirement.name == "uvicorn"]
+    assert any(specifier.operator == "<" for specifier in uvicorn.specifier)
+    assert version("uvicorn") in uvicorn.specifier
