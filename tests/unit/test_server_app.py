@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.audio import TranscriptionVerbose
 from starlette.testclient import TestClient
 
@@ -23,15 +19,10 @@ from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, O
 from runtime.results import TokenCounts
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 from runtime.server.limits import Limits
-from runtime.server.metrics import Metrics
 from runtime.server.openai.replies import token_usage
 from runtime.server.settings import Settings
 from tests.helpers.fake_service import FakeService, app, segment, transcript
-
-PATH = "/v1/audio/transcriptions"
-ALWAYS_READY = FakeService()
-ALWAYS_READY.ready = True
-CLIENT = TestClient(app(ALWAYS_READY))
+from tests.helpers.http import PATH, error_of, send
 
 
 @pytest.fixture(autouse=True)
@@ -53,29 +44,6 @@ def service() -> FakeService:
 def client(service: FakeService) -> Iterator[TestClient]:
     with TestClient(app(service)) as client:
         yield client
-
-
-def send(client: TestClient, *, file: Any = b"audio", headers: Any = None, **fields: Any) -> Any:
-    files = {"file": ("../../etc/passwd", file)} if file is not None else {"x": (None, "")}
-    if file is None:
-        return client.post(PATH, files={name: (None, value) for name, value in fields.items()}, headers=headers)
-    return client.post(PATH, data=fields, files=files, headers=headers)
-
-
-def error_of(response: Any, status: int) -> dict[str, Any]:
-    """Check an error response and return its error object, which must not contain internals of the server."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"].startswith("req_")
-    body = response.json()
-    assert set(body) == {"error"}
-    error: dict[str, Any] = body["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str)
-    assert error["message"].endswith((".", ")")) or status not in (401, 404, 405)
-    for internal in ("Traceback", "/srv", "/tmp", ".py", "Error(", "standard input", "SpooledTemporary", "passwd"):
-        assert internal not in response.text
-    return error
 
 
 def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
@@ -313,218 +281,9 @@ def test_unexpected_failure_during_the_stream_closes_the_connection(client: Test
         send(client, stream="true")
 
 
-def test_keys(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
-    with TestClient(app(service, settings=Settings(keys=("right", "other")))) as client:
-        for headers in ({}, {"authorization": "Basic right"}, {"authorization": "right"}, {"authorization": "Bearer "}):
-            response = client.get("/v1/models", headers=headers)
-            assert error_of(response, 401)["message"].startswith("An API key is required")
-            assert response.headers["www-authenticate"] == "Bearer"
-        wrong = {"authorization": "Bearer wrong"}
-        for response in (client.get("/v1/nothing", headers=wrong), send(client, headers=wrong)):
-            assert error_of(response, 401)["code"] == "invalid_api_key"
-        assert client.get("/v1/models", headers={"authorization": "bearer other"}).status_code == 200
-        assert send(client, headers={"authorization": "Bearer right"}).status_code == 200
-        for path in ("/health", "/ready", "/metrics"):
-            assert client.get(path).status_code == 200
-    assert len(service.calls) == 1
-    assert "right" not in caplog.text
-    assert "right" not in repr(Settings(keys=("right",)))
-
-
-def test_cross_site_requests_are_refused(client: TestClient, service: FakeService) -> None:
-    assert error_of(send(client, headers={"sec-fetch-site": "cross-site"}), 403)["code"] == "cross_site"
-    assert not service.calls
-    assert send(client, headers={"sec-fetch-site": "same-origin"}).status_code == 200
-    with TestClient(app(service, settings=Settings(keys=("k",)))) as with_keys:
-        headers = {"sec-fetch-site": "cross-site", "authorization": "Bearer k"}
-        assert send(with_keys, headers=headers).status_code == 200  # the key shows that the page is trusted
-
-
-def test_too_large_head(client: TestClient, service: FakeService) -> None:
-    """Also when it arrives at once, so that h11 has parsed it already."""
-    for headers in ({f"x-{number}": "1" for number in range(100)}, {"x-long": "1" * 20_000}):
-        error_of(send(client, headers=headers), 431)
-    error_of(client.get("/" + "a" * 20_000), 431)
-    assert not service.calls
-    assert send(client, headers={f"x-{number}": "1" for number in range(80)}).status_code == 200
-
-
-def test_headers_of_every_response(client: TestClient) -> None:
-    for response in (client.get("/v1/models"), client.get("/nothing"), send(client), send(client, stream="true")):
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["cache-control"] == "no-store"
-        assert "default-src 'none'" in response.headers["content-security-policy"]
-        assert re.fullmatch("req_[0-9a-f]{24}", response.headers["x-request-id"])
-        assert not any(name.startswith("access-control") for name in response.headers)
-
-
 def test_too_large_file(service: FakeService) -> None:
     settings = Settings(limits=Limits(max_upload_bytes=1000))
     with TestClient(app(service, settings=settings)) as client:
         for size in (1001, 3_000_000):
             assert error_of(send(client, file=b"x" * size), 413)["code"] == "file_too_large"
     assert not service.calls
-
-
-def test_ready_only_between_start_and_drain(service: FakeService) -> None:
-    application = app(service)
-    not_started = TestClient(application)
-    assert not_started.get("/ready").status_code == 503
-    assert not_started.get("/health").status_code == 200
-    assert error_of(send(not_started), 503)["code"] == "service_unavailable"
-    with TestClient(application) as client:
-        assert client.get("/ready").json() == {"status": "ready"}
-    assert service.drained == Settings().grace
-    assert TestClient(application).get("/ready").status_code == 503
-
-
-def test_requests_are_counted_by_few_labels(service: FakeService) -> None:
-    metrics = Metrics()
-    with TestClient(app(service, metrics=metrics)) as client:
-        send(client)
-        send(client, temperature="1")
-        client.get("/v1/models/a")
-        client.get("/v1/models/b")
-        client.get("/v1/x/y")
-        client.get("/elsewhere")
-        text = client.get("/metrics")
-    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
-    counted = {line for line in text.text.splitlines() if line.startswith("asr_requests_total")}
-    assert counted == {
-        f'asr_requests_total{{endpoint="{PATH}",model="fake",status="200"}} 1.0',
-        f'asr_requests_total{{endpoint="{PATH}",model="",status="400"}} 1.0',
-        'asr_requests_total{endpoint="/v1/models/{id}",model="",status="404"} 2.0',
-        'asr_requests_total{endpoint="other",model="",status="404"} 1.0',
-    }
-
-
-@pytest.mark.parametrize("with_text", [False, True])
-def test_log_has_text_only_if_enabled(service: FakeService, caplog: pytest.LogCaptureFixture, with_text: bool) -> None:
-    caplog.set_level(logging.INFO)
-    with TestClient(app(service, settings=Settings(log_text=with_text))) as client:
-        response = send(client, prompt="secret context")
-        client.get("/health")
-    (line,) = [entry.fields for entry in caplog.records if entry.name == "runtime.server.access"]  # type: ignore[attr-defined]
-    assert line["request_id"] == response.headers["x-request-id"]
-    assert (line["method"], line["path"], line["status"]) == ("POST", PATH, 200)
-    assert (line["model"], line["audio_seconds"]) == ("fake", 2.5)
-    assert line.get("text") == ("One two three." if with_text else None)
-    assert "secret" not in str([entry.__dict__ for entry in caplog.records])
-
-
-def call_asgi(application: Any, receive: Callable[[], Any], body: bytes = b"") -> list[Any]:
-    """Send one request to the bare ASGI application and return the messages that it sends."""
-    sent: list[Any] = []
-
-    async def send_message(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "query_string": b"",
-        "headers": [
-            (b"content-type", b"multipart/form-data; boundary=edge"),
-            (b"content-length", str(len(body)).encode()),
-        ],
-        "app": application,
-    }
-    asyncio.run(application(scope, receive, send_message))
-    return sent
-
-
-FORM = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\naudio\r\n--edge--\r\n'
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_disconnect_cancels_the_transcription(service: FakeService, stream: bool) -> None:
-    service.ready = True
-    field = b'--edge\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n' if stream else b""
-    messages = [{"type": "http.request", "body": field + FORM, "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        await asyncio.to_thread(service.entered.wait)
-        return {"type": "http.disconnect"}
-
-    async def block() -> None:
-        service.release = asyncio.Event()
-
-    asyncio.run(block())
-    metrics = Metrics()
-    assert call_asgi(app(service, metrics=metrics), receive, field + FORM) == []
-    assert service.cancelled.is_set()
-    assert b'status="499"' in metrics.exposition()
-
-
-@given(
-    content_type=st.sampled_from(
-        ["multipart/form-data; boundary=edge", "multipart/form-data; boundary=", "text/plain"]
-    ),
-    lines=st.lists(
-        st.sampled_from(
-            [
-                b"--edge",
-                b"--edge--",
-                b"",
-                b'Content-Disposition: form-data; name="file"; filename="\\..\\..\0"',
-                b'Content-Disposition: form-data; name="stream"',
-                b"Content-Disposition: form-data; name*=utf-8''file",
-                b"Content-Transfer-Encoding: base64",
-                b"true",
-                b"\xff\xfe\0",
-            ]
-        )
-        | st.binary(max_size=20),
-        max_size=20,
-    ),
-)
-def test_no_form_causes_an_internal_error(content_type: str, lines: list[bytes]) -> None:
-    response = CLIENT.post(PATH, content=b"\r\n".join(lines), headers={"content-type": content_type})
-    assert response.status_code in (200, 400)
-
-
-def test_concurrent_uploads_are_limited(service: FakeService) -> None:
-    service.ready = True
-    application = app(service, settings=Settings(limits=Limits(max_queue=1)))
-
-    async def scenario() -> list[Any]:
-        sent: list[Any] = []
-        started, disconnect = asyncio.Event(), asyncio.Event()
-
-        async def slow() -> Any:
-            started.set()
-            await disconnect.wait()
-            return {"type": "http.disconnect"}
-
-        def whole() -> Callable[[], Any]:
-            messages = [{"type": "http.request", "body": FORM, "more_body": False}]
-
-            async def receive() -> Any:
-                if not messages:
-                    await asyncio.Event().wait()
-                return messages.pop()
-
-            return receive
-
-        async def record(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": PATH,
-            "query_string": b"",
-            "headers": [(b"content-type", b"multipart/form-data; boundary=edge"), (b"content-length", b"5")],
-        }
-        first = asyncio.create_task(application({**scope}, slow, record))
-        await started.wait()
-        await application({**scope}, whole(), record)
-        disconnect.set()
-        await first
-        await application({**scope}, whole(), record)
-        return [message["status"] for message in sent if message["type"] == "http.response.start"]
-
-    assert asyncio.run(scenario()) == [429, 200]

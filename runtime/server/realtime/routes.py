@@ -30,8 +30,8 @@ async def realtime(websocket: WebSocket) -> None:
     """
     services: Mapping[str, Service] = websocket.app.state.services
     settings: Settings = websocket.app.state.settings
-    if error := _access_error(websocket, settings):
-        await _deny(websocket, error)
+    if refusal := _access_error(websocket, settings):
+        await _deny(websocket, refusal)
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
