@@ -143,7 +143,7 @@ class ScriptedServer:
         try:
             while not self.go_on.is_set() and not await request.is_disconnected():
                 await asyncio.sleep(0.01)
-        finally:  # whoever looks first learns of a client that goes: this loop, or Starlette, which cancels it then
+        finally:  # on a disconnect, either this loop ends or Starlette cancels it
             if not self.go_on.is_set():
                 self.gone.set()
         for event in self.after:

@@ -54,15 +54,15 @@ function offer(id, usable, example, reason) {
  * @param {() => Promise<void>} action
  */
 async function attempt(action) {
-  say("alert", "");
+  setText("alert", "");
   try {
     await action();
   } catch (error) {
     if (!(error instanceof ApiError && error.status === 401)) {
-      say("alert", error.message);
+      setText("alert", error.message);
       return;
     }
-    if (key) say("alert", error.message);
+    if (key) setText("alert", error.message);
     key = "";
     retry = action;
     $("key-form").hidden = false;
@@ -109,7 +109,7 @@ async function transcribeFile(file) {
     for await (const event of transcribe(file, options(), key, abort.signal, sent)) {
       if (event.type === "transcript.text.segment") {
         view.add(event);
-        heardUntil(event.end);
+        showTranscribed(event.end);
       } else if (event.type === "transcript.text.done") {
         text = event.text;
         duration = event.duration ?? duration;
@@ -120,10 +120,10 @@ async function transcribeFile(file) {
   } catch (error) {
     if (running !== abort) return; // replaced by another file
     if (!abort.signal.aborted) {
-      say("status", "Stopped.");
+      setText("status", "Stopped.");
       throw error;
     }
-    say("status", "Cancelled.");
+    setText("status", "Cancelled.");
   } finally {
     if (running === abort) {
       running = null;
@@ -136,7 +136,7 @@ async function transcribeFile(file) {
 
 /** @param {number} fraction uploaded */
 function sent(fraction) {
-  say("status", fraction < 1 ? "Uploading…" : "Transcribing…");
+  setText("status", fraction < 1 ? "Uploading…" : "Transcribing…");
   if (fraction < 1) $("progress").value = fraction;
   else $("progress").removeAttribute("value"); // indeterminate until the first text
 }
@@ -151,17 +151,17 @@ async function showPreview(file, signal) {
   duration = decoded.duration;
   $("waveform").setAttribute("aria-label", `Waveform of ${file.name}, ${readable(duration)}`);
   waveform.file(decoded.peaks);
-  heardUntil(view.segments.at(-1)?.end ?? 0);
+  showTranscribed(view.segments.at(-1)?.end ?? 0);
 }
 
 /** @param {number} seconds of the file that are transcribed */
-function heardUntil(seconds) {
+function showTranscribed(seconds) {
   if (duration === null) {
-    say("clock", readable(seconds));
+    setText("clock", readable(seconds));
     return;
   }
   const fraction = Math.min(1, seconds / duration);
-  say("clock", `${readable(seconds)} / ${readable(duration)}`);
+  setText("clock", `${readable(seconds)} / ${readable(duration)}`);
   waveform.progress(fraction);
   if (fraction > 0) $("progress").value = fraction;
 }
@@ -183,7 +183,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   highlight(false);
-  if (recording) say("alert", "The microphone is on. Stop it first, then drop the file.");
+  if (recording) setText("alert", "The microphone is on. Stop it first, then drop the file.");
   else for (const file of [...event.dataTransfer.files].slice(0, 1)) attempt(() => transcribeFile(file));
 });
 
@@ -205,11 +205,11 @@ async function listen() {
   try {
     if (!offered.length) await connect();
     mine.microphone = await Microphone.open();
-    say("status", "Connecting…");
+    setText("status", "Connecting…");
     mine.connection = await openConnection();
-    await mine.microphone.start(heard, () => stopListening("The microphone was disconnected."));
+    await mine.microphone.start(onSamples, () => stopListening("The microphone was disconnected."));
     if (mine.unwanted) await stopListening();
-    else if (!mine.stopping) say("status", "Listening.");
+    else if (!mine.stopping) setText("status", "Listening.");
   } catch (error) {
     if (mine.stopping) return; // `stopListening` has shown the reason
     await mine.microphone?.stop();
@@ -220,18 +220,18 @@ async function listen() {
 }
 
 /** @param {Int16Array} samples */
-function heard(samples) {
+function onSamples(samples) {
   recording?.connection.append(samples);
-  waveform.hear(samples);
+  waveform.addSamples(samples);
   duration += samples.length / SAMPLE_RATE;
-  say("clock", readable(duration));
+  setText("clock", readable(duration));
 }
 
 async function openConnection() {
   try {
     return await LiveConnection.open(options(), key, {
-      speech: (id) => view.hear(id, { stable: "", unstable: "" }),
-      partial: (id, partial) => view.hear(id, partial),
+      speech: (id) => view.setPartial(id, { stable: "", unstable: "" }),
+      partial: (id, partial) => view.setPartial(id, partial),
       final(id, segment) {
         view.drop(id);
         view.add(segment);
@@ -249,7 +249,7 @@ async function openConnection() {
 
 /** @param {string} problem reason, if the user did not stop it */
 async function stopListening(problem = "") {
-  if (problem) say("alert", problem);
+  if (problem) setText("alert", problem);
   const mine = recording;
   if (!mine || mine.stopping) return;
   if (!mine.connection) {
@@ -259,7 +259,7 @@ async function stopListening(problem = "") {
   mine.stopping = true;
   showAction(null);
   $("microphone").setAttribute("aria-disabled", "true");
-  say("status", "Finishing…");
+  setText("status", "Finishing…");
   await mine.microphone.stop();
   await mine.connection.finish();
   view.clearPartials();
@@ -271,7 +271,7 @@ function over(status = "") {
   recording = null;
   showRecording(false);
   showAction(null);
-  if (status) say("status", status);
+  if (status) setText("status", status);
   else summarize();
   end();
 }
@@ -281,8 +281,8 @@ function showRecording(on) {
   $("microphone").classList.toggle("on", on);
   $("microphone").removeAttribute("aria-disabled");
   $("choose").disabled = on;
-  say("microphone-title", on ? "Stop" : "Use the microphone");
-  say("microphone-hint", on ? "and keep the transcript" : "text appears as you speak");
+  setText("microphone-title", on ? "Stop" : "Use the microphone");
+  setText("microphone-hint", on ? "and keep the transcript" : "text appears as you speak");
 }
 
 $("microphone").addEventListener("click", () => (recording ? stopListening() : attempt(listen)));
@@ -300,20 +300,20 @@ function begin(title, status) {
   $("waveform").hidden = false;
   $("waveform").setAttribute("aria-label", `Waveform of ${title}`);
   $("no-preview").hidden = true;
-  say("job-name", title);
+  setText("job-name", title);
   $("job-name").title = title; // shown in full on hover
-  say("status", status);
-  say("clock", "");
+  setText("status", status);
+  setText("clock", "");
   waveform.clear();
 }
 
 function summarize() {
   const count = view.segments.length;
   if (duration !== null) {
-    say("clock", readable(duration));
+    setText("clock", readable(duration));
     waveform.progress(1);
   }
-  say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. No speech was found.");
+  setText("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. No speech was found.");
 }
 
 function end() {
@@ -327,7 +327,7 @@ function showAction(label, action = null) {
   again = action;
   if (label === null && document.activeElement === $("job-action")) $("microphone").focus();
   $("job-action").hidden = label === null;
-  say("job-action", label ?? "");
+  setText("job-action", label ?? "");
 }
 
 $("job-action").addEventListener("click", () => again());
@@ -340,11 +340,11 @@ function transcript() {
 $("copy").addEventListener("click", async () => {
   if (navigator.clipboard) {
     await navigator.clipboard.writeText(transcript().text);
-    say("status", "Copied.");
+    setText("status", "Copied.");
   } else {
     // Browsers only allow the clipboard on https or localhost.
     getSelection().selectAllChildren($("segments"));
-    say("status", "Text selected. Copy it with the keyboard or the menu.");
+    setText("status", "Text selected. Copy it with the keyboard or the menu.");
   }
 });
 
@@ -356,12 +356,12 @@ for (const button of $("exports").querySelectorAll("[data-format]")) {
     link.download = `${name}.${button.dataset.format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say("status", `Saved ${link.download}.`);
+    setText("status", `Saved ${link.download}.`);
   });
 }
 
 /** @param {string} id @param {string} words */
-function say(id, words) {
+function setText(id, words) {
   if ($(id).textContent === words) return;
   $(id).textContent = words;
   if (id === "alert" && words) $(id).scrollIntoView({ block: "nearest" });

@@ -72,7 +72,7 @@ export class LiveConnection {
   async finish() {
     if (this.socket.readyState === WebSocket.OPEN) {
       this.send({ type: "input_audio_buffer.commit", event_id: COMMIT });
-      // Events are handled in order. The answer to the commit cannot be told from the events of a pause just before it,
+      // Events are handled in order. The answer to the commit looks like the events of a pause just before it,
       // and with nothing to commit there is only an error. The answer to the clear comes exactly once and last.
       this.send({ type: "input_audio_buffer.clear" });
       await new Promise((resolve) => {

@@ -33,15 +33,15 @@ export class Microphone {
   /**
    * Start recording.
    *
-   * @param {(samples: Int16Array) => void} heard called about ten times a second
+   * @param {(samples: Int16Array) => void} onSamples called about ten times a second
    * @param {() => void} lost called when the microphone is disconnected
    */
-  async start(heard, lost) {
+  async start(onSamples, lost) {
     this.stream.getAudioTracks()[0].addEventListener("ended", lost);
     const source = await this.source();
     await this.context.audioWorklet.addModule(address("static/capture-worklet.js"));
     this.worklet = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
-    this.worklet.port.onmessage = ({ data }) => data && heard(data);
+    this.worklet.port.onmessage = ({ data }) => data && onSamples(data);
     source.connect(this.worklet);
     await this.context.resume();
   }
@@ -69,9 +69,9 @@ export class Microphone {
 
   async handedOver() {
     const { port } = this.worklet;
-    const heard = port.onmessage;
+    const handler = port.onmessage;
     await new Promise((resolve) => {
-      port.onmessage = (event) => (event.data === null ? resolve() : heard(event));
+      port.onmessage = (event) => (event.data === null ? resolve() : handler(event));
       port.postMessage("end");
     });
   }

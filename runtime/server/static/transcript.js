@@ -52,7 +52,7 @@ export class TranscriptView {
    * @param {string} id
    * @param {{stable: string, unstable: string, start?: number}} partial
    */
-  hear(id, { stable, unstable, start }) {
+  setPartial(id, { stable, unstable, start }) {
     let row = [...this.partials.children].find((row) => row.dataset.id === id);
     this.keepingTheEnd(() => {
       if (!row) {
@@ -110,27 +110,27 @@ export class TranscriptView {
     for (const { language, start, end } of this.segments) {
       if (language) seconds.set(language, (seconds.get(language) ?? 0) + end - start);
     }
-    return [...seconds].reduce((most, entry) => (entry[1] > most[1] ? entry : most), [null, -1])[0];
+    return [...seconds].reduce((longest, entry) => (entry[1] > longest[1] ? entry : longest), [null, -1])[0];
   }
 }
 
 /** @param {number} seconds */
 function time(seconds) {
-  const made = element("time");
-  made.dateTime = `PT${seconds.toFixed(3)}S`;
-  made.textContent = readable(seconds, 1);
-  return made;
+  const node = element("time");
+  node.dateTime = `PT${seconds.toFixed(3)}S`;
+  node.textContent = readable(seconds, 1);
+  return node;
 }
 
 function paragraph() {
-  const made = element("p");
-  made.dir = "auto"; // direction of the text
-  return made;
+  const node = element("p");
+  node.dir = "auto"; // direction of the text
+  return node;
 }
 
 /** @param {string} name */
 function element(name, className = "") {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  return node;
 }

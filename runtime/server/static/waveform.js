@@ -60,7 +60,7 @@ export class Waveform {
 
   /** Show a whole file. @param {Float32Array} peaks */
   file(peaks) {
-    const highest = peaks.reduce((most, peak) => Math.max(most, peak), 0);
+    const highest = peaks.reduce((highest, peak) => Math.max(highest, peak), 0);
     this.peaks = highest > 0 ? peaks.map((peak) => peak / highest) : peaks;
     this.draw();
   }
@@ -72,11 +72,12 @@ export class Waveform {
   }
 
   /** Add samples of the microphone. @param {Int16Array} samples */
-  hear(samples) {
+  addSamples(samples) {
     const waiting = this.levels !== null && this.shown < this.levels.length;
     this.levels ??= [];
     for (let from = 0; from + LIVE_BAR <= samples.length; from += LIVE_BAR) {
-      const peak = samples.subarray(from, from + LIVE_BAR).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      const bar = samples.subarray(from, from + LIVE_BAR);
+      const peak = bar.reduce((highest, value) => Math.max(highest, Math.abs(value)), 0);
       this.levels.push(peak / 32768);
     }
     const surplus = this.levels.length - LIVE_BARS;
@@ -109,9 +110,9 @@ export class Waveform {
     context.scale(scale, scale);
     const style = getComputedStyle(canvas);
     const [done, rest] = ["--accent", "--wave"].map((name) => style.getPropertyValue(name));
-    for (const { left, level, heard } of this.levels ? this.liveBars(width) : this.fileBars(width)) {
+    for (const { left, level, reached } of this.levels ? this.liveBars(width) : this.fileBars(width)) {
       const tall = Math.max(BAR, level ** 0.7 * (height - 2));
-      context.fillStyle = heard ? done : rest;
+      context.fillStyle = reached ? done : rest;
       context.beginPath();
       context.roundRect(left, (height - tall) / 2, BAR, tall, BAR / 2);
       context.fill();
@@ -124,8 +125,8 @@ export class Waveform {
     for (let bar = 0; bar < count; bar += 1) {
       const from = Math.floor((bar * this.peaks.length) / count);
       const to = Math.max(from + 1, Math.floor(((bar + 1) * this.peaks.length) / count));
-      const level = this.peaks.subarray(from, to).reduce((most, peak) => Math.max(most, peak), 0);
-      yield { left: bar * (BAR + GAP), level, heard: (bar + 0.5) / count <= this.fraction };
+      const level = this.peaks.subarray(from, to).reduce((highest, peak) => Math.max(highest, peak), 0);
+      yield { left: bar * (BAR + GAP), level, reached: (bar + 0.5) / count <= this.fraction };
     }
   }
 
@@ -134,7 +135,7 @@ export class Waveform {
     for (let index = Math.ceil(this.shown) - 1; ; index -= 1) {
       const left = width - (this.shown - index) * (BAR + GAP);
       if (left < -BAR) return;
-      yield { left, level: this.levels[index] ?? 0, heard: index >= 0 }; // dots before the start
+      yield { left, level: this.levels[index] ?? 0, reached: index >= 0 }; // dots before the start
     }
   }
 }
