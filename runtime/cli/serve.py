@@ -1,4 +1,4 @@
-"""``serve``: models behind HTTP and WebSocket, in OpenAI's shapes."""
+"""Command ``serve``: HTTP and WebSocket server compatible with OpenAI's audio API."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "we
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LIMITS = Limits()
-_LONGEST_GRACE = 86_400
+_MAX_UPLOAD_MB = _LIMITS.max_upload_bytes / 1e6
+_MAX_GRACE = 86_400
 
 
 class LogFormat(StrEnum):
-    """How the log is written to standard error."""
+    """Format of the log on standard error."""
 
     text = "text"
     json = "json"
@@ -50,12 +51,12 @@ def serve(
         typer.Option(
             "--model",
             metavar="[NAME=]DIR",
-            help="A model's folder, under its own name or another; repeat it for several, the first is the default. "
-            "[default: the small model that comes along]",
+            help="Model folder, optionally with a name for clients. Repeat it to serve several models; the first is "
+            "the default. [default: the bundled model]",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks one that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free port.")] = 8000,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
@@ -67,32 +68,35 @@ def serve(
     api_keys_file: Annotated[
         Path | None,
         typer.Option(
-            help="API keys, one a line, # begins a comment; ASR_DEPLOY_API_KEYS may hold more, separated by commas."
+            help="File with API keys, one per line; # starts a comment. The variable ASR_DEPLOY_API_KEYS may hold more "
+            "keys, separated by commas."
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Without keys: a name under which browsers find this server, beside addresses and local names; "
-            "repeat it for several.",
+            help="Host name that browsers may use for this server, in addition to IP addresses and local names; only "
+            "needed without keys. Repeat it for several names.",
         ),
     ] = None,
-    max_upload_mb: Annotated[float, typer.Option(help="Largest file, in MB.")] = _LIMITS.max_upload_bytes / 1e6,
-    max_audio_seconds: Annotated[float, typer.Option(help="Longest audio of a file.")] = _LIMITS.max_audio_seconds,
-    max_queue: Annotated[int, typer.Option(help="Most requests at once for a model; more get 429.")] = (
-        _LIMITS.max_queue
-    ),
-    max_streams: Annotated[int, typer.Option(help="Most live streams at once for a model.")] = _LIMITS.max_streams,
-    max_connections: Annotated[int, typer.Option(help="Most connections at once.")] = _LIMITS.max_connections,
-    deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = _LIMITS.deadline,
-    grace: Annotated[float, typer.Option(help="Seconds for accepted requests to finish when the server stops.")] = 30.0,
-    log_text: Annotated[bool, typer.Option("--log-text", help="Write what was transcribed into the log.")] = False,
-    log_format: Annotated[LogFormat, typer.Option(help="Lines of text, or of JSON.")] = LogFormat.text,
+    max_upload_mb: Annotated[float, typer.Option(help="Maximum size of a file in MB.")] = _MAX_UPLOAD_MB,
+    max_audio_seconds: Annotated[
+        float, typer.Option(help="Maximum duration of a file in seconds.")
+    ] = _LIMITS.max_audio_seconds,
+    max_queue: Annotated[
+        int, typer.Option(help="Maximum number of unfinished requests per model; further ones get status 429.")
+    ] = _LIMITS.max_queue,
+    max_streams: Annotated[int, typer.Option(help="Maximum number of live streams per model.")] = _LIMITS.max_streams,
+    max_connections: Annotated[int, typer.Option(help="Maximum number of open connections.")] = _LIMITS.max_connections,
+    deadline: Annotated[float, typer.Option(help="Maximum duration of a request in seconds.")] = _LIMITS.deadline,
+    grace: Annotated[float, typer.Option(help="Seconds that accepted requests get to finish at shutdown.")] = 30.0,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Write transcripts to the log.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Format of the log.")] = LogFormat.text,
 ) -> None:
-    """Serve models over HTTP as OpenAI's audio API does, with live audio over WebSocket and a page to try it.
+    """Serve models over HTTP and WebSocket, compatible with OpenAI's audio API, with a web page to try them.
 
-    The first SIGTERM or Ctrl+C finishes what was accepted, the second ends at once.
+    The first SIGTERM or Ctrl+C finishes accepted requests and stops; the second stops at once.
     """
     with guarded():
         _check_packages()
@@ -114,8 +118,8 @@ def serve(
             deadline=deadline,
             max_connections=max_connections,
         )
-        if not 0 <= grace <= _LONGEST_GRACE:
-            raise OptionError(f"--grace must be from 0 to {_LONGEST_GRACE} s, not {grace:g}")
+        if not 0 <= grace <= _MAX_GRACE:
+            raise OptionError(f"--grace must be from 0 to {_MAX_GRACE} s, not {grace:g}")
         settings = Settings(
             read_keys(api_keys_file, os.environ),
             limits,
@@ -127,9 +131,9 @@ def serve(
         folders = _folders(model or [str(default_model())])
         with bind(host, port) as bound:
             if api_keys_file is not None and readable_by_others(api_keys_file):
-                _warn(f"{api_keys_file}: others can read these keys; chmod 600 it")
+                _warn(f"{api_keys_file}: other users can read these keys; run chmod 600 on the file")
             if not settings.keys and not is_loopback(host):
-                _warn(f"whoever can reach {host} may use this server; --api-keys-file asks for a key")
+                _warn(f"anyone who can reach {host} may use this server; require a key with --api-keys-file")
             metrics = Metrics()
             services: dict[str, Service] = {}
             for name, folder in folders:
@@ -146,7 +150,7 @@ def serve(
                 )
                 name = name or transcriber.artifact.manifest.name
                 if name in services:
-                    raise OptionError(f"two models are named {name!r}; name one with --model NAME=DIR")
+                    raise OptionError(f"two models are named {name!r}; rename one with --model NAME=DIR")
                 services[name] = Service(name, transcriber, limits, metrics)
             configure_logging(log_format.value)
             ready = f"{url(bound, host)} serves {', '.join(services)}"
@@ -154,45 +158,54 @@ def serve(
 
 
 def _check_packages() -> None:
-    """Raises PackageMissingError unless everything of the extra ``serve`` can be imported."""
+    """Import the packages of the extra ``serve``.
+
+    Raises:
+        PackageMissingError: one of them cannot be imported.
+    """
     for module in _MODULES:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise PackageMissingError(f"serve needs more packages ({error}): pip install 'asr-deploy[serve]'") from None
+            raise PackageMissingError(
+                f"serve needs additional packages ({error}): pip install 'asr-deploy[serve]'"
+            ) from None
 
 
-def _host_names(given: Iterable[str]) -> tuple[str, ...]:
-    """Names as they are compared.
+def _host_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Normalize host names for comparison: lower case, without a trailing dot.
 
     Raises:
-        OptionError: one has more than a name.
+        OptionError: a value is more than a host name, such as a URL.
     """
-    for name in given:
+    for name in names:
         if not _HOST.fullmatch(name):
-            raise OptionError(f"--allow-host {name}: give a name alone, such as asr.example.org, without a port")
-    return tuple(name.lower().removesuffix(".") for name in given)
+            raise OptionError(f"--allow-host {name}: give only a host name such as asr.example.org, without a port")
+    return tuple(name.lower().removesuffix(".") for name in names)
 
 
-def _folders(given: Iterable[str]) -> list[tuple[str | None, Path]]:
-    """Each ``[NAME=]DIR`` as name, if it has one, and folder. A folder may have = in its name when it exists.
+def _folders(values: Iterable[str]) -> list[tuple[str | None, Path]]:
+    """Split each ``[NAME=]DIR`` into name, or None, and folder. An existing folder may have = in its name.
 
     Raises:
-        OptionError: a name that is none, or one that is given twice.
+        OptionError: a name has invalid characters.
+        OptionError: a name is given twice.
     """
-    found: list[tuple[str | None, Path]] = []
-    for each in given:
-        name, equals, folder = each.partition("=")
-        if not equals or Path(each).is_dir():
-            found.append((None, Path(each)))
+    folders: list[tuple[str | None, Path]] = []
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not equals or Path(value).is_dir():
+            folders.append((None, Path(value)))
             continue
         if not _NAME.fullmatch(name):
-            raise OptionError(f"--model {each}: a name has letters, digits and ._:/- and begins with a letter or digit")
-        if name in (known for known, _ in found):
-            raise OptionError(f"two models are named {name!r}; give each a name of its own")
-        found.append((name, Path(folder)))
-    return found
+            raise OptionError(
+                f"--model {value}: a name consists of letters, digits and ._:/- and starts with a letter or digit"
+            )
+        if name in (known for known, _ in folders):
+            raise OptionError(f"two models are named {name!r}; give each a different name")
+        folders.append((name, Path(folder)))
+    return folders
 
 
-def _warn(sentence: str) -> None:
-    typer.echo(f"warning: {sentence}", err=True)
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {message}", err=True)

@@ -1,1 +1,1 @@
-"""Transcription as a service: HTTP and WebSocket in front of models that batch across everybody who asks."""
+"""HTTP and WebSocket server for speech recognition, compatible with OpenAI's audio API."""

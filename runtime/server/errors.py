@@ -1,10 +1,10 @@
-"""What a server refuses or gives up: each says in one sentence what was wrong and what to do.
+"""Errors of the transcription services.
 
-The text of an :class:`runtime.errors.AsrError` is for the client, as everywhere. :class:`EngineFailure` is none: the
-client is told that the server failed, and the log has the reason.
+Clients receive the text of every :class:`runtime.errors.AsrError`. They never receive the reason of an
+:class:`EngineFailure`: it is only logged.
 """
 
-# ruff: noqa: N818 (they are states of a server, and their names say so)
+# ruff: noqa: N818 (the names describe states of the server)
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from runtime.errors import AsrError
 
 
 class Busy(AsrError):
-    """As much as may wait is waiting already (HTTP 429). ``retry_after`` is when to try again, in whole seconds."""
+    """The queue or the number of streams is at its limit (HTTP 429).
+
+    Attributes:
+        retry_after: seconds after which the client should try again.
+    """
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -20,23 +24,23 @@ class Busy(AsrError):
 
 
 class DeadlineExceeded(AsrError, TimeoutError):
-    """The request was not done in the time that it may take (HTTP 504)."""
+    """The request was not finished before its deadline (HTTP 504)."""
 
 
 class AudioTooLong(AsrError):
-    """The audio is longer than this server takes (HTTP 413)."""
+    """The audio is longer than the server accepts (HTTP 413)."""
 
 
 class Closing(AsrError):
-    """The server is shutting down, or not yet started (HTTP 503)."""
+    """The server has not started yet or is shutting down (HTTP 503)."""
 
 
 class EngineFailure(RuntimeError):
-    """The model failed at this audio or beside it. Nothing of the reason is in the text; the log has it."""
+    """The engine failed while this request was in progress (HTTP 500). The reason is only logged."""
 
     def __init__(self) -> None:
         super().__init__("the model failed while this audio was transcribed")
 
 
 class GivenUp(Exception):
-    """Nobody waits for the result any more: the client went away, or closed its stream."""
+    """The client disconnected or closed its stream; the result is no longer needed."""

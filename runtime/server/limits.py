@@ -1,4 +1,4 @@
-"""What one client may take of a server, and all of them together."""
+"""Limits on requests, streams and connections of a server."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from runtime.errors import OptionError
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of a server. Those of requests and streams count for each model by itself.
+    """Limits of a server. Limits on requests and streams apply to each model separately.
 
     Attributes:
-        max_queue: requests accepted and not yet finished; more are refused.
-        max_streams: live streams open at once.
-        max_upload_bytes: of one request's body.
-        max_audio_seconds: length of one request's audio.
-        deadline: seconds from the acceptance of a request to its end.
-        stream_seconds: audio of one live stream.
-        body_timeout: seconds without a byte of a body.
-        header_timeout: seconds until a request's headers are there.
-        max_connections: connections open at once.
+        max_queue: accepted requests that are not finished; further requests are refused.
+        max_streams: live streams that are open at once.
+        max_upload_bytes: size of an uploaded file in bytes.
+        max_audio_seconds: duration of an uploaded file in seconds.
+        deadline: seconds from accepting a request to the end of its response.
+        stream_seconds: duration of the audio of one live stream in seconds.
+        body_timeout: seconds without receiving any byte of a request body, or without the client reading its response.
+        header_timeout: seconds until the head of a request is complete.
+        max_connections: connections that are open at once.
 
     Raises:
-        OptionError: one of them is not positive.
+        OptionError: a limit is not positive.
     """
 
     max_queue: int = 256

@@ -1,4 +1,4 @@
-"""The server as a process: its socket, its signals, and how it ends."""
+"""Server process: listening socket, signals and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 
 _BACKLOG = 2048
-# What is left to do after the draining: answers that are ready go out.
-_LAST_SECONDS = 5
+# Seconds after draining in which connections may finish sending their responses.
+_CLOSE_SECONDS = 5
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Return whether ``host`` is only reachable from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -35,17 +35,23 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket for the server; port 0 takes one that is free. Found out before models are loaded.
+    """Bind the server's socket. Called before models are loaded, so that a wrong address fails early.
+
+    Args:
+        host: address or name of a local interface.
+        port: 0 to 65535; 0 picks a free port.
 
     Raises:
-        OptionError: the port is taken or not ours, or there is no such host.
+        OptionError: ``port`` is out of range.
+        OptionError: ``host`` cannot be resolved.
+        OptionError: the port is in use, or this user may not listen on it.
     """
     if not 0 <= port <= 65535:
         raise OptionError(f"--port must be from 0 to 65535, not {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
-        raise OptionError(f"--host {host}: no such host on this machine") from None
+        raise OptionError(f"--host {host}: no such host; give an address of this machine") from None
     bound = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
@@ -54,47 +60,53 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise OptionError(f"port {port} of {host} is taken; give another --port (0 picks one)") from None
+            raise OptionError(f"port {port} of {host} is in use; choose another --port (0 picks a free one)") from None
         raise OptionError(f"cannot listen on port {port} of {host} ({os.strerror(error.errno or 0)})") from None
     return bound
 
 
 def url(bound: socket.socket, host: str) -> str:
-    """Where the server is."""
+    """Return the URL of the server."""
     port = bound.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with one application of ours.
+    """uvicorn server that drains the services before it closes connections.
 
-    The first SIGTERM or SIGINT ends it gracefully: ``/ready`` says no, new requests are refused, accepted ones are
-    finished. The second ends the process at once, by the system's own hand; uploads have no names, so nothing is left.
+    The first SIGTERM or SIGINT starts a graceful shutdown: ``/ready`` answers 503, new requests are refused, accepted
+    requests are finished. The second one terminates the process at once by the signal's default action. Uploads are
+    unnamed temporary files, so nothing is left behind.
     """
 
     def __init__(self, app: Starlette, settings: Settings, on_ready: Callable[[], object]) -> None:
-        """``on_ready`` is called when requests are taken."""
+        """Args:
+        app: application made by :func:`runtime.server.http.app.make_app`.
+        settings: settings of the server.
+        on_ready: called once the server accepts requests.
+        """
         options = uvicorn_options(settings.limits)
         super().__init__(
-            uvicorn.Config(app, backlog=_BACKLOG, timeout_graceful_shutdown=_LAST_SECONDS, workers=1, **options)
+            uvicorn.Config(app, backlog=_BACKLOG, timeout_graceful_shutdown=_CLOSE_SECONDS, workers=1, **options)
         )
-        self._life, self._on_ready = app.state.life, on_ready
+        self._services, self._on_ready = app.state.service_group, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
+        """Start listening."""
         await super().startup(sockets)
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain while connections are still answered, then close them."""
-        await self._life.drain()
+        """Drain the services while connections are still served, then close the connections."""
+        await self._services.drain()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Replaces uvicorn's, which raises the signal again after a graceful end, and takes a second one for another.
+        """Handle SIGTERM and SIGINT instead of uvicorn.
 
-        Signals are for the main thread; a server in another is told by ``should_exit``.
+        uvicorn raises the signal again after a graceful shutdown, and treats a second signal differently. Signal
+        handlers can only be set in the main thread; elsewhere, set ``should_exit`` to stop the server.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -103,14 +115,14 @@ class Server(uvicorn.Server):
 
         def stop(*_: object) -> None:
             self.should_exit = True
-            for each in numbers:
-                signal.signal(each, signal.SIG_DFL)
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
 
-        before = {number: signal.signal(number, stop) for number in numbers}
+        previous = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
@@ -121,5 +133,5 @@ def serve(
     bound: socket.socket,
     on_ready: Callable[[], object],
 ) -> None:
-    """Serve until a signal says to stop."""
+    """Serve until SIGTERM or SIGINT."""
     Server(make_app(services, settings, metrics), settings, on_ready).run(sockets=[bound])

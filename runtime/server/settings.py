@@ -1,23 +1,23 @@
-"""What a server was told: keys, limits, what it logs."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
 import msgspec
 
-from runtime.server.http.keys import matches
+from runtime.server.http.keys import is_valid_key
 from runtime.server.limits import Limits
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How a server behaves.
+    """Settings of a server.
 
     Attributes:
-        keys: any of them opens ``/v1``; without one, everybody may use it.
-        limits: what clients may take.
-        log_text: write what was transcribed into the log.
-        vad: the models look for speech, and cut at its pauses.
-        grace: seconds that accepted requests get to finish when the server stops.
-        hosts: without keys, names of the server beside its addresses and local names: pages find it under no others.
+        keys: valid API keys for ``/v1``. Without keys, no authentication is required.
+        limits: bounds on requests, streams and connections.
+        log_text: write transcripts to the log.
+        vad: split files into segments by voice activity detection.
+        grace: seconds that accepted requests get to finish during shutdown.
+        hosts: host names that browsers may use in addition to IP addresses and local names. Only used without keys.
     """
 
     keys: tuple[str, ...] = ()
@@ -27,10 +27,10 @@ class Settings(msgspec.Struct, frozen=True):
     grace: float = 30.0
     hosts: tuple[str, ...] = ()
 
-    def allows(self, presented: str | None) -> bool:
-        """Whether somebody with this key may use ``/v1``. How long that takes says nothing about the keys."""
-        return not self.keys or matches(presented, self.keys)
+    def accepts_key(self, key: str | None) -> bool:
+        """Return whether ``key`` grants access to ``/v1``. The time taken does not depend on the keys' contents."""
+        return not self.keys or is_valid_key(key, self.keys)
 
     def __repr__(self) -> str:
-        """Without the keys, for this may end in a log."""
+        """Return a text without the keys, since it may be logged."""
         return f"Settings({len(self.keys)} keys, {self.limits}, log_text={self.log_text}, vad={self.vad})"

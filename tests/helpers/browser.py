@@ -1,4 +1,4 @@
-"""Headless Chromium, an ASGI app on a port of its own, and a server that plays a part written by the test."""
+"""Headless Chromium, an ASGI application on a free port, and a scripted server."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from starlette.websockets import WebSocket
 from runtime.server.http import page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 30  # seconds until what never comes fails a test
-AUDIBLE = 1000  # of 32768: samples above are speech, not the noise of nothing
+PATIENCE = 30  # seconds until a wait fails the test
+AUDIBLE = 1000  # of 32768: louder samples are speech, not background noise
 
 
 def chromium_path() -> str:
-    """The installed browser; without one the tests fail rather than pass unseen."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    """Return the path of the installed browser. Without one the test fails; it is not skipped."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
         pytest.fail(f"none of {', '.join(NAMES)} is installed: run `make chromium`", pytrace=False)
-    return found
+    return path
 
 
 @contextmanager
 def chromium(recording: Path) -> Iterator[Browser]:
-    """A browser whose microphone hears ``recording`` once, and silence after it."""
+    """Launch a browser whose microphone plays ``recording`` once, followed by silence."""
     path = chromium_path()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -61,8 +61,8 @@ def chromium(recording: Path) -> Iterator[Browser]:
             browser.close()
 
 
-class _Announced(uvicorn.Server):
-    """Tells when it listens."""
+class _Server(uvicorn.Server):
+    """Server that signals when it listens."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
@@ -75,8 +75,8 @@ class _Announced(uvicorn.Server):
 
 @contextmanager
 def serving(app: ASGIApp) -> Iterator[str]:
-    """The address at which ``app`` answers, in a thread of its own."""
-    server = _Announced(app)
+    """Run ``app`` in a thread and yield its URL."""
+    server = _Server(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -89,7 +89,7 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 
 class ScriptedServer:
-    """The real server's interface with answers that the test writes, and what it was sent."""
+    """Server with the interface of the real one; the test scripts its events and inspects what it received."""
 
     def __init__(self) -> None:
         self.key: str | None = None
@@ -99,18 +99,18 @@ class ScriptedServer:
             {"id": "large", "languages": [english]},
             {"id": "plain", "languages": [english], "capabilities": {"language": False, "context": False}},
         ]
-        self.before: list[dict[str, Any]] = []  # events that come at once; live, with the first sound
-        self.after: list[dict[str, Any]] = []  # events that wait for `go_on`; live, for the commit
+        self.before: list[dict[str, Any]] = []  # events sent at once; live: with the first sound
+        self.after: list[dict[str, Any]] = []  # events sent after `go_on` is set; live: after the commit
         self.refusal: Response | None = None  # instead of events
         self.hang_up = False  # live: with the first sound
         self.go_on = threading.Event()
-        self.gone = threading.Event()  # the client went away: before the end, or at the end of live audio
+        self.gone = threading.Event()  # the client disconnected: before the end, or at the end of live audio
         self.fields: dict[str, str] = {}
         self.upload: tuple[str, bytes] = ("", b"")
         self.session: dict[str, Any] = {}
         self.query: dict[str, str] = {}
         self.protocols: list[str] = []
-        self.heard: list[npt.NDArray[np.int16]] = []
+        self.received: list[npt.NDArray[np.int16]] = []
         self.app = Starlette(
             routes=[
                 *page.routes(),
@@ -143,7 +143,7 @@ class ScriptedServer:
         try:
             while not self.go_on.is_set() and not await request.is_disconnected():
                 await asyncio.sleep(0.01)
-        finally:  # whoever looks first learns of a client that goes: this loop, or Starlette, which cancels it then
+        finally:  # on a disconnect, either this loop ends or Starlette cancels it
             if not self.go_on.is_set():
                 self.gone.set()
         for event in self.after:
@@ -162,8 +162,8 @@ class ScriptedServer:
             if event["type"] == "session.update":
                 self.session = event["session"]
             elif event["type"] == "input_audio_buffer.append":
-                self.heard.append(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
-                if not spoke and np.abs(self.heard[-1].astype(int)).max() > AUDIBLE:
+                self.received.append(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
+                if not spoke and np.abs(self.received[-1].astype(int)).max() > AUDIBLE:
                     spoke = True
                     for answer in self.before:
                         await websocket.send_json(answer)
@@ -179,5 +179,5 @@ class ScriptedServer:
 
 
 def _event(event: dict[str, Any]) -> bytes:
-    """One server-sent event."""
+    """Return the bytes of a server-sent event."""
     return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()

@@ -1,4 +1,4 @@
-"""A service without a model: what HTTP is tested with."""
+"""Fake service without a model, and a server in a thread, for tests of the HTTP layer."""
 
 from __future__ import annotations
 
@@ -42,14 +42,25 @@ def transcript(*segments: Segment) -> Transcript:
 
 
 class FakeService:
-    """Hears ``segments`` in everything, or raises ``error``; waits for ``release`` where there is one."""
+    """Service with scripted results.
+
+    Attributes:
+        results: segments returned for every file.
+        error: raised instead of a result.
+        late_error: raised after the segments of a stream.
+        calls: content of the file, language and context of each call.
+        entered: set when a transcription has started.
+        cancelled: set when a transcription was cancelled.
+        release: if set, transcriptions and draining wait for it.
+        drained: grace period of the call of ``drain``.
+    """
 
     def __init__(self, name: str = "fake", *segments: Segment) -> None:
         self.name, self.created, self.ready = name, 1_700_000_000, False
-        self.segments_heard = segments or (segment("One two"), segment("three.", 1.0, 2.0))
+        self.results = segments or (segment("One two"), segment("three.", 1.0, 2.0))
         self.error: Exception | None = None
         self.late_error: Exception | None = None
-        self.asked: list[tuple[bytes, str | None, str]] = []
+        self.calls: list[tuple[bytes, str | None, str]] = []
         self.entered, self.cancelled = threading.Event(), threading.Event()
         self.release: asyncio.Event | None = None
         self.transcriber = SimpleNamespace(
@@ -61,9 +72,9 @@ class FakeService:
         )
         self.drained: float | None = None
 
-    def _check(self, request: Request, **asked: bool) -> str | None:
-        if asked.get("words"):
-            raise CapabilityError("times of words were asked for", "words")
+    def _check(self, request: Request, **options: bool) -> str | None:
+        if options.get("words"):
+            raise CapabilityError("times of words are not supported", "words")
         if request.language not in (None, "en", "English"):
             raise OptionError(f"unknown language {request.language!r}")
         return "English" if request.language else None
@@ -77,7 +88,7 @@ class FakeService:
             await self.release.wait()
 
     async def transcribe(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Transcript:
-        self.asked.append((source.read(), language, context))
+        self.calls.append((source.read(), language, context))
         self.entered.set()
         try:
             if self.release:
@@ -87,7 +98,7 @@ class FakeService:
             raise
         if self.error:
             raise self.error
-        return transcript(*self.segments_heard)
+        return transcript(*self.results)
 
     async def segments(
         self, source: BinaryIO, *, language: str | None = None, context: str = ""
@@ -109,14 +120,14 @@ def app(*services: FakeService, settings: Settings | None = None, metrics: Metri
 
 
 class Running:
-    """A server in a thread."""
+    """Server that runs in a thread."""
 
-    def __init__(self, server: Server, where: str, port: int, thread: threading.Thread) -> None:
-        self.server, self.url, self.port, self.thread = server, where, port, thread
+    def __init__(self, server: Server, address: str, port: int, thread: threading.Thread) -> None:
+        self.server, self.url, self.port, self.thread = server, address, port, thread
         self.loop: Any = None
 
     def call(self, function: Any, *arguments: Any) -> None:
-        """Call something in the server's loop."""
+        """Schedule a call in the server's event loop."""
         self.loop.call_soon_threadsafe(function, *arguments)
 
     def stop(self) -> None:
@@ -125,30 +136,30 @@ class Running:
 
 @contextmanager
 def running(application: Starlette, settings: Settings | None = None) -> Iterator[Running]:
-    """``application`` behind a real socket of this machine."""
+    """Run ``application`` on a free port of this machine."""
     listening = threading.Event()
     bound = bind("127.0.0.1", 0)
     server = Server(application, settings or Settings(), listening.set)
 
     async def serve() -> None:
-        held.loop = asyncio.get_running_loop()
+        instance.loop = asyncio.get_running_loop()
         await server.serve(sockets=[bound])
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    held = Running(server, url(bound, "127.0.0.1"), bound.getsockname()[1], thread)
+    instance = Running(server, url(bound, "127.0.0.1"), bound.getsockname()[1], thread)
     thread.start()
     try:
-        assert listening.wait(30), "the server does not start"
-        yield held
+        assert listening.wait(30), "the server did not start"
+        yield instance
     finally:
-        held.stop()
+        instance.stop()
         thread.join(30)
-        assert not thread.is_alive(), "the server does not stop"
+        assert not thread.is_alive(), "the server did not stop"
 
 
-def until(true: Any, seconds: float = 20.0) -> None:
-    """Wait for what another thread brings about."""
+def until(condition: Any, seconds: float = 20.0) -> None:
+    """Wait until ``condition()`` is true."""
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
+    while not condition():
+        assert time.monotonic() < end, f"condition not met within {seconds:g} s"
         time.sleep(0.01)

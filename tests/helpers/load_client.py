@@ -1,4 +1,4 @@
-"""A server in a process of its own, and HTTP clients that cost next to nothing: they share its cores."""
+"""Server in a separate process, and a lightweight HTTP client that leaves the cores to the server."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ BOUNDARY = "tests-load-client"
 _READY = re.compile(r"http://127\.0\.0\.1:(\d+) serves")
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_LONGEST_HEAD = 1 << 16
+_MAX_HEAD_BYTES = 1 << 16
 
 
-class Lost(Exception):  # noqa: N818 (what became of a request)
-    """A request without an answer."""
+class Lost(Exception):  # noqa: N818 (a state of a request)
+    """The request got no response."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and body."""
+    """Status and body of a response."""
 
     status: int
     body: bytes
@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class ServerProcess:
-    """``python -m runtime serve`` as it runs. ``folder`` is its temporary one."""
+    """Running ``python -m runtime serve``. ``folder`` is its temporary folder."""
 
     process: subprocess.Popen[str]
     port: int
@@ -48,34 +48,35 @@ class ServerProcess:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that it has now."""
+        """Resident memory in bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time that it has had, of all threads."""
-        # Fields 14 and 15 of the line (proc(5)); the command's name, field 2, may hold spaces.
+        """Processor time of all threads in seconds."""
+        # Fields 14 and 15 of proc(5). Field 2, the command's name, may contain spaces.
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def open_files(self) -> int:
-        """Descriptors that it holds: sockets, and temporary files, which have no names."""
+        """Number of open file descriptors: sockets and unnamed temporary files."""
         return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
     @property
     def temporary_files(self) -> list[str]:
-        """Names that it left in its temporary folder."""
+        """Names of the files in its temporary folder."""
         return sorted(path.name for path in self.folder.iterdir())
 
 
 @contextmanager
 def serving(*options: object, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
-    """The bundled small model behind a free port, until the context ends.
+    """Serve the bundled model on a free port until the context ends.
 
     Raises:
-        RuntimeError: it did not start, or did not end with exit code 0.
+        RuntimeError: the server did not start.
+        RuntimeError: the server did not end with exit code 0.
     """
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
@@ -86,15 +87,15 @@ def serving(*options: object, environment: Mapping[str, str] | None = None) -> I
             text=True,
         )
         assert process.stderr
-        said: list[str] = []
+        lines: list[str] = []
         try:
             for line in process.stderr:
-                said.append(line)
+                lines.append(line)
                 if ready := _READY.search(line):
                     break
             else:
-                raise RuntimeError(f"the server did not start:\n{''.join(said)}")
-            # Its log must go somewhere, or it waits.
+                raise RuntimeError(f"the server did not start:\n{''.join(lines)}")
+            # Read its log, or it blocks when the pipe is full.
             drained = threading.Thread(target=_drain, args=(process.stderr,), daemon=True)
             drained.start()
             yield ServerProcess(process, int(ready[1]), Path(folder))
@@ -112,7 +113,7 @@ def _drain(log: Iterator[str]) -> None:
 
 
 def form(fields: Mapping[str, str], audio: bytes | None, filename: str = "audio.wav") -> bytes:
-    """A multipart body with these fields, and ``audio`` as its file."""
+    """Return a multipart body with these fields and ``audio`` as the file."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
@@ -124,20 +125,20 @@ def form(fields: Mapping[str, str], audio: bytes | None, filename: str = "audio.
 
 
 def request(method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
-    """A request's bytes. ``Host`` and ``Content-Length`` are those that are right, unless ``headers`` have others."""
-    usual = {"Host": HOST} | ({} if body is None else {"Content-Length": str(len(body))})
-    lines = [f"{name}: {value}\r\n" for name, value in (usual | dict(headers)).items()]
+    """Return the bytes of a request. ``headers`` may override the correct ``Host`` and ``Content-Length``."""
+    default = {"Host": HOST} | ({} if body is None else {"Content-Length": str(len(body))})
+    lines = [f"{name}: {value}\r\n" for name, value in (default | dict(headers)).items()]
     return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1") + (body or b"")
 
 
 def transcription(audio: bytes, headers: Mapping[str, str] | None = None, **fields: str) -> bytes:
-    """A well-formed request to transcribe a file."""
+    """Return a well-formed request to transcribe a file."""
     kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     return request("POST", "/v1/audio/transcriptions", kind | dict(headers or {}), form(fields, audio))
 
 
 class Connection:
-    """One connection that is kept: a request at a time."""
+    """Persistent connection for one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -150,22 +151,23 @@ class Connection:
         self._close()
 
     async def exchange(self, data: bytes, seconds: float) -> Answer:
-        """Send a request and read its answer.
+        """Send a request and read its response.
 
         Raises:
-            Lost: the connection failed, or ``seconds`` passed.
+            Lost: the connection failed.
+            Lost: there was no response within ``seconds``.
         """
         try:
             async with asyncio.timeout(seconds):
                 if self._streams is None:
-                    self._streams = await asyncio.open_connection(HOST, self._port, limit=_LONGEST_HEAD)
+                    self._streams = await asyncio.open_connection(HOST, self._port, limit=_MAX_HEAD_BYTES)
                 reader, writer = self._streams
                 writer.write(data)
                 await writer.drain()
                 head = await reader.readuntil(b"\r\n\r\n")
                 status, length = _STATUS.match(head), _LENGTH.search(head)
                 if not status or not length:
-                    raise Lost(f"no answer of HTTP: {head[:200]!r}")
+                    raise Lost(f"not an HTTP response: {head[:200]!r}")
                 body = await reader.readexactly(int(length[1]))
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
             self._close()

@@ -1,4 +1,4 @@
-"""Steps of a person on the server's page, and the events that a scripted server answers with."""
+"""User actions on the server's page, and server events for the scripted server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Visit = Callable[..., Page]
 
 
 def segments(count: int = len(TEXTS)) -> list[dict[str, Any]]:
-    """The events of the first texts."""
+    """Return the events of the first ``count`` texts."""
     return [
         {
             "type": "transcript.text.segment",
@@ -75,7 +75,7 @@ def shown(page: Page) -> list[str]:
 
 
 def transcribed(page: Page, server: ScriptedServer) -> None:
-    """All texts, without waiting in between."""
+    """Transcribe a file with all texts and wait for the result."""
     server.before, server.after = segments(), [done("It was very quiet in Madrid. And so on.")]
     server.go_on.set()
     choose(page)
@@ -83,7 +83,7 @@ def transcribed(page: Page, server: ScriptedServer) -> None:
 
 
 def listen_to(page: Page) -> None:
-    """Speak a little: until a row of the transcript is open or there."""
+    """Use the microphone until the transcript has a row, then stop."""
     page.get_by_role("button", name="Use the microphone").click()
     expect(page.locator(".segment").first).to_be_visible()
     page.get_by_role("button", name="Stop and keep the transcript").click()

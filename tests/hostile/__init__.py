@@ -1,7 +1,7 @@
-"""Requests that no honest client sends, of many kinds, and what becomes of each.
+"""Hostile requests of many kinds, and the outcome of each.
 
-Each kind is a function of a generator of random numbers; what it makes is the same for the same seed. The server under
-attack has the key :data:`KEY`, and the limits of :data:`OPTIONS`.
+Each kind is a function of a random number generator and makes the same request for the same seed. The server under
+attack must have the key :data:`KEY` and the limits of :data:`OPTIONS`.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ __all__ = [
 
 ENVIRONMENT = {"ASR_DEPLOY_API_KEYS": KEY}
 OPTIONS = ("--max-upload-mb", MAX_UPLOAD_BYTES / 1e6, "--max-audio-seconds", MAX_AUDIO_SECONDS)
-# Nobody is left there to be answered.
+# The client has closed the connection, so there is no response.
 ENDED_BY_CLIENT = frozenset({"body that ends early", "head that ends early"})

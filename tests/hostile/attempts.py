@@ -1,4 +1,4 @@
-"""What a hostile client sends, how the server took it, and the kinds of it by name."""
+"""Hostile requests, their outcomes, and the registry of kinds."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """What a client sends.
+    """Hostile request.
 
     Attributes:
-        data: sent at once.
-        drip: sent after it byte by byte, one every :data:`tests.hostile.sending.DRIP_SECONDS`.
-        half_close: sends that nothing more will come.
-        to_end: read until the server closes the connection: there may be more than one answer.
-        frames: of a WebSocket, once it was accepted.
-        until_closed: the server is to close the WebSocket; else to tell an error.
+        data: bytes sent at once.
+        drip: bytes sent afterwards, one every :data:`tests.hostile.sending.DRIP_SECONDS`.
+        half_close: close the sending side afterwards.
+        to_end: read until the server closes the connection, since there may be several responses.
+        frames: frames sent once a WebSocket was accepted.
+        until_closed: the server must close the WebSocket; otherwise it must send an error event.
     """
 
     data: bytes
@@ -41,7 +41,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How the server took it: statuses of its answers; for a WebSocket that was accepted an error event, or a code."""
+    """Outcome of a request: statuses of the responses, or for an accepted WebSocket an error event or a close code."""
 
     kind: Literal["answered", "event", "websocket", "closed", "hangs"]
     statuses: tuple[int, ...] = ()
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def refused(self) -> bool:
-        """Whether it is what a hostile request should get: 4xx, or the end of the connection."""
+        """Whether the request was refused with 4xx, an error event, or the end of the connection."""
         if self.kind == "websocket":
             return self.code is None or 1001 < self.code < 1011
         return self.kind in ("event", "closed") or (
@@ -58,7 +58,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """A word for a table."""
+        """Short text for a table."""
         match self.kind:
             case "answered":
                 return "/".join(map(str, self.statuses))
@@ -75,25 +75,25 @@ KINDS: dict[str, Make] = {}
 
 
 def kind(make: Make) -> Make:
-    """A kind, named as the function."""
+    """Register a kind under the name of its function."""
     KINDS[make.__name__.strip("_").replace("_", " ")] = make
     return make
 
 
 def several(name: str, values: dict[str, Any], make: Callable[[random.Random, Any], Attempt]) -> None:
-    """A kind for each of ``values``."""
+    """Register a kind for each of ``values``."""
     for each, value in values.items():
 
-        def made(rng: random.Random, value: Any = value) -> Attempt:
+        def attempt(rng: random.Random, value: Any = value) -> Attempt:
             return make(rng, value)
 
-        KINDS[f"{name}: {each}"] = made
+        KINDS[f"{name}: {each}"] = attempt
 
 
 @cache
 def recording(container: str) -> bytes:
-    """A few seconds of speech, in a container of libsndfile."""
-    if container == "OGG":  # each that is written has a number of its own
+    """Return a few seconds of speech in a container of libsndfile."""
+    if container == "OGG":  # libsndfile writes a random serial number
         return (DATA / "evaluation" / "en-11.ogg").read_bytes()
     samples, rate = soundfile.read(DATA / "en-1.wav", dtype="int16")
     file = io.BytesIO()
@@ -102,16 +102,16 @@ def recording(container: str) -> bytes:
 
 
 def post(fields: dict[str, str], audio: bytes | None, filename: str = "audio.wav") -> Attempt:
-    """Fields and a file."""
+    """Return a request with these fields and a file."""
     return Attempt(request("POST", TRANSCRIPTIONS, FORM | WITH_KEY, form(fields, audio, filename)))
 
 
 def good(**headers: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request that would be answered, to be spoiled."""
+    """Return headers and body of a valid request, to be modified."""
     return FORM | WITH_KEY | headers, form({}, recording("WAV"))
 
 
 def raw_form(parts: bytes, boundary: str = BOUNDARY) -> Attempt:
-    """A body that says it is a form."""
+    """Return a request with ``parts`` as the body of a form."""
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"} | WITH_KEY
     return Attempt(request("POST", TRANSCRIPTIONS, headers, parts))

@@ -1,4 +1,4 @@
-"""Files that are no audio, or not what they say they are."""
+"""Files that are not audio, or have wrong headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.hostile.attempts import (
     several,
 )
 
-# Seconds of audio that the server takes.
+# Limit of the server, in seconds.
 MAX_AUDIO_SECONDS = 60
 
 _CONTAINERS = ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "W64", "RF64")
@@ -87,14 +87,14 @@ def _wav_with_absurd_format(rng: random.Random) -> Attempt:
 def _not_finite_samples(rng: random.Random) -> Attempt:
     samples = np.zeros(16_000, np.float32)
     samples[rng.randrange(16_000)] = rng.choice([np.nan, np.inf, -np.inf])
-    file = io.BytesIO()  # not WAV: of floats, it would hold the time of its writing
+    file = io.BytesIO()  # not WAV: with floats, it contains the time of writing
     soundfile.write(file, samples, 16_000, format="AU", subtype="FLOAT")
     return post({}, file.getvalue(), "audio.au")
 
 
 @kind
 def _longer_than_allowed(rng: random.Random) -> Attempt:
-    file = io.BytesIO()  # silence, of which a minute takes next to nothing
+    file = io.BytesIO()  # silence compresses to almost nothing
     soundfile.write(
         file, np.zeros((MAX_AUDIO_SECONDS + rng.randrange(1, 600)) * 16_000, np.int16), 16_000, format="FLAC"
     )

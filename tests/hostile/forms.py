@@ -1,4 +1,4 @@
-"""Names that are paths, fields that are wrong, and forms that are none."""
+"""Paths as names, invalid fields, and malformed forms."""
 
 from __future__ import annotations
 
@@ -121,6 +121,6 @@ def _garbage_as_form(rng: random.Random) -> Attempt:
 
 
 @kind
-def _json_in_place_of_a_form(_: random.Random) -> Attempt:
+def _json_instead_of_a_form(_: random.Random) -> Attempt:
     headers = WITH_KEY | {"Content-Type": "application/json"}
     return Attempt(request("POST", TRANSCRIPTIONS, headers, b'{"file": "/etc/passwd"}'))

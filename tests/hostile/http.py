@@ -1,4 +1,4 @@
-"""Keys, methods, and HTTP itself."""
+"""Wrong keys, methods, and malformed HTTP."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ several(
 
 @kind
 def _page_of_another_site(_: random.Random) -> Attempt:
-    # Its forms cannot carry a key. (Of a server without keys: tests/unit/test_server_origins.py.)
+    # Forms of a page cannot send a key. tests/unit/test_server_origins.py tests a server without keys.
     headers, body = good(**{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"})
     headers = {name: value for name, value in headers.items() if name not in WITH_KEY}
     return Attempt(request("POST", TRANSCRIPTIONS, headers, body))
@@ -59,7 +59,7 @@ def _wrong_method(rng: random.Random) -> Attempt:
     return Attempt(request(method, path, WITH_KEY))
 
 
-# HTTP itself.
+# Malformed HTTP.
 
 
 @kind
@@ -105,7 +105,7 @@ def _header_in_two_lines(_: random.Random) -> Attempt:
 
 
 several(
-    "length that is none",
+    "invalid length",
     {"negative": "-1", "hexadecimal": "0x10", "words": "ten", "plus": "+5", "huge": "9" * 30},
     lambda _, length: Attempt(request("POST", TRANSCRIPTIONS, {**FORM, **WITH_KEY, "Content-Length": length}, b"")),
 )
@@ -138,7 +138,7 @@ def _chunked(body: bytes) -> Attempt:
 several(
     "chunk",
     {
-        "size that is none": b"zz\r\nabc\r\n0\r\n\r\n",
+        "invalid size": b"zz\r\nabc\r\n0\r\n\r\n",
         "negative size": b"-5\r\nabc\r\n0\r\n\r\n",
         "huge size": b"f" * 30 + b"\r\nabc\r\n0\r\n\r\n",
         "longer than its size": b"3\r\nabcdef\r\n0\r\n\r\n",
@@ -150,7 +150,7 @@ several(
 
 
 def _smuggled(headers: str) -> Attempt:
-    """Another request inside of the body of one whose length can be read in two ways."""
+    """Hide a request in the body of one whose length is ambiguous."""
     key = f"Authorization: Bearer {KEY}\r\n"
     hidden = f"GET /v1/models HTTP/1.1\r\nHost: {HOST}\r\n{key}\r\n"
     head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: {HOST}\r\n{key}Content-Type: {FORM['Content-Type']}\r\n"

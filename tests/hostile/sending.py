@@ -1,4 +1,4 @@
-"""Sends attempts, and finds out what became of them."""
+"""Sending hostile requests and reading their outcomes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.helpers.load_client import HOST
 from tests.hostile.attempts import KINDS, Attempt, Outcome
 from tests.hostile.websockets import CLOSE, TEXT
 
-# A server that says nothing for so long hangs: longer than its own limits, 30 s for a body.
+# Seconds without a response after which the server hangs. Longer than its own limits, such as 30 s for a body.
 PATIENCE = 60.0
-# Seconds between the bytes of a slow one.
+# Seconds between the bytes of a slow request.
 DRIP_SECONDS = 0.5
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -23,23 +23,27 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 async def attack(port: int, count: int, at_once: int, seed: int = 0) -> list[tuple[str, Outcome]]:
-    """Send ``count`` requests, of every kind in turn; kind and outcome of each.
+    """Send requests and return kind and outcome of each.
 
-    The slow ones are all there at once, beside ``at_once`` of the others.
+    Args:
+        port: port of the server.
+        count: number of requests; the kinds take turns.
+        at_once: limit on concurrent requests. Slow requests do not count.
+        seed: seed of the requests.
     """
     rng = random.Random(seed)
     kinds = list(KINDS)
-    indices = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(at_once)
 
-    async def one(number: int, own: int) -> tuple[str, Outcome]:
+    async def send_one(number: int, seed: int) -> tuple[str, Outcome]:
         kind = kinds[number % len(kinds)]
-        attempt = KINDS[kind](random.Random(own))
+        attempt = KINDS[kind](random.Random(seed))
         if attempt.drip or kind.endswith("never comes"):
             return kind, await _sent(port, attempt)
-        async with indices:
+        async with slots:
             return kind, await _sent(port, attempt)
 
-    return await asyncio.gather(*(one(number, rng.getrandbits(64)) for number in range(count)))
+    return await asyncio.gather(*(send_one(number, rng.getrandbits(64)) for number in range(count)))
 
 
 async def _sent(port: int, attempt: Attempt) -> Outcome:
@@ -77,7 +81,7 @@ async def _send_all(writer: asyncio.StreamWriter, pieces: tuple[bytes, ...]) -> 
 
 
 async def _read(reader: asyncio.StreamReader, attempt: Attempt) -> Outcome:
-    """The answer, or all answers up to the end of the connection."""
+    """Read the response, or all responses until the connection ends."""
     statuses: list[int] = []
     try:
         while not statuses or attempt.to_end:
@@ -91,13 +95,13 @@ async def _read(reader: asyncio.StreamReader, attempt: Attempt) -> Outcome:
                 break
             assert length, head
             await reader.readexactly(int(length[1]))
-    except (OSError, EOFError):  # the end, in the middle of something or not
+    except (OSError, EOFError):  # the connection ended, possibly within a response
         pass
     return Outcome("answered", tuple(statuses)) if statuses else Outcome("closed")
 
 
 async def _read_frames(reader: asyncio.StreamReader, until_closed: bool) -> Outcome:
-    """Until the server tells an error, or closes; its frames have no masks."""
+    """Read unmasked frames until the server sends an error event or closes."""
     try:
         while True:
             first, size = await reader.readexactly(2)

@@ -1,4 +1,4 @@
-"""WebSockets (RFC 6455), and events of live audio."""
+"""Hostile WebSockets (RFC 6455) and realtime events."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.hostile.attempts import (
 
 
 def _upgrade(headers: dict[str, str], path: str = "/v1/realtime?intent=transcription") -> bytes:
-    usual = {
+    default = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
     }
-    return request("GET", path, {name: value for name, value in (usual | headers).items() if value})
+    return request("GET", path, {name: value for name, value in (default | headers).items() if value})
 
 
 several(
@@ -42,7 +42,7 @@ several(
     lambda _, headers: Attempt(_upgrade(headers)),
 )
 several(
-    "WebSocket at a wrong place",
+    "WebSocket at a wrong path",
     {"path": "/v1/audio/transcriptions", "root": "/ws"},
     lambda _, path: Attempt(_upgrade(WITH_KEY, path)),
 )
@@ -56,7 +56,10 @@ TEXT, _BINARY, CLOSE, _PING, _CONTINUED = 1, 2, 8, 9, 0
 
 
 def _frame(opcode: int, payload: bytes, *, first: int = 0x80, masked: bool = True, length: int | None = None) -> bytes:
-    """A frame; ``first`` has the bits beside the opcode, ``length`` is what it says of itself."""
+    """Return a frame.
+
+    ``first`` has the bits of the first byte other than the opcode; ``length`` overrides the length field.
+    """
     size = len(payload) if length is None else length
     mask = 0x80 if masked else 0
     if size < 126:
@@ -65,7 +68,7 @@ def _frame(opcode: int, payload: bytes, *, first: int = 0x80, masked: bool = Tru
         head = bytes([first | opcode, mask | 126]) + struct.pack(">H", size)
     else:
         head = bytes([first | opcode, mask | 127]) + struct.pack(">Q", size)
-    return head + (bytes(4) if masked else b"") + payload  # a mask of zeros changes nothing
+    return head + (bytes(4) if masked else b"") + payload  # a mask of zeros does not change the payload
 
 
 def _session(*frames: bytes, until_closed: bool = False) -> Attempt:
@@ -83,7 +86,7 @@ several(
         "deep": b"[" * 200_000,
         "list": b"[]",
         "no type": b'{"audio": ""}',
-        "type that is none": b'{"type": 7}',
+        "type that is not a string": b'{"type": 7}',
         "unknown type": b'{"type": "response.create"}',
         "bad base64": b'{"type": "input_audio_buffer.append", "audio": "%%%%"}',
         "audio that is a number": b'{"type": "input_audio_buffer.append", "audio": 5}',

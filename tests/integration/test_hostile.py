@@ -1,4 +1,4 @@
-"""Every kind of hostile request is refused, and leaves nothing behind."""
+"""Tests that every kind of hostile request is refused and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL = "qwen3-asr-tiny-int8"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """A server with short timeouts, whose temporary folder is ``tmp_path``."""
+    """Server with short timeouts and ``tmp_path`` as its temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     limits = Limits(
         max_upload_bytes=hostile.MAX_UPLOAD_BYTES,
@@ -38,15 +38,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]
     )
     settings, metrics = Settings(keys=(hostile.KEY,), limits=limits), Metrics()
     service = Service(MODEL, Transcriber.from_artifact(ARTIFACT), limits, metrics)
-    with running(make_app({MODEL: service}, settings, metrics), settings) as held:
-        yield held
+    with running(make_app({MODEL: service}, settings, metrics), settings) as instance:
+        yield instance
 
 
 @pytest.mark.slow
 def test_every_kind_is_refused(server: Running, tmp_path: Path, transcriber: Transcriber) -> None:
     outcomes = asyncio.run(hostile.attack(server.port, len(hostile.KINDS), at_once=24))
     assert {kind: outcome for kind, outcome in outcomes if not outcome.refused} == {}
-    # Only where the client itself has ended the connection there is nobody to answer.
+    # There is no response only if the client has closed the connection.
     assert {kind for kind, outcome in outcomes if outcome.name == "closed"} <= hostile.ENDED_BY_CLIENT
     until(lambda: not server.server.server_state.connections)
     assert not list(tmp_path.iterdir())
@@ -61,9 +61,9 @@ def test_every_kind_is_refused(server: Running, tmp_path: Path, transcriber: Tra
 
 
 def test_a_seed_gives_the_same_requests() -> None:
-    made = {kind: make(Random(7)) for kind, make in hostile.KINDS.items()}
-    time.sleep(1.1)  # into another second: some formats hold the time
-    assert [kind for kind, make in hostile.KINDS.items() if make(Random(7)) != made[kind]] == []
+    first = {kind: make(Random(7)) for kind, make in hostile.KINDS.items()}
+    time.sleep(1.1)  # some formats contain the time in seconds
+    assert [kind for kind, make in hostile.KINDS.items() if make(Random(7)) != first[kind]] == []
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_a_seed_gives_the_same_requests() -> None:
         (hostile.Outcome("websocket", code=1011), False),
     ],
 )
-def test_what_counts_as_refused(outcome: hostile.Outcome, refused: bool) -> None:
+def test_refused_outcomes(outcome: hostile.Outcome, refused: bool) -> None:
     assert outcome.refused is refused

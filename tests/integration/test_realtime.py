@@ -1,4 +1,4 @@
-"""Live audio through a real server, the official client and the tracked model: the text is the text of the file."""
+"""Tests that live audio over the official client gives the same text as the file, with the tracked model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Samples = npt.NDArray[np.int16]
 
 
 def recording(file: str) -> Samples:
-    """A sample recording as a client has it: 16 bits at 24 kHz."""
+    """Return a sample recording as 16-bit samples at 24 kHz."""
     samples, rate = soundfile.read(DATA / file, dtype="float32")
     resampled: npt.NDArray[np.float32] = soxr.resample(samples, rate, RATE)
     return np.clip(np.round(resampled * 32_768), -32_768, 32_767).astype(np.int16)
@@ -49,7 +49,7 @@ def recording(file: str) -> Samples:
 
 @contextmanager
 def serving() -> Iterator[Starlette]:
-    """A started service behind the route; its loop and address are in the state."""
+    """Run a service behind the endpoint. The application's state has its event loop and address."""
     service = Service("tiny", Transcriber.from_artifact(ARTIFACT), Limits(max_streams=4), Metrics())
 
     @asynccontextmanager
@@ -59,17 +59,17 @@ def serving() -> Iterator[Starlette]:
         yield
         await service.drain(30)
 
-    made = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)], lifespan=lifespan)
-    made.state.services = {"tiny": service}
-    made.state.settings = Settings()
-    config = uvicorn.Config(made, port=0, log_config=None, ws_max_size=MAX_MESSAGE_BYTES)
+    application = Starlette(routes=[WebSocketRoute("/v1/realtime", realtime)], lifespan=lifespan)
+    application.state.services = {"tiny": service}
+    application.state.settings = Settings()
+    config = uvicorn.Config(application, port=0, log_config=None, ws_max_size=MAX_MESSAGE_BYTES)
     server, socket = uvicorn.Server(config), config.bind_socket()
-    socket.listen()  # so that who connects before the server accepts waits for it
-    made.state.address = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+    socket.listen()  # so that clients that connect early wait for the server
+    application.state.address = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
     thread.start()
     try:
-        yield made
+        yield application
     finally:
         server.should_exit = True
         thread.join(60)
@@ -101,35 +101,33 @@ def send(connection: RealtimeConnection, samples: Samples, piece: float = 0.1) -
         connection.input_audio_buffer.append(audio=base64.b64encode(data).decode())
 
 
-def heard(connection: RealtimeConnection, items: int = 1) -> list[str]:
-    """Transcripts of so many items; what deltas told of each is the same."""
-    told: dict[str, str] = {}
+def transcripts_of(connection: RealtimeConnection, items: int = 1) -> list[str]:
+    """Receive the transcripts of ``items`` items and check that their deltas match."""
+    deltas: dict[str, str] = {}
     transcripts: list[str] = []
     for event in connection:
         assert not isinstance(event, RealtimeErrorEvent), event
         if isinstance(event, Delta):
-            told[event.item_id] = told.get(event.item_id, "") + (event.delta or "")
+            deltas[event.item_id] = deltas.get(event.item_id, "") + (event.delta or "")
         if isinstance(event, Completed):
-            assert told.pop(event.item_id, "") == event.transcript
+            assert deltas.pop(event.item_id, "") == event.transcript
             transcripts.append(event.transcript)
             if len(transcripts) == items:
                 break
-    assert not told
+    assert not deltas
     return transcripts
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("turn", [False, True])
-def test_the_text_of_an_item_is_that_of_the_file(
-    app: Starlette, transcriber: Transcriber, file: str, turn: bool
-) -> None:
+def test_item_has_the_text_of_the_file(app: Starlette, transcriber: Transcriber, file: str, turn: bool) -> None:
     samples = recording(file)
     expected = transcriber.transcribe(samples, sample_rate=RATE)
     assert len(expected.segments) == 1
     with connected(app, **({"turn_detection": None} if turn else {})) as connection:
         send(connection, samples)
         connection.input_audio_buffer.commit()
-        assert heard(connection) == [expected.text]
+        assert transcripts_of(connection) == [expected.text]
 
 
 def test_pauses_end_items(app: Starlette, transcriber: Transcriber) -> None:
@@ -139,10 +137,10 @@ def test_pauses_end_items(app: Starlette, transcriber: Transcriber) -> None:
     with connected(app) as connection:
         for samples in recordings:
             send(connection, np.concatenate([samples, silence]), 0.5)
-        assert heard(connection, len(FILES)) == expected
+        assert transcripts_of(connection, len(FILES)) == expected
 
 
-def test_a_language_and_a_prompt_are_followed(app: Starlette, transcriber: Transcriber, samples: Any) -> None:
+def test_language_and_prompt(app: Starlette, transcriber: Transcriber, samples: Any) -> None:
     sample = next(each for each in samples if each["context"])
     audio = recording(sample["file"])
     language, context = sample["language"], sample["context"]
@@ -150,7 +148,7 @@ def test_a_language_and_a_prompt_are_followed(app: Starlette, transcriber: Trans
     with connected(app, transcription={"language": language, "prompt": context}) as connection:
         send(connection, audio)
         connection.input_audio_buffer.commit()
-        assert heard(connection) == [expected]
+        assert transcripts_of(connection) == [expected]
 
 
 def test_telephone_audio(app: Starlette, transcriber: Transcriber) -> None:
@@ -166,10 +164,10 @@ def test_telephone_audio(app: Starlette, transcriber: Transcriber) -> None:
     with connected(app, format={"type": "audio/pcmu"}) as connection:
         connection.input_audio_buffer.append(audio=base64.b64encode(codes).decode())
         connection.input_audio_buffer.commit()
-        assert heard(connection) == [expected]
+        assert transcripts_of(connection) == [expected]
 
 
-def test_clients_do_not_hear_one_another(app: Starlette, transcriber: Transcriber) -> None:
+def test_concurrent_clients_get_their_own_texts(app: Starlette, transcriber: Transcriber) -> None:
     expected = [transcriber.transcribe(recording(file), sample_rate=RATE).text for file in FILES]
     texts: dict[str, list[str]] = {}
 
@@ -177,7 +175,7 @@ def test_clients_do_not_hear_one_another(app: Starlette, transcriber: Transcribe
         with connected(app) as connection:
             send(connection, recording(file))
             connection.input_audio_buffer.commit()
-            texts[file] = heard(connection)
+            texts[file] = transcripts_of(connection)
 
     threads = [threading.Thread(target=talk, args=(file,)) for file in FILES]
     for thread in threads:
@@ -187,7 +185,7 @@ def test_clients_do_not_hear_one_another(app: Starlette, transcriber: Transcribe
     assert texts == {file: [text] for file, text in zip(FILES, expected, strict=True)}
 
 
-def test_one_stream_too_many_is_refused(app: Starlette) -> None:
+def test_stream_limit(app: Starlette) -> None:
     with connected(app) as a, connected(app) as b, connected(app) as c, connected(app) as d, connected(app) as late:
         for each in (a, b, c, d):
             send(each, recording(FILES[0]), 3.0)
@@ -200,15 +198,15 @@ def test_one_stream_too_many_is_refused(app: Starlette) -> None:
             late.recv()
 
 
-def test_the_end_of_the_server_is_not_the_end_of_the_text(transcriber: Transcriber) -> None:
+def test_shutdown_sends_the_rest_of_the_text(transcriber: Transcriber) -> None:
     samples = recording(FILES[0])
     expected = transcriber.transcribe(samples, sample_rate=RATE).text
     with serving() as app, connected(app) as connection:
         send(connection, samples, 3.0)
         connection.session.update(session={"type": "transcription"})
-        while connection.recv().type != "session.updated":  # the audio before it was taken
+        while connection.recv().type != "session.updated":  # then the audio before it was processed
             pass
         asyncio.run_coroutine_threadsafe(app.state.services["tiny"].drain(30), app.state.loop)
-        assert heard(connection) == [expected]
+        assert transcripts_of(connection) == [expected]
         with pytest.raises(ConnectionClosedOK, match="1001"):
             connection.recv()

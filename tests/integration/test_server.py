@@ -1,4 +1,4 @@
-"""The server with the tracked model, as the official client and the shell meet it."""
+"""Tests of the server with the tracked model, the official client and a server process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def serving(**limits: Any) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server for all tests that do not change it; its temporary folder is empty at the end."""
+    """Server shared by all tests that do not change it; its temporary folder must be empty at the end."""
     folder = tmp_path_factory.mktemp("uploads")
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
@@ -64,8 +64,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def client(server: Running) -> Iterator[openai.OpenAI]:
-    with official(server) as made:
-        yield made
+    with official(server) as client:
+        yield client
 
 
 def official(server: Running, key: str = KEY) -> openai.OpenAI:
@@ -73,15 +73,15 @@ def official(server: Running, key: str = KEY) -> openai.OpenAI:
 
 
 def message_of(error: openai.APIStatusError) -> str:
-    """What the client was told, after a look for what it should not be."""
-    for inside in ("Traceback", "/srv", "/tmp", ".py", "standard input", "Spooled", "Error("):
-        assert inside not in error.response.text
+    """Check that an error response has no internals of the server, and return its message."""
+    for internal in ("Traceback", "/srv", "/tmp", ".py", "standard input", "Spooled", "Error("):
+        assert internal not in error.response.text
     assert error.response.headers["x-request-id"] == error.request_id
     body: dict[str, str] = error.response.json()["error"]
     return body["message"]
 
 
-def test_requests_at_once_are_not_mixed_up(client: openai.OpenAI, samples: list[dict[str, Any]]) -> None:
+def test_concurrent_requests_get_their_own_texts(client: openai.OpenAI, samples: list[dict[str, Any]]) -> None:
     easy = [sample for sample in samples if sample["file"].endswith(("-1.wav", "-2.wav"))] * 2
 
     def transcribe(sample: dict[str, Any]) -> str:
@@ -102,7 +102,7 @@ def test_json_and_its_usage(client: openai.OpenAI, transcriber: Transcriber) -> 
 
 
 def test_text_and_subtitles(client: openai.OpenAI, samples: list[dict[str, Any]]) -> None:
-    said = samples[0]["text"]
+    expected = samples[0]["text"]
     answers = {
         format: client.audio.transcriptions.create(
             file=DATA / "en-1.wav",
@@ -111,8 +111,8 @@ def test_text_and_subtitles(client: openai.OpenAI, samples: list[dict[str, Any]]
         )
         for format in ("text", "srt", "vtt")
     }
-    assert answers["text"] == said + "\n"
-    assert re.fullmatch(rf"1\n00:00:0\d,\d+ --> 00:00:0\d,\d+\n{re.escape(said)}\n", answers["srt"])
+    assert answers["text"] == expected + "\n"
+    assert re.fullmatch(rf"1\n00:00:0\d,\d+ --> 00:00:0\d,\d+\n{re.escape(expected)}\n", answers["srt"])
     assert answers["vtt"].startswith("WEBVTT\n\n00:00:0")
 
 
@@ -138,13 +138,13 @@ def test_events(client: openai.OpenAI, samples: list[dict[str, Any]]) -> None:
     events = list(stream)
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert events[-1].type == "transcript.text.done"
-    said = next(sample["text"] for sample in samples if sample["file"] == "zh-1.wav")
-    assert "".join(deltas) == events[-1].text == said
+    expected = next(sample["text"] for sample in samples if sample["file"] == "zh-1.wav")
+    assert "".join(deltas) == events[-1].text == expected
     assert events[-1].usage is not None
     assert [event.id for event in events if event.type == "transcript.text.segment"] == ["seg_0"]
 
 
-def test_long_audio_in_pieces_is_the_offline_text(
+def test_deltas_of_long_audio_are_the_whole_text(
     client: openai.OpenAI, transcriber: Transcriber, speech: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
     file = tmp_path / "long.flac"
@@ -176,7 +176,9 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("whisper-1")
     with pytest.raises(openai.NotFoundError) as refused:
         client.audio.transcriptions.create(file=DATA / "en-1.wav", model="whisper-1")
-    assert message_of(refused.value) == f"The model 'whisper-1' does not exist; this server has {MODEL}."
+    message = message_of(refused.value)
+    assert "whisper-1" in message
+    assert MODEL in message
 
 
 def test_wrong_key(server: Running) -> None:
@@ -185,7 +187,7 @@ def test_wrong_key(server: Running) -> None:
     assert refused.value.code == "invalid_api_key"
 
 
-def test_what_the_model_cannot_do(client: openai.OpenAI) -> None:
+def test_unsupported_options(client: openai.OpenAI) -> None:
     for options in (
         {"temperature": 0.5},
         {"timestamp_granularities": ["word"], "response_format": "verbose_json"},
@@ -208,8 +210,8 @@ def test_what_the_model_cannot_do(client: openai.OpenAI) -> None:
 
 def zipped() -> bytes:
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("../../../etc/cron.d/x", b"\0" * 1_000_000)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("../../../etc/cron.d/x", b"\0" * 1_000_000)
     return archive.getvalue()
 
 
@@ -226,7 +228,7 @@ def zipped() -> bytes:
         ("talk.mp4", b"\0\0\0\x18ftypmp42" + b"\0" * 500),
     ],
 )
-def test_files_that_are_no_audio(client: openai.OpenAI, name: str, content: bytes) -> None:
+def test_files_that_are_not_audio(client: openai.OpenAI, name: str, content: bytes) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as refused:
             client.audio.transcriptions.create(file=(name, content), model=MODEL, stream=stream)
@@ -240,7 +242,7 @@ def test_too_large(client: openai.OpenAI) -> None:
         with pytest.raises(openai.APIStatusError) as refused:
             client.audio.transcriptions.create(file=("a.wav", b"x" * size), model=MODEL)
         assert refused.value.status_code == 413
-        assert message_of(refused.value) == "The file is larger than this server takes, 3 MB."
+        assert "3 MB" in message_of(refused.value)
 
 
 def test_limits_of_audio_and_queue(speech: npt.NDArray[np.float32], tmp_path: Path) -> None:
@@ -267,9 +269,7 @@ def metrics_of(server: Running) -> str:
     return text
 
 
-def test_a_client_that_goes_away_leaves_nothing(
-    server: Running, speech: npt.NDArray[np.float32], tmp_path: Path
-) -> None:
+def test_disconnect_frees_all_resources(server: Running, speech: npt.NDArray[np.float32], tmp_path: Path) -> None:
     file = tmp_path / "long.wav"
     soundfile.write(file, speech, 16_000)
     content = file.read_bytes()
@@ -286,11 +286,11 @@ def test_a_client_that_goes_away_leaves_nothing(
     until(lambda: 'status="499"' in metrics_of(server))
 
 
-def test_a_web_socket_goes_through(server: Running) -> None:
-    where = f"ws://127.0.0.1:{server.port}/v1/realtime?model={MODEL}"
-    with connect(where, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket_:
+def test_web_socket(server: Running) -> None:
+    address = f"ws://127.0.0.1:{server.port}/v1/realtime?model={MODEL}"
+    with connect(address, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket_:
         assert json.loads(socket_.recv(timeout=20))["type"] == "session.created"
-    with pytest.raises(InvalidStatus) as refused, connect(where):
+    with pytest.raises(InvalidStatus) as refused, connect(address):
         pass
     assert refused.value.response.status_code == 401
     assert refused.value.response.headers["x-request-id"].startswith("req_")
@@ -298,7 +298,7 @@ def test_a_web_socket_goes_through(server: Running) -> None:
     until(lambda: 'endpoint="/v1/realtime",model="",status="40' in metrics_of(server))
 
 
-def test_the_page_is_served_without_a_key(server: Running) -> None:
+def test_page_is_served_without_a_key(server: Running) -> None:
     with urllib.request.urlopen(server.url, timeout=20) as answer:
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "default-src 'self'" in answer.headers["content-security-policy"]
@@ -307,23 +307,23 @@ def test_the_page_is_served_without_a_key(server: Running) -> None:
 
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``python -m runtime serve`` on a free port, and its URL."""
+    """Run ``python -m runtime serve`` on a free port; yield the process and its URL."""
     command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ASR_DEPLOY_API_KEYS": KEY}
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as running_one:
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
-            assert running_one.stderr is not None
-            ready = running_one.stderr.readline()
-            found = re.fullmatch(r"(http://127\.0\.0\.1:\d+) serves qwen3-asr-tiny-int8\n", ready)
-            assert found, ready
-            yield running_one, found[1]
+            assert server.stderr is not None
+            ready = server.stderr.readline()
+            match = re.fullmatch(r"(http://127\.0\.0\.1:\d+) serves qwen3-asr-tiny-int8\n", ready)
+            assert match, ready
+            yield server, match[1]
         finally:
-            running_one.kill()
+            server.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_was_accepted(
+def test_signal_finishes_accepted_requests(
     number: signal.Signals, speech: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
     file = tmp_path / "long.wav"
@@ -350,7 +350,7 @@ def _line(url: str, metric: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(speech: npt.NDArray[np.float32], tmp_path: Path) -> None:
+def test_second_signal_stops_at_once(speech: npt.NDArray[np.float32], tmp_path: Path) -> None:
     file = tmp_path / "hour.flac"
     soundfile.write(file, np.tile(speech, 40), 16_000)
     with (

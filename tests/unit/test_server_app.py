@@ -1,21 +1,17 @@
-"""Routes, shapes and refusals over HTTP, with a service that has no model."""
+"""Tests of routes, response formats and errors over HTTP, with a fake service."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.audio import TranscriptionVerbose
 from starlette.testclient import TestClient
 
@@ -23,20 +19,15 @@ from runtime.errors import AsrError, AudioInvalidError, AudioUnsupportedError, O
 from runtime.results import TokenCounts
 from runtime.server.errors import AudioTooLong, Busy, Closing, DeadlineExceeded, EngineFailure
 from runtime.server.limits import Limits
-from runtime.server.metrics import Metrics
 from runtime.server.openai.replies import token_usage
 from runtime.server.settings import Settings
 from tests.helpers.fake_service import FakeService, app, segment, transcript
-
-PATH = "/v1/audio/transcriptions"
-ALWAYS_READY = FakeService()
-ALWAYS_READY.ready = True
-CLIENT = TestClient(app(ALWAYS_READY))
+from tests.helpers.http import PATH, error_of, send
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Whatever a test does, no file is left."""
+    """Check that the test leaves no temporary file."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -51,31 +42,8 @@ def service() -> FakeService:
 
 @pytest.fixture
 def client(service: FakeService) -> Iterator[TestClient]:
-    with TestClient(app(service)) as made:
-        yield made
-
-
-def send(client: TestClient, *, file: Any = b"audio", headers: Any = None, **fields: Any) -> Any:
-    files = {"file": ("../../etc/passwd", file)} if file is not None else {"x": (None, "")}
-    if file is None:
-        return client.post(PATH, files={name: (None, value) for name, value in fields.items()}, headers=headers)
-    return client.post(PATH, data=fields, files=files, headers=headers)
-
-
-def error_of(response: Any, status: int) -> dict[str, Any]:
-    """The error object; every refusal has one, and says nothing of the server's insides."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"].startswith("req_")
-    body = response.json()
-    assert set(body) == {"error"}
-    error: dict[str, Any] = body["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str)
-    assert error["message"].endswith((".", ")")) or status not in (401, 404, 405)
-    for inside in ("Traceback", "/srv", "/tmp", ".py", "Error(", "standard input", "SpooledTemporary", "passwd"):
-        assert inside not in response.text
-    return error
+    with TestClient(app(service)) as client:
+        yield client
 
 
 def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
@@ -92,21 +60,21 @@ def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
             "input_token_details": {"audio_tokens": 26, "text_tokens": 14},
         },
     }
-    assert service.asked == [(b"audio", "English", "Jon")]
+    assert service.calls == [(b"audio", "English", "Jon")]
 
 
 @pytest.mark.parametrize(
-    ("counts", "given", "text"),
+    ("counts", "inputs", "text"),
     [
-        (TokenCounts(audio=26, prompt=40, generated=5), 40, 14),  # audio in the prompt
-        (TokenCounts(audio=1500, prompt=4, generated=20), 1504, 4),  # a decoder that looks at it
-        (TokenCounts(audio=32, prompt=0, generated=17), 32, 0),  # a text from frames
+        (TokenCounts(audio=26, prompt=40, generated=5), 40, 14),  # Qwen3-ASR: audio tokens are part of the prompt
+        (TokenCounts(audio=1500, prompt=4, generated=20), 1504, 4),  # Whisper: the decoder attends to the audio
+        (TokenCounts(audio=32, prompt=0, generated=17), 32, 0),  # CTC and transducers: no prompt
     ],
 )
-def test_tokens_are_those_of_the_family(counts: TokenCounts, given: int, text: int) -> None:
+def test_token_usage(counts: TokenCounts, inputs: int, text: int) -> None:
     usage = token_usage(msgspec.structs.replace(transcript(), tokens=counts))
-    assert usage["input_tokens"] == given
-    assert usage["total_tokens"] == given + counts.generated
+    assert usage["input_tokens"] == inputs
+    assert usage["total_tokens"] == inputs + counts.generated
     assert usage["input_token_details"] == {"audio_tokens": counts.audio, "text_tokens": text}
 
 
@@ -132,25 +100,25 @@ def test_formats_of_text(client: TestClient, format: str, kind: str, body: str) 
     assert response.text == body
 
 
-def test_verbose_json_is_what_the_official_types_say() -> None:
+def test_verbose_json_matches_the_official_types() -> None:
     service = FakeService("fake", segment("Hello hello hello hello", 0.5, 1.25), segment("", 2.0, 3.0))
     with TestClient(app(service)) as client:
         response = send(client, response_format="verbose_json", **{"timestamp_granularities[]": "segment"})
     body = response.json()
-    checked = TranscriptionVerbose.model_validate(body, strict=True)
-    assert (body["task"], checked.language, checked.duration) == ("transcribe", "english", 2.5)
+    parsed = TranscriptionVerbose.model_validate(body, strict=True)
+    assert (body["task"], parsed.language, parsed.duration) == ("transcribe", "english", 2.5)
     assert body["usage"] == {"type": "duration", "seconds": 2.5}
-    assert checked.segments is not None
-    spoken, silent = checked.segments
+    assert parsed.segments is not None
+    spoken, silent = parsed.segments
     assert (spoken.id, spoken.seek, spoken.start, spoken.end) == (0, 50, 0.5, 1.25)
     assert (spoken.tokens, spoken.temperature, spoken.avg_logprob) == ([7, 8, 9], 0.0, -0.6931)
     assert spoken.compression_ratio > 1
     assert (spoken.no_speech_prob, silent.no_speech_prob, silent.compression_ratio) == (0.0, 1.0, 0.0)
 
 
-def test_nobody_spoke() -> None:
+def test_no_speech_has_no_language() -> None:
     service = FakeService()
-    service.segments_heard = ()
+    service.results = ()
     with TestClient(app(service)) as client:
         assert send(client, response_format="verbose_json").json()["language"] == ""
 
@@ -169,17 +137,18 @@ def test_models(client: TestClient, service: FakeService) -> None:
     assert client.get("/v1/models/fake").json() == entry
     error = error_of(client.get("/v1/models/other"), 404)
     assert error["code"] == "model_not_found"
-    assert error["message"] == "The model 'other' does not exist; this server has fake."
+    assert "'other'" in error["message"]
+    assert "fake" in error["message"]
 
 
-def test_the_first_model_is_the_default_and_others_go_by_name() -> None:
+def test_first_model_is_the_default() -> None:
     first, second = FakeService("first"), FakeService("org/second")
     with TestClient(app(first, second)) as client:
         assert send(client).status_code == 200
         assert send(client, model="org/second").status_code == 200
         assert client.get("/v1/models/org/second").json()["id"] == "org/second"
         assert error_of(send(client, model="third"), 404)["param"] == "model"
-    assert (len(first.asked), len(second.asked)) == (1, 1)
+    assert (len(first.calls), len(second.calls)) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +163,7 @@ def test_the_first_model_is_the_default_and_others_go_by_name() -> None:
 def test_wrong_fields(client: TestClient, service: FakeService, fields: dict[str, str], param: str) -> None:
     error = error_of(send(client, **fields), 400)
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert not service.asked
+    assert not service.calls
 
 
 def test_no_file(client: TestClient) -> None:
@@ -203,7 +172,7 @@ def test_no_file(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "code", "says"),
+    ("raised", "status", "code", "message"),
     [
         (Busy("too many wait", 7), 429, "rate_limit_exceeded", "too many wait"),
         (AudioTooLong("it has 9 hours"), 413, "file_too_large", "it has 9 hours"),
@@ -218,14 +187,14 @@ def test_no_file(client: TestClient) -> None:
         (ZeroDivisionError("/srv/secret.py"), 500, None, "The server failed to answer this request"),
     ],
 )
-def test_what_goes_wrong(
+def test_errors_of_the_service(
     client: TestClient,
     service: FakeService,
     caplog: pytest.LogCaptureFixture,
     raised: Exception,
     status: int,
     code: str | None,
-    says: str,
+    message: str,
 ) -> None:
     for stream in ("false", "true"):
         service.error = raised
@@ -233,7 +202,7 @@ def test_what_goes_wrong(
         response = send(client, stream=stream)
         error = error_of(response, status)
         assert error["code"] == code
-        assert error["message"].startswith(says)
+        assert error["message"].startswith(message)
         assert response.headers.get("retry-after") == {429: "7", 503: "5"}.get(status)
         failures = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
         assert bool(failures) == (status == 500)
@@ -269,7 +238,7 @@ def test_events(client: TestClient) -> None:
     }
 
 
-def test_a_failure_on_the_way_is_an_event(client: TestClient, service: FakeService) -> None:
+def test_failure_during_the_stream_is_an_event(client: TestClient, service: FakeService) -> None:
     for late, kind in (
         (DeadlineExceeded("too late"), "server_error"),
         (EngineFailure(), "server_error"),
@@ -300,232 +269,21 @@ def test_other_paths_and_methods(client: TestClient, method: str, path: str, sta
     assert ("allow" in response.headers) == (status == HTTPStatus.METHOD_NOT_ALLOWED)
 
 
-def test_a_segment_without_text_has_no_delta() -> None:
+def test_segment_without_text_has_no_delta() -> None:
     with TestClient(app(FakeService("fake", segment(""), segment("Yes.")))) as client:
         kinds = [event["type"].rpartition(".")[2] for event in events_of(send(client, stream="true"))]
     assert kinds == ["segment", "delta", "segment", "done"]
 
 
-def test_a_failure_that_nobody_foresaw_cuts_the_connection(client: TestClient, service: FakeService) -> None:
+def test_unexpected_failure_during_the_stream_closes_the_connection(client: TestClient, service: FakeService) -> None:
     service.late_error = ZeroDivisionError("/srv/secret.py")
     with pytest.raises(ZeroDivisionError):
         send(client, stream="true")
 
 
-def test_keys(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
-    with TestClient(app(service, settings=Settings(keys=("right", "other")))) as client:
-        for headers in ({}, {"authorization": "Basic right"}, {"authorization": "right"}, {"authorization": "Bearer "}):
-            response = client.get("/v1/models", headers=headers)
-            assert error_of(response, 401)["message"].startswith("An API key is needed")
-            assert response.headers["www-authenticate"] == "Bearer"
-        wrong = {"authorization": "Bearer wrong"}
-        for response in (client.get("/v1/nothing", headers=wrong), send(client, headers=wrong)):
-            assert error_of(response, 401)["code"] == "invalid_api_key"
-        assert client.get("/v1/models", headers={"authorization": "bearer other"}).status_code == 200
-        assert send(client, headers={"authorization": "Bearer right"}).status_code == 200
-        for path in ("/health", "/ready", "/metrics"):
-            assert client.get(path).status_code == 200
-    assert len(service.asked) == 1
-    assert "right" not in caplog.text
-    assert "right" not in repr(Settings(keys=("right",)))
-
-
-def test_a_page_of_another_site_cannot_use_it(client: TestClient, service: FakeService) -> None:
-    assert error_of(send(client, headers={"sec-fetch-site": "cross-site"}), 403)["code"] == "cross_site"
-    assert not service.asked
-    assert send(client, headers={"sec-fetch-site": "same-origin"}).status_code == 200
-    with TestClient(app(service, settings=Settings(keys=("k",)))) as with_keys:
-        given = {"sec-fetch-site": "cross-site", "authorization": "Bearer k"}
-        assert send(with_keys, headers=given).status_code == 200  # whoever shows a key was given it
-
-
-def test_a_head_that_is_too_large(client: TestClient, service: FakeService) -> None:
-    """Even where it came at once, and so was parsed already."""
-    for headers in ({f"x-{number}": "1" for number in range(100)}, {"x-long": "1" * 20_000}):
-        error_of(send(client, headers=headers), 431)
-    error_of(client.get("/" + "a" * 20_000), 431)
-    assert not service.asked
-    assert send(client, headers={f"x-{number}": "1" for number in range(80)}).status_code == 200
-
-
-def test_headers_of_every_answer(client: TestClient) -> None:
-    for response in (client.get("/v1/models"), client.get("/nothing"), send(client), send(client, stream="true")):
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["cache-control"] == "no-store"
-        assert "default-src 'none'" in response.headers["content-security-policy"]
-        assert re.fullmatch("req_[0-9a-f]{24}", response.headers["x-request-id"])
-        assert not any(name.startswith("access-control") for name in response.headers)
-
-
-def test_too_large(service: FakeService) -> None:
+def test_too_large_file(service: FakeService) -> None:
     settings = Settings(limits=Limits(max_upload_bytes=1000))
     with TestClient(app(service, settings=settings)) as client:
         for size in (1001, 3_000_000):
             assert error_of(send(client, file=b"x" * size), 413)["code"] == "file_too_large"
-    assert not service.asked
-
-
-def test_ready_only_between_start_and_drain(service: FakeService) -> None:
-    application = app(service)
-    not_started = TestClient(application)
-    assert not_started.get("/ready").status_code == 503
-    assert not_started.get("/health").status_code == 200
-    assert error_of(send(not_started), 503)["code"] == "service_unavailable"
-    with TestClient(application) as client:
-        assert client.get("/ready").json() == {"status": "ready"}
-    assert service.drained == Settings().grace
-    assert TestClient(application).get("/ready").status_code == 503
-
-
-def test_requests_are_counted_by_few_labels(service: FakeService) -> None:
-    metrics = Metrics()
-    with TestClient(app(service, metrics=metrics)) as client:
-        send(client)
-        send(client, temperature="1")
-        client.get("/v1/models/a")
-        client.get("/v1/models/b")
-        client.get("/v1/x/y")
-        client.get("/elsewhere")
-        text = client.get("/metrics")
-    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
-    counted = {line for line in text.text.splitlines() if line.startswith("asr_requests_total")}
-    assert counted == {
-        f'asr_requests_total{{endpoint="{PATH}",model="fake",status="200"}} 1.0',
-        f'asr_requests_total{{endpoint="{PATH}",model="",status="400"}} 1.0',
-        'asr_requests_total{endpoint="/v1/models/{id}",model="",status="404"} 2.0',
-        'asr_requests_total{endpoint="other",model="",status="404"} 1.0',
-    }
-
-
-@pytest.mark.parametrize("with_text", [False, True])
-def test_the_log_has_text_only_when_asked(
-    service: FakeService, caplog: pytest.LogCaptureFixture, with_text: bool
-) -> None:
-    caplog.set_level(logging.INFO)
-    with TestClient(app(service, settings=Settings(log_text=with_text))) as client:
-        response = send(client, prompt="secret context")
-        client.get("/health")
-    (line,) = [entry.fields for entry in caplog.records if entry.name == "runtime.server.access"]  # type: ignore[attr-defined]
-    assert line["request_id"] == response.headers["x-request-id"]
-    assert (line["method"], line["path"], line["status"]) == ("POST", PATH, 200)
-    assert (line["model"], line["audio_seconds"]) == ("fake", 2.5)
-    assert line.get("text") == ("One two three." if with_text else None)
-    assert "secret" not in str([entry.__dict__ for entry in caplog.records])
-
-
-def ask(application: Any, receive: Callable[[], Any], body: bytes = b"") -> list[Any]:
-    """One request to the bare ASGI application; what it sends."""
-    sent: list[Any] = []
-
-    async def send_message(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "query_string": b"",
-        "headers": [
-            (b"content-type", b"multipart/form-data; boundary=edge"),
-            (b"content-length", str(len(body)).encode()),
-        ],
-        "app": application,
-    }
-    asyncio.run(application(scope, receive, send_message))
-    return sent
-
-
-FORM = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\naudio\r\n--edge--\r\n'
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_frees_its_transcription(service: FakeService, stream: bool) -> None:
-    service.ready = True
-    field = b'--edge\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n' if stream else b""
-    messages = [{"type": "http.request", "body": field + FORM, "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        await asyncio.to_thread(service.entered.wait)
-        return {"type": "http.disconnect"}
-
-    async def never() -> None:
-        service.release = asyncio.Event()
-
-    asyncio.run(never())
-    metrics = Metrics()
-    assert ask(app(service, metrics=metrics), receive, field + FORM) == []
-    assert service.cancelled.is_set()
-    assert b'status="499"' in metrics.exposition()
-
-
-@given(
-    content_type=st.sampled_from(
-        ["multipart/form-data; boundary=edge", "multipart/form-data; boundary=", "text/plain"]
-    ),
-    lines=st.lists(
-        st.sampled_from(
-            [
-                b"--edge",
-                b"--edge--",
-                b"",
-                b'Content-Disposition: form-data; name="file"; filename="\\..\\..\0"',
-                b'Content-Disposition: form-data; name="stream"',
-                b"Content-Disposition: form-data; name*=utf-8''file",
-                b"Content-Transfer-Encoding: base64",
-                b"true",
-                b"\xff\xfe\0",
-            ]
-        )
-        | st.binary(max_size=20),
-        max_size=20,
-    ),
-)
-def test_no_form_makes_the_server_fail(content_type: str, lines: list[bytes]) -> None:
-    response = CLIENT.post(PATH, content=b"\r\n".join(lines), headers={"content-type": content_type})
-    assert response.status_code in (200, 400)
-
-
-def test_uploads_at_once_are_bounded(service: FakeService) -> None:
-    service.ready = True
-    application = app(service, settings=Settings(limits=Limits(max_queue=1)))
-
-    async def both() -> list[Any]:
-        sent: list[Any] = []
-        arrived, go_on = asyncio.Event(), asyncio.Event()
-
-        async def slow() -> Any:
-            arrived.set()
-            await go_on.wait()
-            return {"type": "http.disconnect"}
-
-        def whole() -> Callable[[], Any]:
-            messages = [{"type": "http.request", "body": FORM, "more_body": False}]
-
-            async def receive() -> Any:
-                if not messages:
-                    await asyncio.Event().wait()
-                return messages.pop()
-
-            return receive
-
-        async def note(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": PATH,
-            "query_string": b"",
-            "headers": [(b"content-type", b"multipart/form-data; boundary=edge"), (b"content-length", b"5")],
-        }
-        first = asyncio.create_task(application({**scope}, slow, note))
-        await arrived.wait()
-        await application({**scope}, whole(), note)
-        go_on.set()
-        await first
-        await application({**scope}, whole(), note)
-        return [message["status"] for message in sent if message["type"] == "http.response.start"]
-
-    assert asyncio.run(both()) == [429, 200]
+    assert not service.calls

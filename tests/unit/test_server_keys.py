@@ -1,4 +1,4 @@
-"""Where keys come from, and how they are compared."""
+"""Tests of reading and comparing API keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OptionError
-from runtime.server.http.keys import KEYS_VARIABLE, bearer, matches, read_keys, readable_by_others
+from runtime.server.http.keys import KEYS_VARIABLE, bearer_key, is_valid_key, read_keys, readable_by_others
 from runtime.server.settings import Settings
 
 
@@ -19,30 +19,30 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"# nothing\n\n", "holds no key"),
         (b"\xff\xfe", "is not a text file"),
-        (b"ok\ntwo words\n", "line 2: a key has printable ASCII"),
-        ("schlüssel".encode(), "line 1: a key has printable ASCII"),
+        (b"ok\ntwo words\n", "line 2: .*printable ASCII"),
+        ("schlüssel".encode(), "line 1: .*printable ASCII"),
     ],
 )
-def test_files_that_hold_no_keys(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_key_files(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
-    with pytest.raises(OptionError, match=says) as refused:
+    with pytest.raises(OptionError, match=message) as refused:
         read_keys(file, {})
     assert "two words" not in str(refused.value)
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_missing_file_and_invalid_variable(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be read"):
         read_keys(tmp_path / "none", {})
     with pytest.raises(OptionError, match=f"{KEYS_VARIABLE}: key 2"):
         read_keys(None, {KEYS_VARIABLE: "a,b c"})
 
 
-def test_who_may_read_the_file(tmp_path: Path) -> None:
+def test_readable_by_others(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("k")
     for mode, others in ((0o600, False), (0o640, True), (0o604, True)):
@@ -50,15 +50,15 @@ def test_who_may_read_the_file(tmp_path: Path) -> None:
         assert readable_by_others(file) is others
 
 
-def test_headers() -> None:
-    assert bearer("Bearer abc") == bearer("bearer  abc ") == "abc"
-    assert [bearer(header) for header in (None, "", "abc", "Bearer", "Bearer ", "Basic abc")] == [None] * 6
+def test_bearer_key() -> None:
+    assert bearer_key("Bearer abc") == bearer_key("bearer  abc ") == "abc"
+    assert [bearer_key(header) for header in (None, "", "abc", "Bearer", "Bearer ", "Basic abc")] == [None] * 6
 
 
-def test_comparison() -> None:
-    assert matches("b", ("a", "b"))
-    assert not any(matches(key, ("a", "b")) for key in (None, "", "c", "a ", "é", "\udcff"))
-    assert not matches("", ("",))
-    assert Settings().allows(None)
-    assert Settings(keys=("a",)).allows("a")
-    assert not Settings(keys=("a",)).allows(None)
+def test_is_valid_key() -> None:
+    assert is_valid_key("b", ("a", "b"))
+    assert not any(is_valid_key(key, ("a", "b")) for key in (None, "", "c", "a ", "é", "\udcff"))
+    assert not is_valid_key("", ("",))
+    assert Settings().accepts_key(None)
+    assert Settings(keys=("a",)).accepts_key("a")
+    assert not Settings(keys=("a",)).accepts_key(None)

@@ -1,4 +1,4 @@
-"""Fields of a transcription request: each is honoured or refused, none is ignored."""
+"""Tests of the fields of a transcription request: each is supported or refused, none is ignored."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from runtime.server.http.problems import RequestProblem
-from runtime.server.openai.options import TranscriptionOptions, transcription_options
+from runtime.server.http.api_errors import ApiError
+from runtime.server.openai.options import TranscriptionOptions, parse_options
 
 
 def parse(*, vad: Any = True, **fields: Any) -> TranscriptionOptions:
-    values = {name: [given] if isinstance(given, str) else given for name, given in fields.items()}
-    return transcription_options(values, vad=vad)
+    values = {name: [value] if isinstance(value, str) else value for name, value in fields.items()}
+    return parse_options(values, vad=vad)
 
 
 def test_defaults() -> None:
     assert parse() == TranscriptionOptions(None, None, "", "json", False)
 
 
-def test_everything() -> None:
+def test_all_fields() -> None:
     options = parse(
         model="m",
         language="en",
@@ -35,14 +35,14 @@ def test_everything() -> None:
     assert words.words
 
 
-def test_an_empty_language_is_none() -> None:
+def test_empty_language_is_none() -> None:
     assert parse(language="").language is None
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "says"),
+    ("fields", "param", "message"),
     [
-        ({"response_format": "xml"}, "response_format", "'xml' is none of json, text, verbose_json, srt, vtt"),
+        ({"response_format": "xml"}, "response_format", "json, text, verbose_json, srt, vtt, not 'xml'"),
         ({"response_format": "diarized_json"}, "response_format", "speakers"),
         ({"temperature": "0.5"}, "temperature", "must be 0"),
         ({"temperature": "nan"}, "temperature", "must be 0"),
@@ -55,7 +55,7 @@ def test_an_empty_language_is_none() -> None:
             "timestamp_granularities",
             "word cannot be streamed",
         ),
-        ({"timestamp_granularities[]": ["hour"]}, "timestamp_granularities", "neither segment nor word"),
+        ({"timestamp_granularities[]": ["hour"]}, "timestamp_granularities", "segment or word, not 'hour'"),
         ({"timestamp_granularities": ["segment"]}, "timestamp_granularities", "needs response_format verbose_json"),
         ({"include[]": ["logprobs"]}, "include", "'logprobs' is not supported"),
         ({"chunking_strategy": "none"}, "chunking_strategy", '"auto" or an object'),
@@ -63,21 +63,21 @@ def test_an_empty_language_is_none() -> None:
         ({"chunking_strategy": '{"type":"server_vad","threshold":0.9}'}, "chunking_strategy", "threshold cannot be"),
         ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "1"}, "chunking_strategy", "be set"),
         ({"chunking_strategy": "auto", "chunking_strategy[type]": "server_vad"}, "chunking_strategy", "twice"),
-        ({"language": "x" * 65}, "language", "no name or code"),
+        ({"language": "x" * 65}, "language", "longer than 64"),
         ({"keywords[]": ["Jon"]}, "keywords", "into `prompt`"),
         ({"known_speaker_names[]": ["Jon"]}, "known_speaker_names", "speakers"),
-        ({"beam_size": "5"}, "beam_size", "Unknown field 'beam_size'; known are file, model"),
+        ({"beam_size": "5"}, "beam_size", "'beam_size'; known fields: file, model"),
         ({"model[]": "x"}, "model[]", "Unknown field"),
         ({"chunking_strategy[colour]": "x"}, "chunking_strategy[colour]", "Unknown field"),
         ({"model": ["a", "b"]}, "model", "given 2 times"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(fields: dict[str, str | list[str]], param: str, says: str) -> None:
-    with pytest.raises(RequestProblem) as refused:
+def test_unsupported_fields_are_refused(fields: dict[str, str | list[str]], param: str, message: str) -> None:
+    with pytest.raises(ApiError) as refused:
         parse(**fields)
     assert refused.value.status == 400
     assert refused.value.param == param
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_what_cannot_be_honoured_is_refused(fields: dict[str, str | list[str]], 
         {"chunking_strategy[type]": "server_vad"},
     ],
 )
-def test_cutting_by_voice_activity_needs_voice_activity(fields: dict[str, str]) -> None:
+def test_chunking_strategy_needs_voice_activity_detection(fields: dict[str, str]) -> None:
     parse(**fields)
-    with pytest.raises(RequestProblem, match="without voice activity"):
+    with pytest.raises(ApiError, match="without voice activity"):
         parse(vad=False, **fields)

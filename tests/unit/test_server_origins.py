@@ -1,4 +1,4 @@
-"""Pages elsewhere cannot use a server without keys, under whatever name they come."""
+"""Tests that pages of other sites cannot use a server without keys."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ PATH = "/v1/audio/transcriptions"
         "me.example",
     ],
 )
-def test_hosts_that_are_known(host: str) -> None:
+def test_known_hosts(host: str) -> None:
     assert is_known_host(Headers({"host": host}), ["me.example"])
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"]
 )
-def test_hosts_that_are_not(host: str) -> None:
+def test_unknown_hosts(host: str) -> None:
     assert not is_known_host(Headers({"host": host}), ["me.example"])
 
 
-def test_who_says_no_host_is_no_browser() -> None:
+def test_missing_host_is_allowed() -> None:
     assert is_known_host(Headers({}), [])
 
 
-def test_a_name_that_points_here_opens_nothing() -> None:
-    """DNS rebinding: for the browser it is the page's own server."""
+def test_dns_rebinding_is_refused() -> None:
+    """The browser considers the request same-origin; only the host name shows the attack."""
     service = FakeService()
     headers = {"host": "evil.example:8000", "origin": "http://evil.example:8000", "sec-fetch-site": "same-origin"}
     with TestClient(app(service)) as client:
@@ -59,22 +59,22 @@ def test_a_name_that_points_here_opens_nothing() -> None:
             pass
         assert denied.value.status_code == 403
         assert client.get("/health", headers=headers).status_code == 200
-    assert not service.asked
+    assert not service.calls
 
 
-def test_a_form_of_another_page_is_refused_where_browsers_do_not_say_from_what_site() -> None:
-    """``Sec-Fetch-Site`` is sent to https and the own machine alone, and another port of it counts as the same site."""
+def test_other_origin_is_refused_without_sec_fetch_site() -> None:
+    """Browsers send ``Sec-Fetch-Site`` only to https and localhost, and treat other ports as the same site."""
     service = FakeService()
     with TestClient(app(service)) as client:
         for origin in ("http://evil.example", "http://testserver:3000", "null"):
             response = client.post(PATH, files={"file": b"audio"}, headers={"origin": origin})
             assert response.status_code == 403
-        assert not service.asked
+        assert not service.calls
         assert client.post(PATH, files={"file": b"audio"}, headers={"origin": "http://testserver"}).status_code == 200
 
 
 @pytest.mark.parametrize("settings", [Settings(hosts=("asr.example",)), Settings(keys=("key",))])
-def test_a_name_that_was_given_opens_it_and_so_does_a_key(settings: Settings) -> None:
+def test_allowed_host_or_key_gives_access(settings: Settings) -> None:
     headers = {"host": "asr.example:80", "authorization": "Bearer key"}
     with TestClient(app(FakeService(), settings=settings)) as client:
         assert client.get("/v1/models", headers=headers).status_code == 200

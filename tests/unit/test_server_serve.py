@@ -1,7 +1,8 @@
-"""The command ``serve`` and its socket, without models."""
+"""Tests of the command ``serve`` and its socket."""
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -23,14 +24,14 @@ def run(*arguments: str | Path) -> Any:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would be served: the call of the last function, which is not made."""
+    """Services and settings of each call of the function that would start the server."""
     calls: list[Any] = []
 
-    def note(services: Any, settings: Any, metrics: Any, bound: Any, on_ready: Any) -> None:
+    def record(services: Any, settings: Any, metrics: Any, bound: Any, on_ready: Any) -> None:
         calls.append((services, settings))
         on_ready()
 
-    monkeypatch.setattr("runtime.server.serve.serve", note)
+    monkeypatch.setattr("runtime.server.serve.serve", record)
     monkeypatch.setattr("runtime.server.logs.configure_logging", lambda _: None)
     return calls
 
@@ -46,16 +47,16 @@ def test_addresses() -> None:
         assert url(bound, "::1").startswith("http://[::1]:")
 
 
-def test_a_port_that_is_taken_is_one_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         result = run("--port", str(port))
     assert result.exit_code == 2
-    assert result.stderr == f"error: port {port} of 127.0.0.1 is taken; give another --port (0 picks one)\n"
+    assert re.fullmatch(rf"error: port {port} of 127\.0\.0\.1 is in use;.*--port.*\n", result.stderr)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--port", "70000"), "--port must be from 0 to 65535, not 70000"),
         (("--host", "no.such.host.invalid"), "no such host"),
@@ -64,23 +65,23 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         (("--grace", "inf"), "not inf"),
         (("--max-upload-mb", "nan"), "--max-upload-mb must be positive, not nan"),
         (("--max-upload-mb", "inf"), "--max-upload-mb must be positive, not inf"),
-        (("--allow-host", "https://asr.example"), "give a name alone"),
+        (("--allow-host", "https://asr.example"), "asr.example"),
         (("--api-keys-file", "/nonexistent"), "/nonexistent: cannot be read"),
-        (("--model", "a b=/x"), "a name has letters"),
+        (("--model", "a b=/x"), "a b=/x"),
         (("--model", "a=/x", "--model", "a=/y"), "two models are named 'a'"),
         (("--model", "/nonexistent", "--port", "0"), "/nonexistent"),
         (("--memory", "much", "--port", "0"), "'much' is no size"),
     ],
 )
-def test_wrong_options_are_one_sentence(arguments: tuple[str, ...], says: str) -> None:
+def test_invalid_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
-    assert says in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run()
     assert result.exit_code == 2
@@ -97,13 +98,11 @@ def test_models_and_their_names(served: list[Any], tmp_path: Path) -> None:
     assert result.stderr.startswith("http://127.0.0.1:")
     assert result.stderr.endswith(" serves qwen3-asr-tiny-int8, whisper-1\n")
     twice = run("--model", ARTIFACT, "--model", ARTIFACT, "--port", "0")
-    assert (twice.exit_code, twice.stderr) == (
-        2,
-        "error: two models are named 'qwen3-asr-tiny-int8'; name one with --model NAME=DIR\n",
-    )
+    assert twice.exit_code == 2
+    assert re.fullmatch(r"error: .*'qwen3-asr-tiny-int8'.*--model NAME=DIR\n", twice.stderr)
 
 
-def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
+def test_folder_with_an_equals_sign(tmp_path: Path) -> None:
     folder = tmp_path / "a=b"
     folder.mkdir()
     assert _folders([str(folder), f"x={folder}"]) == [(None, folder), ("x", folder)]
@@ -111,20 +110,21 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
         _folders(["=x"])
 
 
-def test_names_that_browsers_may_use(served: list[Any]) -> None:
+def test_allowed_hosts(served: list[Any]) -> None:
     assert run("--port", "0", "--allow-host", "ASR.example.", "--allow-host", "b.example").exit_code == 0
     assert served[0][1].hosts == ("127.0.0.1", "asr.example", "b.example")
 
 
 def test_warnings(served: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_to_all = run("--host", "0.0.0.0", "--port", "0")
-    assert open_to_all.stderr.startswith("warning: whoever can reach 0.0.0.0 may use this server; --api-keys-file")
+    assert re.match("warning: .*0\\.0\\.0\\.0.*--api-keys-file", open_to_all.stderr)
     monkeypatch.setenv("ASR_DEPLOY_API_KEYS", "k1,k2")
     file = tmp_path / "keys"
     file.write_text("k3\n")
     file.chmod(0o644)
     result = run("--host", "0.0.0.0", "--port", "0", "--api-keys-file", file)
     first, ready = result.stderr.splitlines()
-    assert first == f"warning: {file}: others can read these keys; chmod 600 it"
+    assert first.startswith(f"warning: {file}: ")
+    assert "chmod 600" in first
     assert ready.endswith("serves qwen3-asr-tiny-int8")
     assert served[-1][1].keys == ("k3", "k1", "k2")

@@ -1,4 +1,4 @@
-"""Forms are read in pieces of any size, bounded in every direction, and leave nothing behind."""
+"""Tests of the form parser: chunk sizes, limits, and temporary files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from runtime.server.http.clients import ClientGone
-from runtime.server.http.problems import RequestProblem
-from runtime.server.http.uploads import SPOOL_BYTES, received_form
+from runtime.server.http.api_errors import ApiError
+from runtime.server.http.disconnects import ClientDisconnected
+from runtime.server.http.uploads import SPOOL_BYTES, receive_form
 from runtime.server.limits import Limits
 
 CONTENT = {"content-type": "multipart/form-data; boundary=edge"}
@@ -33,7 +33,7 @@ def whole(*parts: bytes) -> bytes:
 
 
 def receiving(*pieces: bytes, then: Callable[[], Any] | None = None) -> Callable[[], Any]:
-    """An ASGI ``receive`` that gives these pieces, and after them what ``then`` does."""
+    """Return an ASGI ``receive`` with these pieces; afterwards it calls ``then``."""
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     if then is None:
         messages[-1]["more_body"] = False
@@ -41,7 +41,7 @@ def receiving(*pieces: bytes, then: Callable[[], Any] | None = None) -> Callable
     async def receive() -> Any:
         if messages:
             return messages.pop(0)
-        assert then is not None, "read beyond the end"
+        assert then is not None, "received after the end of the body"
         return await then()
 
     return receive
@@ -54,16 +54,16 @@ def read(
     then: Callable[[], Any] | None = None,
 ) -> tuple[dict[str, list[str]], bytes | None]:
     async def run() -> tuple[dict[str, list[str]], bytes | None]:
-        given = Headers(CONTENT if headers is None else headers)
-        async with received_form(given, receiving(*pieces, then=then), limits or Limits()) as form:
+        received = Headers(CONTENT if headers is None else headers)
+        async with receive_form(received, receiving(*pieces, then=then), limits or Limits()) as form:
             return form.values, form.file.read() if form.file else None
 
     return asyncio.run(run())
 
 
-def refusal(*pieces: bytes, **how: Any) -> RequestProblem:
-    with pytest.raises(RequestProblem) as refused:
-        read(*pieces, **how)
+def refusal(*pieces: bytes, **options: Any) -> ApiError:
+    with pytest.raises(ApiError) as refused:
+        read(*pieces, **options)
     return refused.value
 
 
@@ -76,7 +76,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @given(size=st.integers(1, 40), content=st.binary(max_size=200))
-def test_pieces_of_any_size(size: int, content: bytes) -> None:
+def test_chunks_of_any_size(size: int, content: bytes) -> None:
     body = whole(part("model", "模型".encode()), part("file", content, "../../etc/passwd"), part("include[]", b"x"))
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     values, file = read(*pieces)
@@ -84,19 +84,19 @@ def test_pieces_of_any_size(size: int, content: bytes) -> None:
     assert file == content
 
 
-def test_a_field_may_come_twice_and_a_file_not_at_all() -> None:
+def test_repeated_field_and_no_file() -> None:
     values, file = read(whole(part("include[]", b"a"), part("include[]", b"b")))
     assert values == {"include[]": ["a", "b"]}
     assert file is None
 
 
-def test_a_large_file_has_no_name_and_is_gone_afterwards(temporary: Path) -> None:
+def test_large_file_is_unnamed_and_removed(temporary: Path) -> None:
     content = os.urandom(SPOOL_BYTES + 70_000)
     body = whole(part("file", content, "/etc/passwd"))
     pieces = [body[at : at + 60_000] for at in range(0, len(body), 60_000)]
 
     async def run() -> None:
-        async with received_form(Headers(CONTENT), receiving(*pieces), Limits()) as form:
+        async with receive_form(Headers(CONTENT), receiving(*pieces), Limits()) as form:
             assert form.file is not None
             assert form.file.read() == content
             assert os.fstat(form.file.fileno()).st_nlink == 0
@@ -109,7 +109,7 @@ def test_a_large_file_has_no_name_and_is_gone_afterwards(temporary: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content_type", "says"),
+    ("content_type", "message"),
     [
         (None, "must be a form"),
         ("application/json", "must be a form"),
@@ -118,21 +118,21 @@ def test_a_large_file_has_no_name_and_is_gone_afterwards(temporary: Path) -> Non
         ('multipart/form-data; boundary=""', "boundary"),
     ],
 )
-def test_other_bodies(content_type: str | None, says: str) -> None:
+def test_bodies_that_are_not_forms(content_type: str | None, message: str) -> None:
     refused = refusal(b"{}", headers={"content-type": content_type} if content_type else {})
     assert refused.status == 400
-    assert says in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         (b"", "closing boundary"),
         (b"no form at all", "not a well-formed"),
         (part("file", b"x"), "closing boundary"),
         (whole(part("model", b"\xff\xfe")), "'model' is not UTF-8"),
         (whole(part("model", b"x", "a.wav")), "'model' cannot be a file"),
-        (whole(part("file", b"x"), part("file", b"y")), "one file"),
+        (whole(part("file", b"x"), part("file", b"y")), "only one file"),
         (whole(part("prompt", b"x" * 70_000)), "longer than 64 KiB"),
         (whole(*[part("include[]", b"x")] * 65), "more than 64 parts"),
         (whole(b"--edge\r\nContent-Disposition: form-data\r\n\r\nx\r\n"), "with a name"),
@@ -142,38 +142,38 @@ def test_other_bodies(content_type: str | None, says: str) -> None:
         (whole(part("file", b"x", extra=b"X: y\r\n" * 50)), "not a well-formed"),
     ],
 )
-def test_malformed_forms(body: bytes, says: str, temporary: Path) -> None:
+def test_malformed_forms(body: bytes, message: str, temporary: Path) -> None:
     refused = refusal(body)
     assert refused.status == 400
-    assert says in str(refused)
+    assert message in str(refused)
     assert not list(temporary.iterdir())
 
 
-def test_a_length_that_is_too_large_is_refused_unread() -> None:
-    def never() -> Any:
-        raise AssertionError("it was read")
+def test_excessive_content_length_is_refused_before_reading() -> None:
+    def fail() -> Any:
+        raise AssertionError("the body was read")
 
     for length in ("3000000", "9" * 400):
         headers = {**CONTENT, "content-length": length}
-        refused = refusal(headers=headers, limits=Limits(max_upload_bytes=1_000_000), then=never)
+        refused = refusal(headers=headers, limits=Limits(max_upload_bytes=1_000_000), then=fail)
         assert refused.status == 413
-        assert "larger than this server takes, 1 MB" in str(refused)
+        assert "1 MB" in str(refused)
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "²", ""])
-def test_a_length_that_is_none(length: str) -> None:
+def test_invalid_content_length(length: str) -> None:
     assert refusal(b"", headers={**CONTENT, "content-length": length}).status == 400
 
 
-def test_what_comes_is_counted() -> None:
+def test_size_of_the_body_is_limited() -> None:
     limits = Limits(max_upload_bytes=1000)
     assert read(whole(part("file", b"x" * 1000)), limits=limits)[1] == b"x" * 1000
     assert refusal(whole(part("file", b"x" * 1001)), limits=limits).status == 413
-    # What is outside of any part counts too.
+    # Bytes outside of any part count too.
     assert refusal(whole(part("model", b"m")), *[b"z" * 65_536] * 20, limits=limits).status == 413
 
 
-def test_a_body_that_stops_coming() -> None:
+def test_incomplete_body_times_out() -> None:
     async def nothing() -> Any:
         await asyncio.Event().wait()
 
@@ -182,7 +182,7 @@ def test_a_body_that_stops_coming() -> None:
     assert refused.headers == {"connection": "close"}
 
 
-def test_a_body_that_drips_for_ever() -> None:
+def test_slow_body_times_out() -> None:
     async def drip() -> Any:
         await asyncio.sleep(0.001)
         return {"type": "http.request", "body": b"", "more_body": True}
@@ -190,16 +190,16 @@ def test_a_body_that_drips_for_ever() -> None:
     assert refusal(part("file", b"x"), limits=Limits(deadline=0.05), then=drip).status == 408
 
 
-def test_a_client_that_goes_away(temporary: Path) -> None:
-    async def gone() -> Any:
+def test_disconnect_removes_the_file(temporary: Path) -> None:
+    async def disconnect() -> Any:
         return {"type": "http.disconnect"}
 
-    with pytest.raises(ClientGone):
-        read(part("file", b"x" * (2 * SPOOL_BYTES)), then=gone)
+    with pytest.raises(ClientDisconnected):
+        read(part("file", b"x" * (2 * SPOOL_BYTES)), then=disconnect)
     assert not list(temporary.iterdir())
 
 
-def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(tempfile.SpooledTemporaryFile[bytes]):
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
@@ -207,4 +207,4 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.server.http.uploads.SpooledTemporaryFile", Full)
     refused = refusal(whole(part("file", b"x")))
     assert refused.status == 507
-    assert "no room" in str(refused)
+    assert refused.code == "insufficient_storage"

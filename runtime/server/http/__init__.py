@@ -1,1 +1,1 @@
-"""HTTP: application, limits, uploads, errors, the page."""
+"""HTTP layer: application, middleware, connections, uploads, errors and the web page."""

@@ -1,7 +1,16 @@
-"""uvicorn's HTTP connections with what they lack: time limits on heads and on readers, and errors in OpenAI's shape.
+"""uvicorn's HTTP/1.1 protocol with time limits for slow clients, a connection limit, and OpenAI's error objects.
 
-uvicorn 0.54 waits for ever for the head of a request: its one timeout is that of an idle connection between two
-requests, and any byte ends it. Nor does it give up a client that does not read.
+uvicorn 0.54 waits without a limit for the head of a request: its only timeout is that of an idle connection between two
+requests, and any byte ends it. It also keeps clients that do not read their response.
+
+This module subclasses ``uvicorn.protocols.http.h11_impl.H11Protocol``, which uvicorn does not document. Therefore
+pyproject.toml limits uvicorn to the minor version that this module was written for. These parts are used:
+
+- overridden: the callbacks of :class:`asyncio.Protocol`, ``handle_websocket_upgrade``, ``_should_upgrade`` and
+  ``send_400_response``;
+- read: ``app`` (also set, before the first request), ``conn`` (the :class:`h11.Connection`), ``connections``, ``loop``
+  and ``transport``;
+- the table ``STATUS_PHRASES`` of the same module.
 """
 
 from __future__ import annotations
@@ -13,13 +22,13 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from runtime.server.http.problems import RequestProblem, invalid, too_slow, unavailable
+from runtime.server.http.api_errors import ApiError, invalid, too_slow, unavailable
 from runtime.server.limits import Limits
 from runtime.server.realtime.connection import MAX_MESSAGE_BYTES
 
 
 def connection_type(limits: Limits) -> type[asyncio.Protocol]:
-    """The protocol for ``uvicorn.Config(http=…)`` with these limits."""
+    """Return the protocol class with these limits, for ``uvicorn.Config(http=…)``."""
 
     class LimitedConnection(_Connection):
         _limits = limits
@@ -30,13 +39,13 @@ def connection_type(limits: Limits) -> type[asyncio.Protocol]:
 class _Connection(H11Protocol):
     _limits: Limits
     _head_timer: asyncio.TimerHandle | None = None
-    _reader_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
-            self.app = _too_many
-        self._await_head()
+            self.app = _refuse_connection
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
@@ -46,66 +55,68 @@ class _Connection(H11Protocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        # A head that has begun has until the time that its first byte set, however many bytes follow.
+        # The timer starts when the connection waits for a head. Further bytes of the head do not restart it.
         if self.conn.their_state is not h11.IDLE:
-            self._head_arrived()
+            self._stop_head_timer()
         elif self._head_timer is None:
-            self._await_head()
+            self._start_head_timer()
 
     def pause_writing(self) -> None:
+        """Start the timer for a client that does not read its response."""
         super().pause_writing()
-        if self._reader_timer is None:
-            self._reader_timer = self.loop.call_later(self._limits.body_timeout, self.transport.abort)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._limits.body_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
+        self._stop_write_timer()
         super().resume_writing()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """The WebSocket's protocol takes over, with timeouts of its own."""
+        """Hand over to the WebSocket protocol, which has its own timeouts."""
         self._stop_timers()
         super().handle_websocket_upgrade(event)
 
     def _should_upgrade(self) -> bool:
-        """A connection too many gets its refusal through HTTP."""
-        return self.app is not _too_many and super()._should_upgrade()
+        """Refuse connections above the limit over HTTP, also if they request a WebSocket."""
+        return self.app is not _refuse_connection and super()._should_upgrade()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's words are not for clients)
-        """Malformed HTTP, or a head that is too large; uvicorn calls it where h11 gives up."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's message is not meant for clients)
+        """Answer malformed HTTP or a head that is too large. uvicorn calls this when h11 raises an error."""
         self._refuse(invalid("The request is not well-formed HTTP, or its head is too large."))
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.header_timeout, self._head_is_late)
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self._limits.header_timeout, self._head_timed_out)
 
-    def _head_arrived(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _stop_timers(self) -> None:
-        self._head_arrived()
-        if self._reader_timer is not None:
-            self._reader_timer.cancel()
-            self._reader_timer = None
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _head_is_late(self) -> None:
+    def _stop_timers(self) -> None:
+        self._stop_head_timer()
+        self._stop_write_timer()
+
+    def _head_timed_out(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(too_slow("The head of the request did not arrive in time."))
 
-    def _refuse(self, problem: RequestProblem) -> None:
-        """Answer without the application, where an answer is still possible, and close the connection."""
+    def _refuse(self, error: ApiError) -> None:
+        """Send the error without the application, if a response can still be sent, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = problem.encoded()
+            body = error.encoded()
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
             ]
             for event in (
-                h11.Response(status_code=problem.status, headers=headers, reason=STATUS_PHRASES[problem.status]),
+                h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status]),
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             ):
@@ -113,23 +124,23 @@ class _Connection(H11Protocol):
         self.transport.close()
 
 
-async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse a connection too many."""
-    problem = unavailable("Too many connections are open; try again later.")
-    problem.headers["connection"] = "close"
-    await problem.response()(scope, receive, send)
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 503 on a connection above the limit. Used as the application of that connection."""
+    error = unavailable("Too many connections are open; try again later.")
+    error.headers["connection"] = "close"
+    await error.response()(scope, receive, send)
 
 
 def uvicorn_options(limits: Limits) -> dict[str, Any]:
-    """What else uvicorn is told: small heads and messages, nothing believed of a proxy, nothing said of itself."""
+    """Return options for :class:`uvicorn.Config`: small heads and messages, no proxy headers, no server header."""
     return {
         "http": connection_type(limits),
         "h11_max_incomplete_event_size": 1 << 14,
         "ws": "websockets-sansio",
         "ws_max_size": MAX_MESSAGE_BYTES,
         "ws_per_message_deflate": False,
-        # Of a client that sends faster than is heard nothing is read for a while, its pongs neither. One that is gone
-        # is found by its silence, or by not reading: see :mod:`runtime.server.realtime.connection`.
+        # When a client sends faster than the server processes, reading is paused, so its pongs are not read either.
+        # runtime.server.realtime.connection detects lost clients: they send nothing, or do not read.
         "ws_ping_timeout": None,
         "proxy_headers": False,
         "server_header": False,

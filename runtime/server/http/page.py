@@ -1,4 +1,4 @@
-"""The page at ``/``: a few static files of the package, and the headers that keep them to themselves."""
+"""Web page at ``/``: static files of the package and their security headers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FILES = {
     "/static/transcript.js": ("transcript.js", SCRIPT),
     "/static/waveform.js": ("waveform.js", SCRIPT),
 }
-"""Every path that is answered, and the file and media type for it: no path of a client reaches the file system."""
+"""File name and media type of every served path. Paths of clients never reach the file system."""
 
 HEADERS = {
-    # Scripts, styles and connections from this server alone, nothing inline, and no other site may frame the page.
+    # Only scripts, styles and connections of this server; nothing inline; no other site may embed the page.
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
@@ -37,24 +37,24 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # A browser asks each time and is answered 304 while nothing changed: files of two versions never mix.
+    # Browsers revalidate each time and get 304 for an unchanged file, so files of two versions never mix.
     "Cache-Control": "no-cache",
 }
 
 
 def routes() -> list[Route]:
-    """The page and what it loads, each for GET and HEAD."""
-    return [Route(path, _endpoint(name, media_type)) for path, (name, media_type) in FILES.items()]
+    """Return the routes of the page and its files, each for GET and HEAD."""
+    return [Route(path, _file_endpoint(name, media_type)) for path, (name, media_type) in FILES.items()]
 
 
-def _endpoint(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    """What answers with one file, which is read now."""
+def _file_endpoint(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint for one file. The file is read now."""
     body = (files("runtime.server") / "static" / name).read_bytes()
     headers = {**HEADERS, "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"'}
 
     async def serve(request: Request) -> Response:
-        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-        if headers["ETag"] in known:
+        tags = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if headers["ETag"] in tags:
             return Response(status_code=304, headers=headers)
         return Response(body, media_type=media_type, headers=headers)
 

@@ -1,4 +1,4 @@
-"""A transcription as server-sent events, after OpenAI's: deltas while segments end, the whole text last."""
+"""Streaming of a transcription as server-sent events, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from runtime.errors import AsrError
 from runtime.pipeline.join_text import join_texts
 from runtime.results import Segment, Transcript
 from runtime.server.errors import EngineFailure
-from runtime.server.http.clients import unless_gone
-from runtime.server.http.problems import problem
+from runtime.server.http.api_errors import to_api_error
+from runtime.server.http.disconnects import run_until_disconnect
 from runtime.server.openai.replies import token_usage
 
 log = logging.getLogger(__name__)
@@ -22,66 +22,69 @@ log = logging.getLogger(__name__)
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"x-accel-buffering", b"no"),  # disables buffering in nginx
 ]
 
 
-async def transcript_events(heard: AsyncIterator[Segment | Transcript]) -> AsyncGenerator[dict[str, Any], None]:
-    """What is heard as events: the deltas, one after the other, are the whole text.
+async def transcript_events(results: AsyncIterator[Segment | Transcript]) -> AsyncGenerator[dict[str, Any], None]:
+    """Convert results to events. The concatenated deltas are the whole text.
 
-    After each delta ``transcript.text.segment`` tells its times, also of a segment without text, which has no delta.
-    The field ``speaker`` is required there and empty: speakers are not told apart. ``language`` and ``duration`` are
-    ours.
+    Each segment yields ``transcript.text.delta``, unless it adds no text, and ``transcript.text.segment`` with its
+    times. ``transcript.text.done`` is the last event. OpenAI requires the field ``speaker``; it is empty because
+    speakers are not identified. ``language`` and ``duration`` are extensions.
+
+    Args:
+        results: segments in order of the audio, and the transcript last.
     """
-    number, said = 0, ""
-    async for each in heard:
-        if isinstance(each, Transcript):
+    index, text = 0, ""
+    async for result in results:
+        if isinstance(result, Transcript):
             yield {
                 "type": "transcript.text.done",
-                "text": each.text,
-                "usage": token_usage(each),
-                "language": each.language,
-                "duration": each.duration,
+                "text": result.text,
+                "usage": token_usage(result),
+                "language": result.language,
+                "duration": result.duration,
             }
             continue
-        whole = join_texts([said, each.text])
-        if len(whole) > len(said):
-            yield {"type": "transcript.text.delta", "delta": whole[len(said) :]}
-        said = whole
+        joined = join_texts([text, result.text])
+        if len(joined) > len(text):
+            yield {"type": "transcript.text.delta", "delta": joined[len(text) :]}
+        text = joined
         yield {
             "type": "transcript.text.segment",
-            "id": f"seg_{number}",
-            "start": each.start,
-            "end": each.end,
-            "text": each.text,
+            "id": f"seg_{index}",
+            "start": result.start,
+            "end": result.end,
+            "text": result.text,
             "speaker": "",
-            "language": each.language,
+            "language": result.language,
         }
-        number += 1
+        index += 1
 
 
 async def send_events(events: AsyncIterator[dict[str, Any]], receive: Receive, send: Send, request_id: str) -> None:
-    """Answer with ``events`` as they come. What goes wrong on the way becomes an event with OpenAI's error object.
+    """Send ``events`` as they arrive. An error while they arrive is sent as an event with OpenAI's error object.
 
     Raises:
-        ClientGone: the client went away before the last event.
+        ClientDisconnected: the client disconnected before the last event.
     """
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
 
-    async def all_of_them() -> None:
+    async def send_all() -> None:
         try:
             async for event in events:
-                await send({"type": "http.response.body", "body": _encoded(event), "more_body": True})
+                await send({"type": "http.response.body", "body": _encode(event), "more_body": True})
         except (AsrError, EngineFailure) as error:
-            told = problem(error, request_id)
-            if told.status >= 500:
+            api_error = to_api_error(error, request_id)
+            if api_error.status >= 500:
                 log.error("request %s: failed while its events were sent", request_id, exc_info=error)
-            body = b"event: error\n" + _encoded(told.body())
+            body = b"event: error\n" + _encode(api_error.body())
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    await unless_gone(receive, all_of_them())
+    await run_until_disconnect(receive, send_all())
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _encoded(event: dict[str, Any]) -> bytes:
+def _encode(event: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(event) + b"\n\n"

@@ -1,1 +1,1 @@
-"""The shapes of OpenAI's transcription API."""
+"""Endpoints and response formats of OpenAI's audio API."""

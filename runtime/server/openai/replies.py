@@ -1,4 +1,4 @@
-"""Transcripts and models in the shapes of OpenAI's API."""
+"""Responses with transcripts and models, in the formats of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from runtime.writers import FORMATS
 if TYPE_CHECKING:
     from runtime.server.scheduling.service import Service
 
-# Whisper's unit of `seek`: frames of 10 ms.
-_FRAMES = 100
-# Confidence is rounded to four digits; 0 stands for what is below them.
-_LEAST_CONFIDENCE = 5e-5
+# Frames of 10 ms per second: Whisper's unit of `seek`.
+_FRAMES_PER_SECOND = 100
+# Confidence is rounded to four digits, so 0 stands for anything below this value.
+_MIN_CONFIDENCE = 5e-5
 _TEXTS: dict[str, tuple[str, str]] = {
     "text": ("txt", "text/plain"),
     "srt": ("srt", "application/x-subrip"),
@@ -27,26 +27,26 @@ _TEXTS: dict[str, tuple[str, str]] = {
 }
 
 
-def reply(transcript: Transcript, format: ResponseFormat, *, words: bool = False) -> Response:
-    """The transcript as the client asked for it; ``words``: with their times, in ``verbose_json``."""
+def transcript_response(transcript: Transcript, format: ResponseFormat, *, words: bool = False) -> Response:
+    """Return the transcript in the requested format. ``words`` adds times of words to ``verbose_json``."""
     if format in _TEXTS:
-        name, kind = _TEXTS[format]
-        return Response(FORMATS[name](transcript), headers={"content-type": f"{kind}; charset=utf-8"})
-    return json_reply(verbose(transcript, words=words) if format == "verbose_json" else brief(transcript))
+        name, media_type = _TEXTS[format]
+        return Response(FORMATS[name](transcript), headers={"content-type": f"{media_type}; charset=utf-8"})
+    return json_response(verbose(transcript, words=words) if format == "verbose_json" else brief(transcript))
 
 
-def json_reply(content: Any, status: int = 200) -> Response:
-    """``content`` as JSON."""
+def json_response(content: Any, status: int = 200) -> Response:
+    """Return ``content`` as JSON."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 def brief(transcript: Transcript) -> dict[str, Any]:
-    """The shape ``Transcription``: text, and the tokens that it took."""
+    """Return OpenAI's ``Transcription``: text and token usage."""
     return {"text": transcript.text, "usage": token_usage(transcript)}
 
 
 def token_usage(transcript: Transcript) -> dict[str, Any]:
-    """The shape ``UsageTokens``: what the model was given, audio and text of the prompt, and generated tokens."""
+    """Return OpenAI's ``UsageTokens``: input tokens of audio and prompt text, and generated tokens."""
     tokens = transcript.tokens
     given = tokens.audio + tokens.text
     return {
@@ -59,49 +59,49 @@ def token_usage(transcript: Transcript) -> dict[str, Any]:
 
 
 def verbose(transcript: Transcript, *, words: bool = False) -> dict[str, Any]:
-    """The shape ``TranscriptionVerbose``, with ``words`` where they are asked for.
+    """Return OpenAI's ``TranscriptionVerbose``, with times of words if ``words`` is set.
 
-    ``language`` is the English name in small letters, as OpenAI's is, and empty when nobody spoke, or when the model
-    does not say which of its languages it heard.
+    ``language`` is the lower-case English name, as in OpenAI's API. It is empty if there is no speech or the model does
+    not report a language.
     """
-    told = {
+    body = {
         "task": "transcribe",
         "language": (transcript.language or "").lower(),
         "duration": transcript.duration,
         "text": transcript.text,
-        "segments": [verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)],
+        "segments": [verbose_segment(index, segment) for index, segment in enumerate(transcript.segments)],
         "usage": {"type": "duration", "seconds": transcript.duration},
     }
     if words:
-        spoken = [word for segment in transcript.segments for word in segment.words or ()]
-        told["words"] = [{"word": word.text, "start": word.start, "end": word.end} for word in spoken]
-    return told
+        all_words = [word for segment in transcript.segments for word in segment.words or ()]
+        body["words"] = [{"word": word.text, "start": word.start, "end": word.end} for word in all_words]
+    return body
 
 
-def verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
-    """The shape ``TranscriptionSegment``, whose fields are all required.
+def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
+    """Return OpenAI's ``TranscriptionSegment``.
 
-    What they truly are here:
+    OpenAI requires all of its fields:
 
-    - ``seek``: where the window begins that the model heard at once, in frames of 10 ms. It is the segment itself.
-    - ``tokens``: what was generated, the header with the language included.
-    - ``temperature``: 0, for decoding is greedy.
+    - ``seek``: start of the segment in frames of 10 ms. The segment is the window that the model processes at once.
+    - ``tokens``: generated tokens, including those that name the language.
+    - ``temperature``: 0, because decoding is greedy.
     - ``avg_logprob``: mean log-probability of the tokens, to the precision of the segment's confidence.
-    - ``compression_ratio``: bytes of the text by those of its zlib compression, computed as Whisper does.
-    - ``no_speech_prob``: the model gives no such probability, but a verdict: 1 where it wrote nothing, otherwise 0.
+    - ``compression_ratio``: bytes of the text divided by those of its zlib compression, computed as Whisper does.
+    - ``no_speech_prob``: 1 for a segment without text, otherwise 0; the model gives no such probability.
 
-    ``language``, ``confidence`` and ``finish_reason`` are ours: a text that was cut can be told by the last.
+    ``language``, ``confidence`` and ``finish_reason`` are extensions; ``finish_reason`` shows whether a text was cut.
     """
     text = segment.text.encode()
     return {
-        "id": number,
-        "seek": round(segment.start * _FRAMES),
+        "id": index,
+        "seek": round(segment.start * _FRAMES_PER_SECOND),
         "start": segment.start,
         "end": segment.end,
         "text": segment.text,
         "tokens": segment.tokens,
         "temperature": 0.0,
-        "avg_logprob": round(math.log(max(segment.confidence, _LEAST_CONFIDENCE)), 4),
+        "avg_logprob": round(math.log(max(segment.confidence, _MIN_CONFIDENCE)), 4),
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),
         "no_speech_prob": 0.0 if text else 1.0,
         "language": segment.language,
@@ -111,7 +111,11 @@ def verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
 
 
 def model_entry(service: Service) -> dict[str, Any]:
-    """The shape ``Model``. ``created`` is when this server opened it; ``languages`` and ``capabilities`` are ours."""
+    """Return OpenAI's ``Model``.
+
+    ``created`` is the Unix time at which this server loaded the model. ``languages`` and ``capabilities`` are
+    extensions.
+    """
     languages = service.transcriber.artifact.manifest.languages
     return {
         "id": service.name,

@@ -1,4 +1,4 @@
-"""The endpoints of OpenAI's audio API: transcriptions and models."""
+"""Endpoints of OpenAI's audio API: transcriptions and models."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from starlette.types import Receive, Scope, Send
 from runtime.errors import CapabilityError, OptionError
 from runtime.results import Segment, Transcript
 from runtime.server.errors import Closing
-from runtime.server.http.clients import unless_gone
-from runtime.server.http.problems import invalid, overloaded, unknown_model
+from runtime.server.http.api_errors import invalid, overloaded, unknown_model
+from runtime.server.http.disconnects import run_until_disconnect
 from runtime.server.http.sse import send_events, transcript_events
-from runtime.server.http.uploads import FILE_FIELD, Form, received_form
+from runtime.server.http.uploads import FILE_FIELD, Form, receive_form
 from runtime.server.logs import Record
-from runtime.server.openai.options import TranscriptionOptions, transcription_options
-from runtime.server.openai.replies import json_reply, model_entry, reply
+from runtime.server.openai.options import TranscriptionOptions, parse_options
+from runtime.server.openai.replies import json_response, model_entry, transcript_response
 from runtime.server.settings import Settings
-from runtime.transcriber import Request as Asked
+from runtime.transcriber import Request as TranscriptionRequest
 
 if TYPE_CHECKING:
     from runtime.server.scheduling.service import Results, Service
 
-# When too many send at once: seconds after which a place may be free.
-_UPLOAD_RETRY = 1
+# Seconds after which a client should try again when too many uploads are in progress.
+_UPLOAD_RETRY_SECONDS = 1
 
 
-async def models(request: Request) -> Response:
-    """``GET /v1/models``."""
+async def list_models(request: Request) -> Response:
+    """Answer ``GET /v1/models``."""
     services: Mapping[str, Service] = request.app.state.services
-    return json_reply({"object": "list", "data": [model_entry(service) for service in services.values()]})
+    return json_response({"object": "list", "data": [model_entry(service) for service in services.values()]})
 
 
-async def model(request: Request) -> Response:
-    """``GET /v1/models/{id}``."""
-    return json_reply(model_entry(_service(request.app.state.services, request.path_params["id"])))
+async def get_model(request: Request) -> Response:
+    """Answer ``GET /v1/models/{id}``."""
+    return json_response(model_entry(_find_service(request.app.state.services, request.path_params["id"])))
 
 
-def _service(services: Mapping[str, Service], name: str | None) -> Service:
-    """The model with this name; the first where none is named.
+def _find_service(services: Mapping[str, Service], name: str | None) -> Service:
+    """Return the service of a model; the first one if ``name`` is None.
 
     Raises:
-        RequestProblem: there is none.
+        ApiError: there is no model with this name.
     """
     if name is None:
         return next(iter(services.values()))
@@ -55,85 +55,97 @@ def _service(services: Mapping[str, Service], name: str | None) -> Service:
     return services[name]
 
 
-class Transcriptions:
-    """``POST /v1/audio/transcriptions``, an ASGI application: the upload must live until the last event is sent."""
+class TranscriptionEndpoint:
+    """``POST /v1/audio/transcriptions``.
+
+    An ASGI application rather than an endpoint function, because the upload must stay open until the last event is
+    sent.
+    """
 
     def __init__(self, services: Mapping[str, Service], settings: Settings) -> None:
         self._services, self._settings = services, settings
-        self._receiving = 0
+        self._uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises what :mod:`runtime.server.http.problems` makes answers of, and ClientGone."""
+        """Answer a request.
+
+        Raises:
+            ClientDisconnected: the client disconnected.
+            AsrError, EngineFailure: the request failed before the response started; see
+                :func:`runtime.server.http.api_errors.to_api_error` for the response.
+        """
         if not any(service.ready for service in self._services.values()):
-            raise Closing("The server is shutting down, or not yet started.")
-        with ExitStack() as index:
-            index.enter_context(self._place_to_receive())
-            async with received_form(Headers(scope=scope), receive, self._settings.limits) as form:
-                index.close()
+            raise Closing("The server is starting or shutting down; try again later.")
+        with ExitStack() as upload:
+            upload.enter_context(self._upload_slot())
+            async with receive_form(Headers(scope=scope), receive, self._settings.limits) as form:
+                upload.close()
                 await self._answer(form, scope["state"]["record"], scope, receive, send)
 
     @contextmanager
-    def _place_to_receive(self) -> Iterator[None]:
-        """One of those that may send at once: that takes memory and disk before a model's queue can refuse it.
+    def _upload_slot(self) -> Iterator[None]:
+        """Count an upload in progress. Uploads use memory and disk before a model's queue can refuse them.
 
         Raises:
-            RequestProblem: all are taken.
+            ApiError: ``max_queue`` uploads are in progress.
         """
-        if self._receiving >= self._settings.limits.max_queue:
-            raise overloaded("Too many files are being sent at once; try again later.", _UPLOAD_RETRY)
-        self._receiving += 1
+        if self._uploads >= self._settings.limits.max_queue:
+            raise overloaded("Too many files are being uploaded; try again later.", _UPLOAD_RETRY_SECONDS)
+        self._uploads += 1
         try:
             yield
         finally:
-            self._receiving -= 1
+            self._uploads -= 1
 
     async def _answer(self, form: Form, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
-        options = transcription_options(form.values, vad=self._settings.vad)
-        service = _service(self._services, options.model)
+        options = parse_options(form.values, vad=self._settings.vad)
+        service = _find_service(self._services, options.model)
         record.model = service.name
         if form.file is None:
-            raise invalid("The form has no `file`.", FILE_FIELD)
-        language = _checked(service, options)
+            raise invalid("The form has no field `file`.", FILE_FIELD)
+        language = _check_request(service, options)
         if options.stream:
-            heard = service.segments(form.file, language=language, context=options.prompt)
-            await self._stream(heard, record, receive, send)
+            results = service.segments(form.file, language=language, context=options.prompt)
+            await self._stream(results, record, receive, send)
             return
         work = service.transcribe(form.file, language=language, context=options.prompt)
-        transcript = await unless_gone(receive, work)
-        record.heard(transcript)
-        await reply(transcript, options.response_format, words=options.words)(scope, receive, send)
+        transcript = await run_until_disconnect(receive, work)
+        record.set_transcript(transcript)
+        response = transcript_response(transcript, options.response_format, words=options.words)
+        await response(scope, receive, send)
 
-    async def _stream(self, heard: Results, record: Record, receive: Receive, send: Send) -> None:
-        """Send what is heard as events. What is wrong before the first of them is an answer of its own."""
+    async def _stream(self, results: Results, record: Record, receive: Receive, send: Send) -> None:
+        """Send results as events. An error before the first result becomes an ordinary error response."""
 
-        async def first() -> Segment | Transcript:
-            return await anext(heard)
+        async def first_result() -> Segment | Transcript:
+            return await anext(results)
 
-        async def everything(begin: Segment | Transcript) -> AsyncIterator[Segment | Transcript]:
-            each = begin
-            while not isinstance(each, Transcript):
-                yield each
-                each = await anext(heard)
-            record.heard(each)
-            yield each
+        async def all_results(first: Segment | Transcript) -> AsyncIterator[Segment | Transcript]:
+            result = first
+            while not isinstance(result, Transcript):
+                yield result
+                result = await anext(results)
+            record.set_transcript(result)
+            yield result
 
         try:
-            events = transcript_events(everything(await unless_gone(receive, first())))
+            events = transcript_events(all_results(await run_until_disconnect(receive, first_result())))
             async with aclosing(events):
                 await send_events(events, receive, send, record.id)
         finally:
-            await heard.aclose()
+            await results.aclose()
 
 
-def _checked(service: Service, options: TranscriptionOptions) -> str | None:
-    """The language's name, if the model can do what is asked for: what it cannot is said of its field.
+def _check_request(service: Service, options: TranscriptionOptions) -> str | None:
+    """Check the options against the model's capabilities and return the language's English name.
 
     Raises:
-        CapabilityError: it cannot.
-        RequestProblem: a language that it does not know.
+        CapabilityError: the model does not support an option.
+        ApiError: the language is unknown.
     """
+    request = TranscriptionRequest("", options.language, options.prompt)
     try:
-        return service.transcriber.check(Asked("", options.language, options.prompt), words=options.words)
+        return service.transcriber.check(request, words=options.words)
     except CapabilityError:
         raise
     except OptionError as error:

@@ -1,1 +1,1 @@
-"""Live audio over a WebSocket, in the shapes of OpenAI's realtime API."""
+"""Live transcription over WebSocket, compatible with OpenAI's realtime transcription sessions."""

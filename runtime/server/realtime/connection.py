@@ -1,4 +1,4 @@
-"""One client of ``/v1/realtime``, from the accepted WebSocket to its end."""
+"""Connection of one client of ``/v1/realtime``, from the accepted WebSocket to its close."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from runtime.pipeline.streaming import LiveOptions
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
 from runtime.server.limits import Limits
 from runtime.server.realtime.audio import Samples, decode_audio
-from runtime.server.realtime.events import Items, ServerEvent, error_event, new_id, server_event
-from runtime.server.realtime.inbox import Inbox
+from runtime.server.realtime.events import EventTranslator, ServerEvent, error_event, new_id, server_event
+from runtime.server.realtime.message_queue import MessageQueue
 from runtime.server.realtime.session import (
     EventError,
     SessionConfig,
@@ -30,23 +30,24 @@ from runtime.server.realtime.session import (
 from runtime.server.scheduling.service import LiveStream, Service
 from runtime.transcriber import Request
 
-# Bytes of one message: 16 s of 16-bit samples at 24 kHz in base64. The server in front is to have the same limit.
+# Bytes of one message: 16 s of 16-bit samples at 24 kHz in base64. uvicorn must have the same limit.
 MAX_MESSAGE_BYTES = 1 << 20
-# Characters that are read ahead of what is fed: half a minute at 24 kHz.
-INBOX_CHARACTERS = 2 * MAX_MESSAGE_BYTES
-# Seconds without an event of the client, and for one that does not read what it is sent.
+# Characters of messages that are read ahead: half a minute of audio at 24 kHz.
+MAX_QUEUED_CHARACTERS = 2 * MAX_MESSAGE_BYTES
+# Seconds without an event from the client.
 IDLE_SECONDS = 120.0
+# Seconds that sending one event may take, for a client that does not read.
 SEND_SECONDS = 30.0
-# Events in a row that cannot be handled.
-MAX_OFFENCES = 16
-_MAX_EVENT_ID = 512
+# Consecutive events with errors.
+MAX_CONSECUTIVE_ERRORS = 16
+_MAX_EVENT_ID_LENGTH = 512
 
-# Of RFC 6455 and IANA's registry.
+# WebSocket close codes of RFC 6455 and IANA's registry.
 GOING_AWAY, POLICY_VIOLATION, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1008, 1009, 1011, 1013
 
 
-class _Over(Exception):  # noqa: N818 (no error: it ends the tasks of a connection)
-    """The connection ends: with this code, or without one when the client is gone."""
+class _ConnectionEnd(Exception):  # noqa: N818 (not an error: it ends the tasks of a connection)
+    """Ends the connection. ``code`` is the close code, or None if the client has disconnected."""
 
     def __init__(self, code: int | None = None, reason: str = "") -> None:
         super().__init__(reason)
@@ -54,13 +55,13 @@ class _Over(Exception):  # noqa: N818 (no error: it ends the tasks of a connecti
 
 
 class Connection:
-    """A session: its configuration, and the live stream that is open, if one is.
+    """Session of one client: its configuration and its open live stream, if any.
 
-    A stream is opened by the first audio, and ends with a commit; the audio after that opens the next. So what is
-    committed is known to be complete when the stream has ended, whether it held speech or not.
+    The first audio opens a stream, and a commit ends it; the next audio opens another. Once the stream has ended, all
+    committed audio is known to be complete, whether it held speech or not.
 
-    Three tasks: one reads the WebSocket, one handles what was read, one sends what the stream tells. Whichever ends the
-    connection raises :class:`_Over`, and the others are cancelled.
+    Three tasks read the WebSocket, handle its messages, and send the stream's events. A task that ends the connection
+    raises :class:`_ConnectionEnd`, which cancels the others.
     """
 
     def __init__(
@@ -72,69 +73,77 @@ class Connection:
         model: str,
         partials: bool = False,
     ) -> None:
-        """``websocket`` is accepted; ``model`` is one of ``services``."""
+        """Args:
+        websocket: accepted WebSocket.
+        services: services by model name.
+        limits: limits of the server.
+        model: model name, one of ``services``.
+        partials: also send unstable text.
+        """
         self._websocket, self._services, self._limits = websocket, services, limits
         self._config = SessionConfig(model)
         self._id = new_id("sess")
-        self._items = Items(partials=partials)
-        self._inbox = Inbox(INBOX_CHARACTERS)
+        self._translator = EventTranslator(partials=partials)
+        self._messages = MessageQueue(MAX_QUEUED_CHARACTERS)
         self._tasks = asyncio.TaskGroup()
-        self._seconds = 0.0  # of audio, in all
+        self._seconds = 0.0  # duration of all audio of the connection
         self._stream: LiveStream | None = None
         self._delivery: asyncio.Task[None] | None = None
         self._finishing = False
 
     async def run(self) -> None:
-        """Serve the client until one side ends it. The stream is given up at once when the client is gone."""
-        over = _Over()
+        """Serve the client until either side closes. If the client disconnects, its stream is cancelled at once."""
+        end = _ConnectionEnd()
         try:
             async with self._tasks:
                 self._tasks.create_task(self._receive())
                 await self._handle()
-        except* _Over as ends:
-            first = ends.exceptions[0]
-            assert isinstance(first, _Over)
-            over = first
+        except* _ConnectionEnd as group:
+            first = group.exceptions[0]
+            assert isinstance(first, _ConnectionEnd)
+            end = first
         finally:
-            await self._give_up()
-        if over.code is not None:
+            await self._close_stream()
+        if end.code is not None:
             with suppress(WebSocketDisconnect):
-                await self._websocket.close(over.code, over.reason)
+                await self._websocket.close(end.code, end.reason)
 
-    # Reading.
+    # Receiving.
 
     async def _receive(self) -> None:
         while True:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
-                raise _Over
+                raise _ConnectionEnd
             text = message.get("text")
             if len(text or message.get("bytes") or "") > MAX_MESSAGE_BYTES:
-                await self._refuse(f"a message may have {MAX_MESSAGE_BYTES} bytes; send shorter pieces of audio")
-                raise _Over(TOO_BIG, "message too big")
-            await self._inbox.put(text)
+                await self._send_error(
+                    f"a message may have at most {MAX_MESSAGE_BYTES} bytes; send shorter pieces of audio"
+                )
+                raise _ConnectionEnd(TOO_BIG, "message too big")
+            await self._messages.put(text)
 
     async def _handle(self) -> None:
         await self._send(server_event("session.created", session=as_session(self._config, self._id)))
-        offences = 0
+        errors = 0
         while True:
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
-                    message = await self._inbox.get()
+                    message = await self._messages.get()
             except TimeoutError:
-                await self._refuse(f"nothing was sent for {IDLE_SECONDS:g} s", code="idle_timeout")
+                await self._send_error(f"no event was received for {IDLE_SECONDS:g} s", code="idle_timeout")
                 await self._end("idle")
             client_id = None
             try:
-                event = _parsed(message)
+                event = _parse_event(message)
                 client_id = _event_id(event)
                 await self._dispatch(event)
-                offences = 0
+                errors = 0
             except EventError as error:
-                await self._refuse(str(error), code=error.code, param=error.param, event_id=client_id)
-                offences += 1
-                if offences >= MAX_OFFENCES:
-                    raise _Over(POLICY_VIOLATION, "too many events in a row that cannot be handled") from None
+                await self._send_error(str(error), code=error.code, param=error.param, event_id=client_id)
+                errors += 1
+                if errors >= MAX_CONSECUTIVE_ERRORS:
+                    raise _ConnectionEnd(POLICY_VIOLATION, "too many consecutive events with errors") from None
 
     async def _dispatch(self, event: dict[str, Any]) -> None:
         match event["type"]:
@@ -143,7 +152,7 @@ class Connection:
             case "input_audio_buffer.commit":
                 await self._commit()
             case "input_audio_buffer.clear":
-                await self._give_up()
+                await self._close_stream()
                 await self._send(server_event("input_audio_buffer.cleared"))
             case "session.update":
                 await self._update(read_session(self._config, event.get("session"), self._services), legacy=False)
@@ -152,10 +161,10 @@ class Connection:
                 await self._update(config, legacy=True)
             case kind:
                 raise EventError(
-                    f"there are no events {kind[:64]!r} in a transcription session", "unknown_event", "type"
+                    f"a transcription session does not support events of type {kind[:64]!r}", "unknown_event", "type"
                 )
 
-    # What a client may ask for.
+    # Client events.
 
     async def _update(self, config: SessionConfig, *, legacy: bool) -> None:
         await self._check(
@@ -164,12 +173,12 @@ class Connection:
         if config != self._config and self._stream:
             if self._config.pause is None:
                 raise EventError(
-                    "there is audio that was not committed; commit or clear it before the session changes",
+                    "there is uncommitted audio; commit or clear it before changing the session",
                     "session_in_use",
                     "session",
                 )
             await self._finish()
-        self._config, self._items.legacy = config, legacy
+        self._config, self._translator.legacy = config, legacy
         if legacy:
             session = as_legacy_session(config, self._id)
             await self._send(server_event("transcription_session.updated", session=session))
@@ -177,7 +186,17 @@ class Connection:
             await self._send(server_event("session.updated", session=as_session(config, self._id)))
 
     async def _check(self, config: SessionConfig, path: str) -> None:
-        """Find out now, not with the first audio, what the model cannot do."""
+        """Check language and prompt against the model now, before the first audio opens a stream.
+
+        Args:
+            config: new configuration.
+            path: path of the transcription settings in the event, for errors.
+
+        Raises:
+            EventError: the model does not support an option.
+            EventError: the language is unknown.
+            EventError: the prompt is invalid.
+        """
         transcriber = self._services[config.model].transcriber
         try:
             language = transcriber.check(Request("", config.language, config.prompt))
@@ -188,19 +207,20 @@ class Connection:
             raise EventError(str(error), "invalid_value", f"{path}.language") from None
         if not config.prompt:
             return
-        try:  # in a thread: a long prompt takes its time
+        try:  # in a thread, because tokenizing a long prompt takes time
             await asyncio.to_thread(transcriber.engine.check, SegmentOptions(language, config.prompt))
         except OptionError as error:
             raise EventError(str(error), "invalid_value", f"{path}.prompt") from None
 
     async def _append(self, samples: Samples) -> None:
+        """Feed samples [n] to the stream; open one if there is none."""
         if not len(samples):
             return
         rate = self._config.rate
         if self._seconds + len(samples) / rate > self._limits.stream_seconds:
             await self._expire()
         stream = self._stream or await self._open()
-        # A second at a time: the stream waits between them when it is behind.
+        # Feed one second at a time: the stream blocks between them when it is behind.
         for start in range(0, len(samples), rate):
             piece = samples[start : start + rate]
             try:
@@ -208,87 +228,90 @@ class Connection:
             except AudioTooLong:
                 await self._expire()
             except (AsrError, EngineFailure):
-                # The delivery knows the same: it tells the rest and ends the connection.
+                # The delivery task gets the same error; it sends the remaining events and ends the connection.
                 assert self._delivery
                 await self._delivery
             self._seconds += len(piece) / rate
 
     async def _expire(self) -> NoReturn:
-        longest = self._limits.stream_seconds
-        await self._refuse(f"a session may have {longest:g} s of audio; connect again", code="session_expired")
+        limit = self._limits.stream_seconds
+        await self._send_error(
+            f"a session may have at most {limit:g} s of audio; connect again", code="session_expired"
+        )
         await self._end("session expired")
 
     async def _end(self, reason: str) -> NoReturn:
-        """Tell the text of what was heard, and close."""
+        """Send the text of the audio so far and end the connection."""
         if self._stream:
             with suppress(EventError):  # there was no speech
                 await self._commit()
-        raise _Over(POLICY_VIOLATION, reason)
+        raise _ConnectionEnd(POLICY_VIOLATION, reason)
 
     async def _commit(self) -> None:
         if not self._stream:
             raise EventError("there is no audio to commit", "input_audio_buffer_commit_empty")
-        turn, before = self._config.pause is None, self._items.count
+        turn, count = self._config.pause is None, self._translator.count
         if turn:
-            await self._tell(self._items.committed())
+            await self._send_all(self._translator.commit_turn())
         await self._finish()
         if turn:
-            await self._tell(self._items.completed(self._seconds))
-        elif self._items.count == before:
+            await self._send_all(self._translator.complete_turn(self._seconds))
+        elif self._translator.count == count:
             raise EventError("there is no speech to commit", "input_audio_buffer_commit_empty")
 
-    # The stream.
+    # Live stream.
 
     async def _open(self) -> LiveStream:
         config, service = self._config, self._services[self._config.model]
         turn = config.pause is None
-        # Segments of a turn are joined: there the pause that ends one is that of files.
+        # The segments of a turn are joined, so they end at the same pauses as those of files.
         live = LiveOptions(pause=PAUSE_SECONDS if config.pause is None else config.pause / 1000)
         try:
             stream = await service.open_stream(
                 language=config.language, context=config.prompt, sample_rate=config.rate, live=live
             )
         except Busy as error:
-            await self._refuse(str(error), kind="rate_limit_error", code="rate_limit_exceeded")
-            raise _Over(TRY_AGAIN_LATER, "too many streams") from None
+            await self._send_error(str(error), kind="rate_limit_error", code="rate_limit_exceeded")
+            raise _ConnectionEnd(TRY_AGAIN_LATER, "too many streams") from None
         except Closing as error:
-            await self._refuse(str(error), kind="server_error", code="server_shutting_down")
-            raise _Over(GOING_AWAY, "shutting down") from None
+            await self._send_error(str(error), kind="server_error", code="server_shutting_down")
+            raise _ConnectionEnd(GOING_AWAY, "shutting down") from None
         except AsrError as error:
             raise EventError(str(error), "invalid_value", "session") from None
         languages = service.transcriber.artifact.manifest.languages
-        self._items.opened(self._seconds, turn=turn, codes={each.name: each.code for each in languages})
+        codes = {language.name: language.code for language in languages}
+        self._translator.start_stream(self._seconds, turn=turn, codes=codes)
         self._stream, self._finishing = stream, False
         self._delivery = self._tasks.create_task(self._deliver(stream))
         return stream
 
     async def _deliver(self, stream: LiveStream) -> None:
-        """Tell the client what the stream tells. A stream that ends by itself does so because the server closes."""
+        """Send the stream's events. A stream that ends without :meth:`_finish` was ended by a server shutdown."""
         try:
             async for event in stream.events():
-                await self._tell(self._items.take(event))
+                await self._send_all(self._translator.translate(event))
         except (AsrError, EngineFailure) as error:
             kind, code = "server_error", "transcription_failed"
-            await self._tell(self._items.failed(str(error), kind, code))
-            await self._refuse(str(error), kind=kind, code=code)
-            raise _Over(INTERNAL_ERROR, "transcription failed") from None
+            await self._send_all(self._translator.fail_open_items(str(error), kind, code))
+            await self._send_error(str(error), kind=kind, code=code)
+            raise _ConnectionEnd(INTERNAL_ERROR, "transcription failed") from None
         if not self._finishing:
             if self._config.pause is None:
-                await self._tell(self._items.completed(self._seconds))
-            raise _Over(GOING_AWAY, "shutting down")
+                await self._send_all(self._translator.complete_turn(self._seconds))
+            raise _ConnectionEnd(GOING_AWAY, "shutting down")
 
     async def _finish(self) -> None:
-        """End the stream, and wait until the client was told everything of it."""
+        """End the stream and wait until all of its events are sent."""
         assert self._stream
         assert self._delivery
         self._finishing = True
-        with suppress(Closing, EngineFailure):  # the delivery knows the same
+        with suppress(Closing, EngineFailure):  # the delivery task gets the same error
             await self._stream.finish()
         await self._delivery
-        await self._give_up()
+        await self._close_stream()
 
-    async def _give_up(self) -> None:
-        """Let go of the stream, whatever is still to come of it."""
+    async def _close_stream(self) -> None:
+        """Cancel the stream and discard its remaining events."""
         stream, delivery, self._stream, self._delivery = self._stream, self._delivery, None, None
         try:
             if delivery:
@@ -300,11 +323,11 @@ class Connection:
 
     # Sending.
 
-    async def _tell(self, events: list[ServerEvent]) -> None:
+    async def _send_all(self, events: list[ServerEvent]) -> None:
         for event in events:
             await self._send(event)
 
-    async def _refuse(self, message: str, **fields: Any) -> None:
+    async def _send_error(self, message: str, **fields: Any) -> None:
         await self._send(error_event(message, **fields))
 
     async def _send(self, event: ServerEvent) -> None:
@@ -313,27 +336,29 @@ class Connection:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._websocket.send_text(text)
         except (WebSocketDisconnect, TimeoutError):
-            raise _Over from None
+            raise _ConnectionEnd from None
 
 
-def _parsed(message: str | None) -> dict[str, Any]:
-    """A client's event, which has a type.
+def _parse_event(message: str | None) -> dict[str, Any]:
+    """Parse a client's event. None stands for a binary message.
 
     Raises:
-        EventError: it is none.
+        EventError: the message is binary.
+        EventError: the message is not valid JSON.
+        EventError: the event is not an object with a ``type``.
     """
     if message is None:
-        raise EventError("events are JSON in text messages; this one was binary", "invalid_json")
+        raise EventError("events must be JSON in text messages; this message was binary", "invalid_json")
     try:
         event = msgspec.json.decode(message)
     except (msgspec.DecodeError, RecursionError):
         raise EventError("the event is not valid JSON", "invalid_json") from None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise EventError("an event is a JSON object with a type", "invalid_event", "type")
+        raise EventError("an event must be a JSON object with a string `type`", "invalid_event", "type")
     return event
 
 
 def _event_id(event: dict[str, Any]) -> str | None:
-    """The id that the client gave its event, to be named in an error."""
-    given = event.get("event_id")
-    return given if isinstance(given, str) and len(given) <= _MAX_EVENT_ID else None
+    """Return the client's ``event_id``, which an error event repeats; None if it is missing or invalid."""
+    event_id = event.get("event_id")
+    return event_id if isinstance(event_id, str) and len(event_id) <= _MAX_EVENT_ID_LENGTH else None

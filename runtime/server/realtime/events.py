@@ -1,7 +1,7 @@
-"""The engine's events of a live stream as OpenAI's server events.
+"""Translation of a live stream's events to OpenAI's server events.
 
-An *item* is what a client sees of an utterance. With voice activity detection every segment is an item. Without it an
-item is a *turn*, all audio up to a commit, however many segments that is; their texts are joined as offline.
+OpenAI's events describe *items*. With voice activity detection, every segment is an item. Without it, an item is a
+*turn*: all audio up to a commit, which may have several segments. Their texts are joined as in offline transcription.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
 
 def new_id(kind: str) -> str:
-    """An id that nobody guesses: ``kind``, an underscore and 20 hexadecimal digits."""
+    """Return a random id: ``kind``, an underscore and 20 hexadecimal digits."""
     return f"{kind}_{secrets.token_hex(10)}"
 
 
 def server_event(kind: str, **fields: Any) -> ServerEvent:
-    """An event with an id of its own."""
+    """Return a server event of type ``kind`` with a new id."""
     return {"type": kind, "event_id": new_id("event"), **fields}
 
 
@@ -37,14 +37,20 @@ def error_event(
     param: str | None = None,
     event_id: str | None = None,
 ) -> ServerEvent:
-    """What was wrong; ``event_id`` is the client's, of the event that it was wrong with."""
+    """Return an error event. ``event_id`` is the id of the client's event that caused it."""
     error = {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id}
     return server_event("error", error=error)
 
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """An utterance: ``start`` is in seconds of the connection's audio, ``sent`` what deltas have told of it."""
+    """Item of a conversation.
+
+    Attributes:
+        start: start in seconds of the connection's audio.
+        sent: text sent in deltas so far.
+        committed: the commit was sent.
+    """
 
     start: float
     id: str = field(default_factory=lambda: new_id("item"))
@@ -54,7 +60,13 @@ class _Item:
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """What is known of a turn: texts of its segments, None for one that is open, and their languages by seconds."""
+    """Segments of a turn.
+
+    Attributes:
+        item: the turn's item.
+        texts: final text by segment index; None for a segment that is not final.
+        languages: seconds of speech by language.
+    """
 
     item: _Item
     texts: dict[int, str | None] = field(default_factory=dict)
@@ -62,40 +74,42 @@ class _Turn:
 
     @property
     def language(self) -> str | None:
-        """The language of most of its speech."""
+        """Language with the longest speech."""
         return max(self.languages, key=lambda name: self.languages[name]) if self.languages else None
 
-    def finals(self, before: int | None = None) -> list[str]:
-        """Texts of the segments up to the first that is open, or up to the segment ``before``."""
+    def final_texts(self, before: int | None = None) -> list[str]:
+        """Return the texts of the segments before the first one that is not final, or before segment ``before``."""
         texts: list[str] = []
-        for number in sorted(self.texts):
-            text = self.texts[number]
-            if text is None or number == before:
+        for index in sorted(self.texts):
+            text = self.texts[index]
+            if text is None or index == before:
                 break
             texts.append(text)
         return texts
 
-    def with_open(self, segment: int, text: str) -> str | None:
-        """The finished texts and ``text``, the beginning of the next; None while a segment before it is open.
+    def stable_text(self, segment: int, text: str) -> str | None:
+        """Return the turn's text up to ``text``, the stable start of a segment; None if an earlier one is not final.
 
-        Which space is put before a text depends on its first letter: without one nothing of it can be told yet.
+        The separator before a segment depends on its first letter, so ``text`` is left out until it has a letter.
         """
-        if any(number < segment and known is None for number, known in self.texts.items()):
+        if any(index < segment and final is None for index, final in self.texts.items()):
             return None
-        certain = any(char.isalnum() or is_unspaced(char) for char in text)
-        return join_texts([*self.finals(segment), *([text] if certain else [])])
+        has_letter = any(char.isalnum() or is_unspaced(char) for char in text)
+        return join_texts([*self.final_texts(segment), *([text] if has_letter else [])])
 
 
-class Items:
-    """What the events of one connection's streams, one after the other, mean to its client.
+class EventTranslator:
+    """Translates the events of a connection's consecutive streams.
 
     Attributes:
-        legacy: use the names of events from before the API's general availability.
+        legacy: use the event names from before the API's general availability.
         count: items committed so far.
     """
 
     def __init__(self, *, partials: bool = False) -> None:
-        """``partials``: tell unstable text and the times of items too, which OpenAI's events have no place for."""
+        """Args:
+        partials: also send unstable text and times of items, which OpenAI's events do not have.
+        """
         self.legacy = False
         self.count = 0
         self._partials = partials
@@ -105,49 +119,52 @@ class Items:
         self._segments: dict[int, _Item] = {}
         self._turn: _Turn | None = None
 
-    def opened(self, seconds: float, *, turn: bool, codes: Mapping[str, str]) -> None:
-        """A stream begins after so many seconds of the connection's audio: a turn, or segments by voice activity.
+    def start_stream(self, seconds: float, *, turn: bool, codes: Mapping[str, str]) -> None:
+        """Start a stream.
 
-        ``codes`` are ISO codes of the languages' English names.
+        Args:
+            seconds: start of the stream in seconds of the connection's audio.
+            turn: the whole stream is one item; otherwise each segment is.
+            codes: ISO codes by English name of the language.
         """
         self._offset, self._codes, self._segments = seconds, codes, {}
         self._turn = _Turn(_Item(seconds)) if turn else None
 
-    def take(self, event: Event) -> list[ServerEvent]:
-        """What to tell the client of an event of the stream that is open."""
+    def translate(self, event: Event) -> list[ServerEvent]:
+        """Translate an event of the open stream."""
         if self._turn:
-            return self._take_in_turn(self._turn, event)
+            return self._translate_in_turn(self._turn, event)
         if isinstance(event, Partial):
-            made = self._announced(event.segment, event.start)
+            events = self._speech_started(event.segment, event.start)
             item = self._segments[event.segment]
-            return made + self._heard(item, event.stable) + self._partial(item, event, event.stable, event.unstable)
+            return events + self._delta(item, event.stable) + self._partial(item, event, event.stable, event.unstable)
         if isinstance(event, Final):
             result = event.result
-            made = self._announced(event.segment, result.start)
+            events = self._speech_started(event.segment, result.start)
             item, end = self._segments.pop(event.segment), self._offset + result.end
             stopped = server_event("input_audio_buffer.speech_stopped", audio_end_ms=round(1000 * end), item_id=item.id)
             return [
-                *made,
+                *events,
                 stopped,
                 *self._committed(item),
                 *self._completed(item, result.text, end, result.language),
             ]
-        return self._announced(event.segment, event.start)
+        return self._speech_started(event.segment, event.start)
 
-    def committed(self) -> list[ServerEvent]:
-        """The client committed the turn that is open."""
+    def commit_turn(self) -> list[ServerEvent]:
+        """Commit the open turn."""
         assert self._turn
         return self._committed(self._turn.item)
 
-    def completed(self, seconds: float) -> list[ServerEvent]:
-        """The stream of a committed turn is over; it ended after so many seconds of the connection's audio."""
+    def complete_turn(self, seconds: float) -> list[ServerEvent]:
+        """Complete the open turn, whose stream has ended after ``seconds`` of the connection's audio."""
         assert self._turn
         turn, self._turn = self._turn, None
-        made = [] if turn.item.committed else self._committed(turn.item)
-        return made + self._completed(turn.item, join_texts(turn.finals()), seconds, turn.language)
+        events = [] if turn.item.committed else self._committed(turn.item)
+        return events + self._completed(turn.item, join_texts(turn.final_texts()), seconds, turn.language)
 
-    def failed(self, message: str, kind: str, code: str | None) -> list[ServerEvent]:
-        """The stream ended with an error: so did every item that was open."""
+    def fail_open_items(self, message: str, kind: str, code: str | None) -> list[ServerEvent]:
+        """Fail all open items because the stream failed."""
         items = [self._turn.item] if self._turn else list(self._segments.values())
         self._segments, self._turn = {}, None
         error = {"type": kind, "code": code, "message": message, "param": None}
@@ -155,33 +172,33 @@ class Items:
             server_event(f"{_TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=error) for item in items
         ]
 
-    def _take_in_turn(self, turn: _Turn, event: Event) -> list[ServerEvent]:
+    def _translate_in_turn(self, turn: _Turn, event: Event) -> list[ServerEvent]:
         turn.texts.setdefault(event.segment, None)
         if isinstance(event, Final):
             result = event.result
             turn.texts[event.segment] = result.text
             if result.language and result.text:
                 turn.languages[result.language] = turn.languages.get(result.language, 0.0) + result.end - result.start
-            return self._heard(turn.item, join_texts(turn.finals()))
+            return self._delta(turn.item, join_texts(turn.final_texts()))
         if isinstance(event, Partial):
-            stable = turn.with_open(event.segment, event.stable)
+            stable = turn.stable_text(event.segment, event.stable)
             if stable is None:
                 return []
-            whole = join_texts([*turn.finals(event.segment), event.stable + event.unstable])
-            return self._heard(turn.item, stable) + self._partial(turn.item, event, stable, whole[len(stable) :])
+            whole = join_texts([*turn.final_texts(event.segment), event.stable + event.unstable])
+            return self._delta(turn.item, stable) + self._partial(turn.item, event, stable, whole[len(stable) :])
         return []
 
-    def _announced(self, segment: int, start: float) -> list[ServerEvent]:
-        """``speech_started`` of a segment, the first time."""
+    def _speech_started(self, segment: int, start: float) -> list[ServerEvent]:
+        """Return ``speech_started`` for a new segment; nothing for a known one."""
         if segment in self._segments:
             return []
         item = self._segments[segment] = _Item(self._offset + start)
-        started = round(1000 * item.start)
-        return [server_event("input_audio_buffer.speech_started", audio_start_ms=started, item_id=item.id)]
+        audio_start = round(1000 * item.start)
+        return [server_event("input_audio_buffer.speech_started", audio_start_ms=audio_start, item_id=item.id)]
 
-    def _heard(self, item: _Item, text: str) -> list[ServerEvent]:
-        """The growth of an item's stable text."""
-        assert text.startswith(item.sent), "text that was told is taken back"
+    def _delta(self, item: _Item, text: str) -> list[ServerEvent]:
+        """Return the part of the item's stable text that was not sent yet."""
+        assert text.startswith(item.sent), "stable text has changed"
         delta, item.sent = text[len(item.sent) :], text
         if not delta:
             return []
@@ -204,7 +221,7 @@ class Items:
         ]
 
     def _committed(self, item: _Item) -> list[ServerEvent]:
-        """An item's audio is complete; the item takes its place after the one before."""
+        """Return the events for an item whose audio is complete, linked to the previous item."""
         previous, self._previous = self._previous, item.id
         item.committed = True
         self.count += 1
@@ -223,7 +240,7 @@ class Items:
         ]
 
     def _completed(self, item: _Item, text: str, end: float, language: str | None) -> list[ServerEvent]:
-        """The rest of the text, and then the whole of it."""
+        """Return the remaining delta and the whole text of an item that ends at ``end`` seconds."""
         fields: dict[str, Any] = {
             "item_id": item.id,
             "content_index": 0,
@@ -234,4 +251,4 @@ class Items:
             fields["languages"] = [{"code": self._codes[language]}]
         if self._partials:
             fields |= {"start": round(item.start, 3), "end": round(end, 3), "language": language}
-        return [*self._heard(item, text), server_event(f"{_TRANSCRIPTION}.completed", **fields)]
+        return [*self._delta(item, text), server_event(f"{_TRANSCRIPTION}.completed", **fields)]

@@ -1,4 +1,4 @@
-"""``/v1/realtime``: who may connect. What happens then is in :mod:`runtime.server.realtime.connection`."""
+"""Endpoint ``/v1/realtime``: authentication, query parameters and start of a connection."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from runtime.server.http.keys import bearer
-from runtime.server.http.origins import foreign_page
-from runtime.server.http.problems import RequestProblem, unknown_key
+from runtime.server.http.api_errors import ApiError, unknown_key
+from runtime.server.http.keys import bearer_key
+from runtime.server.http.origins import cross_site_error
 from runtime.server.realtime.connection import POLICY_VIOLATION, Connection
 from runtime.server.realtime.events import error_event
 from runtime.server.realtime.session import EventError, checked_model
 from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 
-# Browsers cannot set headers of a WebSocket: they name the protocol, and beside it, as OpenAI has it, the key.
+# Browsers cannot set headers of a WebSocket. As in OpenAI's API, they send the key as an additional subprotocol.
 SUBPROTOCOL = "realtime"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 
 
 async def realtime(websocket: WebSocket) -> None:
-    """Serve one client: ``?intent=transcription``, and where wanted ``model=NAME`` and ``partials=true``.
+    """Serve one client.
 
-    Reads ``app.state.services`` (models by name, the default one first) and ``app.state.settings``. A wrong key gets
-    401 and a foreign page 403 in place of the WebSocket.
+    Query parameters: ``intent=transcription``, ``model=NAME`` and ``partials=true``, all optional. Reads
+    ``app.state.services`` (services by model name, the default first) and ``app.state.settings``. A wrong key is
+    answered with 401 and a page of another site with 403, instead of a WebSocket.
     """
     services: Mapping[str, Service] = websocket.app.state.services
     settings: Settings = websocket.app.state.settings
-    refused = _refusal(websocket, settings)
-    if refused:
-        await _refuse(websocket, refused)
+    if refusal := _access_error(websocket, settings):
+        await _deny(websocket, refusal)
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -45,9 +45,9 @@ async def realtime(websocket: WebSocket) -> None:
     await Connection(websocket, services, settings.limits, model=model, partials=partials).run()
 
 
-def presented_key(websocket: WebSocket) -> str | None:
-    """The key that a client shows: a bearer's, or the one among its subprotocols; None without one."""
-    if key := bearer(websocket.headers.get("authorization")):
+def client_key(websocket: WebSocket) -> str | None:
+    """Return the key from the header ``Authorization`` or from the subprotocols; None if there is none."""
+    if key := bearer_key(websocket.headers.get("authorization")):
         return key
     for offered in websocket.scope.get("subprotocols", []):
         if offered.startswith(_KEY_SUBPROTOCOL):
@@ -55,37 +55,40 @@ def presented_key(websocket: WebSocket) -> str | None:
     return None
 
 
-def _refusal(websocket: WebSocket, settings: Settings) -> RequestProblem | None:
-    """What a client that may not connect is told."""
-    presented = presented_key(websocket)
-    if not settings.allows(presented):
-        return unknown_key(presented is not None)
-    # With keys, a foreign page that shows one was given it; without, whoever opens a page would lend it this server.
-    return foreign_page(websocket.headers, settings.hosts) if settings.allows(None) else None
+def _access_error(websocket: WebSocket, settings: Settings) -> ApiError | None:
+    """Return the error for a client that may not connect, or None."""
+    key = client_key(websocket)
+    if not settings.accepts_key(key):
+        return unknown_key(key is not None)
+    # A page of another site that has a key may connect. Without keys, any visited page could use the server.
+    return cross_site_error(websocket.headers, settings.hosts) if settings.accepts_key(None) else None
 
 
-async def _refuse(websocket: WebSocket, problem: RequestProblem) -> None:
+async def _deny(websocket: WebSocket, error: ApiError) -> None:
+    """Refuse the handshake with an HTTP response if the server supports it, otherwise with a close code."""
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(problem.response())
+        await websocket.send_denial_response(error.response())
     else:
-        await websocket.close(4000 + problem.status, problem.code)
+        await websocket.close(4000 + error.status, error.code)
 
 
 def _read_query(query: Mapping[str, str], services: Mapping[str, Service]) -> tuple[str, bool]:
-    """Model, and whether partials are wanted.
+    """Return the model's name and whether partials are requested.
 
     Raises:
-        EventError: the URL asks for something else than a transcription here.
+        EventError: a parameter is unknown.
+        EventError: a parameter has an invalid value.
+        EventError: the model is unknown.
     """
     for name in query:
         if name not in ("intent", "model", "partials"):
             raise EventError(
-                f"unknown parameter {name!r} in the URL; there are intent, model and partials",
+                f"unknown parameter {name!r} in the URL; known parameters: intent, model, partials",
                 "unknown_parameter",
                 name,
             )
     if query.get("intent", "transcription") != "transcription":
-        raise EventError("intent must be transcription: there is nothing else here", "invalid_value", "intent")
+        raise EventError("intent must be transcription; nothing else is supported", "invalid_value", "intent")
     partials = query.get("partials", "false")
     if partials not in ("true", "false"):
         raise EventError("partials must be true or false", "invalid_value", "partials")

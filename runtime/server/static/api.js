@@ -1,9 +1,9 @@
-/** What the page asks of the server over HTTP. Addresses are relative, so that a proxy may put a path before them. */
+/** HTTP requests of the page. URLs are relative, so that a proxy may add a path prefix. */
 
 const UNREACHABLE = "The server cannot be reached, or the file can no longer be read. Try again.";
 const BROKEN = "The connection ended before the transcript was complete. Try again.";
 
-/** What went wrong, in a sentence for people. `status` is HTTP's, 0 where no answer came. */
+/** Error with a message for the user. `status` is the HTTP status, or 0 without a response. */
 export class ApiError extends Error {
   /** @param {string} message @param {number} status */
   constructor(message, status = 0) {
@@ -18,7 +18,7 @@ export function address(path) {
 }
 
 /**
- * The models that the server offers, the default one first.
+ * List the models of the server, the default first.
  *
  * @param {string} key
  * @returns {Promise<{id: string, languages?: {name: string, code: string}[]}[]>}
@@ -28,14 +28,14 @@ export async function models(key) {
 }
 
 /**
- * Send a file and yield the events of its transcription as they come: `transcript.text.segment`, and
+ * Upload a file and yield the events of its transcription as they arrive: `transcript.text.segment`, and
  * `transcript.text.done` last.
  *
  * @param {File} file
  * @param {{model: string, language: string, context: string}} options
  * @param {string} key
- * @param {AbortSignal} signal gives the transcription up
- * @param {(fraction: number) => void} sent called with how much of the file is sent, 0..1
+ * @param {AbortSignal} signal cancels the transcription
+ * @param {(fraction: number) => void} sent called with the uploaded fraction, 0..1
  */
 export async function* transcribe(file, options, key, signal, sent) {
   const form = new FormData();
@@ -44,7 +44,7 @@ export async function* transcribe(file, options, key, signal, sent) {
   form.append("stream", "true");
   if (options.language) form.append("language", options.language);
   if (options.context) form.append("prompt", options.context);
-  form.append("file", file); // last, so that a server may judge the rest before the audio arrives
+  form.append("file", file); // last, so that a server can check the other fields first
   for await (const event of serverSentEvents(post("v1/audio/transcriptions", form, key, signal, sent))) {
     if (event.type === "error" || event.error) throw new ApiError(event.error?.message ?? "The server failed.", 500);
     yield event;
@@ -66,24 +66,24 @@ async function get(path, key) {
 }
 
 /**
- * Post a form; the answer as it comes. Not by `fetch`, which does not tell how much was sent.
+ * Post a form and stream the response. XMLHttpRequest, because `fetch` does not report upload progress.
  *
  * @param {string} path
  * @param {FormData} form
  * @param {string} key
  * @param {AbortSignal} signal
  * @param {(fraction: number) => void} sent
- * @returns {ReadableStream<string>} one that fails with an ApiError where the server refuses
+ * @returns {ReadableStream<string>} fails with an ApiError if the server answers with an error
  */
 function post(path, form, key, signal, sent) {
   const request = new XMLHttpRequest();
-  const ended = new AbortController(); // the signal matters no more then
-  let passed = 0; // characters of the answer
+  const ended = new AbortController(); // removes the listener of `signal`
+  let passed = 0; // characters of the response that were passed on
   return new ReadableStream({
     start(controller) {
       signal.throwIfAborted();
       const pass = () => {
-        if (request.status !== 200) return; // a refusal is looked at when it is complete
+        if (request.status !== 200) return; // an error is read when it is complete
         if (passed < request.responseText.length) controller.enqueue(request.responseText.slice(passed));
         passed = request.responseText.length;
       };
@@ -128,13 +128,13 @@ function refusal(status, answer) {
   try {
     message = JSON.parse(answer).error.message ?? message;
   } catch {
-    // Something in between has answered, such as a proxy: its page is nothing to show.
+    // The response is not from the server but from a proxy; its page is not shown.
   }
   return new ApiError(message, status);
 }
 
 /**
- * The JSON objects of a server-sent event stream.
+ * Yield the JSON objects of a server-sent event stream.
  *
  * @param {ReadableStream<string>} body
  */
@@ -146,7 +146,7 @@ export async function* serverSentEvents(body) {
       const { value, done } = await reader.read();
       if (done) return;
       pending += value;
-      // A chunk may end between the two characters of a line's end; the rest then waits for the next one.
+      // A chunk may end between the CR and LF of a line ending; the CR then waits for the next chunk.
       const complete = pending.endsWith("\r") ? pending.length - 1 : pending.length;
       const blocks = pending.slice(0, complete).replace(/\r\n?/g, "\n").split("\n\n");
       pending = blocks.pop() + pending.slice(complete);
@@ -157,6 +157,6 @@ export async function* serverSentEvents(body) {
       }
     }
   } finally {
-    await reader.cancel(); // tells the server, where somebody stops reading before the end
+    await reader.cancel(); // cancels the request if the caller stops before the end
   }
 }

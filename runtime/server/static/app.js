@@ -1,4 +1,4 @@
-/** The page: what a person does, and what comes of it. */
+/** Controller of the page: user actions and their results. */
 
 import { ApiError, models, transcribe } from "./api.js";
 import { FORMATS, readable } from "./formats.js";
@@ -11,16 +11,16 @@ const $ = (/** @type {string} */ id) => document.getElementById(id);
 const view = new TranscriptView($("segments"), $("partials"), $("empty"));
 const waveform = new Waveform($("waveform"));
 
-let key = ""; // kept here alone, so that it goes with the page
-let offered = []; // models
-let retry = null; // what to do again once there is a key
-let name = "transcript"; // of the files to download
-let duration = null; // seconds of audio, where known
-let text = null; // of the whole, where the server has said it
-let running = null; // AbortController of the file that is in work
+let key = ""; // only in memory, so that it is gone when the page is closed
+let offered = []; // models of the server
+let retry = null; // action to repeat once there is a key
+let name = "transcript"; // base name of downloads
+let duration = null; // seconds of audio, or null if unknown
+let text = null; // whole text from the server, or null
+let running = null; // AbortController of the file that is being transcribed
 let pictured = null; // AbortSignal of the file whose waveform is shown
 let recording = null; // {microphone, connection} while live
-let again = null; // what the job's button does once it no longer cancels
+let again = null; // action of the job's button
 
 // ── Server, models, key ────────────────────────────────────────────────────
 
@@ -31,16 +31,17 @@ async function connect() {
   showChoices();
 }
 
-/** What the chosen model knows and can be told: the rest would be refused. */
+/** Enable the options that the selected model supports. */
 function showChoices() {
   const { languages = [], capabilities = {} } = offered.find(({ id }) => id === $("model").value) ?? {};
-  offer("language", capabilities.language !== false, "detect", languages.length === 1 ? languages[0].name : "the model's choice");
+  const automatic = languages.length === 1 ? languages[0].name : "chosen by the model";
+  offer("language", capabilities.language !== false, "detect", automatic);
   offer("context", capabilities.context !== false, "names and terms, such as Kris, Clare", "not used by this model");
   $("languages").replaceChildren(...languages.map(({ name }) => new Option(name)));
   view.codes = new Map(languages.map(({ name, code }) => [name.toLowerCase(), code]));
 }
 
-/** Let a field be filled in, or say in it why not. */
+/** Enable a field, or disable it and show the reason as its placeholder. */
 function offer(id, usable, example, reason) {
   $(id).disabled = !usable;
   $(id).placeholder = usable ? example : reason;
@@ -48,20 +49,20 @@ function offer(id, usable, example, reason) {
 }
 
 /**
- * Do it, and say what went wrong. Where a key is missing, ask for it and do it again then.
+ * Run an action and show its error. If a key is missing, ask for it and run the action again.
  *
  * @param {() => Promise<void>} action
  */
 async function attempt(action) {
-  say("alert", "");
+  setText("alert", "");
   try {
     await action();
   } catch (error) {
     if (!(error instanceof ApiError && error.status === 401)) {
-      say("alert", error.message);
+      setText("alert", error.message);
       return;
     }
-    if (key) say("alert", error.message);
+    if (key) setText("alert", error.message);
     key = "";
     retry = action;
     $("key-form").hidden = false;
@@ -108,7 +109,7 @@ async function transcribeFile(file) {
     for await (const event of transcribe(file, options(), key, abort.signal, sent)) {
       if (event.type === "transcript.text.segment") {
         view.add(event);
-        heardUntil(event.end);
+        showTranscribed(event.end);
       } else if (event.type === "transcript.text.done") {
         text = event.text;
         duration = event.duration ?? duration;
@@ -117,12 +118,12 @@ async function transcribeFile(file) {
     await drawn;
     if (running === abort) summarize();
   } catch (error) {
-    if (running !== abort) return; // another file has taken its place
+    if (running !== abort) return; // replaced by another file
     if (!abort.signal.aborted) {
-      say("status", "Stopped.");
+      setText("status", "Stopped.");
       throw error;
     }
-    say("status", "Cancelled.");
+    setText("status", "Cancelled.");
   } finally {
     if (running === abort) {
       running = null;
@@ -133,11 +134,11 @@ async function transcribeFile(file) {
   }
 }
 
-/** @param {number} fraction of the file */
+/** @param {number} fraction uploaded */
 function sent(fraction) {
-  say("status", fraction < 1 ? "Uploading…" : "Transcribing…");
+  setText("status", fraction < 1 ? "Uploading…" : "Transcribing…");
   if (fraction < 1) $("progress").value = fraction;
-  else $("progress").removeAttribute("value"); // until the first text comes
+  else $("progress").removeAttribute("value"); // indeterminate until the first text
 }
 
 /** @param {File} file @param {AbortSignal} signal */
@@ -150,17 +151,17 @@ async function showPreview(file, signal) {
   duration = decoded.duration;
   $("waveform").setAttribute("aria-label", `Waveform of ${file.name}, ${readable(duration)}`);
   waveform.file(decoded.peaks);
-  heardUntil(view.segments.at(-1)?.end ?? 0);
+  showTranscribed(view.segments.at(-1)?.end ?? 0);
 }
 
-/** @param {number} seconds of the file that have their text */
-function heardUntil(seconds) {
+/** @param {number} seconds of the file that are transcribed */
+function showTranscribed(seconds) {
   if (duration === null) {
-    say("clock", readable(seconds));
+    setText("clock", readable(seconds));
     return;
   }
   const fraction = Math.min(1, seconds / duration);
-  say("clock", `${readable(seconds)} / ${readable(duration)}`);
+  setText("clock", `${readable(seconds)} / ${readable(duration)}`);
   waveform.progress(fraction);
   if (fraction > 0) $("progress").value = fraction;
 }
@@ -168,11 +169,11 @@ function heardUntil(seconds) {
 $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
-  $("file").value = ""; // the same file may be chosen again
+  $("file").value = ""; // so that the same file can be chosen again
   if (file) attempt(() => transcribeFile(file));
 });
 
-let depth = 0; // of elements that something is dragged over
+let depth = 0; // nesting of elements under the dragged file
 const carriesFile = (/** @type {DragEvent} */ event) => event.dataTransfer.types.includes("Files");
 addEventListener("dragenter", (event) => carriesFile(event) && highlight(++depth > 0));
 addEventListener("dragleave", (event) => carriesFile(event) && highlight(--depth > 0));
@@ -182,7 +183,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   highlight(false);
-  if (recording) say("alert", "The microphone is on. Stop it first, then drop the file.");
+  if (recording) setText("alert", "The microphone is on. Stop it first, then drop the file.");
   else for (const file of [...event.dataTransfer.files].slice(0, 1)) attempt(() => transcribeFile(file));
 });
 
@@ -194,7 +195,7 @@ function highlight(over) {
 // ── Microphone ─────────────────────────────────────────────────────────────
 
 async function listen() {
-  recording = {}; // from now on the button means stop
+  recording = {}; // from now on, the button stops
   showRecording(true);
   begin("Microphone", "Waiting for the microphone…");
   name = `microphone-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}`;
@@ -204,13 +205,13 @@ async function listen() {
   try {
     if (!offered.length) await connect();
     mine.microphone = await Microphone.open();
-    say("status", "Connecting…");
+    setText("status", "Connecting…");
     mine.connection = await openConnection();
-    await mine.microphone.start(heard, () => stopListening("The microphone has gone."));
+    await mine.microphone.start(onSamples, () => stopListening("The microphone was disconnected."));
     if (mine.unwanted) await stopListening();
-    else if (!mine.stopping) say("status", "Listening.");
+    else if (!mine.stopping) setText("status", "Listening.");
   } catch (error) {
-    if (mine.stopping) return; // and has said why
+    if (mine.stopping) return; // `stopListening` has shown the reason
     await mine.microphone?.stop();
     mine.connection?.close();
     over("Stopped.");
@@ -219,18 +220,18 @@ async function listen() {
 }
 
 /** @param {Int16Array} samples */
-function heard(samples) {
+function onSamples(samples) {
   recording?.connection.append(samples);
-  waveform.hear(samples);
+  waveform.addSamples(samples);
   duration += samples.length / SAMPLE_RATE;
-  say("clock", readable(duration));
+  setText("clock", readable(duration));
 }
 
 async function openConnection() {
   try {
     return await LiveConnection.open(options(), key, {
-      speech: (id) => view.hear(id, { stable: "", unstable: "" }),
-      partial: (id, partial) => view.hear(id, partial),
+      speech: (id) => view.setPartial(id, { stable: "", unstable: "" }),
+      partial: (id, partial) => view.setPartial(id, partial),
       final(id, segment) {
         view.drop(id);
         view.add(segment);
@@ -238,37 +239,39 @@ async function openConnection() {
       failed: (message) => stopListening(message),
     });
   } catch (error) {
-    if (error instanceof DOMException) throw new ApiError("This key has characters that live audio cannot carry.");
-    await connect(); // says better than a WebSocket what is wrong: no key, or no server
-    throw new ApiError("The server takes no live audio now. Try again in a moment.");
+    if (error instanceof DOMException) {
+      throw new ApiError("This key has characters that a WebSocket cannot carry. Use another key.");
+    }
+    await connect(); // shows the reason, which a WebSocket does not: no key, or no server
+    throw new ApiError("The server does not accept live audio now. Try again in a moment.");
   }
 }
 
-/** @param {string} problem why, where it was not the person who stops */
+/** @param {string} problem reason, if the user did not stop it */
 async function stopListening(problem = "") {
-  if (problem) say("alert", problem);
+  if (problem) setText("alert", problem);
   const mine = recording;
   if (!mine || mine.stopping) return;
   if (!mine.connection) {
-    mine.unwanted = true; // `listen` will see it
+    mine.unwanted = true; // checked by `listen`
     return;
   }
   mine.stopping = true;
   showAction(null);
   $("microphone").setAttribute("aria-disabled", "true");
-  say("status", "Finishing…");
+  setText("status", "Finishing…");
   await mine.microphone.stop();
   await mine.connection.finish();
   view.clearPartials();
   over();
 }
 
-/** @param {string} status what to say in place of the result */
+/** @param {string} status message instead of the summary */
 function over(status = "") {
   recording = null;
   showRecording(false);
   showAction(null);
-  if (status) say("status", status);
+  if (status) setText("status", status);
   else summarize();
   end();
 }
@@ -278,13 +281,13 @@ function showRecording(on) {
   $("microphone").classList.toggle("on", on);
   $("microphone").removeAttribute("aria-disabled");
   $("choose").disabled = on;
-  say("microphone-title", on ? "Stop" : "Use the microphone");
-  say("microphone-hint", on ? "and keep the transcript" : "text appears as you speak");
+  setText("microphone-title", on ? "Stop" : "Use the microphone");
+  setText("microphone-hint", on ? "and keep the transcript" : "text appears as you speak");
 }
 
 $("microphone").addEventListener("click", () => (recording ? stopListening() : attempt(listen)));
 
-// ── What both share ────────────────────────────────────────────────────────
+// ── Shared by both ──────────────────────────────────────────────────────────
 
 /** @param {string} title @param {string} status */
 function begin(title, status) {
@@ -297,20 +300,20 @@ function begin(title, status) {
   $("waveform").hidden = false;
   $("waveform").setAttribute("aria-label", `Waveform of ${title}`);
   $("no-preview").hidden = true;
-  say("job-name", title);
-  $("job-name").title = title; // where it does not fit
-  say("status", status);
-  say("clock", "");
+  setText("job-name", title);
+  $("job-name").title = title; // shown in full on hover
+  setText("status", status);
+  setText("clock", "");
   waveform.clear();
 }
 
 function summarize() {
   const count = view.segments.length;
   if (duration !== null) {
-    say("clock", readable(duration));
+    setText("clock", readable(duration));
     waveform.progress(1);
   }
-  say("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. Nobody was heard to speak.");
+  setText("status", count ? `Done: ${count} ${count === 1 ? "segment" : "segments"}.` : "Done. No speech was found.");
 }
 
 function end() {
@@ -319,12 +322,12 @@ function end() {
   $("exports").hidden = view.segments.length === 0;
 }
 
-/** The job's one button. @param {string | null} label null: none @param {() => void} action */
+/** Set the job's button. @param {string | null} label null hides it @param {() => void} action */
 function showAction(label, action = null) {
   again = action;
   if (label === null && document.activeElement === $("job-action")) $("microphone").focus();
   $("job-action").hidden = label === null;
-  say("job-action", label ?? "");
+  setText("job-action", label ?? "");
 }
 
 $("job-action").addEventListener("click", () => again());
@@ -337,11 +340,11 @@ function transcript() {
 $("copy").addEventListener("click", async () => {
   if (navigator.clipboard) {
     await navigator.clipboard.writeText(transcript().text);
-    say("status", "Copied.");
+    setText("status", "Copied.");
   } else {
-    // Browsers give the clipboard only to pages on https or localhost.
+    // Browsers only allow the clipboard on https or localhost.
     getSelection().selectAllChildren($("segments"));
-    say("status", "Selected: copy it with the keyboard or the menu.");
+    setText("status", "Text selected. Copy it with the keyboard or the menu.");
   }
 });
 
@@ -353,12 +356,12 @@ for (const button of $("exports").querySelectorAll("[data-format]")) {
     link.download = `${name}.${button.dataset.format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say("status", `Saved ${link.download}.`);
+    setText("status", `Saved ${link.download}.`);
   });
 }
 
 /** @param {string} id @param {string} words */
-function say(id, words) {
+function setText(id, words) {
   if ($(id).textContent === words) return;
   $(id).textContent = words;
   if (id === "alert" && words) $(id).scrollIntoView({ block: "nearest" });

@@ -1,20 +1,20 @@
 /**
- * Microphone to 16-bit samples at 16 kHz, on the browser's audio thread.
+ * Converts the microphone's audio to 16-bit samples at 16 kHz on the browser's audio thread.
  *
- * One file without imports: not every browser loads a worklet's imports.
+ * This file has no imports, because not every browser loads a worklet's imports.
  */
 
 const TARGET_RATE = 16000;
-const CHUNK = TARGET_RATE / 10; // samples a message
-const ZERO_CROSSINGS = 16; // of the filter, on each side
-const RESOLUTION = 64; // points of the filter's table between two zero crossings
+const CHUNK = TARGET_RATE / 10; // samples per message
+const ZERO_CROSSINGS = 16; // of the filter on each side
+const RESOLUTION = 64; // points of the filter table between two zero crossings
 
-/** Changes the sample rate of a signal that comes in pieces, by a windowed sinc. */
+/** Streaming resampler with a windowed-sinc filter. */
 export class Resampler {
   /** @param {number} from Hz @param {number} to Hz */
   constructor(from, to) {
     this.step = from / to;
-    // The filter passes what both rates can carry; its pass band ends a little below for the slope.
+    // The pass band ends a little below the lower Nyquist frequency, to leave room for the transition band.
     this.scale = Math.min(1, to / from) * 0.94;
     this.reach = Math.ceil(ZERO_CROSSINGS / this.scale);
     this.table = Float32Array.from({ length: ZERO_CROSSINGS * RESOLUTION + 2 }, (_, index) => {
@@ -23,11 +23,11 @@ export class Resampler {
       const sinc = x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x);
       return sinc * Math.cos((Math.PI * x) / (2 * ZERO_CROSSINGS)) ** 2; // Hann
     });
-    this.held = new Float32Array(this.reach); // silence before the beginning
+    this.held = new Float32Array(this.reach); // initially silence
     this.position = this.reach; // of the next output sample, in samples of `held`
   }
 
-  /** Output that became possible with `samples`; the filter's reach stays behind. @param {Float32Array} samples */
+  /** Return the output for `samples`, delayed by the filter's reach. @param {Float32Array} samples */
   push(samples) {
     const joined = new Float32Array(this.held.length + samples.length);
     joined.set(this.held);
@@ -40,7 +40,7 @@ export class Resampler {
     return Float32Array.from(output);
   }
 
-  /** The last output. */
+  /** Return the rest of the output. */
   flush() {
     return this.push(new Float32Array(this.reach + 1));
   }
@@ -65,7 +65,7 @@ function pcm16(sample) {
   return Math.max(-32768, Math.min(32767, Math.round(sample * 32768)));
 }
 
-// The tests import this file outside of a worklet, for the class above.
+// Tests import this file outside of a worklet to use the class above.
 if (typeof registerProcessor === "function") {
   registerProcessor(
     "capture",
@@ -105,7 +105,7 @@ if (typeof registerProcessor === "function") {
         this.port.postMessage(samples, [samples.buffer]);
       }
 
-      /** The page wants no more: what is left goes out, and null after it. */
+      /** Send the remaining samples, then null. */
       end() {
         if (this.resampler) this.keep(this.resampler.flush());
         if (this.filled) this.send();

@@ -1,11 +1,11 @@
 /**
- * A transcript as a file: the same rules as the command line's txt, srt, vtt and json, applied in the browser.
+ * Export formats of transcripts. txt, srt and vtt equal the output of the command line.
  *
  * @typedef {{start: number, end: number, text: string, language: string | null}} Segment times in seconds
  * @typedef {{text: string, language: string | null, duration: number | null, segments: Segment[]}} Transcript
  */
 
-/** What Python's `str.split()` takes for space; `\s` differs from it in four characters. */
+/** Whitespace of Python's `str.split()`; `\s` differs in four characters. */
 const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
 
 /** Scripts written without spaces between words. */
@@ -19,8 +19,8 @@ const OPENING = new Set("([{¿¡（「『【《");
 const WORD = /[\p{L}\p{N}]/u;
 
 /**
- * Texts of consecutive segments as one: a space at each seam, but none between scripts that are written without,
- * before punctuation that closes, or after a bracket that opens.
+ * Join the texts of consecutive segments with spaces, except between scripts without spaces, before closing
+ * punctuation, and after opening brackets. Must equal runtime/pipeline/join_text.py.
  *
  * @param {string[]} texts
  */
@@ -47,24 +47,24 @@ function words(text) {
   return text.split(SPACE).filter(Boolean);
 }
 
-/** Without the space at both ends. @param {string} text */
+/** Strip whitespace at both ends. @param {string} text */
 function stripped(text) {
   return text.replace(new RegExp(`^${SPACE.source}|${SPACE.source}$`, "gu"), "");
 }
 
-/** The text alone. @param {Transcript} transcript */
+/** Text without times. @param {Transcript} transcript */
 export function asText(transcript) {
   return transcript.text + "\n";
 }
 
-/** SubRip subtitles, a cue a segment with text. @param {Transcript} transcript */
+/** SubRip subtitles with one cue per segment with text. @param {Transcript} transcript */
 export function asSrt(transcript) {
   return cues(transcript)
     .map(({ start, end, text }, index) => `${index + 1}\n${clock(start, ",")} --> ${clock(end, ",")}\n${text}\n`)
     .join("\n");
 }
 
-/** WebVTT subtitles; what would be markup there is escaped. @param {Transcript} transcript */
+/** WebVTT subtitles; markup characters are escaped. @param {Transcript} transcript */
 export function asVtt(transcript) {
   const escaped = (/** @type {string} */ text) =>
     text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -74,12 +74,12 @@ export function asVtt(transcript) {
   return "WEBVTT\n" + body.join("");
 }
 
-/** An object with text, language, duration and segments. @param {Transcript} transcript */
+/** JSON object with text, language, duration and segments. @param {Transcript} transcript */
 export function asJson(transcript) {
   return JSON.stringify(transcript, null, 2) + "\n";
 }
 
-/** Each format's writer and media type. */
+/** Writer and media type by format. */
 export const FORMATS = {
   txt: { write: asText, type: "text/plain" },
   srt: { write: asSrt, type: "application/x-subrip" },
@@ -88,7 +88,8 @@ export const FORMATS = {
 };
 
 /**
- * Segments in which somebody speaks: milliseconds, and the text on one line. Players drop a cue without a duration.
+ * Return the segments with text, with times in milliseconds and the text on one line. Cues last at least 1 ms, because
+ * players drop a cue without a duration.
  *
  * @param {Transcript} transcript
  */
@@ -106,7 +107,7 @@ function clock(milliseconds, separator) {
   return `${pad(hours)}:${pad(minutes)}:${pad(seconds)}${separator}${pad(milliseconds % 1000, 3)}`;
 }
 
-/** A time for people: `1:02`, with `digits` of the fraction, hours only where there are some. */
+/** Format seconds as `1:02`, with `digits` decimals; hours only if there are any. */
 export function readable(/** @type {number} */ time, digits = 0) {
   const units = Math.floor(time * 10 ** digits + 1e-6);
   const [hours, minutes, seconds] = parts(Math.floor(units / 10 ** digits));

@@ -1,29 +1,29 @@
-/** Live transcription over a WebSocket, in the events of OpenAI's realtime transcription. */
+/** Live transcription over a WebSocket with OpenAI's realtime transcription events. */
 
 import { address } from "./api.js";
 import { SAMPLE_RATE } from "./microphone.js";
 
-const MOST_BUFFERED = 2_000_000; // bytes that wait to be sent, about 45 s: the network is too slow then
-const LONGEST_WAIT = 60_000; // ms for the last texts after the end
+const MOST_BUFFERED = 2_000_000; // bytes waiting to be sent, about 45 s of audio; above it the network is too slow
+const LONGEST_WAIT = 60_000; // ms to wait for the last texts after the end of the audio
 const PAUSE = 800; // ms of silence that end a segment
-const COMMIT = "commit"; // id of the event that ends the audio
+const COMMIT = "commit"; // id of the event that commits the last audio
 
 /**
  * @typedef {object} Handlers
- * @property {(id: string) => void} speech somebody began to speak
+ * @property {(id: string) => void} speech speech has started
  * @property {(id: string, partial: {stable: string, unstable: string, start: number}) => void} partial
  * @property {(id: string, segment: import("./formats.js").Segment) => void} final
- * @property {(message: string) => void} failed the connection is over, or an answer says what is wrong
+ * @property {(message: string) => void} failed the connection has ended, or the server sent an error
  */
 
 export class LiveConnection {
   /**
-   * Connect and say what is wanted.
+   * Connect and configure the session.
    *
    * @param {{model: string, language: string, context: string}} options
    * @param {string} key
    * @param {Handlers} handlers
-   * @returns {Promise<LiveConnection>} refused with null where no connection came about: a browser does not say why
+   * @returns {Promise<LiveConnection>} rejects with null if the connection fails; browsers do not report the reason
    */
   static open(options, key, handlers) {
     const url = address("v1/realtime");
@@ -37,13 +37,13 @@ export class LiveConnection {
     });
   }
 
-  /** @param {WebSocket} socket an open one */
+  /** @param {WebSocket} socket open WebSocket */
   constructor(socket, options, handlers) {
     this.socket = socket;
     this.handlers = handlers;
-    this.open = new Set(); // items that speech was heard for and that have no text yet
+    this.open = new Set(); // items with speech but without final text
     this.committed = false; // the server has handled the last commit
-    this.finished = null; // called when the last text is there
+    this.finished = null; // called when the last text has arrived
     socket.onmessage = (event) => this.receive(JSON.parse(event.data));
     socket.onclose = (event) => this.closed(event);
     const transcription = { model: options.model };
@@ -68,12 +68,12 @@ export class LiveConnection {
     this.send({ type: "input_audio_buffer.append", audio: btoa(String.fromCharCode(...bytes)) });
   }
 
-  /** Say that no more audio will come, wait for the last texts, and close. */
+  /** End the audio, wait for the last texts, and close. */
   async finish() {
     if (this.socket.readyState === WebSocket.OPEN) {
       this.send({ type: "input_audio_buffer.commit", event_id: COMMIT });
-      // Events are handled in order. A commit's own answers could as well be those to a pause just before it, and with
-      // nothing to commit there are none; the answer to this comes once and after it.
+      // Events are handled in order. The answer to the commit looks like the events of a pause just before it,
+      // and with nothing to commit there is only an error. The answer to the clear comes exactly once and last.
       this.send({ type: "input_audio_buffer.clear" });
       await new Promise((resolve) => {
         const timer = setTimeout(() => this.fail("The server did not send the last text in time."), LONGEST_WAIT);
@@ -86,7 +86,7 @@ export class LiveConnection {
     this.close();
   }
 
-  /** Give up. */
+  /** Close the connection at once. */
   close() {
     this.socket.onclose = this.socket.onmessage = null;
     this.socket.close(1000);
@@ -98,7 +98,7 @@ export class LiveConnection {
     this.socket.send(JSON.stringify(event));
   }
 
-  /** @param {any} event of the server */
+  /** @param {any} event server event */
   receive(event) {
     const { item_id: id } = event;
     switch (event.type) {
@@ -125,7 +125,7 @@ export class LiveConnection {
         this.handlers.failed(event.error.message);
         break;
       case "error":
-        // Nothing was left to commit: that is no mistake here.
+        // There was nothing to commit, which is expected here.
         if (event.error.event_id !== COMMIT) this.fail(event.error.message);
         break;
     }
@@ -134,7 +134,7 @@ export class LiveConnection {
 
   /** @param {CloseEvent} event */
   closed(event) {
-    this.fail(event.reason || "The connection to the server broke. What was said since the last text is lost.");
+    this.fail(event.reason || "The connection to the server was lost. Speech since the last text is lost.");
   }
 
   /** @param {string} message */

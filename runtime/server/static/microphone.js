@@ -1,4 +1,4 @@
-/** The microphone as 16-bit samples at 16 kHz. */
+/** Microphone input as 16-bit samples at 16 kHz. */
 
 import { address } from "./api.js";
 
@@ -6,16 +6,16 @@ export const SAMPLE_RATE = 16000;
 
 export class Microphone {
   /**
-   * Ask for the microphone; the browser asks the person.
+   * Request the microphone; the browser asks the user for permission.
    *
-   * @throws {Error} with a sentence that says why there is none
+   * @throws {Error} with a message for the user
    */
   static async open() {
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new Error("Browsers give the microphone only to pages on https or localhost. Open this page there.");
+      throw new Error("Browsers only allow the microphone on https or localhost. Open this page there.");
     }
     try {
-      // Cleaning up for human ears takes away what a recognizer hears well; only the level is evened out.
+      // Noise suppression and echo cancellation remove details that recognition needs; only the level is adjusted.
       const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true };
       return new Microphone(await navigator.mediaDevices.getUserMedia({ audio }));
     } catch (error) {
@@ -31,22 +31,22 @@ export class Microphone {
   }
 
   /**
-   * Begin to listen.
+   * Start recording.
    *
-   * @param {(samples: Int16Array) => void} heard called about ten times a second
-   * @param {() => void} lost called when the microphone goes away by itself
+   * @param {(samples: Int16Array) => void} onSamples called about ten times a second
+   * @param {() => void} lost called when the microphone is disconnected
    */
-  async start(heard, lost) {
+  async start(onSamples, lost) {
     this.stream.getAudioTracks()[0].addEventListener("ended", lost);
     const source = await this.source();
     await this.context.audioWorklet.addModule(address("static/capture-worklet.js"));
     this.worklet = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
-    this.worklet.port.onmessage = ({ data }) => data && heard(data);
+    this.worklet.port.onmessage = ({ data }) => data && onSamples(data);
     source.connect(this.worklet);
     await this.context.resume();
   }
 
-  /** The stream in a context at the rate that is wanted, or where a browser cannot, at the microphone's own. */
+  /** Create the source node at 16 kHz or, if the browser does not support that, at the microphone's rate. */
   async source() {
     this.context = new AudioContext({ sampleRate: SAMPLE_RATE });
     try {
@@ -59,7 +59,7 @@ export class Microphone {
     }
   }
 
-  /** Stop listening; when this is done, everything that was heard has been handed over. */
+  /** Stop recording. All samples have been passed on when this resolves. */
   async stop() {
     for (const track of this.stream.getTracks()) track.stop();
     if (this.worklet && this.context.state === "running") await this.handedOver();
@@ -69,9 +69,9 @@ export class Microphone {
 
   async handedOver() {
     const { port } = this.worklet;
-    const heard = port.onmessage;
+    const handler = port.onmessage;
     await new Promise((resolve) => {
-      port.onmessage = (event) => (event.data === null ? resolve() : heard(event));
+      port.onmessage = (event) => (event.data === null ? resolve() : handler(event));
       port.postMessage("end");
     });
   }
@@ -80,9 +80,9 @@ export class Microphone {
 /** @param {DOMException} error of getUserMedia */
 function sentence(error) {
   const reasons = {
-    NotAllowedError: "The microphone was not allowed. Allow it in the browser's settings for this page, and try again.",
+    NotAllowedError: "Access to the microphone was denied. Allow it for this page in the browser and try again.",
     NotFoundError: "No microphone was found. Connect one and try again.",
-    NotReadableError: "The microphone is in use elsewhere, or cannot be read. Close what uses it and try again.",
+    NotReadableError: "The microphone is in use or cannot be read. Close other programs that use it and try again.",
   };
   return reasons[error.name] ?? `The microphone cannot be used: ${error.message}`;
 }

@@ -1,23 +1,23 @@
-/** The transcript on the page: segments that are final, and below them what is being heard. */
+/** View of the transcript: final segments, and below them the partial text of open ones. */
 
 import { joinTexts, readable } from "./formats.js";
 
-const CODE = /^[a-z]{2,3}(-[a-z]+)?$/i; // of a language, where it is not given by name
-const NEAR = 120; // pixels from the page's end that count as being there
+const CODE = /^[a-z]{2,3}(-[a-z]+)?$/i; // code of a language, in contrast to its name
+const NEAR = 120; // pixels from the end of the page that count as the end
 const page = document.documentElement;
 
 export class TranscriptView {
   /**
-   * @param {HTMLOListElement} list of final segments, read out as they come
-   * @param {HTMLElement} partials of what is being heard, not read out: it changes too often
-   * @param {HTMLElement} empty shown where there is nothing
+   * @param {HTMLOListElement} list final segments, announced by screen readers
+   * @param {HTMLElement} partials partial text, not announced because it changes too often
+   * @param {HTMLElement} empty shown while there is no text
    */
   constructor(list, partials, empty) {
     this.list = list;
     this.partials = partials;
     this.empty = empty;
-    this.codes = new Map(); // names of languages to their codes
-    this.top = 0; // of the page, as last scrolled
+    this.codes = new Map(); // code by lower-case name of the language
+    this.top = 0; // scroll position of the page
     this.clear();
     addEventListener("scroll", () => this.scrolled(), { passive: true });
   }
@@ -25,7 +25,7 @@ export class TranscriptView {
   clear() {
     /** @type {import("./formats.js").Segment[]} */
     this.segments = [];
-    this.following = true; // what is new is scrolled to
+    this.following = true; // scroll to new text
     this.list.replaceChildren();
     this.clearPartials();
   }
@@ -39,7 +39,7 @@ export class TranscriptView {
     times.append(time(start), " – ", time(end));
     const words = paragraph();
     words.textContent = text;
-    // So that a screen reader speaks it in its language.
+    // Lets a screen reader use the right language.
     if (language) words.lang = this.codes.get(language.toLowerCase()) ?? (CODE.test(language) ? language : "");
     item.append(times, words);
     this.keepingTheEnd(() => this.list.append(item));
@@ -47,12 +47,12 @@ export class TranscriptView {
   }
 
   /**
-   * What is heard so far of a segment; the first call opens it.
+   * Show the partial text of a segment; the first call adds its row.
    *
    * @param {string} id
    * @param {{stable: string, unstable: string, start?: number}} partial
    */
-  hear(id, { stable, unstable, start }) {
+  setPartial(id, { stable, unstable, start }) {
     let row = [...this.partials.children].find((row) => row.dataset.id === id);
     this.keepingTheEnd(() => {
       if (!row) {
@@ -70,7 +70,7 @@ export class TranscriptView {
     this.settle();
   }
 
-  /** Take away what was heard of a segment, for its final text or because there will be none. @param {string} id */
+  /** Remove the partial text of a segment. @param {string} id */
   drop(id) {
     [...this.partials.children].find((row) => row.dataset.id === id)?.remove();
     this.settle();
@@ -85,13 +85,13 @@ export class TranscriptView {
     this.empty.hidden = this.list.children.length + this.partials.children.length > 0;
   }
 
-  /** Show what is new, unless somebody has scrolled up to read. */
+  /** Apply a change and scroll to the end, unless the user has scrolled up. */
   keepingTheEnd(/** @type {() => void} */ change) {
     change();
     if (this.following) page.scrollTop = page.scrollHeight;
   }
 
-  /** Somebody, or this page itself, has scrolled. */
+  /** Handle scrolling by the user or by this page. */
   scrolled() {
     const atEnd = page.scrollHeight - page.clientHeight - page.scrollTop < NEAR;
     if (atEnd) this.following = true;
@@ -104,33 +104,33 @@ export class TranscriptView {
     return joinTexts(this.segments.map((segment) => segment.text));
   }
 
-  /** The language of most of the speech. @returns {string | null} */
+  /** Language with the longest speech. @returns {string | null} */
   get language() {
     const seconds = new Map();
     for (const { language, start, end } of this.segments) {
       if (language) seconds.set(language, (seconds.get(language) ?? 0) + end - start);
     }
-    return [...seconds].reduce((most, entry) => (entry[1] > most[1] ? entry : most), [null, -1])[0];
+    return [...seconds].reduce((longest, entry) => (entry[1] > longest[1] ? entry : longest), [null, -1])[0];
   }
 }
 
 /** @param {number} seconds */
 function time(seconds) {
-  const made = element("time");
-  made.dateTime = `PT${seconds.toFixed(3)}S`;
-  made.textContent = readable(seconds, 1);
-  return made;
+  const node = element("time");
+  node.dateTime = `PT${seconds.toFixed(3)}S`;
+  node.textContent = readable(seconds, 1);
+  return node;
 }
 
 function paragraph() {
-  const made = element("p");
-  made.dir = "auto"; // the text's own direction
-  return made;
+  const node = element("p");
+  node.dir = "auto"; // direction of the text
+  return node;
 }
 
 /** @param {string} name */
 function element(name, className = "") {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  return node;
 }

@@ -1,15 +1,15 @@
-/** The picture of the audio: of a whole file, or of the last seconds of the microphone. */
+/** Waveform of a whole file, or of the last seconds of the microphone. */
 
 const BAR = 3; // pixels
 const GAP = 2;
-const BUCKETS = 4000; // peaks kept of a file, more than any screen shows
-const PREVIEW_RATE = 8000; // Hz: enough for a picture
-const LARGEST_PREVIEW = 60e6; // bytes; decoding takes many times as much memory
+const BUCKETS = 4000; // peaks stored per file, more than any screen shows
+const PREVIEW_RATE = 8000; // Hz
+const LARGEST_PREVIEW = 60e6; // bytes; decoding needs many times as much memory
 const LIVE_BAR = 800; // samples at 16 kHz, 50 ms
-const LIVE_BARS = 1000; // kept, more than any screen shows
+const LIVE_BARS = 1000; // bars stored, more than any screen shows
 
 /**
- * A file's peaks and its seconds, or null where the browser cannot decode it or it is too large to.
+ * Return the peaks and the duration of a file in seconds, or null if it is too large or the browser cannot decode it.
  *
  * @param {File} file
  * @returns {Promise<{peaks: Float32Array, duration: number} | null>}
@@ -21,7 +21,7 @@ export async function preview(file) {
     const audio = await context.decodeAudioData(await file.arrayBuffer());
     return { peaks: peaksOf(audio), duration: audio.duration };
   } catch (error) {
-    if (error instanceof DOMException) return null; // no format that this browser knows, or the file has gone
+    if (error instanceof DOMException) return null; // unsupported format, or the file was removed
     throw error;
   }
 }
@@ -49,34 +49,35 @@ export class Waveform {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  /** An empty line. */
+  /** Remove the waveform. */
   clear() {
     this.peaks = new Float32Array(0);
-    this.fraction = 0; // of the file that has its text
-    this.levels = null; // of the microphone
-    this.shown = 0; // levels that have come into the picture; a fraction while one moves in
+    this.fraction = 0; // transcribed fraction of the file
+    this.levels = null; // peaks of the microphone, or null
+    this.shown = 0; // number of visible levels; fractional while one moves in
     this.draw();
   }
 
-  /** A whole file. @param {Float32Array} peaks */
+  /** Show a whole file. @param {Float32Array} peaks */
   file(peaks) {
-    const highest = peaks.reduce((most, peak) => Math.max(most, peak), 0);
+    const highest = peaks.reduce((highest, peak) => Math.max(highest, peak), 0);
     this.peaks = highest > 0 ? peaks.map((peak) => peak / highest) : peaks;
     this.draw();
   }
 
-  /** How much of the file has its text. @param {number} fraction 0..1 */
+  /** Set the transcribed fraction of the file. @param {number} fraction 0..1 */
   progress(fraction) {
     this.fraction = fraction;
     this.draw();
   }
 
-  /** From the microphone. @param {Int16Array} samples */
-  hear(samples) {
+  /** Add samples of the microphone. @param {Int16Array} samples */
+  addSamples(samples) {
     const waiting = this.levels !== null && this.shown < this.levels.length;
     this.levels ??= [];
     for (let from = 0; from + LIVE_BAR <= samples.length; from += LIVE_BAR) {
-      const peak = samples.subarray(from, from + LIVE_BAR).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      const bar = samples.subarray(from, from + LIVE_BAR);
+      const peak = bar.reduce((highest, value) => Math.max(highest, Math.abs(value)), 0);
       this.levels.push(peak / 32768);
     }
     const surplus = this.levels.length - LIVE_BARS;
@@ -90,7 +91,7 @@ export class Waveform {
     } else if (!waiting) requestAnimationFrame(() => this.glide());
   }
 
-  /** Let the newest levels glide in rather than jump. */
+  /** Animate the newest levels. */
   glide() {
     if (this.levels === null || this.shown >= this.levels.length) return;
     const behind = this.levels.length - this.shown;
@@ -102,16 +103,16 @@ export class Waveform {
   draw() {
     const { canvas, context } = this;
     const { width, height } = canvas.getBoundingClientRect();
-    if (width === 0) return; // not on the screen
+    if (width === 0) return; // not visible
     const scale = devicePixelRatio;
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
     context.scale(scale, scale);
     const style = getComputedStyle(canvas);
     const [done, rest] = ["--accent", "--wave"].map((name) => style.getPropertyValue(name));
-    for (const { left, level, heard } of this.levels ? this.liveBars(width) : this.fileBars(width)) {
+    for (const { left, level, reached } of this.levels ? this.liveBars(width) : this.fileBars(width)) {
       const tall = Math.max(BAR, level ** 0.7 * (height - 2));
-      context.fillStyle = heard ? done : rest;
+      context.fillStyle = reached ? done : rest;
       context.beginPath();
       context.roundRect(left, (height - tall) / 2, BAR, tall, BAR / 2);
       context.fill();
@@ -124,17 +125,17 @@ export class Waveform {
     for (let bar = 0; bar < count; bar += 1) {
       const from = Math.floor((bar * this.peaks.length) / count);
       const to = Math.max(from + 1, Math.floor(((bar + 1) * this.peaks.length) / count));
-      const level = this.peaks.subarray(from, to).reduce((most, peak) => Math.max(most, peak), 0);
-      yield { left: bar * (BAR + GAP), level, heard: (bar + 0.5) / count <= this.fraction };
+      const level = this.peaks.subarray(from, to).reduce((highest, peak) => Math.max(highest, peak), 0);
+      yield { left: bar * (BAR + GAP), level, reached: (bar + 0.5) / count <= this.fraction };
     }
   }
 
-  /** The newest at the right. @param {number} width */
+  /** Yield the bars of the microphone, the newest at the right. @param {number} width */
   *liveBars(width) {
     for (let index = Math.ceil(this.shown) - 1; ; index -= 1) {
       const left = width - (this.shown - index) * (BAR + GAP);
       if (left < -BAR) return;
-      yield { left, level: this.levels[index] ?? 0, heard: index >= 0 }; // a dotted line before the beginning
+      yield { left, level: this.levels[index] ?? 0, reached: index >= 0 }; // dots before the start
     }
   }
 }

@@ -1,4 +1,4 @@
-"""A browser, a scripted server, and the page that the one opens at the other."""
+"""Fixtures: browser, scripted server, and the page opened at that server."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def address(server: ScriptedServer) -> Iterator[str]:
 
 @pytest.fixture
 def visit(browser: Browser, address: str, server: ScriptedServer) -> Iterator[Visit]:
-    """Opens the page; at the end nothing may have gone wrong in it, nor have left for another origin."""
+    """Return a function that opens the page. At the end, there must be no errors and no requests to other origins."""
     problems: list[str] = []
     contexts = []
 
     def console(kind: str, text: str) -> None:
+        # The browser logs each refused request.
         refused = text.startswith(("Failed to load resource", "WebSocket connection to"))
-        if kind in ("error", "warning") and not (refused and (server.key or server.refusal)):  # the browser's own words
+        if kind in ("error", "warning") and not (refused and (server.key or server.refusal)):
             problems.append(text)
 
     def opened(**options: Any) -> Page:

@@ -1,4 +1,4 @@
-"""What goes wrong on the server's page, and the key that it asks for."""
+"""Tests of errors and the API key on the server's page."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ from tests.helpers.page_steps import (
 
 
 @pytest.mark.parametrize(
-    ("refusal", "sentence"),
+    ("refusal", "message"),
     [
         (JSONResponse({"error": {"message": "Unknown language 'xx'."}}, 400), "Unknown language 'xx'."),
         (HTMLResponse("<h1>Bad gateway</h1>", 502), "The server answered with status 502."),
     ],
 )
-def test_a_refusal_is_an_alert(
-    visit: Visit, server: ScriptedServer, refusal: JSONResponse | HTMLResponse, sentence: str
+def test_error_response_is_an_alert(
+    visit: Visit, server: ScriptedServer, refusal: JSONResponse | HTMLResponse, message: str
 ) -> None:
     page = visit()
     server.refusal = refusal
     choose(page)
-    expect(page.get_by_role("alert")).to_have_text(sentence)
+    expect(page.get_by_role("alert")).to_have_text(message)
     expect(page.get_by_role("status")).to_have_text("Stopped.")
     server.refusal = None
     server.before = [done("")]
     button(page, "Transcribe again").click()
     expect(page.get_by_role("alert")).to_be_empty()
     expect(page.get_by_role("status")).to_have_text(re.compile("Done"))
-    server.refusal = refusal  # the browser's own words about the first one
+    server.refusal = refusal  # the browser has logged the first one
 
 
 @pytest.mark.parametrize(
-    ("event", "sentence"),
+    ("event", "message"),
     [
         ({"type": "error", "error": {"message": "It took too long."}}, "It took too long."),
-        (None, "The connection ended before the transcript was complete. Try again."),
+        (None, re.compile("connection ended before")),
     ],
 )
-def test_what_breaks_on_the_way_is_an_alert_and_what_came_stays(
-    visit: Visit, server: ScriptedServer, event: dict[str, Any] | None, sentence: str
+def test_failure_during_the_stream_keeps_the_segments(
+    visit: Visit, server: ScriptedServer, event: dict[str, Any] | None, message: str | re.Pattern[str]
 ) -> None:
     page = visit()
     server.before, server.after = segments(1), [event] if event else []
     server.go_on.set()
     choose(page)
-    expect(page.get_by_role("alert")).to_have_text(sentence)
+    expect(page.get_by_role("alert")).to_have_text(message)
     assert shown(page) == [TEXTS[0][2]]
     expect(button(page, "Download TXT")).to_be_visible()
 
 
-def test_a_server_that_is_gone_is_an_alert(visit: Visit, server: ScriptedServer) -> None:
+def test_unreachable_server_is_an_alert(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     page.context.route("**/v1/audio/transcriptions", lambda route: route.abort())
     server.refusal = JSONResponse({})  # the browser reports the request that fails
@@ -76,7 +76,7 @@ def test_a_server_that_is_gone_is_an_alert(visit: Visit, server: ScriptedServer)
     expect(page.get_by_role("alert")).to_have_text(re.compile("The server cannot be reached"))
 
 
-def test_a_key_is_asked_for_and_kept_in_memory_alone(visit: Visit, server: ScriptedServer) -> None:
+def test_key_is_requested_and_only_in_memory(visit: Visit, server: ScriptedServer) -> None:
     server.key = "right"
     page = visit()
     field = page.get_by_label("API key")
@@ -91,8 +91,8 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(visit: Visit, server: Scrip
     expect(page.get_by_role("alert")).to_be_empty()
     expect(page.get_by_role("button", name="Choose a file")).to_be_focused()
     transcribed(page, server)
-    kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
-    assert "right" not in kept
+    storage = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
+    assert "right" not in storage
     assert page.content().count("right") == 0
     server.before, server.after = [speech_started("a")], [committed("a"), completed("a", "yes", 0.0, 1.0)]
     listen_to(page)
@@ -100,7 +100,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(visit: Visit, server: Scrip
     assert server.protocols == ["realtime", "openai-insecure-api-key.right"]
 
 
-def test_what_a_missing_key_stopped_is_done_once_there_is_one(visit: Visit, server: ScriptedServer) -> None:
+def test_action_is_repeated_once_there_is_a_key(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     expect(page.get_by_label("API key")).to_be_hidden()
     server.key = "new"
@@ -116,4 +116,4 @@ def test_what_a_missing_key_stopped_is_done_once_there_is_one(visit: Visit, serv
     server.key = "a b"
     page.get_by_label("API key").fill("a b")
     button(page, "Use key").click()
-    expect(page.get_by_role("alert")).to_have_text("This key has characters that live audio cannot carry.")
+    expect(page.get_by_role("alert")).to_have_text(re.compile("This key has characters"))

@@ -1,9 +1,10 @@
-"""Files on the server's page: segments as they come, the waveform, and what is kept of them."""
+"""Tests of files on the server's page: segments, waveform and downloads."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from tests.helpers.page_steps import (
 )
 
 
-def test_what_a_model_cannot_be_told_is_not_asked_for(visit: Visit, server: ScriptedServer) -> None:
+def test_unsupported_options_are_disabled(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     page.get_by_label("Context").fill("Madrid")
     page.get_by_label("Model").select_option("plain")
@@ -46,7 +47,7 @@ def test_what_a_model_cannot_be_told_is_not_asked_for(visit: Visit, server: Scri
     expect(page.get_by_label("Context")).to_be_enabled()
 
 
-def test_segments_of_a_file_show_as_they_come(visit: Visit, server: ScriptedServer) -> None:
+def test_segments_of_a_file_appear_one_by_one(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     assert page.locator("#languages option").all_inner_texts() == ["English", "Chinese"]
     page.get_by_label("Model").select_option("large")
@@ -79,7 +80,7 @@ def test_segments_of_a_file_show_as_they_come(visit: Visit, server: ScriptedServ
     }
 
 
-def test_a_file_is_dropped_anywhere(visit: Visit, server: ScriptedServer) -> None:
+def test_file_can_be_dropped_anywhere(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     server.before = [done("")]
     transfer = page.evaluate_handle(
@@ -96,11 +97,11 @@ def test_a_file_is_dropped_anywhere(visit: Visit, server: ScriptedServer) -> Non
     expect(zone).to_have_class("source over")
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
     expect(zone).to_have_class("source")
-    expect(page.get_by_role("status")).to_have_text("Done. Nobody was heard to speak.")
+    expect(page.get_by_role("status")).to_have_text(re.compile("Done. No speech"))
     assert server.upload == ("dropped.wav", RECORDING.read_bytes())
 
 
-def test_the_waveform_is_drawn_from_the_audio_and_fills_with_the_text(visit: Visit, server: ScriptedServer) -> None:
+def test_waveform_shows_the_audio_and_the_progress(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     server.before, server.after = [segments(1)[0] | {"end": 1.0}], [done("")]
     choose(page)
@@ -122,14 +123,12 @@ def test_the_waveform_is_drawn_from_the_audio_and_fills_with_the_text(visit: Vis
     assert np.corrcoef([tall for tall, _ in bars], loud)[0, 1] > 0.8
     reds = [red for _, red in bars]
     assert len(set(reds)) == 2
-    assert reds == sorted(reds)  # one colour up to where the text reaches, and the other after it
+    assert reds == sorted(reds)  # one color for the transcribed part, then the other
     assert reds.count(min(reds)) / len(reds) == pytest.approx(1.0 / 2.067, abs=0.02)
     server.go_on.set()
 
 
-def test_a_file_that_the_browser_cannot_decode_is_sent_without_a_preview(
-    visit: Visit, server: ScriptedServer, tmp_path: Path
-) -> None:
+def test_undecodable_file_is_sent_without_a_preview(visit: Visit, server: ScriptedServer, tmp_path: Path) -> None:
     page = visit(viewport={"width": 360, "height": 800})
     server.before = [done("")]
     odd = tmp_path / f"{'talk-' * 30}.xyz"
@@ -138,10 +137,10 @@ def test_a_file_that_the_browser_cannot_decode_is_sent_without_a_preview(
     expect(page.get_by_text("No preview")).to_be_visible()
     expect(page.locator("#waveform")).to_be_hidden()
     assert server.upload == (odd.name, b"no audio")
-    assert page.evaluate("document.documentElement.scrollWidth") == 360  # nor does the name widen the page
+    assert page.evaluate("document.documentElement.scrollWidth") == 360  # the long name does not widen the page
 
 
-def test_cancel_gives_the_transcription_up(visit: Visit, server: ScriptedServer) -> None:
+def test_cancel(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     server.before = segments(1)
     choose(page)
@@ -160,7 +159,7 @@ def test_cancel_gives_the_transcription_up(visit: Visit, server: ScriptedServer)
     assert len(shown(page)) == 2
 
 
-def test_another_file_takes_the_place_of_the_one_in_work(visit: Visit, server: ScriptedServer) -> None:
+def test_new_file_replaces_the_current_one(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     server.before = segments(1)
     choose(page)
@@ -173,7 +172,7 @@ def test_another_file_takes_the_place_of_the_one_in_work(visit: Visit, server: S
     assert shown(page) == [TEXTS[1][2]]
 
 
-def test_downloads_are_what_the_command_line_writes(visit: Visit, server: ScriptedServer) -> None:
+def test_downloads_equal_the_output_of_the_command_line(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     transcribed(page, server)
     text = "It was very quiet in Madrid. And so on."
@@ -193,13 +192,13 @@ def test_downloads_are_what_the_command_line_writes(visit: Visit, server: Script
 
 
 def download(page: Page, name: str) -> str:
-    with page.expect_download() as kept:
+    with page.expect_download() as download_info:
         button(page, f"Download {name.upper()}").click()
-    assert kept.value.suggested_filename == f"en-1.{name}"
-    return Path(kept.value.path()).read_text(encoding="utf-8")
+    assert download_info.value.suggested_filename == f"en-1.{name}"
+    return Path(download_info.value.path()).read_text(encoding="utf-8")
 
 
-def test_the_text_is_copied(visit: Visit, server: ScriptedServer) -> None:
+def test_text_is_copied(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     transcribed(page, server)
     button(page, "Copy").click()
@@ -207,16 +206,16 @@ def test_the_text_is_copied(visit: Visit, server: ScriptedServer) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == "It was very quiet in Madrid. And so on."
 
 
-def test_without_a_clipboard_the_text_is_selected(visit: Visit, server: ScriptedServer) -> None:
+def test_text_is_selected_without_a_clipboard(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     transcribed(page, server)
     button(page, "Copy").click()
-    expect(page.get_by_role("status")).to_have_text("Selected: copy it with the keyboard or the menu.")
+    expect(page.get_by_role("status")).to_have_text(re.compile("selected"))
     assert TEXTS[0][2] in page.evaluate("getSelection().toString()")
 
 
-def test_texts_are_joined_as_the_runtime_joins_them(visit: Visit) -> None:
+def test_texts_are_joined_like_in_the_runtime(visit: Visit) -> None:
     page = visit()
     chance = random.Random(7)
     alphabet = "aé1 \t。，.…(（「\"'你好かカ한ไ𠀀ﾊ🙂«»?\x1c\u3000\ufeff"

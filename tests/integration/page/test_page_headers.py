@@ -1,4 +1,4 @@
-"""The files that the server sends for its page, and the policy that comes with them."""
+"""Tests of the files and the content security policy of the server's page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from runtime.server.http import page as pages
 
 
-def test_every_file_is_in_the_table_and_no_other_path_is_answered(address: str) -> None:
+def test_only_listed_files_are_served(address: str) -> None:
     listed = sorted(name for name, _ in pages.FILES.values())
     assert listed == sorted(entry.name for entry in (files("runtime.server") / "static").iterdir())
     connection = HTTPConnection(urlsplit(address).netloc)
@@ -38,7 +38,7 @@ def test_every_file_is_in_the_table_and_no_other_path_is_answered(address: str) 
     connection.close()
 
 
-def test_the_policy_keeps_out_what_is_not_the_servers(browser: Browser, address: str) -> None:
+def test_policy_blocks_inline_code_and_other_origins(browser: Browser, address: str) -> None:
     context = browser.new_context()
     page = context.new_page()
     page.goto(address)

@@ -1,4 +1,4 @@
-"""The server's page by keyboard, by ear and by eye."""
+"""Tests of the server's page: keyboard, screen reader, and contrast."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.helpers.page_steps import (
 )
 
 
-def test_everything_is_reached_by_tab(visit: Visit, server: ScriptedServer) -> None:
+def test_tab_reaches_all_controls(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     transcribed(page, server)
-    page.locator("h1").click()  # where Tab starts from
+    page.locator("h1").click()  # start of the Tab order
     names = []
     for _ in range(11):
         page.keyboard.press("Tab")
@@ -45,15 +45,15 @@ def test_everything_is_reached_by_tab(visit: Visit, server: ScriptedServer) -> N
 
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
-def test_a_file_is_chosen_by_keyboard(visit: Visit, key: str) -> None:
+def test_file_is_chosen_by_keyboard(visit: Visit, key: str) -> None:
     page = visit()
-    with page.expect_file_chooser():  # waits for it from here on
+    with page.expect_file_chooser():  # the chooser is opened inside
         page.keyboard.press("Tab")
         expect(page.get_by_role("button", name="Choose a file")).to_be_focused()
         page.keyboard.press(key)
 
 
-def test_a_screen_reader_is_told_names_states_and_finals(visit: Visit, server: ScriptedServer) -> None:
+def test_accessibility_tree(visit: Visit, server: ScriptedServer) -> None:
     page = visit()
     transcribed(page, server)
     expect(page.locator("body")).to_match_aria_snapshot("""
@@ -96,7 +96,7 @@ def test_a_screen_reader_is_told_names_states_and_finals(visit: Visit, server: S
     assert page.locator("#clock").evaluate("it => it.closest('[aria-live], [role=status], [role=alert]')") is None
 
 
-def test_light_and_dark_differ_and_both_have_contrast(visit: Visit, server: ScriptedServer) -> None:
+def test_contrast_of_light_and_dark(visit: Visit, server: ScriptedServer) -> None:
     pictures = {}
     for scheme in ("light", "dark"):
         page = visit(color_scheme=scheme, reduced_motion="reduce", viewport={"width": 360, "height": 800})
@@ -104,7 +104,7 @@ def test_light_and_dark_differ_and_both_have_contrast(visit: Visit, server: Scri
         server.refusal = JSONResponse({"error": {"message": "Too long."}}, 413)
         choose(page)
         expect(page.get_by_role("alert")).to_have_text("Too long.")
-        looked_at = {".alert": contrast(page, ".alert")}
+        ratios = {".alert": contrast(page, ".alert")}
         server.refusal = None
         transcribed(page, server)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -113,35 +113,35 @@ def test_light_and_dark_differ_and_both_have_contrast(visit: Visit, server: Scri
         page.get_by_role("button", name="Use the microphone").click()
         expect(page.locator(".unstable")).to_have_text(" quite")
         for css in ("h1", ".lead", "label", "#status", ".clock", ".segment p", ".unstable", ".times", "input"):
-            looked_at[css] = contrast(page, css)
+            ratios[css] = contrast(page, css)
         for css in ("#microphone .title", "#microphone .hint"):
-            looked_at[css] = contrast(page, css)
+            ratios[css] = contrast(page, css)
         pictures[scheme] = page.screenshot()
         page.get_by_role("button", name="Stop and keep the transcript").click()
         expect(page.get_by_role("status")).to_have_text("Done: 1 segment.")
         for css in ("#choose .hint", "#microphone .hint", "#copy", "#job-name", "#transcript-title"):
-            looked_at[f"{css} at rest"] = contrast(page, css)
-        assert {css: ratio for css, ratio in looked_at.items() if ratio < 4.5} == {}
-        server.refusal = JSONResponse({})  # the browser's own words about the first one
+            ratios[f"{css} at rest"] = contrast(page, css)
+        assert {css: ratio for css, ratio in ratios.items() if ratio < 4.5} == {}
+        server.refusal = JSONResponse({})  # the browser has logged the first one
     assert pictures["light"] != pictures["dark"]
 
 
 def contrast(page: Page, css: str) -> float:
-    """WCAG's contrast ratio of an element's text with what is painted behind it."""
-    colours = page.locator(css).first.evaluate("""it => {
-        const solid = (colour) => !/, 0\\)$/.test(colour);
+    """Return the WCAG contrast ratio of an element's text and its background."""
+    colors = page.locator(css).first.evaluate("""it => {
+        const solid = (color) => !/, 0\\)$/.test(color);
         let behind = it;
         while (behind.parentElement && !solid(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
         return [getComputedStyle(it).color, getComputedStyle(behind).backgroundColor];
     }""")
-    bright, dark = sorted((luminance(colour) for colour in colours), reverse=True)
+    bright, dark = sorted((luminance(color) for color in colors), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it, of ``rgb(r, g, b)``."""
-    matched = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour)
-    assert matched, colour
+def luminance(color: str) -> float:
+    """Return the relative luminance (WCAG 2) of ``rgb(r, g, b)``."""
+    matched = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", color)
+    assert matched, color
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
         for value in (int(part) / 255 for part in matched.groups())

@@ -1,4 +1,4 @@
-"""What holds for every request: its id, its line in the log, its answer's headers, keys, and how a failure ends."""
+"""Outermost middleware: request id, access log, metrics, API keys, response headers and unexpected errors."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ import secrets
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.server.http.clients import ClientGone
-from runtime.server.http.keys import bearer
-from runtime.server.http.origins import foreign_page
-from runtime.server.http.problems import RequestProblem, failed, head_too_large, unknown_key
+from runtime.server.http.api_errors import ApiError, head_too_large, internal_error, unknown_key
+from runtime.server.http.disconnects import ClientDisconnected
+from runtime.server.http.keys import bearer_key
+from runtime.server.http.origins import cross_site_error
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
 from runtime.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# How long a client that is refused may go on sending: one that has not finished does not read the answer, and to close
-# the connection on it would take the answer away.
+# Seconds in which a refused client may finish sending its body. Many clients read the response only after sending
+# everything; closing the connection earlier would discard the response.
 _LINGER_SECONDS = 5.0
-# nginx's number for a client that closed its connection before it was answered.
-CLIENT_GONE = 499
+# nginx's status for a client that closed its connection before it was answered.
+CLIENT_CLOSED_REQUEST = 499
 _API = "/v1/"
-# Of a head, which h11 bounds only where it comes in pieces: what arrives at once may be 64 KiB. Browsers send a dozen
-# headers, proxies add some.
-_HEAD_BYTES, _MOST_HEADERS = 1 << 14, 100
+# Limits on a request's head. h11 only limits a head that arrives in pieces: one that arrives at once may have 64 KiB.
+# Browsers send about a dozen headers, proxies add some.
+_MAX_HEAD_BYTES, _MAX_HEADERS = 1 << 14, 100
 _COUNTED = ("/v1/audio/transcriptions", "/v1/models", "/v1/realtime")
-_NOT_COUNTED = frozenset({"/health", "/ready", "/metrics"})
 
 
-class Edge:
-    """The outermost layer of the application."""
+class RequestMiddleware:
+    """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises only where the answer had begun, so that the connection is cut."""
+        """Process a request.
+
+        Raises:
+            Exception: an unexpected error after the response started; uvicorn then closes the connection.
+        """
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -49,50 +52,51 @@ class Edge:
             if scope["type"] == "http":
                 await self._http(record, scope, receive, send)
             else:
-                await self._app(scope, receive, _noting(record, send))
+                await self._app(scope, receive, _recording_send(record, send))
         finally:
             record.log(with_text=self._settings.log_text)
-            if endpoint := _endpoint(record.path):
+            if endpoint := _endpoint_label(record.path):
                 self._metrics.answered(record.model, endpoint, record.status, record.seconds)
 
     async def _http(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(record, Headers(scope=scope), receive, send)
         try:
-            self._admit(scope, exchange.request_headers)
+            self._check_head(scope, exchange.request_headers)
             await self._app(scope, exchange.receive, exchange.send)
-        except ClientGone:
-            record.status = CLIENT_GONE
-        except RequestProblem as problem:
-            await problem.response()(scope, exchange.receive, exchange.send)
-        except Exception:  # the outermost boundary: whatever it was, the client gets an answer
+        except ClientDisconnected:
+            record.status = CLIENT_CLOSED_REQUEST
+        except ApiError as error:
+            await error.response()(scope, exchange.receive, exchange.send)
+        except Exception:  # outermost boundary: the client gets a response whatever the error is
             log.exception("request %s: failed", record.id)
             if record.status:
                 raise
-            await failed(record.id).response()(scope, exchange.receive, exchange.send)
+            await internal_error(record.id).response()(scope, exchange.receive, exchange.send)
 
-    def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Check head and key, before anything is read.
+    def _check_head(self, scope: Scope, headers: Headers) -> None:
+        """Check size, origin and key before the body is read.
 
         Raises:
-            RequestProblem: the head is too large, a key is needed, or a page of another site asks, or one under a name
-                that is not ours.
+            ApiError: the head is too large.
+            ApiError: the server has no keys, and the request may come from a page of another site.
+            ApiError: the API key is missing or wrong.
         """
         target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
         size = target + sum(len(name) + len(value) for name, value in headers.raw)
-        if size > _HEAD_BYTES or len(headers.raw) > _MOST_HEADERS:
-            raise head_too_large(_HEAD_BYTES, _MOST_HEADERS)
+        if size > _MAX_HEAD_BYTES or len(headers.raw) > _MAX_HEADERS:
+            raise head_too_large(_MAX_HEAD_BYTES, _MAX_HEADERS)
         if not scope["path"].startswith(_API):
             return
-        # A page elsewhere cannot read our answers, but a form of its could make a server without keys work.
-        if self._settings.allows(None) and (refused := foreign_page(headers, self._settings.hosts)):
-            raise refused
-        presented = bearer(headers.get("authorization"))
-        if not self._settings.allows(presented):
-            raise unknown_key(presented is not None)
+        # A page of another site cannot read responses, but its forms could use a server without keys.
+        if self._settings.accepts_key(None) and (error := cross_site_error(headers, self._settings.hosts)):
+            raise error
+        key = bearer_key(headers.get("authorization"))
+        if not self._settings.accepts_key(key):
+            raise unknown_key(key is not None)
 
 
 class _Exchange:
-    """One request and its answer: knows whether the body was read to its end, and completes the headers."""
+    """Receive and send of one HTTP request; tracks whether the body was read, and completes response headers."""
 
     def __init__(self, record: Record, headers: Headers, receive: Receive, send: Send) -> None:
         self.request_headers = headers
@@ -110,17 +114,17 @@ class _Exchange:
             self._record.status = message["status"]
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             if self._unread and message["status"] >= 400:
-                await self._let_finish(headers)
+                await self._discard_body(headers)
             if self._unread:
                 headers["connection"] = "close"
-            _complete(headers, self._record.id)
+            _add_headers(headers, self._record.id)
             message = {**message, "headers": headers.raw}
         await self._send(message)
 
-    async def _let_finish(self, headers: MutableHeaders) -> None:
-        """Read and forget what is still being sent, for a while.
+    async def _discard_body(self, headers: MutableHeaders) -> None:
+        """Read and discard the rest of the body for at most ``_LINGER_SECONDS``.
 
-        Not of who waits for leave to send (``Expect: 100-continue``), and not of who was too slow already.
+        Skipped for clients that wait for permission to send (``Expect: 100-continue``) or have already timed out.
         """
         if "expect" in self.request_headers or "close" in headers.get("connection", ""):
             return
@@ -132,8 +136,8 @@ class _Exchange:
             return
 
 
-def _complete(headers: MutableHeaders, request_id: str) -> None:
-    """Headers of every answer. A page brings its own Content-Security-Policy."""
+def _add_headers(headers: MutableHeaders, request_id: str) -> None:
+    """Add the headers of every response. The web page has its own Content-Security-Policy."""
     headers["x-request-id"] = request_id
     headers["x-content-type-options"] = "nosniff"
     headers.setdefault("referrer-policy", "no-referrer")
@@ -144,10 +148,10 @@ def _complete(headers: MutableHeaders, request_id: str) -> None:
         headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
 
 
-def _noting(record: Record, send: Send) -> Send:
-    """``send`` of a WebSocket that notes how it went: 101 for a connection that was accepted, else the refusal."""
+def _recording_send(record: Record, send: Send) -> Send:
+    """Wrap ``send`` of a WebSocket to record its status: 101 if it was accepted, otherwise that of the refusal."""
 
-    async def noted(message: Message) -> None:
+    async def send_and_record(message: Message) -> None:
         match message["type"]:
             case "websocket.accept":
                 record.status = 101
@@ -156,16 +160,16 @@ def _noting(record: Record, send: Send) -> Send:
             case "websocket.http.response.start":
                 record.status = message["status"]
                 headers = MutableHeaders(raw=list(message.get("headers", [])))
-                _complete(headers, record.id)
+                _add_headers(headers, record.id)
                 message = {**message, "headers": headers.raw}
         await send(message)
 
-    return noted
+    return send_and_record
 
 
-def _endpoint(path: str) -> str | None:
-    """A path as a metric's label, of which there are few; None for what is not counted."""
-    if path in _NOT_COUNTED or not path.startswith(_API):
+def _endpoint_label(path: str) -> str | None:
+    """Return the value of the metrics' label ``endpoint``, one of a few; None for paths that are not counted."""
+    if not path.startswith(_API):
         return None
     if path in _COUNTED:
         return path
