@@ -1,26 +1,27 @@
-"""The tables of README.md that are made from what the repository knows: ``python -m tools.readme`` writes them anew."""
+"""Write or check the generated tables of README.md: ``python -m tools.readme [--check]``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from benchmarks.families_report import speed_summary, summary
-from benchmarks.report import FAMILIES_RESULTS
+from benchmarks.report import PAGES, load
 from export.catalog import as_markdown, catalog
 from runtime.host.files import write_atomically
-from tests.conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 
 
-def _families(part: str, table: Callable[[dict[str, Any]], str]) -> str:
-    results = json.loads((REPOSITORY / "docs" / FAMILIES_RESULTS).read_text(encoding="utf-8"))
-    return f"{table(results[part])}\n"
+def _families(part: str, render: Callable[[dict[str, Any]], str]) -> str:
+    return f"{render(load(REPOSITORY / 'docs', PAGES['families'])[part])}\n"
 
 
-#: What writes the table below each mark.
+#: Functions that return the table below each mark.
 TABLES: dict[str, Callable[[], str]] = {
     "<!-- models: python -m tools.readme -->": lambda: as_markdown(catalog()),
     "<!-- speed: python -m tools.readme -->": lambda: _families("families", speed_summary),
@@ -30,7 +31,7 @@ END = "<!-- end of table -->"
 
 
 def renewed(text: str) -> str:
-    """The page with each table between its two marks as it is now.
+    """Return the page with each table between its two marks made anew.
 
     Raises:
         ValueError: a mark is missing.
@@ -39,10 +40,40 @@ def renewed(text: str) -> str:
         before, mark, rest = text.partition(begin)
         _, end, after = rest.partition(END)
         if not mark or not end:
-            raise ValueError(f"{README}: has not both marks, {begin} and {END}")
+            raise ValueError(f"{README}: lacks the mark {begin} or the mark {END} after it")
         text = f"{before}{begin}\n{table()}{end}{after}"
     return text
 
 
+def violations(text: str) -> list[str]:
+    """Return one line for each table of the page that does not match its source, and for a missing mark."""
+    found = []
+    for begin, table in TABLES.items():
+        _, mark, rest = text.partition(begin)
+        present, end, _ = rest.partition(END)
+        if not mark or not end:
+            found.append(f"{README}: lacks the mark {begin} or the mark {END} after it")
+        elif present != f"\n{table()}":
+            found.append(f"{README}: the table below {begin} is out of date; run: python -m tools.readme")
+    return found
+
+
+def main(
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit with 1 and one line for each table that is out of date."),
+    ] = False,
+) -> None:
+    """Write the tables of README.md: models from the catalog, speed and accuracy from docs/families.json."""
+    text = README.read_text(encoding="utf-8")
+    if not check:
+        write_atomically(README, renewed(text).encode())
+        return
+    found = violations(text)
+    for line in found:
+        typer.echo(line, err=True)
+    raise typer.Exit(1 if found else 0)
+
+
 if __name__ == "__main__":
-    write_atomically(README, renewed(README.read_text(encoding="utf-8")).encode())
+    typer.run(main)
