@@ -77,10 +77,10 @@ def main(
 ) -> None:
     """Measure parts and write the pages, or check what is stored."""
     if check:
-        found = violations(docs)
-        for line in found:
+        lines = violations(docs)
+        for line in lines:
             typer.echo(line, err=True)
-        raise typer.Exit(1 if found else 0)
+        raise typer.Exit(1 if lines else 0)
     chosen = only or [*PARTS, "report"]
     if unknown := set(chosen) - {*PARTS, "report"}:
         raise typer.BadParameter(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}, report")
@@ -95,8 +95,8 @@ def main(
 def measure(part: str, work: Path) -> dict[str, Any]:
     """Run the measurement of a part; its module is imported here, since some need torch."""
     module, function = PARTS[part]
-    found: dict[str, Any] = getattr(import_module(f"benchmarks.{module}"), function)(work)
-    return found
+    results: dict[str, Any] = getattr(import_module(f"benchmarks.{module}"), function)(work)
+    return results
 
 
 if __name__ == "__main__":

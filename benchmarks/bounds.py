@@ -52,8 +52,8 @@ def quantization(results: Results) -> Iterator[str]:
         ):
             name = f"accuracy of {model}, {recipe}"
             for language, rate in floats.items():
-                found = rows[recipe]["rates"][language] - rate
-                yield from at_most(f"{name}: rise of the error rate for {language}", found, rise)
+                difference = rows[recipe]["rates"][language] - rate
+                yield from at_most(f"{name}: rise of the error rate for {language}", difference, rise)
             yield from at_least(f"{name}: share identical to float32", rows[recipe]["identical"], identical)
     # This row shows that one scale per tensor fails where a model has outlier channels.
     for language, rate in accuracy["twin"]["per-tensor"]["rates"].items():
@@ -125,8 +125,7 @@ def streaming(results: Results) -> Iterator[str]:
 
 def serving(results: Results) -> Iterator[str]:
     """No wrong, lost or refused request; memory; batching; hostile requests are refused and leave nothing behind."""
-    found = results["serving"]
-    clients, batching, hostile = found["clients"], found["batching"], found["hostile"]
+    clients, batching, hostile = (results["serving"][key] for key in ("clients", "batching", "hostile"))
     yield from equal("clients", clients["clients"], 200)
     yield from equal("live streams", clients["streams"], 8)
     yield from at_least("seconds of load", clients["seconds"], 120)

@@ -27,12 +27,12 @@ _WAYS = {
 
 
 def _families(part: dict[str, Any]) -> list[str]:
-    found = part["results"]
-    clip = found["clip"]
+    results = part["results"]
+    clip = results["clip"]
     header = ["", "size", "total", "RTF", "features", "encoder", "prefill", "steps", "tokens", "peak resident"]
     rows = (
         _cells(model, name, row, clip["seconds"])
-        for model, piece in found["models"].items()
+        for model, piece in results["models"].items()
         for name, row in piece["systems"].items()
     )
     caption = (
@@ -46,9 +46,9 @@ def _families(part: dict[str, Any]) -> list[str]:
         "does not contain the segmentation. *Same text* compares their text with that of our runtime over the same "
         "graphs, by characters."
     )
-    ratios = [line for model, piece in found["models"].items() if (line := _ratios(model, piece["systems"]))]
-    reasons = [f"- {TITLES[family]}: {package} {reason}" for family, package, reason in found["reasons"]]
-    for model, piece in found["models"].items():
+    ratios = [line for model, piece in results["models"].items() if (line := _ratios(model, piece["systems"]))]
+    reasons = [f"- {TITLES[family]}: {package} {reason}" for family, package, reason in results["reasons"]]
+    for model, piece in results["models"].items():
         reasons += [f"- {model}: {name} failed: {reason}" for name, reason in piece["failures"].items()]
     return [
         table([*header, "cold start", "same text"], rows, caption=caption),
@@ -92,18 +92,18 @@ def _times(systems: dict[str, Any], slow: str, fast: str) -> str:
 
 
 def _checkpoints(part: dict[str, Any]) -> list[str]:
-    found = part["results"]
-    return [_accuracy(found), *_starts(found), _long(found), *_peers(found), measured(part)]
+    results = part["results"]
+    return [_accuracy(results), *_starts(results), _long(results), *_peers(results), measured(part)]
 
 
-def _recipes(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+def _recipes(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yield name with recipe, the checkpoint's results, and the recipe's results."""
-    for name, piece in found.items():
+    for name, piece in results.items():
         for recipe, row in piece["recipes"].items():
             yield f"{name}, {recipe}", piece, row
 
 
-def _accuracy(found: dict[str, Any]) -> str:
+def _accuracy(results: dict[str, Any]) -> str:
     rows = (
         [
             name,
@@ -113,7 +113,7 @@ def _accuracy(found: dict[str, Any]) -> str:
             percent(row["identical"], 1),
             ", ".join(f"{role} {error:.4f}" for role, error in row["relative_error"].items()),
         ]
-        for name, piece, row in _recipes(found)
+        for name, piece, row in _recipes(results)
     )
     return table(
         ["", "utterances", "size", *LANGUAGES, "identical to float32", "relative error"],
@@ -146,10 +146,10 @@ def speed_summary(part: dict[str, Any]) -> str:
     return f"{table(['', *names], rows)}\n\n{measured(part)}"
 
 
-def _starts(found: dict[str, Any]) -> list[str]:
+def _starts(results: dict[str, Any]) -> list[str]:
     kinds = {"words": "words", "parts": "first words of segments"}
     rows = []
-    for name, _, row in _recipes(found):
+    for name, _, row in _recipes(results):
         for key, kind in kinds.items():
             if key not in row:
                 continue
@@ -171,11 +171,11 @@ def _starts(found: dict[str, Any]) -> list[str]:
     return [table(header, rows, caption=caption)] if rows else []
 
 
-def _long(found: dict[str, Any]) -> str:
-    minutes = [each for piece in found.values() for each in piece["minutes"].values()]
+def _long(results: dict[str, Any]) -> str:
+    minutes = [each for piece in results.values() for each in piece["minutes"].values()]
     rows = (
         [name, _WAYS[way], *language_rates(rates)]
-        for name, _, row in _recipes(found)
+        for name, _, row in _recipes(results)
         for way, rates in row["long"].items()
     )
     caption = (
@@ -185,9 +185,9 @@ def _long(found: dict[str, Any]) -> str:
     return table(["", "segmentation", *LANGUAGES], rows, caption=caption)
 
 
-def _peers(found: dict[str, Any]) -> list[str]:
+def _peers(results: dict[str, Any]) -> list[str]:
     rows = []
-    for name, piece in found.items():
+    for name, piece in results.items():
         for package, row in piece["peers"].items():
             if "failed" in row:
                 rows.append([f"{name}, {package}", f"failed: {row['failed']}", "", "", ""])

@@ -61,8 +61,8 @@ PAGES = {
 def load(docs: Path, page: Page) -> dict[str, Any]:
     """Return the stored results of a page by part; empty if there are none."""
     path = docs / page.results
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return stored
 
 
 def store(docs: Path, part: str, results: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ _STAGES = {"features": "features", "encode": "encoder", "prefill": "prefill", "d
 
 
 def _speech(part: dict[str, Any]) -> list[str]:
-    found = part["results"]
-    clip, systems = found["clip"], found["systems"]
+    results = part["results"]
+    clip, systems = results["clip"], results["systems"]
     rows = [
         [
             name,
@@ -52,8 +52,8 @@ def _speech(part: dict[str, Any]) -> list[str]:
         table(header, rows, caption=caption),
         note,
         ratios,
-        _batches(found["batches"]),
-        _segments(found["segments"]),
+        _batches(results["batches"]),
+        _segments(results["segments"]),
         measured(part),
     ]
 
@@ -92,14 +92,14 @@ def _batches(rows: dict[str, Any]) -> str:
 
 
 def _scale(part: dict[str, Any]) -> list[str]:
-    found = part["results"]
+    results = part["results"]
     minutes = []
-    for count, row in found["minutes"].items():
+    for count, row in results["minutes"].items():
         seconds = row["seconds"] / int(count)
         peak = f"{row['peak_bytes'] / 1e9:.2f} GB"
         minutes.append([f"{count} min", f"{row['seconds']:.1f} s", f"{seconds:.2f} s", f"{seconds / 60:.4f}", peak])
-    short, long = found["hours"].values()
-    files = found["files"]
+    short, long = results["hours"].values()
+    files = results["files"]
     growth = files["last_bytes"] / files["first_bytes"] - 1
     memory = (
         f"**Memory** of the small model: one file of {long['duration'] / 3600:.0f} hours peaks at "
@@ -109,7 +109,7 @@ def _scale(part: dict[str, Any]) -> list[str]:
     )
     starts = [
         [name, *(f"{row[way]['median']:.2f} s" for way in ("plain", "prepared"))]
-        for name, row in found["cold_starts"].items()
+        for name, row in results["cold_starts"].items()
     ]
     return [
         table(

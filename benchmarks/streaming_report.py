@@ -9,12 +9,12 @@ from benchmarks.stamp import measured
 
 
 def _live(part: dict[str, Any]) -> list[str]:
-    found = part["results"]
+    results = part["results"]
     return [
-        _offline(found["offline"]),
-        *_stability(found["stability"]),
-        _normalization(found["normalization"]),
-        _hours(found["hours"]),
+        _offline(results["offline"]),
+        *_stability(results["stability"]),
+        _normalization(results["normalization"]),
+        _hours(results["hours"]),
         measured(part),
     ]
 
