@@ -19,7 +19,7 @@ PER_TENSOR = "per-tensor"
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """Return by model and recipe: error rates by language, share of utterances with float32's tokens, relative error."""
+    """Return by model and recipe: error rates by language, share with float32's tokens, relative error."""
     held_out, twin = work / "held-out", work / "twin" / "checkpoint"
     if not held_out.exists():
         run("tools.tiny", "held-out", "--out", held_out)

@@ -30,9 +30,9 @@ from benchmarks import peers
 from benchmarks.artifacts import FLOAT, exported, quantized, run
 from benchmarks.children import REPOSITORY, Child, ChildError, first_answer, module
 from benchmarks.family_child import STAGES, budget
-from benchmarks.token_rate import set_rate
 from benchmarks.scale import recording
 from benchmarks.stamp import stamp
+from benchmarks.token_rate import set_rate
 from runtime.audio.segmentation import speech_pieces
 from runtime.model.artifact import open_artifact
 

@@ -53,7 +53,8 @@ def _stability(part: dict[str, Any]) -> list[str]:
     caption = (
         "**How much text is stable, and how soon**: 300 utterances, a partial text each second. *Stable before the "
         "end* is the share of characters that are stable before their segment ends; the delay is from the start of a "
-        "spoken word until it is stable; *not as offline* counts segments whose stable text differs from the offline text:"
+        "spoken word until it is stable; *not as offline* counts segments whose final text differs from the "
+        "offline text:"
     )
     first = part["rows"][0]["first_text_seconds"]
     return [

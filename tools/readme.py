@@ -47,15 +47,15 @@ def renewed(text: str) -> str:
 
 def violations(text: str) -> list[str]:
     """Return one line for each table of the page that does not match its source, and for a missing mark."""
-    found = []
+    lines = []
     for begin, table in TABLES.items():
         _, mark, rest = text.partition(begin)
         present, end, _ = rest.partition(END)
         if not mark or not end:
-            found.append(f"{README}: lacks the mark {begin} or the mark {END} after it")
+            lines.append(f"{README}: lacks the mark {begin} or the mark {END} after it")
         elif present != f"\n{table()}":
-            found.append(f"{README}: the table below {begin} is out of date; run: python -m tools.readme")
-    return found
+            lines.append(f"{README}: the table below {begin} is out of date; run: python -m tools.readme")
+    return lines
 
 
 def main(
@@ -69,10 +69,10 @@ def main(
     if not check:
         write_atomically(README, renewed(text).encode())
         return
-    found = violations(text)
-    for line in found:
+    lines = violations(text)
+    for line in lines:
         typer.echo(line, err=True)
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if lines else 0)
 
 
 if __name__ == "__main__":

@@ -100,10 +100,10 @@ def svg_file(chart: Html) -> str:
     Raises:
         ValueError: ``chart`` has no drawing.
     """
-    found = _SVG.search(chart)
-    if not found:
+    match = _SVG.search(chart)
+    if not match:
         raise ValueError("the chart has no drawing")
-    width, height, title, drawing = int(found[1]), int(found[2]), found[3], found[4]
+    width, height, title, drawing = int(match[1]), int(match[2]), match[3], match[4]
     margin = 16
     box = (-margin, -_TITLE_HEIGHT, width + 2 * margin, height + _TITLE_HEIGHT + margin)
     size = f'width="{box[2]:.0f}" height="{box[3]:.0f}"'
