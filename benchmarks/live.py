@@ -79,7 +79,7 @@ def _against_offline(model: Path, items: list[Item], clips: list[Floats], piece:
 
 
 def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str, Any]:
-    """Measure by the number of agreeing hypotheses: share of stable text, its delay, final texts unlike offline ones."""
+    """Measure by the number of agreeing hypotheses: share and delay of stable text, final texts unlike offline."""
     rows = []
     transcriber = Transcriber.from_artifact(model)
     audio, starts = joined(clips, GAP)
@@ -139,7 +139,7 @@ def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tu
 
 
 def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
-    """Count, in long segments, windows that are encoded again, and partial texts that differ from exact normalization."""
+    """Count windows of long segments that are encoded again, and partial texts unlike exact normalization's."""
     transcriber = Transcriber.from_artifact(model)
     audio, _ = joined(clips, 0.3)
     engine = transcriber.engine
