@@ -57,7 +57,7 @@ def letters(text: str) -> list[int]:
 
 
 def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Return the features [B, 64, T] of clips at 16 kHz as ``runtime.features.htk_log_mel`` computes them, and frames [B]."""
+    """Return the ``runtime.features.htk_log_mel`` features [B, 64, T] of clips at 16 kHz, and frames [B]."""
     longest = max(N_FFT, *(len(clip) for clip in clips))
     waves = torch.zeros(len(clips), longest)
     for row, clip in enumerate(clips):

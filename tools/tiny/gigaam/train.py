@@ -153,7 +153,7 @@ def suited(items: Sequence[Item]) -> list[Item]:
 
 
 def letter_weight(step: int, plan: Plan, weights: tuple[float, float]) -> float:
-    """Return the weight of the letter loss: linear from the first to the last of ``weights`` by the middle of the plan."""
+    """Return the weight of the letter loss: linear from the first to the last by the middle of the plan."""
     first, last = weights
     return first + (last - first) * min(1.0, 2 * step / plan.steps)
 

@@ -69,7 +69,7 @@ _FILTERS = torch.from_numpy(
 
 
 def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Return the ``runtime.features.nemo_mel`` features [B, T, mels] of clips at 16 kHz, 0 past each clip, and frames [B]."""
+    """Return ``runtime.features.nemo_mel`` features [B, T, mels] of 16 kHz clips, 0 past each clip, and frames [B]."""
     longest = max(HOP, *(len(clip) for clip in clips))
     waves = torch.zeros(len(clips), longest)
     for row, clip in enumerate(clips):
