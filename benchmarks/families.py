@@ -247,7 +247,12 @@ def agreement(ours: Sequence[str], theirs: Sequence[str]) -> float:
     return max(0.0, 1.0 - float(jiwer.cer(reference, hypothesis)))
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Prepare and measure all families at their real sizes; `python -m benchmarks --only families` does both.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 Work = Annotated[Path, typer.Option(help="Folder for artifacts and recordings, as of `python -m benchmarks`.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=", ".join(MODELS))]
 

@@ -28,7 +28,7 @@ from runtime.results import Transcript, Word
 from tools.tiny.dataset import Corpus
 from tools.tiny.evaluate import held_out
 from tools.tiny.sentences import LANGUAGES
-from tools.tiny.synth import UNHEARD
+from tools.tiny.synth import HELD_OUT_VOICES
 from tools.tiny.word_times import summary
 
 log = logging.getLogger("benchmarks")
@@ -94,7 +94,7 @@ def load_speech(work: Path) -> Speech:
     corpus = Corpus(evaluation / "held-out")
     long = {}
     for code, language in LANGUAGES.items():
-        spoken = [item for item in items if item.language == code and item.voice.split("+")[1] == UNHEARD[code]]
+        spoken = [item for item in items if item.language == code and item.voice.split("+")[1] == HELD_OUT_VOICES[code]]
         path = work / "families" / f"long-{code}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, join([corpus.samples(item) for item in spoken]), RATE, subtype="PCM_16")

@@ -122,7 +122,7 @@ def weights() -> bytes:
 
 
 def main() -> None:
-    """Write the three files.
+    """Write the bundled VAD weights, their licence, and the reference scores of the tests.
 
     Exits with code 1, and writes nothing, if the weights are not those that the runtime accepts.
     """

@@ -61,7 +61,7 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Features [W, 128, T], lengths [W], valid [W, rows] bool, phonemes [valid rows, 2]; ids, attention, targets [B, S]."""
+    """Features [W, 128, T], lengths [W], valid [W, rows], phonemes [valid rows, 2]; ids, attention, targets [B, S]."""
 
     features: Tensor
     lengths: Tensor
