@@ -1,4 +1,4 @@
-"""Error rates of all recipes on 300 held-out utterances: of the small checkpoint and of its outlier twin."""
+"""Error rates of all recipes on 300 held-out utterances: of the small checkpoint and of its twin with outliers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PER_TENSOR = "per-tensor"
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """By model and recipe: error rates by language, share of utterances with float32's tokens, relative errors."""
+    """Return by model and recipe: error rates by language, share with float32's tokens, relative error."""
     held_out, twin = work / "held-out", work / "twin" / "checkpoint"
     if not held_out.exists():
         run("tools.tiny", "held-out", "--out", held_out)
@@ -32,16 +32,16 @@ def measure(work: Path) -> dict[str, Any]:
         rows = results[model] = {}
         reference: list[list[list[int]]] = []
         for recipe in (FLOAT, PER_TENSOR, *RECIPES):
-            transcripts, row = _one(parent, recipe, utterances)
-            found = [[segment.tokens for segment in transcript.segments] for transcript in transcripts]
-            reference = reference or found
-            row["identical"] = sum(a == b for a, b in zip(found, reference, strict=True)) / len(found)
+            transcripts, row = _measure_recipe(parent, recipe, utterances)
+            tokens = [[segment.tokens for segment in transcript.segments] for transcript in transcripts]
+            reference = reference or tokens
+            row["identical"] = sum(a == b for a, b in zip(tokens, reference, strict=True)) / len(tokens)
             rows[recipe] = row
             log.info("%s, %s: %s", model, recipe, row)
     return results
 
 
-def _one(parent: Path, recipe: str, utterances: list[Utterance]) -> tuple[list[Transcript], dict[str, Any]]:
+def _measure_recipe(parent: Path, recipe: str, utterances: list[Utterance]) -> tuple[list[Transcript], dict[str, Any]]:
     if recipe == FLOAT:
         path = parent
     elif recipe == PER_TENSOR:

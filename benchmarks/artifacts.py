@@ -1,4 +1,4 @@
-"""What is measured: checkpoints exported once, quantized by every recipe, each in a process of its own."""
+"""Artifacts to measure: checkpoints are exported once and quantized by recipes, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FLOAT = "float32"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How long a command took, and the most memory it had."""
+    """Duration and peak resident memory of a command."""
 
     seconds: float
     peak_bytes: int
 
 
 def run(*arguments: str | Path) -> Run:
-    """``python -m …`` in a process of its own, with its output where ours goes.
+    """Run ``python -m ARGUMENTS`` in its own process; standard output is dropped.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the command failed.
     """
     command = [sys.executable, "-m", *map(str, arguments)]
     log.info("%s", " ".join(command[1:]))
@@ -42,7 +42,7 @@ def run(*arguments: str | Path) -> Run:
 
 
 def exported(name: str, folder: Path, checkpoint: Path | None = None) -> Path:
-    """The float32 artifact of a model, exported if it is not there."""
+    """Return the float32 artifact of a model in ``folder``, exported if it does not exist."""
     out = folder / FLOAT
     if not out.exists():
         run("export", name, "--out", out, *(("--checkpoint", checkpoint) if checkpoint else ()))
@@ -50,9 +50,9 @@ def exported(name: str, folder: Path, checkpoint: Path | None = None) -> Path:
 
 
 def quantized(parent: Path, recipe: str) -> tuple[Path, Run | None]:
-    """The artifact beside ``parent`` made by a recipe, and how that went; None when it was there already.
+    """Return the artifact of a recipe beside ``parent``, and its :class:`Run`; None if the artifact existed.
 
-    Forced: a benchmark reports what is, also beyond a recipe's bounds.
+    Uses ``--force``, since benchmarks also report what exceeds a recipe's bounds.
     """
     out = parent.parent / recipe
     if out.exists():
@@ -61,7 +61,7 @@ def quantized(parent: Path, recipe: str) -> tuple[Path, Run | None]:
 
 
 def random_weights(size: str, folder: Path) -> Path:
-    """The float32 artifact of random weights in the real dimensions."""
+    """Return the float32 artifact of a Qwen3-ASR of the real ``size`` (``0.6b``, ``1.7b``) with random weights."""
     checkpoint = folder / "checkpoint"
     if not (folder / FLOAT).exists() and not checkpoint.exists():
         run("tools.random_checkpoint", f"qwen3-asr-{size}", checkpoint)

@@ -1,4 +1,4 @@
-"""Processes that are timed: they read a job, then a line for each run, and answer each with a line of JSON."""
+"""Child processes to time: they read a job and then one line per run, and answer each with one line of JSON."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from typing import Any
 log = logging.getLogger("benchmarks")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_COMPLAINT = 2000  # characters of what a process that failed said last
+_ERROR_CHARACTERS = 2000  # end of standard error that goes into the message of a failure
 
 
 class ChildError(RuntimeError):
-    """A process ended without an answer; the message has the end of what it wrote, ``reason`` its last line."""
+    """A process ended without an answer; ``reason`` is the last line of its standard error."""
 
-    def __init__(self, command: str, code: int, said: str) -> None:
-        super().__init__(f"{command} ended with {code}: {said}")
-        self.reason = (said.strip().splitlines() or [f"exit code {code}"])[-1]
+    def __init__(self, command: str, code: int, errors: str) -> None:
+        super().__init__(f"{command} exited with code {code}: {errors}")
+        self.reason = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
 class Child:
-    """A process that has been given its job. Where nobody asks any more, its input ends, and so does it."""
+    """A process that has read its job; it is killed when the context ends."""
 
     def __init__(self, command: Sequence[str | Path], job: Mapping[str, Any]) -> None:
-        """Start ``command`` and hand it ``job``, without waiting for anything."""
+        """Start ``command`` and write ``job`` to its standard input, without waiting for an answer."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self._command = [str(part) for part in command]
         self._process = subprocess.Popen(
@@ -55,25 +55,25 @@ class Child:
         self._errors.close()
 
     def ask(self) -> dict[str, Any]:
-        """Let it run once, and wait for what it says."""
+        """Start one run and return its answer."""
         self._send("")
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """The next line that it says.
+        """Return the next line of its output.
 
         Raises:
-            ChildError: it ended instead.
+            ChildError: the process ended without one.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace")[-_COMPLAINT:]
-            raise ChildError(" ".join(self._command), code, said)
-        found: dict[str, Any] = json.loads(line)
-        return found
+            errors = self._errors.read().decode(errors="replace")[-_ERROR_CHARACTERS:]
+            raise ChildError(" ".join(self._command), code, errors)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -81,11 +81,11 @@ class Child:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
-            log.debug("%s does not listen any more; its answer will say why", self._command)
+            log.debug("%s closed its input; the reason follows when its answer is read", self._command)
 
 
 def first_answer(command: Sequence[str | Path], job: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Seconds from the start of a process to the first line that it says, and that line."""
+    """Start a process and return the seconds until its first answer, and the answer."""
     began = time.perf_counter()
     with Child(command, job) as child:
         answer = child.answer()
@@ -93,5 +93,5 @@ def first_answer(command: Sequence[str | Path], job: Mapping[str, Any]) -> tuple
 
 
 def module(name: str, python: str | Path = sys.executable) -> list[str | Path]:
-    """The command that runs a module of this repository."""
+    """Return the command that runs a module of this repository."""
     return [python, "-m", name]

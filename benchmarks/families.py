@@ -1,12 +1,12 @@
-"""All families at their real sizes with random weights: a minute of speech in float32, int8 and int4, beside peers.
+"""All families at their real sizes with random weights, and other packages: a minute of speech by recipe.
 
-    python -m benchmarks.families prepare              # weights, exports, recipes: needs no quiet machine
+    python -m benchmarks.families prepare              # weights, exports, recipes; the machine need not be idle
     python -m benchmarks --only families --only report # times, memory, cold starts: about a quarter of an hour
 
-Every system is a process of its own, so that its memory is its own; those of a model take turns, round by round. What a
-model gave is kept in ``WORK/families/NAME.json``, and a second run goes on with those that are not there. Where tokens
-come out of a decoder, as many are forced as speech has; a transducer's biases are set so that as many come (see
-:mod:`benchmarks.lively`), and CTC models have no steps at all.
+Each system runs in its own process, so that its memory is measured alone; those of a model take turns, round by round.
+The results of a model are stored in ``WORK/families/NAME.json``; a second run measures the models without results.
+Autoregressive decoders are forced to write as many tokens as speech has. The biases of a transducer are set so that
+about as many tokens result (:mod:`benchmarks.token_rate`). CTC models have no steps.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from benchmarks import peers
 from benchmarks.artifacts import FLOAT, exported, quantized, run
 from benchmarks.children import REPOSITORY, Child, ChildError, first_answer, module
 from benchmarks.family_child import STAGES, budget
-from benchmarks.lively import set_rate
 from benchmarks.scale import recording
 from benchmarks.stamp import stamp
+from benchmarks.token_rate import set_rate
 from runtime.audio.segmentation import speech_pieces
 from runtime.model.artifact import open_artifact
 
@@ -41,16 +41,15 @@ log = logging.getLogger("benchmarks")
 RATE, SECONDS = 16_000, 60
 RECIPES = ("int8", "int4")
 COLD_SECONDS, COLD_TOKENS, COLD_STARTS = 2, 8, 3
-TOKENS_A_SECOND = 3.0  # as people speak
+TOKENS_A_SECOND = 3.0  # as in normal speech
 TOKENS = round(TOKENS_A_SECOND * SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is measured: a name of ``export`` and of :mod:`tools.random_checkpoint`, and its folder below ``WORK``.
+    """A model to measure: its name in ``export`` and in :mod:`tools.random_checkpoint`, and its folder below ``WORK``.
 
-    ``forced``: its decoder can be told how many tokens to write. ``language`` is told where one would be looked for
-    first.
+    ``forced``: the number of tokens can be forced. ``language``: set where the model would detect the language first.
     """
 
     name: str
@@ -72,13 +71,13 @@ MODELS = {
         Model("qwen3-asr-1.7b", "qwen3-asr", "1.7b", True, 3),
     )
 }
-# Of an hour on its own, so measured only when it is named.
+# Takes an hour, so it is measured only if it is named.
 OPTIONAL = ("qwen3-asr-1.7b",)
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A process to time: what it is called, the recipe of its graphs, its command and its jobs."""
+    """A process to time: its name, the recipe of its graphs, its command and its jobs."""
 
     name: str
     recipe: str
@@ -89,27 +88,27 @@ class System:
 
 
 def measure(work: Path, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Times, memory, sizes and cold starts of every system of every model, one piece a model."""
-    wanted = names or [name for name in MODELS if name not in OPTIONAL or _piece(work, name).exists()]
-    for name in wanted:
-        if not _piece(work, name).exists():
+    """Return times, memory, sizes and cold starts of every system of every model, stored model by model."""
+    selected = names or [name for name in MODELS if name not in OPTIONAL or _results_file(work, name).exists()]
+    for name in selected:
+        if not _results_file(work, name).exists():
             artifacts = prepare(work, MODELS[name])
-            found = measure_model(work, MODELS[name], artifacts) | {"stamp": stamp()}
-            _piece(work, name).parent.mkdir(parents=True, exist_ok=True)
-            _piece(work, name).write_text(json.dumps(found, indent=1))
+            results = measure_model(work, MODELS[name], artifacts) | {"stamp": stamp()}
+            _results_file(work, name).parent.mkdir(parents=True, exist_ok=True)
+            _results_file(work, name).write_text(json.dumps(results, indent=1))
     return {
         "clip": {"seconds": SECONDS, "cold_seconds": COLD_SECONDS, "tokens_a_second": TOKENS_A_SECOND},
-        "models": {name: json.loads(_piece(work, name).read_text()) for name in wanted},
+        "models": {name: json.loads(_results_file(work, name).read_text()) for name in selected},
         "reasons": [[family, package, why] for (family, package), why in peers.REASONS.items()],
     }
 
 
-def _piece(work: Path, name: str) -> Path:
+def _results_file(work: Path, name: str) -> Path:
     return work / "families" / f"{name}.json"
 
 
 def prepare(work: Path, model: Model) -> dict[str, Path]:
-    """A model's artifacts by recipe, and all that its peers need, made where they are not there."""
+    """Return a model's artifacts by recipe; make what does not exist of them and of what other packages need."""
     folder = work / model.folder
     checkpoint = folder / "checkpoint"
     if not (folder / FLOAT).exists():
@@ -117,10 +116,10 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
             run("tools.random_checkpoint", model.name, checkpoint)
         if model.family == "parakeet-tdt":
             set_rate(checkpoint, TOKENS_A_SECOND)
-            run("benchmarks.lively", model.name, checkpoint, folder / FLOAT)
+            run("benchmarks.token_rate", model.name, checkpoint, folder / FLOAT)
     artifacts = {FLOAT: exported(model.name, folder, checkpoint)}
     if not all((folder / recipe).exists() for recipe in model.recipes):
-        rmtree(folder / "peers", ignore_errors=True)  # onnx-ir reads no weights that have a second hard link
+        rmtree(folder / "peers", ignore_errors=True)  # onnx-ir refuses weights that have a second hard link
     for recipe in model.recipes:
         artifacts[recipe] = quantized(artifacts[FLOAT], recipe)[0]
     if model.family in peers.PEERS:
@@ -134,7 +133,7 @@ def prepare(work: Path, model: Model) -> dict[str, Path]:
 def measure_model(
     work: Path, model: Model, artifacts: dict[str, Path], *, rounds: int | None = None, cold_starts: int = COLD_STARTS
 ) -> dict[str, Any]:
-    """Every system of a model, in turns. ``artifacts`` by recipe; peers run those of them that they take."""
+    """Measure every system of a model in turns: our runtime over all ``artifacts``, other packages where they can."""
     clip, cold = recording(work, SECONDS), recording(work, COLD_SECONDS)
     runs: dict[str, list[dict[str, Any]]] = {}
     children: dict[str, Child] = {}
@@ -158,7 +157,7 @@ def measure_model(
             try:
                 system = _peer(model, peer, recipe, peer.folder(artifacts[recipe]), pieces, short)
                 start(system)
-            except ChildError as error:  # another package that cannot is a finding, and ends nothing of ours
+            except ChildError as error:  # a failure of another package is a result
                 failures[f"{peer.package}, {recipe}"] = error.reason
                 log.warning("%s: %s", model.name, error)
             else:
@@ -191,30 +190,30 @@ def measure_model(
 
 
 def _ours(model: Model, artifacts: dict[str, Path], clip: Path, cold: Path) -> list[System]:
-    made = []
+    systems = []
     for recipe, artifact in artifacts.items():
         job: dict[str, Any] = {"ask": "measure", "model": str(artifact), "clip": str(clip), "language": model.language}
         job["tokens"] = TOKENS if model.forced else None
         short = job | {"ask": "cold", "clip": str(cold), "tokens": COLD_TOKENS if model.forced else None}
-        made.append(System(recipe, recipe, module("benchmarks.family_child"), job, short, peer=False))
-    return made
+        systems.append(System(recipe, recipe, module("benchmarks.family_child"), job, short, peer=False))
+    return systems
 
 
 def _peer(model: Model, peer: peers.Peer, recipe: str, folder: Path, pieces: list[Path], short: list[Path]) -> System:
-    """A peer over the graphs in ``folder``, in the way that is faster for it.
+    """Return a package over the graphs in ``folder``, one by one or all at once, whichever is faster for it.
 
     Raises:
-        ChildError: it does not take them.
+        ChildError: the package cannot run them.
     """
     tokens, command = budget(TOKENS, len(pieces)) if model.forced else None, peers.command()
-    _, found = first_answer(command, peer.job("way", folder, pieces, tokens))
-    job = peer.job("measure", folder, pieces, tokens, found["way"])
+    _, answer = first_answer(command, peer.job("way", folder, pieces, tokens))
+    job = peer.job("measure", folder, pieces, tokens, answer["way"])
     cold_job = peer.job("cold", folder, short, COLD_TOKENS if model.forced else None)
     return System(f"{peer.package}, {recipe}", recipe, command, job, cold_job, peer=True)
 
 
 def cut(work: Path, clip: Path, longest: float) -> list[Path]:
-    """The pieces that the runtime cuts a recording into, each as an array in a file: what peers are given."""
+    """Cut a recording as the runtime does, and store each segment as an array in a file, for other packages."""
     folder = work / "families" / f"{clip.stem}-pieces-{longest:g}"
     folder.mkdir(parents=True, exist_ok=True)
     samples, rate = soundfile.read(clip, dtype="float32")
@@ -226,8 +225,8 @@ def cut(work: Path, clip: Path, longest: float) -> list[Path]:
 
 
 def summary(runs: Sequence[dict[str, Any]], starts: Sequence[float]) -> dict[str, Any]:
-    """Medians of runs and cold starts, with all totals; memory at its largest."""
-    found = {
+    """Return the medians of runs and cold starts, all totals, and the largest memory."""
+    row = {
         "total": statistics.median(each["total"] for each in runs),
         "totals": sorted(each["total"] for each in runs),
         "tokens": runs[0]["tokens"],
@@ -236,33 +235,38 @@ def summary(runs: Sequence[dict[str, Any]], starts: Sequence[float]) -> dict[str
         "cold_starts": sorted(starts),
     }
     if "stages" in runs[0]:
-        found["stages"] = {stage: statistics.median(each["stages"][stage] for each in runs) for stage in STAGES}
-    return found
+        row["stages"] = {stage: statistics.median(each["stages"][stage] for each in runs) for stage in STAGES}
+    return row
 
 
 def agreement(ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """How much of our texts others have too, 0 to 1, spaces aside: 1 less the character error rate."""
-    truth, found = ("".join("".join(each).split()) for each in (ours, theirs))
-    if not truth:
-        return float(not found)
-    return max(0.0, 1.0 - float(jiwer.cer(truth, found)))
+    """Return the agreement of two texts from 0 to 1: 1 minus the character error rate, without spaces."""
+    reference, hypothesis = ("".join("".join(each).split()) for each in (ours, theirs))
+    if not reference:
+        return float(not hypothesis)
+    return max(0.0, 1.0 - float(jiwer.cer(reference, hypothesis)))
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-Work = Annotated[Path, typer.Option(help="As of benchmarks.")]
+app = typer.Typer(
+    help="Prepare and measure all families at their real sizes; `python -m benchmarks --only families` does both.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Work = Annotated[Path, typer.Option(help="Folder for artifacts and recordings, as of `python -m benchmarks`.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help=", ".join(MODELS))]
 
 
 @app.command(name="prepare")
 def prepare_command(names: Names = None, work: Work = REPOSITORY / "build" / "benchmarks") -> None:
-    """Make random weights, artifacts and the peers' forms of them."""
+    """Make random weights, artifacts, and the forms that other packages read."""
     for name in names or [name for name in MODELS if name not in OPTIONAL]:
         prepare(work, MODELS[name])
 
 
 @app.command(name="measure")
 def measure_command(names: Names = None, work: Work = REPOSITORY / "build" / "benchmarks") -> None:
-    """Measure models that have no piece yet."""
+    """Measure models that have no results yet, and print all results as JSON."""
     typer.echo(json.dumps(measure(work, names or ())))
 
 

@@ -1,6 +1,6 @@
-"""The small trained checkpoints of all families: errors, what quantization costs, word times, long audio, and peers.
+"""The small trained checkpoints of all families: error rates by recipe, word times, long audio, other packages.
 
-What a checkpoint gave is kept in ``WORK/families/NAME.json``; a second run goes on with those that are not there.
+The results of a checkpoint are stored in ``WORK/families/NAME.json``; a second run measures those without results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runtime.results import Transcript, Word
 from tools.tiny.dataset import Corpus
 from tools.tiny.evaluate import held_out
 from tools.tiny.sentences import LANGUAGES
-from tools.tiny.synth import UNHEARD
+from tools.tiny.synth import HELD_OUT_VOICES
 from tools.tiny.word_times import summary
 
 log = logging.getLogger("benchmarks")
@@ -39,10 +39,10 @@ RATE = 16_000
 RECIPES = (FLOAT, "int8", "int4")
 # Silence between the utterances of a long recording.
 BETWEEN_SECONDS = 0.4
-# Longest segment that long recordings are cut into besides the default: what the small checkpoints were trained on is
-# mostly a single sentence.
+# A second limit of segments for long recordings, beside the default: the small checkpoints were trained mostly on
+# single sentences.
 SHORT_SECONDS = 8.0
-# Languages whose words espeak marks as they are written.
+# Languages for which espeak reports the starts of written words.
 SPACED = ("English", "Russian")
 
 
@@ -55,7 +55,7 @@ class Speech:
     long: dict[str, Utterance]
 
     def of(self, languages: Sequence[str]) -> Speech:
-        """The part in some languages."""
+        """Return the part in ``languages``."""
         rows = [index for index, each in enumerate(self.utterances) if each.language in languages]
         return Speech(
             [self.utterances[row] for row in rows],
@@ -65,7 +65,7 @@ class Speech:
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """Figures of every small checkpoint that is there, by name and recipe."""
+    """Return the results of every bundled checkpoint by name."""
     known = [each for each in CHECKPOINTS.values() if each.bundled and each.bundled.is_dir()]
     speech: Speech | None = None
     for checkpoint in known:
@@ -73,17 +73,17 @@ def measure(work: Path) -> dict[str, Any]:
         if piece.exists():
             continue
         speech = speech or load_speech(work)
-        found = measure_checkpoint(work, checkpoint, speech) | {"stamp": stamp()}
+        results = measure_checkpoint(work, checkpoint, speech) | {"stamp": stamp()}
         piece.parent.mkdir(parents=True, exist_ok=True)
-        piece.write_text(json.dumps(found, indent=1))
+        piece.write_text(json.dumps(results, indent=1))
     return {each.name: json.loads((work / "families" / f"{each.name}.json").read_text()) for each in known}
 
 
 def load_speech(work: Path) -> Speech:
-    """The 300 held-out utterances, made if they are not there, and a long recording in each language.
+    """Return the 300 held-out utterances, made if they do not exist, and a long recording in each language.
 
-    That is all that the voice says which no training heard, one utterance after the other, as they were spoken: without
-    the gains and noises of the single ones, for a recording has one speaker and one microphone.
+    A long recording joins all utterances of the voice that was not used in training, without the gains and noises of
+    the single ones, since a real recording has one speaker and one microphone.
     """
     folder, evaluation = work / "held-out", REPOSITORY / "build" / "tiny" / "evaluation"
     if not folder.exists():
@@ -94,16 +94,16 @@ def load_speech(work: Path) -> Speech:
     corpus = Corpus(evaluation / "held-out")
     long = {}
     for code, language in LANGUAGES.items():
-        said = [item for item in items if item.language == code and item.voice.split("+")[1] == UNHEARD[code]]
+        spoken = [item for item in items if item.language == code and item.voice.split("+")[1] == HELD_OUT_VOICES[code]]
         path = work / "families" / f"long-{code}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, join([corpus.samples(item) for item in said]), RATE, subtype="PCM_16")
-        long[language] = Utterance(path, " ".join(item.text for item in said), language)
+        soundfile.write(path, join([corpus.samples(item) for item in spoken]), RATE, subtype="PCM_16")
+        long[language] = Utterance(path, " ".join(item.text for item in spoken), language)
     return Speech(utterances, marks, long)
 
 
 def join(clips: Sequence[Floats]) -> Floats:
-    """One recording of clips, with silence between them."""
+    """Join clips with silence between them."""
     silence = np.zeros(round(BETWEEN_SECONDS * RATE), np.float32)
     return np.concatenate([part for clip in clips for part in (clip, silence)][:-1])
 
@@ -114,30 +114,30 @@ def _samples(path: Path) -> Floats:
 
 
 def measure_checkpoint(work: Path, checkpoint: Checkpoint, speech: Speech) -> dict[str, Any]:
-    """All recipes of a checkpoint, then its peers over the float32 weights."""
+    """Measure all recipes of a checkpoint, then other packages over its float32 graphs."""
     parent = exported(checkpoint.name, work / "families" / "small" / checkpoint.name, checkpoint.bundled)
     languages = [language.name for language in open_artifact(parent).manifest.languages]
-    heard = speech.of(languages)
+    selected = speech.of(languages)
     rows: dict[str, Any] = {}
     reference: list[Transcript] = []
     for recipe in RECIPES:
         folder = parent if recipe == FLOAT else quantized(parent, recipe)[0]
-        transcripts, rows[recipe] = measure_recipe(folder, heard)
+        transcripts, rows[recipe] = measure_recipe(folder, selected)
         reference = reference or transcripts
         rows[recipe]["identical"] = identical(reference, transcripts)
         log.info("%s, %s: %s", checkpoint.name, recipe, rows[recipe])
     return {
         "family": checkpoint.family,
-        "languages": sorted({str(each.language) for each in heard.utterances}),
-        "utterances": len(heard.utterances),
-        "minutes": {name: len(_samples(each.audio)) / RATE / 60 for name, each in heard.long.items()},
+        "languages": sorted({str(each.language) for each in selected.utterances}),
+        "utterances": len(selected.utterances),
+        "minutes": {name: len(_samples(each.audio)) / RATE / 60 for name, each in selected.long.items()},
         "recipes": rows,
-        "peers": _peers(work, checkpoint, parent, heard.utterances, [each.text for each in reference]),
+        "peers": _peers(work, checkpoint, parent, selected.utterances, [each.text for each in reference]),
     }
 
 
 def measure_recipe(folder: Path, speech: Speech) -> tuple[list[Transcript], dict[str, Any]]:
-    """Texts of all utterances, and a row: size, error rates by language, times of words or parts, long audio."""
+    """Return the transcripts, and a row: bytes, error rates by language, word or segment times, long audio."""
     transcriber = Transcriber.from_artifact(folder)
     transcripts = recognize(transcriber, speech.utterances)
     quantization = transcriber.artifact.manifest.quantization
@@ -166,37 +166,42 @@ def _long(transcriber: Transcriber, speech: Speech, *, long_form: bool = False) 
 
 
 def rates(utterances: Sequence[Utterance], texts: Sequence[str]) -> dict[str, float | None]:
-    """Error rates by language."""
+    """Return error rates by language."""
     return {each.language: each.rate for each in score(utterances, texts)}
 
 
-def identical(reference: Sequence[Transcript], found: Sequence[Transcript]) -> float:
-    """The share of transcripts whose tokens are those of the reference."""
-    pairs = zip(reference, found, strict=True)
+def identical(reference: Sequence[Transcript], transcripts: Sequence[Transcript]) -> float:
+    """Return the share of transcripts with the same tokens as the reference."""
+    pairs = zip(reference, transcripts, strict=True)
     same = ([a.tokens for a in one.segments] == [b.tokens for b in other.segments] for one, other in pairs)
     return sum(same) / len(reference)
 
 
 def starts(transcripts: Sequence[Transcript], speech: Speech) -> dict[str, Any]:
-    """Errors of starts against espeak's, where words stand apart: of words, or of the first word of each part."""
+    """Return errors of word starts against espeak's, for languages with spaces.
+
+    Segments without word times count with their first word alone.
+    """
     rows = zip(transcripts, speech.utterances, speech.marks, strict=True)
-    return asdict(summary((timed_words(each), marks) for each, said, marks in rows if said.language in SPACED))
+    return asdict(
+        summary((timed_words(each), marks) for each, utterance, marks in rows if utterance.language in SPACED)
+    )
 
 
 def timed_words(transcript: Transcript) -> list[Word]:
-    """Words with their times; of a segment without any, its text, whose first word begins with it."""
-    found: list[Word] = []
+    """Return all words with times; a segment without word times counts as one word with the times of the segment."""
+    words: list[Word] = []
     for segment in transcript.segments:
         whole = Word(segment.text, segment.start, segment.end, segment.confidence)
-        found += segment.words if segment.words is not None else [whole]
-    return found
+        words += segment.words if segment.words is not None else [whole]
+    return words
 
 
 def _peers(
     work: Path, checkpoint: Checkpoint, parent: Path, utterances: Sequence[Utterance], ours: Sequence[str]
 ) -> dict[str, Any]:
-    """Error rates of other packages over the same weights, and the share of texts that are ours to the letter."""
-    found: dict[str, Any] = {}
+    """Return error rates of other packages over the same graphs, and the share of texts that equal ours."""
+    results: dict[str, Any] = {}
     known = peers.PEERS.get(checkpoint.family, ())
     if known:
         peers.make_environment()
@@ -206,19 +211,19 @@ def _peers(
         try:
             _, answer = first_answer(peers.command(), job)
         except ChildError as error:
-            found[peer.package] = {"failed": error.reason}
+            results[peer.package] = {"failed": error.reason}
             log.warning("%s, %s: %s", checkpoint.name, peer.package, error)
             continue
-        found[peer.package] = {
+        results[peer.package] = {
             "rates": rates(utterances, answer["texts"]),
             "same": same_texts(utterances, ours, answer["texts"]),
         }
-        log.info("%s, %s: %s", checkpoint.name, peer.package, found[peer.package])
-    return found
+        log.info("%s, %s: %s", checkpoint.name, peer.package, results[peer.package])
+    return results
 
 
 def same_texts(utterances: Sequence[Utterance], ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """The share of texts that are the same as they are compared for error rates."""
+    """Return the share of texts that are equal after the normalization of error rates."""
     rows = zip(utterances, ours, theirs, strict=True)
     same = (normalize(a, str(each.language)) == normalize(b, str(each.language)) for each, a, b in rows)
     return sum(same) / len(utterances)

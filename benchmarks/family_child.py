@@ -1,8 +1,8 @@
-"""One of our models in a process of its own, for its memory: ``python -m benchmarks.family_child``.
+"""Child process that runs one of our artifacts, so that its memory is measured alone.
 
-The first line of standard input is a job in JSON. Asked for ``cold``, it says the text of a clip and ends; asked for
-``measure``, it says how the clip is cut when it is ready, and for every further line it transcribes the clip once and
-says how that went.
+``python -m benchmarks.family_child`` reads a job as one line of JSON. A ``cold`` job transcribes a clip once, answers
+with its texts and ends. A ``measure`` job answers with the segmentation when it is ready, then transcribes the clip
+once for each further line, and answers each with a :class:`Run`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 
 import msgspec
 
-import runtime.__main__  # noqa: F401  # a command starts with it, so it belongs to a cold start
+import runtime.__main__  # noqa: F401  # part of a cold start of the command line
 from runtime import Transcriber
 from runtime.host.memory import peak_resident_bytes
 from runtime.results import Transcript
@@ -22,7 +22,7 @@ STAGES = ("segment", "features", "encode", "prefill", "decode")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """``tokens`` are forced for all of the clip; null where they come from the frames and cannot be forced."""
+    """A job; ``tokens`` is the forced number for the whole clip, null where it cannot be forced."""
 
     ask: str
     model: str
@@ -32,7 +32,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """How a run went: seconds in all and by stage, what was heard, and the peak of memory so far."""
+    """One run: seconds in total and by stage, tokens, texts, and the peak resident memory so far."""
 
     total: float
     stages: dict[str, float]
@@ -43,22 +43,22 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Do the job."""
+    """Run the job on the first line of standard input."""
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     transcriber = Transcriber.from_artifact(job.model)
     if job.ask == "cold":
-        say({"texts": [_transcribe(transcriber, job, job.tokens).text]})
+        answer({"texts": [_transcribe(transcriber, job, job.tokens).text]})
         return
-    # How the clip is cut is known only once it was: one token a segment tells it.
+    # The number of segments is known only after a run: a short one, with one token a segment.
     segments = len(_transcribe(transcriber, job, 1 if job.tokens else None).segments)
     each = job.tokens and budget(job.tokens, segments)
     _transcribe(transcriber, job, each)
-    say({"segment_seconds": transcriber.engine.segment_seconds, "segments": segments})
+    answer({"segment_seconds": transcriber.engine.segment_seconds, "segments": segments})
     for _ in sys.stdin:
         began = time.perf_counter()
         transcript = _transcribe(transcriber, job, each)
         total = time.perf_counter() - began
-        say(
+        answer(
             Run(
                 total,
                 {stage: getattr(transcript.timings, stage) for stage in STAGES},
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def budget(tokens: int, segments: int) -> int:
-    """Tokens of each of so many segments, so that all of them together have ``tokens``."""
+    """Return the tokens for each segment, rounded up, so that all segments together have ``tokens``."""
     return math.ceil(tokens / max(1, segments))
 
 
@@ -79,9 +79,9 @@ def _transcribe(transcriber: Transcriber, job: Job, each: int | None) -> Transcr
     return transcriber.transcribe(job.clip, job.language, max_new_tokens=each, ignore_stop=each is not None)
 
 
-def say(what: object) -> None:
-    """A line of JSON on standard output."""
-    sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
+def answer(value: object) -> None:
+    """Write a line of JSON to standard output."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
     sys.stdout.flush()
 
 

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.four_bits``: what 4 bits cost the small Parakeet, part by part and by whole recipes.
+"""``python -m benchmarks.four_bits``: errors that 4 bits cause in the small Parakeet, by part and by recipe.
 
-Each part alone has 4 bits while everything else stays float32. The held-out set has 700 words of Russian, of which one
-point is seven: so three more sets of other seeds are heard, and a rise has its interval.
+Each part alone has 4 bits while everything else stays float32. The held-out set has 700 words of Russian, so one point
+is seven words: three more sets with other seeds are used, and each rise has an interval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tools.tiny.synth import RATE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "parakeet-tdt-tiny"
-#: Graph role and node pattern of each part; together all products but the convolutions of the stem.
+#: Graph roles and node patterns of each part; together they cover all products but the convolutions of the stem.
 PARTS = {
     "feed forward": [("encoder", "*/feed_forward*")],
     "attention": [("encoder", "*/self_attn/*")],
@@ -51,23 +51,23 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """Errors and words of every utterance, [n, 2] by language code; and its tokens, by segment."""
+class Recognized:
+    """Errors and words of every utterance, [n, 2] by language code, and its tokens by segment."""
 
     counts: dict[str, Counts]
     tokens: list[list[list[int]]]
 
 
 def part_recipe(part: str) -> Recipe:
-    """4 bits for a part, or for all, as ``int4`` has them; float32 for the rest."""
+    """Return a recipe with 4 bits, as in ``int4``, for one part or for :data:`ALL`, and float32 for the rest."""
     nodes = [each for nodes in PARTS.values() for each in nodes] if part == ALL else PARTS[part]
     four = [WeightOnly(graph=role, node=node, bits=4, block=64, smoothing=Smoothing()) for role, node in nodes]
     bounds = Bounds(relative_error={"*": 1.0}, identical=0.0, error_rate=1.0)
     return Recipe(f"4 bits: {part}", bounds, (*four, Keep(graph="*")), name=part.replace(",", "").replace(" ", "-"))
 
 
-def made(parent: Artifact, recipe: Recipe, folder: Path) -> Artifact:
-    """The artifact by a recipe, made if it is not there; also beyond the recipe's bounds."""
+def quantized(parent: Artifact, recipe: Recipe, folder: Path) -> Artifact:
+    """Return the artifact of a recipe in ``folder``, made if it does not exist, also beyond the recipe's bounds."""
     out = folder / recipe.name
     if not out.exists():
         with Report() as report:
@@ -75,36 +75,36 @@ def made(parent: Artifact, recipe: Recipe, folder: Path) -> Artifact:
     return open_artifact(out)
 
 
-def heard(artifact: Artifact, clips: Sequence[tuple[Item, Floats]]) -> Heard:
-    """What an artifact makes of the clips in its languages."""
+def recognize(artifact: Artifact, clips: Sequence[tuple[Item, Floats]]) -> Recognized:
+    """Transcribe the clips in the languages of the model, and count errors."""
     transcriber = Transcriber.from_artifact(artifact.path)
     counts: dict[str, Counts] = {}
     tokens: list[list[list[int]]] = []
     for code in LANGUAGES:
         chosen = [(item, clip) for item, clip in clips if item.language == code]
         outcomes = transcriber.transcribe_many([Request(clip, sample_rate=RATE) for _, clip in chosen])
-        found = [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
-        rows = [errors(item.text, each.text) for (item, _), each in zip(chosen, found, strict=True)]
+        transcripts = [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
+        rows = [errors(item.text, each.text) for (item, _), each in zip(chosen, transcripts, strict=True)]
         counts[code] = np.array(rows, np.int64)
-        tokens += [[segment.tokens for segment in each.segments] for each in found]
-    return Heard(counts, tokens)
+        tokens += [[segment.tokens for segment in each.segments] for each in transcripts]
+    return Recognized(counts, tokens)
 
 
 def errors(truth: str, text: str) -> tuple[int, int]:
-    """Word errors of ``text``, and words of ``truth``; without case and punctuation."""
+    """Return the word errors of ``text`` and the number of words of ``truth``, without case and punctuation."""
     words = jiwer.process_words(normalize(truth), normalize(text))
     return words.substitutions + words.deletions + words.insertions, len(normalize(truth).split())
 
 
 def rise(before: Counts, after: Counts) -> tuple[float, float]:
-    """By how many points the error rate rose, and half of its 95 % interval, over utterances as they were drawn."""
+    """Return the rise of the error rate in percentage points, and half of its 95 % interval over utterances."""
     change = (after - before)[:, 0]
     words = int(before[:, 1].sum())
     return 100 * change.sum() / words, 196 * float(np.sqrt(len(change)) * change.std()) / words
 
 
-def row(name: str, artifact: Artifact, before: Heard, after: Heard) -> str:
-    """A line of the table."""
+def row(name: str, artifact: Artifact, before: Recognized, after: Recognized) -> str:
+    """Return a row of the table in Markdown."""
     cells = [name, f"{artifact.size / 1e6:.2f} MB"]
     for code in LANGUAGES:
         points, half = rise(before.counts[code], after.counts[code])
@@ -118,31 +118,30 @@ def row(name: str, artifact: Artifact, before: Heard, after: Heard) -> str:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Artifacts; a second run takes those that are there.")] = REPOSITORY
+    work: Annotated[Path, typer.Option(help="Folder for artifacts; a second run reuses them.")] = REPOSITORY
     / "build"
     / "benchmarks"
     / "four-bits",
-    corpora: Annotated[Path, typer.Option(help="Held-out sets, generated if they are not there.")] = REPOSITORY
-    / "build"
-    / "tiny"
-    / "evaluation",
-    sets: Annotated[int, typer.Option(min=1, help="How many held-out sets, of 200 utterances each.")] = 4,
+    corpora: Annotated[
+        Path, typer.Option(help="Folder for held-out sets, generated if they do not exist.")
+    ] = REPOSITORY / "build" / "tiny" / "evaluation",
+    sets: Annotated[int, typer.Option(min=1, help="Number of held-out sets of 200 utterances each.")] = 4,
 ) -> None:
-    """Print the table of docs/quantization.md: a quarter of an hour on a core."""
+    """Print the table of docs/quantization.md on 4 bits; takes a quarter of an hour on one core."""
     clips: list[tuple[Item, Floats]] = []
     for fresh in range(sets):
         data = held_out(corpora, fresh)
         clips += zip(data.items, data.clips, strict=True)
     parent = open_artifact(exported(NAME, work, CHECKPOINTS[NAME].bundled))
-    before = heard(parent, clips)
+    before = recognize(parent, clips)
     languages = " | ".join(f"{language} | points" for language in LANGUAGES.values())
     typer.echo(f"| 4 bits in | size | {languages} | same tokens | relative error, encoder / decoder |")
     typer.echo("|---|---|---|---|---|---|---|---|")
     typer.echo(row("nothing: float32", parent, before, before))
     parts = [(part, part_recipe(part)) for part in (*PARTS, ALL)]
     for name, recipe in parts + [(f"recipe `{name}`", load_recipe(name)) for name in RECIPES]:
-        artifact = made(parent, recipe, work)
-        typer.echo(row(name, artifact, before, heard(artifact, clips)))
+        artifact = quantized(parent, recipe, work)
+        typer.echo(row(name, artifact, before, recognize(artifact, clips)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The kernels that recipes are made of, alone: which operator, which block size, at the 0.6B's sizes."""
+"""Time and error of single kernels that recipes use, by operator and block size, at the sizes of the 0.6B."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ BLOCKS = (16, 32, 64, 128, 256)
 ROUNDS = 9
 
 
-def measure() -> dict[str, Any]:
-    """Medians in milliseconds of the convolution stem's forms, and of products by bits and block, with their errors."""
+def measure(_work: Path) -> dict[str, Any]:
+    """Return median milliseconds and errors of forms of the convolution stem, and of products by bits and block."""
     rng = np.random.default_rng(0)
     return {"stem": _stem(rng), "blocks": _blocks(rng)}
 
@@ -55,7 +56,7 @@ def _finish(model: ir.Model, output: ir.Value) -> bytes:
 
 
 def _medians(graphs: dict[str, bytes], x: Floats, calls: int = 1) -> dict[str, float]:
-    """Milliseconds a call, round by round. One session at a time: threads of others would spin in the way."""
+    """Return the median milliseconds of a call. One session exists at a time, since idle ones have spinning threads."""
     taken: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(ROUNDS):
         for name, graph in graphs.items():
@@ -69,7 +70,7 @@ def _medians(graphs: dict[str, bytes], x: Floats, calls: int = 1) -> dict[str, f
 
 
 def _stem(rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Three convolutions of 480 channels over 16 s of audio: floats, ``ConvInteger``, patches, patches by element."""
+    """Three convolutions of 480 channels over 16 s of audio: float, ``ConvInteger``, patches, patches by element."""
     weights = [
         (rng.standard_normal((CHANNELS, into, 3, 3)) / np.sqrt(9 * into)).astype(np.float32)
         for into in (1, CHANNELS, CHANNELS)
@@ -81,11 +82,11 @@ def _stem(rng: np.random.Generator) -> dict[str, dict[str, float]]:
         "patches": _patches(weights, x, alone=False),
         "patches, element by element": _patches(weights, x, alone=True),
     }
-    found = {name: _session(graph).run(None, {"x": x})[0] for name, graph in graphs.items()}
+    outputs = {name: _session(graph).run(None, {"x": x})[0] for name, graph in graphs.items()}
     medians = _medians(graphs, x)
     return {
-        name: {"ms": medians[name], "relative_error": relative_error(output, found["Conv, float32"])}
-        for name, output in found.items()
+        name: {"ms": medians[name], "relative_error": relative_error(output, outputs["Conv, float32"])}
+        for name, output in outputs.items()
     }
 
 
@@ -127,7 +128,7 @@ def _conv_integer(weights: list[Floats]) -> bytes:
 
 
 def _patches(weights: list[Floats], x: Floats, *, alone: bool) -> bytes:
-    """What the int8 recipe makes of the stem, whole batch at once or element by element."""
+    """The stem as the int8 recipe writes it, with the whole batch at once or element by element."""
     model, value = _float_stem(weights)
     edit = Editor(model.graph, "end")
     end = edit.node("Identity", [edit.node("Transpose", [value], perm=[0, 3, 1, 2])])
@@ -138,16 +139,16 @@ def _patches(weights: list[Floats], x: Floats, *, alone: bool) -> bytes:
     w8a8.cancel_transposes(model.graph)
     model.graph.sort()
     if alone and not per_element.wrap(model.graph, model.graph.inputs[0], "each"):
-        raise RuntimeError("the stem does not come apart")
+        raise RuntimeError("the stem cannot be split by batch element")
     return _finish(model, back)
 
 
 def _blocks(rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Products [M, 1024] × [1024, 3072] of Gaussian weights: error of the weights and of the kernel, time by rows."""
+    """Products [M, 1024] × [1024, 3072] with Gaussian weights: errors of weights and kernel, time by rows."""
     matrix = (rng.standard_normal((INNER, OUTER)) / np.sqrt(INNER)).astype(np.float32)
     rows = {count: rng.standard_normal((count, INNER)).astype(np.float32) for count in (8, 400)}
     graphs: dict[str, bytes] = {}
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     exact = rows[8] @ matrix
     for bits in (8, 4):
         for block in BLOCKS:
@@ -165,11 +166,11 @@ def _blocks(rng: np.random.Generator) -> dict[str, dict[str, float]]:
                 graphs[name] = bytes(ir.to_proto(model).SerializeToString())
                 dequantized = quantize_blocks(matrix, bits, block, symmetric=symmetric).dequantized()
                 output = _session(graphs[name]).run(None, {"x": rows[8]})[0]
-                found[name] = {
+                results[name] = {
                     "weights": relative_error(rows[8] @ dequantized, exact),
                     "kernel": relative_error(output, rows[8] @ dequantized),
                 }
     for count, some in rows.items():
         for name, milliseconds in _medians(graphs, some, 4).items():
-            found[name][f"ms_{count}"] = milliseconds
-    return found
+            results[name][f"ms_{count}"] = milliseconds
+    return results

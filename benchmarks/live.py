@@ -1,4 +1,4 @@
-"""Streams: whether they end as the offline text, how soon words are stable, what a chunk costs, memory over hours."""
+"""Streams: final texts against offline ones, delay of stable words, cost of a chunk, memory over hours."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ Floats = npt.NDArray[np.float32]
 
 UTTERANCES, GAP = 100, 1.2
 PIECES = (0.02, 0.1, 1.0)
-# Hypotheses that must agree, and whether words are told before the encoder is done with them.
+# Number of hypotheses that must agree, and whether words are emitted before their encoder window is complete.
 STABILITY = ((3, False), (2, False), (2, True), (3, True), (4, True))
 RISES = (0.0, 0.3, 1.0, math.inf)
 MINUTES = 10
-# Of a forced hypothesis the last tokens are decoded again each time, as words at the end of what was heard change.
+# Last tokens of a forced hypothesis that are decoded again each time, since words at the end of the audio change.
 TAIL = 2
 HOURS, FIRST_MINUTES = 2, 10
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """The small model over held-out speech, and over two hours of stream."""
+    """Measure the small model over held-out speech, and over two hours of stream."""
     parent = exported("qwen3-asr-tiny", work / "small")
     small, _ = quantized(parent, "int8")
     data = held_out(work / "live")
@@ -60,28 +60,26 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def _against_offline(model: Path, items: list[Item], clips: list[Floats], piece: float) -> dict[str, Any]:
-    """Finals whose text, tokens and start are those of the same piece offline; stable text that was taken back."""
+    """Count final segments with the text, tokens and start of offline decoding, and changes of stable text."""
     transcriber = Transcriber.from_artifact(model)
     audio, _ = joined(clips[:UTTERANCES], GAP)
     events = streamed(transcriber.stream(), audio, piece)
     expected = offline(transcriber.engine, audio)
     ends = finals(events)
     assert len(ends) == len(expected)
-    found = {
+    results = {
         "utterances": len(items[:UTTERANCES]),
         "segments": len(expected),
         "equal": sum(ends_as_offline(final, *one) for final, one in zip(ends, expected, strict=True)),
         "partials": sum(isinstance(event, Partial) for event in events),
         "taken_back": taken_back(events),
     }
-    log.info("%s", found)
-    return found
+    log.info("%s", results)
+    return results
 
 
 def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str, Any]:
-    """All utterances, by how many hypotheses must agree: what becomes stable, how long after it was said, and how often
-    the segment's text would have been another one.
-    """
+    """Measure by the number of agreeing hypotheses: share and delay of stable text, final texts unlike offline."""
     rows = []
     transcriber = Transcriber.from_artifact(model)
     audio, starts = joined(clips, GAP)
@@ -109,11 +107,10 @@ def _stability(model: Path, items: list[Item], clips: list[Floats]) -> dict[str,
 
 
 def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tuple[float, list[float], float]:
-    """Share of the characters that were stable before their segment ended; seconds from the beginning of a spoken word
-    to its being stable, of those that were; and the median from a segment's start to its first text.
+    """Return the share of characters that were stable before their segment ended, seconds from the start of each spoken
+    word until it was stable, and the median seconds from a segment's start to its first text.
 
-    Of a word only its number in the utterance is compared: for utterances that are one segment, in languages with
-    spaces.
+    Words are matched by their number in the utterance, in utterances of one segment and in languages with spaces.
     """
     before: dict[int, int] = {}
     first: dict[int, float] = {}
@@ -134,21 +131,21 @@ def _lateness(events: list[Event], items: list[Item], starts: list[float]) -> tu
         if item.language == "zh" or len(item.words) != len(result.text.split()):
             continue
         for word, (begun, _) in enumerate(item.words):
-            told = next((end for count, end in growth.get(number, []) if count > word), None)
-            if told is not None:
-                late.append(told - starts[index] - begun)
+            stable_at = next((end for count, end in growth.get(number, []) if count > word), None)
+            if stable_at is not None:
+                late.append(stable_at - starts[index] - begun)
     characters = sum(len(result.text) for result in ends.values())
     return sum(before.values()) / characters, late, statistics.median(first.values())
 
 
 def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
-    """Long segments of joined utterances: windows encoded again, and partial texts other than with the true maximum."""
+    """Count windows of long segments that are encoded again, and partial texts unlike exact normalization's."""
     transcriber = Transcriber.from_artifact(model)
     audio, _ = joined(clips, 0.3)
     engine = transcriber.engine
     assert isinstance(engine, Qwen3AsrEngine)
     texts: list[list[str]] = []
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     made_live = engine.live
     for rise in RISES:
         clips_made: list[GrowingClip] = []
@@ -164,18 +161,18 @@ def _normalization(model: Path, clips: list[Floats]) -> dict[str, Any]:
         events = streamed(transcriber.stream(), audio, 0.1)
         texts.append([each.stable + each.unstable for each in events if isinstance(each, Partial)])
         same = [one == other for one, other in zip(texts[-1], texts[0], strict=True)]
-        found[f"{rise:g}"] = {
+        results[f"{rise:g}"] = {
             "finished": sum(clip.finished for clip in clips_made),
             "again": sum(clip.encoded_again for clip in clips_made),
             "partials": len(same),
             "other_partials": len(same) - sum(same),
         }
-        log.info("%g: %s", rise, found[f"{rise:g}"])
-    return {"usual": windows.RISE, "rises": found}
+        log.info("%g: %s", rise, results[f"{rise:g}"])
+    return {"usual": windows.RISE, "rises": results}
 
 
 class _Forced(LiveSession):
-    """A stream of random weights: each hypothesis has three tokens a second, all but the last of which hold."""
+    """A stream of random weights: each hypothesis has three tokens a second, and repeats all but its last tokens."""
 
     def next_job(self) -> SegmentJob | None:
         job = super().next_job()
@@ -188,9 +185,9 @@ class _Forced(LiveSession):
 
 
 def measure_chunks(work: Path) -> dict[str, Any]:
-    """0.6B int8, random weights: every second of ten minutes, the same minute ten times: what feeding it took.
+    """Time each chunk of 1 s over ten minutes, with 0.6B int8 and random weights.
 
-    The minute's last second is silent, so that every minute is cut alike.
+    The same minute is fed ten times; its last second is silent, so that every minute has the same segments.
     """
     model, _ = quantized(random_weights("0.6b", work / "0.6b"), "int8")
     transcriber = Transcriber.from_artifact(model)
@@ -201,10 +198,10 @@ def measure_chunks(work: Path) -> dict[str, Any]:
         return Stream(engine, _Forced(engine, options, LiveOptions()), RATE)
 
     stream = open_stream()
-    for at in range(0, 20 * RATE, RATE):  # weights are touched for the first time
+    for at in range(0, 20 * RATE, RATE):  # reads the weights for the first time
         stream.feed(minute[at : at + RATE])
     stream = open_stream()
-    spent: list[float] = []
+    durations: list[float] = []
     partials: list[float] = []
     last: list[float] = []
     first = 0.0
@@ -218,23 +215,23 @@ def measure_chunks(work: Path) -> dict[str, Any]:
     for number in range(MINUTES):
         for at in range(0, len(minute), RATE):
             seconds, events = feed(stream, at)
-            spent.append(seconds)
+            durations.append(seconds)
             if any(isinstance(event, Final) for event in events):
                 last.append(seconds)
             elif any(isinstance(event, Partial) for event in events):
                 partials.append(seconds)
                 first = first or at / RATE + 1 + seconds
-            if number == MINUTES - 1:  # beside it, chunk by chunk, the first minute of another stream
+            if number == MINUTES - 1:  # the first minute of another stream, in alternation
                 begun.append(feed(other, at)[0])
-        log.info("minute %d: %.3f s a chunk", number + 1, statistics.mean(spent[-60:]))
+        log.info("minute %d: %.3f s a chunk", number + 1, statistics.mean(durations[-60:]))
     began = time.perf_counter()
     stream.finish()
     timings = stream.session.timings
     return {
         "seconds": 60 * MINUTES,
-        "total": sum(spent) + time.perf_counter() - began,
-        "minutes": [statistics.mean(spent[60 * number : 60 * number + 60]) for number in range(MINUTES)],
-        "beside": {"first_minute": statistics.mean(begun), "last_minute": statistics.mean(spent[-60:])},
+        "total": sum(durations) + time.perf_counter() - began,
+        "minutes": [statistics.mean(durations[60 * number : 60 * number + 60]) for number in range(MINUTES)],
+        "beside": {"first_minute": statistics.mean(begun), "last_minute": statistics.mean(durations[-60:])},
         "first_text": first,
         "partial": _spread(partials),
         "final": _spread(last),
@@ -251,7 +248,7 @@ def _spread(seconds: list[float]) -> dict[str, float]:
     }
 
 
-# The small model over hours in pieces of a second, its texts as they come.
+# The small model over hours of audio in chunks of a second; texts have their natural lengths.
 _HOURS = """
 import json, sys
 import soundfile

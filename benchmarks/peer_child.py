@@ -1,7 +1,7 @@
-"""onnx-asr or sherpa-onnx in a process of its own: ``PEERS_PYTHON -m benchmarks.peer_child``.
+"""Child process that runs onnx-asr or sherpa-onnx: ``build/peers/bin/python -m benchmarks.peer_child``.
 
-It runs in the peers' own environment, so it imports them, numpy and the standard library alone. What it reads and says
-is that of :mod:`benchmarks.family_child`.
+It runs in the environment of the other packages, so it imports only them, numpy and the standard library. It reads and
+answers as :mod:`benchmarks.family_child` does.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from typing import Any
 
 import numpy as np
 
-# Texts and the number of tokens of some clips.
-Heard = tuple[list[str], int]
-Recognize = Callable[[Sequence[Any]], Heard]
+# Texts and total number of tokens.
+Recognized = tuple[list[str], int]
+Recognize = Callable[[Sequence[Any]], Recognized]
 
 RATE = 16_000
 
 
 def main() -> None:
-    """Do the job that is on the first line of standard input."""
+    """Run the job on the first line of standard input."""
     job = json.loads(sys.stdin.readline())
-    os.chdir(job["folder"])  # sherpa-onnx reads graphs into memory: weights beside them are looked for here
+    os.chdir(job["folder"])  # sherpa-onnx reads graphs into memory and looks for their weights in the current folder
     recognize = LOADERS[job["package"]](job)
     clips = [np.load(path) for path in job["clips"]]
     if job["ask"] == "cold":
-        say({"texts": recognize(clips)[0]})
+        answer({"texts": recognize(clips)[0]})
     elif job["ask"] == "texts":
-        say({"texts": WAYS[job["way"]](recognize, clips)[0]})
+        answer({"texts": WAYS[job["way"]](recognize, clips)[0]})
     elif job["ask"] == "way":
-        say({"way": faster_way(recognize, clips)})
+        answer({"way": faster_way(recognize, clips)})
     else:
         run = WAYS[job["way"]]
         run(recognize, clips)
-        say({"ready": True})
+        answer({"ready": True})
         for _ in sys.stdin:
             began = time.perf_counter()
             texts, tokens = run(recognize, clips)
             total = time.perf_counter() - began
-            say({"total": total, "tokens": tokens, "texts": texts, "resident_bytes": peak_bytes()})
+            answer({"total": total, "tokens": tokens, "texts": texts, "resident_bytes": peak_bytes()})
 
 
 def faster_way(recognize: Recognize, clips: Sequence[Any]) -> str:
-    """Whether clips are faster one by one or together, once each after a warm-up."""
+    """Return the faster way of :data:`WAYS`, each timed once after a warm-up."""
     recognize(clips[:1])
     taken = {}
     for way, run in WAYS.items():
@@ -60,24 +60,24 @@ def faster_way(recognize: Recognize, clips: Sequence[Any]) -> str:
     return min(taken, key=lambda way: taken[way])
 
 
-def one_by_one(recognize: Recognize, clips: Sequence[Any]) -> Heard:
-    """Each clip in a call of its own."""
-    heard = [recognize([clip]) for clip in clips]
-    return [text for texts, _ in heard for text in texts], sum(tokens for _, tokens in heard)
+def one_by_one(recognize: Recognize, clips: Sequence[Any]) -> Recognized:
+    """Recognize each clip in its own call."""
+    results = [recognize([clip]) for clip in clips]
+    return [text for texts, _ in results for text in texts], sum(tokens for _, tokens in results)
 
 
-def together(recognize: Recognize, clips: Sequence[Any]) -> Heard:
-    """All clips in one call."""
+def together(recognize: Recognize, clips: Sequence[Any]) -> Recognized:
+    """Recognize all clips in one call."""
     return recognize(clips)
 
 
-WAYS: dict[str, Callable[[Recognize, Sequence[Any]], Heard]] = {"one by one": one_by_one, "together": together}
+WAYS: dict[str, Callable[[Recognize, Sequence[Any]], Recognized]] = {"one by one": one_by_one, "together": together}
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process; Linux alone tells it here."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    """Return the peak resident bytes of this process; Linux only, 0 if unknown."""
+    match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def _onnx_asr(job: dict[str, Any]) -> Recognize:
@@ -89,29 +89,29 @@ def _onnx_asr(job: dict[str, Any]) -> Recognize:
         return _whisper(model, job)
     timed = model.with_timestamps()
 
-    def recognize(clips: Sequence[Any]) -> Heard:
-        found = timed.recognize(list(clips), sample_rate=RATE)
-        return [each.text for each in found], sum(len(each.tokens) for each in found)
+    def recognize(clips: Sequence[Any]) -> Recognized:
+        results = timed.recognize(list(clips), sample_rate=RATE)
+        return [each.text for each in results], sum(len(each.tokens) for each in results)
 
     return recognize
 
 
 def _whisper(model: Any, job: dict[str, Any]) -> Recognize:
-    """With as many tokens a clip as are asked for: by the bound that its decoding loop takes, and no end before."""
+    """Force the number of tokens of a clip, if the job sets it: bound the decoding loop and disable the end token."""
     decoding, counted = model.asr._decoding, [0]
     forced = job["new_tokens"]
     if forced:
         model.asr._eos_token_id = -1
 
     @functools.wraps(decoding)
-    def bounded(audio: Any, tokens: Any, most: int = 448) -> Any:
-        found = decoding(audio, tokens, tokens.shape[1] + forced if forced else most)
-        counted[0] += found.shape[0] * (found.shape[1] - tokens.shape[1])
-        return found
+    def bounded(audio: Any, tokens: Any, max_length: int = 448) -> Any:
+        output = decoding(audio, tokens, tokens.shape[1] + forced if forced else max_length)
+        counted[0] += output.shape[0] * (output.shape[1] - tokens.shape[1])
+        return output
 
     model.asr._decoding = bounded
 
-    def recognize(clips: Sequence[Any]) -> Heard:
+    def recognize(clips: Sequence[Any]) -> Recognized:
         counted[0] = 0
         texts = model.recognize(list(clips), sample_rate=RATE, language=job["language"])
         return list(texts), counted[0]
@@ -120,9 +120,9 @@ def _whisper(model: Any, job: dict[str, Any]) -> Recognize:
 
 
 def _sherpa(job: dict[str, Any]) -> Recognize:
-    made = import_module("sherpa_onnx").OfflineRecognizer
+    factory = import_module("sherpa_onnx").OfflineRecognizer
     if job["kind"] == "nemo-conformer-tdt":
-        recognizer = made.from_transducer(
+        recognizer = factory.from_transducer(
             "encoder-model.onnx",
             "decoder.onnx",
             "joiner.onnx",
@@ -132,9 +132,9 @@ def _sherpa(job: dict[str, Any]) -> Recognize:
             model_type="nemo_transducer",
         )
     else:
-        recognizer = made.from_nemo_ctc("v3_ctc.onnx", "tokens.txt", num_threads=job["threads"], feature_dim=64)
+        recognizer = factory.from_nemo_ctc("v3_ctc.onnx", "tokens.txt", num_threads=job["threads"], feature_dim=64)
 
-    def recognize(clips: Sequence[Any]) -> Heard:
+    def recognize(clips: Sequence[Any]) -> Recognized:
         streams = []
         for clip in clips:
             stream = recognizer.create_stream()
@@ -150,9 +150,9 @@ def _sherpa(job: dict[str, Any]) -> Recognize:
 LOADERS: dict[str, Callable[[dict[str, Any]], Recognize]] = {"onnx-asr": _onnx_asr, "sherpa-onnx": _sherpa}
 
 
-def say(what: dict[str, Any]) -> None:
-    """A line of JSON on standard output."""
-    sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")
+def answer(value: dict[str, Any]) -> None:
+    """Write a line of JSON to standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 

@@ -1,8 +1,8 @@
-"""Our graphs in other packages' form: their names, their axes, the same weights, which are linked and not copied.
+"""Write our graphs with the names and axes that other packages expect; weights are linked, not copied.
 
-What the packages expect was read from their code: onnx-asr 0.12 (``models/nemo.py``, ``models/gigaam.py``) and
-sherpa-onnx 2.0 (``offline-transducer-nemo-model.cc``, ``scripts/nemo``). Both take the same graphs for GigaAM and for
-Parakeet's encoder; sherpa-onnx reads metadata of it besides.
+The expected forms are taken from the code of the packages: onnx-asr 0.12 (``models/nemo.py``, ``models/gigaam.py``) and
+sherpa-onnx 2.0 (``offline-transducer-nemo-model.cc``, ``scripts/nemo``). Both read the same graphs for GigaAM and for
+Parakeet's encoder; sherpa-onnx also reads their metadata.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPACE = "\u2581"
 
 
 def write_gigaam(parent: Path, out: Path) -> Path:
-    """A GigaAM artifact as onnx-asr's ``gigaam-v3-ctc`` and as sherpa-onnx's NeMo CTC with ``is_giga_am``."""
+    """Write a GigaAM artifact as onnx-asr's ``gigaam-v3-ctc`` and as sherpa-onnx's NeMo CTC with ``is_giga_am``."""
     artifact = open_artifact(parent)
     out.mkdir(parents=True)
     model = load(artifact, "encoder", out)
@@ -47,7 +47,7 @@ def write_gigaam(parent: Path, out: Path) -> Path:
 
 
 def write_parakeet(parent: Path, out: Path) -> Path:
-    """A Parakeet TDT artifact as onnx-asr's ``nemo-conformer-tdt`` and as sherpa-onnx's NeMo transducer."""
+    """Write a Parakeet TDT artifact as onnx-asr's ``nemo-conformer-tdt`` and as sherpa-onnx's NeMo transducer."""
     artifact = open_artifact(parent)
     out.mkdir(parents=True)
     parameters = artifact.manifest.parameters
@@ -88,7 +88,7 @@ def write_parakeet(parent: Path, out: Path) -> Path:
 
 
 def _write_joint(artifact: Artifact, out: Path) -> None:
-    """``decoder_joint-model.onnx``: prediction and joint network in one, for one row."""
+    """Write ``decoder_joint-model.onnx``: prediction and joint network in one graph, for one row."""
     model = load(artifact, "decoder_joint", out)
     graph, edit = model.graph, Editor(model.graph, "peer")
     old = {value.name: value for value in graph.inputs}
@@ -109,7 +109,7 @@ def _write_joint(artifact: Artifact, out: Path) -> None:
 
 
 def _write_prediction_and_joint(artifact: Artifact, out: Path) -> None:
-    """``decoder.onnx`` and ``joiner.onnx``: cut where the prediction network's rows meet the encoder's frames."""
+    """Write ``decoder.onnx`` and ``joiner.onnx``, split where the prediction is added to the encoder's frame."""
     whole = load(artifact, "decoder_joint", out)
     inputs = {value.name: value for value in whole.graph.inputs}
     (meeting,) = [use.node for use in inputs["frame"].uses()]
@@ -132,10 +132,10 @@ def _write_prediction_and_joint(artifact: Artifact, out: Path) -> None:
     joiner = _part(whole, ["frame", name], ["token_logits", "duration_logits"])
     graph, edit = joiner.graph, Editor(joiner.graph, "peer")
     frame = value_of("encoder_outputs", FLOAT32, ["batch", width, 1])
-    given = {value.name: value for value in graph.inputs}
-    given[name].shape, given[name].type = ir.Shape(["batch", width]), ir.TensorType(FLOAT32)
-    _replace_input(graph, given["frame"], frame, edit.node("Squeeze", [frame, edit.constant("two", np.array([2]))]))
-    graph.inputs[:] = [frame, given[name]]
+    inputs = {value.name: value for value in graph.inputs}
+    inputs[name].shape, inputs[name].type = ir.Shape(["batch", width]), ir.TensorType(FLOAT32)
+    _replace_input(graph, inputs["frame"], frame, edit.node("Squeeze", [frame, edit.constant("two", np.array([2]))]))
+    graph.inputs[:] = [frame, inputs[name]]
     logits = {value.name: value for value in graph.outputs}
     graph.outputs[:] = [_joined(edit, logits["token_logits"], logits["duration_logits"], "outputs")]
     graph.sort()
@@ -143,7 +143,7 @@ def _write_prediction_and_joint(artifact: Artifact, out: Path) -> None:
 
 
 def load(artifact: Artifact, role: str, out: Path) -> ir.Model:
-    """A graph whose weights stay in their file, which is linked into ``out``."""
+    """Load a graph, and link the file of its weights into ``out``."""
     path = artifact.graph_path(role)
     if data := artifact.manifest.graphs[role].data:
         link(path.with_name(data), out / data)
@@ -151,7 +151,7 @@ def load(artifact: Artifact, role: str, out: Path) -> ir.Model:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file in another folder; a copy where there are no links."""
+    """Link a file to ``target``, or copy it where the file system has no hard links."""
     if target.exists():
         return
     try:
@@ -161,8 +161,9 @@ def link(source: Path, target: Path) -> None:
 
 
 def value_of(name: str, dtype: ir.DataType, shape: ir.Shape | Sequence[int | str]) -> ir.Value:
-    made = shape if isinstance(shape, ir.Shape) else ir.Shape(shape)
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=made)
+    """Return a new graph value."""
+    known = shape if isinstance(shape, ir.Shape) else ir.Shape(shape)
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=known)
 
 
 def rename(values: Iterable[ir.Value], names: Mapping[str, str]) -> None:
@@ -171,12 +172,12 @@ def rename(values: Iterable[ir.Value], names: Mapping[str, str]) -> None:
 
 
 def drop_outputs(graph: ir.Graph, names: set[str]) -> None:
-    """Leave outputs away; what only they need costs next to nothing."""
+    """Remove outputs by name; the nodes that only they need cost next to nothing."""
     graph.outputs[:] = [value for value in graph.outputs if value.name not in names]
 
 
 def _replace_input(graph: ir.Graph, old: ir.Value, new: ir.Value, within: ir.Value) -> None:
-    """``new`` is the input in place of ``old``; the graph goes on with ``within``, which is made of it."""
+    """Replace the input ``old`` by ``new``, and its uses by ``within``, which is computed from ``new``."""
     ir.convenience.replace_all_uses_with(old, within)
     graph.inputs[list(graph.inputs).index(old)] = new
 
@@ -187,7 +188,7 @@ def _ordered(values: Iterable[ir.Value], names: Sequence[str]) -> list[ir.Value]
 
 
 def _add_targets(graph: ir.Graph, edit: Editor, token: ir.Value) -> None:
-    """``targets`` int32 [rows, 1] in place of our token, and a ``target_length`` that nothing reads."""
+    """Replace our token by ``targets`` int32 [rows, 1], and add a ``target_length`` that nothing reads."""
     targets = value_of("targets", INT32, ["batch", 1])
     wide = edit.node("Cast", [targets], to=int(INT64))
     _replace_input(graph, token, targets, edit.node("Squeeze", [wide, edit.constant("last", np.array([1]))]))
@@ -195,21 +196,21 @@ def _add_targets(graph: ir.Graph, edit: Editor, token: ir.Value) -> None:
 
 
 def _joined(edit: Editor, tokens: ir.Value, durations: ir.Value, name: str) -> ir.Value:
-    """Logits of tokens and durations side by side, [rows, 1, 1, both]."""
+    """Return the logits of tokens and durations as one value [rows, 1, 1, tokens + durations]."""
     both = edit.node("Concat", [tokens, durations], axis=1)
-    made = edit.node("Unsqueeze", [both, edit.constant("middle", np.array([1, 2]))])
-    made.name, made.type, made.shape = name, ir.TensorType(FLOAT32), ir.Shape(["batch", 1, 1, "logits"])
-    return made
+    logits = edit.node("Unsqueeze", [both, edit.constant("middle", np.array([1, 2]))])
+    logits.name, logits.type, logits.shape = name, ir.TensorType(FLOAT32), ir.Shape(["batch", 1, 1, "logits"])
+    return logits
 
 
 def _part(model: ir.Model, inputs: Sequence[str | None], outputs: Sequence[str | None]) -> ir.Model:
-    """What computes ``outputs`` from ``inputs``."""
+    """Return the subgraph that computes ``outputs`` from ``inputs``."""
     graph = ir.convenience.extract(model.graph, [str(each) for each in inputs], [str(each) for each in outputs])
     return ir.Model(graph, ir_version=model.ir_version)
 
 
 def _write_vocabulary(artifact: Artifact, out: Path, files: Sequence[str]) -> None:
-    """A token and its id a line, the blank as ``<blk>`` at its id."""
+    """Write one token with its id per line, the blank as ``<blk>`` at its id."""
     tokenizer = Tokenizer.from_file(str(artifact.path / artifact.manifest.tokenizer))
     parameters = artifact.manifest.parameters
     blank, count = parameters["blank_id"], parameters["vocab_size"]
@@ -221,4 +222,5 @@ def _write_vocabulary(artifact: Artifact, out: Path, files: Sequence[str]) -> No
 
 
 def write_config(out: Path, **settings: Any) -> None:
+    """Write ``config.json``."""
     (out / "config.json").write_text(json.dumps(settings))

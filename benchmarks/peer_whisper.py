@@ -1,4 +1,4 @@
-"""Our Whisper in the form that onnx-asr takes: optimum's names, first pass and step in one graph, the same weights."""
+"""Write our Whisper as onnx-asr reads it: the names of optimum, first pass and step in one graph, the same weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = ("key", "value")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What of a Whisper its graphs' shapes are made of."""
+    """Sizes of a Whisper that its graphs' shapes depend on."""
 
     layers: int
     heads: int
@@ -29,16 +29,16 @@ class Sizes:
 
     @property
     def packed(self) -> ir.Shape:
-        """All keys and values of cross-attention, one after the other."""
+        """Shape of all keys and values of cross-attention, joined along axis 1."""
         return ir.Shape(["batch", 2 * self.layers * self.heads, self.positions, self.head_dim])
 
     @property
     def parts(self) -> list[tuple[int, str]]:
-        """Layers and kinds in the graph's order."""
+        """Layer and kind of each cache, in the graph's order."""
         return [(layer, kind) for layer in range(self.layers) for kind in _KINDS]
 
     def past(self) -> dict[str, ir.Value]:
-        """The inputs of optimum's decoders for keys and values, by name."""
+        """Return the inputs of optimum's decoders for keys and values, by name."""
         lengths = {"decoder": "past", "encoder": "audio"}
         return {
             name: value_of(name, FLOAT32, ["batch", self.heads, lengths[role], self.head_dim])
@@ -51,29 +51,29 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What one of the two passes reads in place of our decoder's inputs, and hands on of the audio."""
+    """Values that one of the two passes uses as our decoder's inputs, and the audio caches that it outputs."""
 
     own: Mapping[tuple[int, str], ir.Value]
     across: Mapping[tuple[int, str], ir.Value]
-    kept: Mapping[tuple[int, str], ir.Value]
-    total: ir.Value  # int64 [2]: rows, and tokens that each has with the new ones
+    audio_out: Mapping[tuple[int, str], ir.Value]
+    total: ir.Value  # int64 [2]: rows, and tokens of each with the new ones
 
 
 def past_name(layer: int, role: str, kind: str) -> str:
-    """The name of a layer's keys or values among the inputs of optimum's decoders."""
+    """Return the name of a layer's keys or values among the inputs of optimum's decoders."""
     return f"past_key_values.{layer}.{role}.{kind}"
 
 
 def write_whisper(parent: Path, out: Path) -> Path:
-    """A float32 Whisper artifact as onnx-asr's ``whisper``, which has the names of optimum.
+    """Write a float32 Whisper artifact as onnx-asr's ``whisper``, which has the names of optimum.
 
-    What goes from encoder to decoder is opaque to onnx-asr: here it is all keys and values of cross-attention, one
-    after the other, which the first pass takes apart and hands on with the past, so that steps copy none of it.
+    onnx-asr passes the encoder's output to the decoder unread: here it holds all keys and values of cross-attention,
+    which the first pass splits and outputs with the past, so that steps copy none of it.
     """
     artifact = open_artifact(parent)
     out.mkdir(parents=True)
-    found = artifact.manifest.parameters
-    sizes = Sizes(found["layers"], found["heads"], found["audio_positions"], found["head_dim"])
+    parameters = artifact.manifest.parameters
+    sizes = Sizes(*(parameters[key] for key in ("layers", "heads", "audio_positions", "head_dim")))
     encoder = load(artifact, "encoder", out)
     rename(encoder.graph.inputs, {"features": "input_features"})
     packed = Editor(encoder.graph, "peer").node("Concat", list(encoder.graph.outputs), axis=1)
@@ -83,7 +83,7 @@ def write_whisper(parent: Path, out: Path) -> Path:
     ir.save(_merged_decoder(artifact, out, sizes), out / "decoder_model_merged.onnx")
     tokenizer = Tokenizer.from_file(str(parent / artifact.manifest.tokenizer))
     added = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items()}
-    # Tokens of bytes have no spaces, but those that fill a random checkpoint's vocabulary do.
+    # Byte-level tokens contain no spaces, but the fillers in a random checkpoint's vocabulary do.
     texts = {token.replace(" ", "Ġ"): index for token, index in tokenizer.get_vocab().items() if token not in added}
     (out / "vocab.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     (out / "added_tokens.json").write_text(json.dumps(added, ensure_ascii=False), encoding="utf-8")
@@ -92,7 +92,7 @@ def write_whisper(parent: Path, out: Path) -> Path:
 
 
 def _merged_decoder(artifact: Artifact, out: Path, sizes: Sizes) -> ir.Model:
-    """First pass and step as the branches of one ``If``, over the same initializers."""
+    """Return first pass and step as the branches of one ``If`` over the same initializers."""
     model = load(artifact, "decoder", out)
     ids = value_of("input_ids", INT64, ["batch", "tokens"])
     audio = value_of("encoder_hidden_states", FLOAT32, sizes.packed)
@@ -128,7 +128,7 @@ def _merged_decoder(artifact: Artifact, out: Path, sizes: Sizes) -> ir.Model:
 
 
 def _first_pass(edit: Editor, sizes: Sizes, ids: ir.Value, audio: ir.Value) -> Branch:
-    """Nothing is past, and the audio is taken apart."""
+    """Return the branch without a past, which splits the packed audio."""
     rows = edit.node("Shape", [ids], start=0, end=1)
     room = edit.constant("room", np.array([sizes.heads, 0, sizes.head_dim], np.int64))
     shape = edit.node("Concat", [rows, room], axis=0)
@@ -144,20 +144,20 @@ def _first_pass(edit: Editor, sizes: Sizes, ids: ir.Value, audio: ir.Value) -> B
 
 
 def _step(edit: Editor, sizes: Sizes, ids: ir.Value, past: Mapping[str, ir.Value]) -> Branch:
-    """Everything is past. For the audio's part comes something without rows: onnx-asr then keeps what it has."""
+    """Return the branch with a past. Its audio caches have no rows: onnx-asr then uses the former ones again."""
     own, across = (
         {(layer, kind): past[past_name(layer, role, kind)] for layer, kind in sizes.parts}
         for role in ("decoder", "encoder")
     )
     nothing = edit.constant("nothing", np.zeros((0, sizes.heads, 1, sizes.head_dim), np.float32))
-    kept = {part: edit.node("Identity", [nothing]) for part in sizes.parts}
+    audio_out = {part: edit.node("Identity", [nothing]) for part in sizes.parts}
     rows, new = edit.node("Shape", [ids], start=0, end=1), edit.node("Shape", [ids], start=1, end=2)
     before = edit.node("Shape", [own[sizes.parts[0]]], start=2, end=3)
-    return Branch(own, across, kept, edit.node("Concat", [rows, edit.node("Add", [before, new])], axis=0))
+    return Branch(own, across, audio_out, edit.node("Concat", [rows, edit.node("Add", [before, new])], axis=0))
 
 
 def _connect(graph: ir.Graph, sizes: Sizes, ids: ir.Value, branch: Branch) -> None:
-    """Our decoder's nodes over a branch's values; logits of the last position alone, which is all that is read."""
+    """Connect our decoder's nodes to a branch's values; output the logits of the last position alone."""
     edit = Editor(graph, "peer/all")
     feeds = {
         "input_ids": ids,
@@ -167,22 +167,22 @@ def _connect(graph: ir.Graph, sizes: Sizes, ids: ir.Value, branch: Branch) -> No
     for layer, kind in sizes.parts:
         feeds[f"past_key_values.{layer}.{kind}"] = branch.own[layer, kind]
         feeds[f"cross_key_values.{layer}.{kind}"] = branch.across[layer, kind]
-    given = list(graph.inputs)
+    inputs = list(graph.inputs)
     graph.inputs.clear()
-    for value in given:
+    for value in inputs:
         ir.convenience.replace_all_uses_with(value, feeds[str(value.name)])
-    made = {str(value.name): value for value in graph.outputs}
+    outputs = {str(value.name): value for value in graph.outputs}
     present: list[ir.Value] = []
     for layer in range(sizes.layers):
-        present += [made[f"present.{layer}.{kind}"] for kind in _KINDS]
-        present += [branch.kept[layer, kind] for kind in _KINDS]
-    graph.outputs[:] = [made["logits"], *present]
+        present += [outputs[f"present.{layer}.{kind}"] for kind in _KINDS]
+        present += [branch.audio_out[layer, kind] for kind in _KINDS]
+    graph.outputs[:] = [outputs["logits"], *present]
     drop_unused_initializers(graph)
     graph.sort()
 
 
 def _shared(branches: Mapping[str, ir.Graph]) -> Sequence[ir.Value]:
-    """The initializers of all branches, each once, taken out of them; names of their own for everything else."""
+    """Take the initializers out of all branches and return each once; prefix all other names with the branch."""
     shared: dict[str, ir.Value] = {}
     for branch, graph in branches.items():
         graph.name = branch

@@ -1,8 +1,6 @@
-"""Other packages beside us: onnx-asr and sherpa-onnx, in an environment of their own, over the same weights.
+"""Other packages to compare with: onnx-asr and sherpa-onnx, in their own environment, over the same weights.
 
-    python -m benchmarks.families prepare      # makes build/peers, as below, and everything else
-
-is ``python -m venv build/peers`` and ``build/peers/bin/pip install --requirement benchmarks/peers.txt``.
+``python -m benchmarks.families prepare`` makes the environment ``build/peers`` from ``benchmarks/peers.txt``.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ REQUIREMENTS = Path(__file__).with_name("peers.txt")
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A package that takes a family's graphs in its own form, as ``write`` makes it of an artifact, of some recipes.
+    """Another package for a family: ``write`` converts an artifact of one of ``recipes`` to the form that it reads.
 
-    Several peers may share what one ``write`` makes.
+    Packages that read the same form share the same ``write``.
     """
 
     package: str
@@ -41,17 +39,17 @@ class Peer:
     recipes: tuple[str, ...]
 
     def folder(self, artifact: Path) -> Path:
-        """The artifact in the package's form, made if it is not there."""
+        """Return the folder of the artifact in the package's form, made if it does not exist."""
         out = artifact.parent / "peers" / artifact.name
         if not out.exists():
-            made = out.with_name(f"{out.name}.new")
-            shutil.rmtree(made, ignore_errors=True)
-            self.write(artifact, made)
-            made.replace(out)
+            partial = out.with_name(f"{out.name}.new")
+            shutil.rmtree(partial, ignore_errors=True)
+            self.write(artifact, partial)
+            partial.replace(out)
         return out
 
     def job(self, ask: str, folder: Path, clips: list[Path], new_tokens: int | None, way: str = "") -> dict[str, Any]:
-        """What :mod:`benchmarks.peer_child` is to do; ``new_tokens`` of each clip are forced if it can."""
+        """Return a job for :mod:`benchmarks.peer_child`; ``new_tokens`` of each clip are forced where possible."""
         return {
             "ask": ask,
             "package": self.package,
@@ -60,7 +58,7 @@ class Peer:
             "clips": [str(clip.resolve()) for clip in clips],
             "threads": usable_cores(),
             "new_tokens": new_tokens,
-            "language": "en" if new_tokens else None,  # where text is forced, no language is looked for either
+            "language": "en" if new_tokens else None,  # forced text needs no language detection
             "way": way,
         }
 
@@ -76,7 +74,7 @@ PEERS = {
         Peer("sherpa-onnx", "gigaam-v3-ctc", write_gigaam, ("float32", "int8")),
     ),
 }
-# Why a package is not in the table, by family and package.
+# Reasons why a package is not in the table, by family and package; they are stored with the results.
 REASONS = {
     ("qwen3-asr", "onnx-asr"): "has no Qwen3-ASR.",
     ("qwen3-asr", "sherpa-onnx"): (
@@ -91,12 +89,12 @@ REASONS = {
 
 
 def command() -> list[str | Path]:
-    """What runs a peer."""
+    """Return the command that runs the child process of other packages."""
     return module("benchmarks.peer_child", ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python")
 
 
 def make_environment() -> None:
-    """Install the packages, unless they are there."""
+    """Install the packages of ``peers.txt`` into ``build/peers``, unless they are installed."""
     mark = ENVIRONMENT / "installed.txt"
     if mark.exists() and mark.read_text() == REQUIREMENTS.read_text():
         return

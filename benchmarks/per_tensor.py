@@ -1,7 +1,7 @@
-"""Plain dynamic int8, one scale a tensor for weights and activations: what recipes are compared with.
+"""Plain dynamic int8 with one scale per tensor for weights and activations, to compare recipes with.
 
-The same arithmetic as ``onnxruntime.quantization.quantize_dynamic``, by the operator into which its nodes are fused;
-that function itself stumbles over the shapes of the decoder's tied ``Gemm``.
+The arithmetic is that of ``onnxruntime.quantization.quantize_dynamic``, by the operator into which its nodes are fused;
+that function itself fails on the shapes of the decoder's tied ``Gemm``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.model.manifest import MANIFEST, FileSpec, encode_manifest
 
 
 def per_tensor(parent: Artifact, out: Path) -> Artifact:
-    """``parent`` with every matrix product quantized dynamically by tensor, as the folder ``out``."""
+    """Write ``parent`` to ``out`` with every matrix product quantized dynamically, one scale per tensor."""
     with appearing(out) as work:
         _write(parent, work)
     return open_artifact(out)

@@ -1,4 +1,4 @@
-"""Hours of audio and hundreds of files: time by length, memory by length and by number of files, and cold starts."""
+"""Time and memory by length of audio and by number of files, and cold starts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ COLD_SECONDS, COLD_TOKENS = 2, 4
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """Minutes to an hour at 0.6B; 3 hours and 200 files on the small model; cold starts of int8 and int4."""
+    """Measure 1 to 60 minutes at 0.6B, 3 hours and 200 files with the small model, cold starts of int8 and int4."""
     parent = random_weights("0.6b", work / "0.6b")
     models = {recipe: quantized(parent, recipe)[0] for recipe in ("int8", "int4")}
     return {
         "minutes": {str(count): _minutes(work, models["int8"], count) for count in MINUTES},
         "hours": {str(count): _hours(work, count) for count in (1 / 60, HOURS)},
-        "files": child(_FILES, FILES, FIRST, DATA),
+        "files": child(_MANY_FILES, FILES, FIRST, DATA),
         "cold_starts": {recipe: _cold_starts(work, model) for recipe, model in models.items()},
     }
 
 
-# In a process of its own: seconds and peak memory of one file, tokens forced for each of its segments. The file's first
-# twenty seconds go before, so that no time is that of weights that are touched for the first time.
-_ONE = """
+# Runs in its own process: seconds and peak memory of one file, with forced tokens for each of its segments. The first
+# twenty seconds of the file are transcribed before, so that the weights have been read once.
+_ONE_FILE = """
 import json, sys, time
 import soundfile
 from runtime import Transcriber
@@ -64,7 +64,7 @@ print(json.dumps({
     "peak_bytes": peak_resident_bytes(),
 }))
 """
-_FILES = """
+_MANY_FILES = """
 import json, sys
 from itertools import cycle, islice
 from pathlib import Path
@@ -81,16 +81,16 @@ print(json.dumps({"files": count, "first": first, "first_bytes": resident[first 
 
 
 def child(code: str, *arguments: object) -> dict[str, Any]:
-    """What a process of its own prints as JSON, given its code and arguments."""
+    """Run Python code with arguments in its own process; return the JSON that it prints."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = msgspec.json.decode(said.stdout)
-    log.info("%s", found)
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer: dict[str, Any] = msgspec.json.decode(process.stdout)
+    log.info("%s", answer)
+    return answer
 
 
 def recording(work: Path, seconds: float) -> Path:
-    """Speech of so many seconds as a file, written block by block."""
+    """Return a WAV file with ``seconds`` of speech, written minute by minute if it does not exist."""
     path = work / f"speech-{seconds:g}.wav"
     if not path.exists():
         minute = speech(60)
@@ -103,11 +103,11 @@ def recording(work: Path, seconds: float) -> Path:
 
 
 def _minutes(work: Path, model: Path, count: int) -> dict[str, Any]:
-    """The median of three runs; of an hour one run is enough, for it averages by itself."""
+    """Return the median of three runs over ``count`` minutes; one run for the longest, which averages by itself."""
     path = recording(work, 60 * count)
-    # Segments are of like length: as many tokens for each as its share of three a second.
+    # Segments have similar lengths, so each gets the same share of three tokens a second.
     tokens = round(TOKENS_A_SECOND * 60 / _segments_a_minute(path))
-    runs = [child(_ONE, model, path, tokens) for _ in range(3 if count < MINUTES[-1] else 1)]
+    runs = [child(_ONE_FILE, model, path, tokens) for _ in range(3 if count < MINUTES[-1] else 1)]
     middle = statistics.median(run["seconds"] for run in runs)
     return runs[0] | {"seconds": middle, "tokens_a_segment": tokens}
 
@@ -123,21 +123,21 @@ def _segments_a_minute(path: Path) -> float:
 
 
 def _hours(work: Path, hours: float) -> dict[str, Any]:
-    """The small model over a long file, its texts as they come."""
-    return child(_ONE, ARTIFACT, recording(work, 3600 * hours), 0)
+    """Transcribe a long file with the small model, whose texts have their natural lengths."""
+    return child(_ONE_FILE, ARTIFACT, recording(work, 3600 * hours), 0)
 
 
 def _cold_starts(work: Path, model: Path) -> dict[str, Any]:
-    """From the start of a process to the first text of a short clip, with and without prepared graphs, in turns."""
+    """Time process start to first text of a short clip, with and without prepacked graphs, in turns."""
     clip = work / "cold.wav"
     soundfile.write(clip, speech(COLD_SECONDS).astype(np.float32), RATE)
-    prepared = work / "prepared"
+    prepacked = work / "prepared"
     subprocess.run(
-        [sys.executable, "-m", "runtime", "prepare", "--model", str(model), "--out", str(prepared)],
+        [sys.executable, "-m", "runtime", "prepare", "--model", str(model), "--out", str(prepacked)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    folders = {"plain": work / "nothing-prepared", "prepared": prepared}
+    folders = {"plain": work / "nothing-prepared", "prepared": prepacked}
     taken: dict[str, list[float]] = {way: [] for way in folders}
     for number in range(STARTS + 1):
         for way, folder in folders.items():
@@ -148,13 +148,13 @@ def _cold_starts(work: Path, model: Path) -> dict[str, Any]:
                 stdout=subprocess.DEVNULL,
                 env=os.environ | {"ASR_DEPLOY_PREPARED": str(folder)},
             )
-            if number:  # the first of each fills the file cache
+            if number:  # the first of each fills the page cache
                 taken[way].append(time.perf_counter() - began)
     log.info("%s: %s", model.name, taken)
     return {way: {"median": statistics.median(each), "all": sorted(each)} for way, each in taken.items()}
 
 
-# What `python -m runtime transcribe` does, with the tokens of a first word forced; the end of the process is in it.
+# Does what `python -m runtime transcribe` does, with forced tokens of a first word, including the end of the process.
 _COLD = """
 import os, sys
 import runtime.__main__

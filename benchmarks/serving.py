@@ -1,4 +1,4 @@
-"""The server under load, with the small model: many clients at once, what batching brings, and hostile clients."""
+"""The server under load, with the small model: many clients at once, batching, and hostile requests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,9 +33,9 @@ Floats = npt.NDArray[np.float32]
 
 RATE = 16_000
 CLIENTS, STREAMS, SECONDS = 200, 8, 120.0
-# The queue takes everybody: 200 clients have one request each.
+# Larger than the number of clients, each of which has one request at a time.
 QUEUE = 256
-# When memory is looked at first; again at half of the time and at its end.
+# First reading of memory; further ones follow at half of the time and at the end.
 EARLY_SECONDS = 20.0
 TIMEOUT = 60.0
 PIECE_SECONDS = 0.2
@@ -43,17 +44,17 @@ BATCH_CLIENTS, BATCH_ROWS, BATCH_REQUESTS, ROUNDS = 16, (1, 16), 384, 3
 LANGUAGES = ("en", "ru", "zh")
 
 HOSTILE_REQUESTS, HOSTILE_AT_ONCE = 1000, 48
-# What a process keeps of its busiest moments: of 6,000 requests, memory grew in the first 3,000 and no more.
+# Measured over 6,000 requests: memory grew during the first 3,000 only.
 HOSTILE_WARM_UP = 3000
 
 
-def measure() -> dict[str, Any]:
-    """All parts; about seven minutes."""
+def measure(_work: Path) -> dict[str, Any]:
+    """Measure all parts; takes about seven minutes."""
     return {"clients": clients(), "batching": batching(), "hostile": against_hostile()}
 
 
 class Clip(msgspec.Struct, frozen=True):
-    """A recording as it is sent, and what the transcriber alone makes of it. ``samples`` are 16 bits at 16 kHz."""
+    """A recording as a request, and the text of the transcriber alone. ``samples`` are int16 at 16 kHz."""
 
     name: str
     request: bytes
@@ -66,19 +67,18 @@ class Clip(msgspec.Struct, frozen=True):
 def _clip(transcriber: Transcriber, name: str, data: bytes) -> Clip:
     transcript = transcriber.transcribe(io.BytesIO(data))
     samples, _ = soundfile.read(io.BytesIO(data), dtype="int16")
-    sent = transcription(data)
-    return Clip(name, sent, transcript.text, transcript.duration, transcript.tokens.generated, samples)
+    return Clip(name, transcription(data), transcript.text, transcript.duration, transcript.tokens.generated, samples)
 
 
 def recordings() -> list[Clip]:
-    """All sample recordings."""
+    """Return all sample recordings."""
     transcriber = Transcriber.from_artifact()
     files = [*sorted(DATA.glob("*.wav")), *sorted((DATA / "evaluation").glob("*.ogg"))]
     return [_clip(transcriber, path.name, path.read_bytes()) for path in files]
 
 
 class Tally:
-    """What became of requests: seconds of those that were answered rightly, and how many were not."""
+    """Outcomes of requests: latencies of right answers in seconds, and counts of the others."""
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -86,7 +86,7 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
 
     def note(self, clip: Clip, answer: Answer, seconds: float) -> None:
-        """An answer, and how long it took."""
+        """Count an answer that took ``seconds``."""
         if answer.status != 200:
             self.outcomes["refused" if answer.status == 429 else "lost" if answer.status >= 500 else "wrong"] += 1
             log.warning("%s: %d %s", clip.name, answer.status, answer.body[:300])
@@ -99,12 +99,12 @@ class Tally:
             self.audio_seconds += clip.seconds
 
     def lost(self, clip: Clip, error: BaseException) -> None:
-        """No answer."""
+        """Count a request without an answer."""
         self.outcomes["lost"] += 1
         log.warning("%s: %s", clip.name, error)
 
     def results(self, seconds: float) -> dict[str, Any]:
-        """Counts, and rates over so many seconds."""
+        """Return counts, latencies, and rates over ``seconds``."""
         counts = {name: self.outcomes[name] for name in ("right", "lost", "wrong", "refused")}
         spread = {f"p{part}": float(np.quantile(self.latencies or [0.0], part / 100)) for part in (50, 95, 99)}
         return {
@@ -117,7 +117,7 @@ class Tally:
 
 
 async def post(connection: Connection, clip: Clip, tally: Tally) -> None:
-    """One request, and whether its text is right."""
+    """Send one request and count its outcome."""
     began = time.perf_counter()
     try:
         tally.note(clip, await connection.exchange(clip.request, TIMEOUT), time.perf_counter() - began)
@@ -126,12 +126,12 @@ async def post(connection: Connection, clip: Clip, tally: Tally) -> None:
 
 
 def clients(count: int = CLIENTS, streams: int = STREAMS, seconds: float = SECONDS) -> dict[str, Any]:
-    """Clients that send one recording after the other, and live streams beside them, each text checked."""
+    """Run clients that send one recording after the other, and live streams at the same time; check every text."""
     clips = recordings()
     with serving("--max-queue", QUEUE) as server:
-        found = asyncio.run(_clients(server, clips, count, streams, seconds))
-    log.info("%s", found)
-    return found
+        results = asyncio.run(_clients(server, clips, count, streams, seconds))
+    log.info("%s", results)
+    return results
 
 
 async def _clients(
@@ -170,7 +170,7 @@ async def _clients(
 
 
 async def _speaker(port: int, clips: list[Clip], number: int, until: float, tally: Tally) -> None:
-    """A live stream that speaks one recording after the other, as fast as one speaks."""
+    """Run a live stream that sends one recording after the other at the speed of speech."""
     chosen = random.Random(number)
     clip = clips[0]
     try:
@@ -186,7 +186,7 @@ async def _speaker(port: int, clips: list[Clip], number: int, until: float, tall
 
 
 async def _speak(websocket: ClientConnection, clip: Clip, tally: Tally) -> None:
-    """Send a recording at the speed of its time, commit it, and wait for its text."""
+    """Send a recording in real time, commit it, and wait for its text."""
     piece = int(PIECE_SECONDS * RATE)
     due = time.perf_counter()
     for start in range(0, len(clip.samples), piece):
@@ -208,7 +208,7 @@ async def _speak(websocket: ClientConnection, clip: Clip, tally: Tally) -> None:
 
 
 async def _batch_size(port: int) -> dict[str, float]:
-    """Mean, and the share of segments that ended beside seven others or more."""
+    """Return the mean number of segments decoded together, and the share of segments that ended with seven others."""
     async with Connection(port) as connection:
         page = await connection.exchange(request("GET", "/metrics", {}), TIMEOUT)
     values = {
@@ -225,27 +225,27 @@ async def _batch_size(port: int) -> dict[str, float]:
 
 
 def joined() -> list[Clip]:
-    """The longest recording of each language behind one of the others: 11 to 13 s, one segment each."""
+    """Return clips of 11 to 13 s, one segment each: two recordings of a language joined, the longest one last."""
     transcriber = Transcriber.from_artifact()
-    made = []
+    clips = []
     for language in LANGUAGES:
         for first in (1, 2):
             names = [f"{language}-{number}.wav" for number in (first, 3)]
             samples = np.concatenate([soundfile.read(DATA / name, dtype="int16")[0] for name in names])
             file = io.BytesIO()
             soundfile.write(file, samples, RATE, format="WAV")
-            made.append(_clip(transcriber, " + ".join(names), file.getvalue()))
-    return made
+            clips.append(_clip(transcriber, " + ".join(names), file.getvalue()))
+    return clips
 
 
 def batching(rounds: int = ROUNDS, requests: int = BATCH_REQUESTS) -> dict[str, Any]:
-    """As many requests from 16 clients to a server with one row and to one with many, in turns."""
+    """Send the same requests from 16 clients to a server with one row and to one with 16 rows, in turns."""
     clips = joined()
     rows: dict[int, list[dict[str, Any]]] = {count: [] for count in BATCH_ROWS}
     for number in range(rounds):
         for count in BATCH_ROWS if number % 2 else reversed(BATCH_ROWS):
             with serving("--max-batch", count, "--max-queue", QUEUE) as server:
-                asyncio.run(_throughput(server, clips, 2 * BATCH_CLIENTS))  # everything is touched once
+                asyncio.run(_throughput(server, clips, 2 * BATCH_CLIENTS))  # warm-up
                 rows[count].append(asyncio.run(_throughput(server, clips, requests)))
             log.info("%d rows: %s", count, rows[count][-1])
     rates = {
@@ -283,11 +283,11 @@ async def _throughput(server: ServerProcess, clips: list[Clip], requests: int) -
 
 
 def against_hostile(requests: int = HOSTILE_REQUESTS, warm_up: int = HOSTILE_WARM_UP) -> dict[str, Any]:
-    """Every kind of hostile request in turn, and what is left of them in the server."""
+    """Send every kind of hostile request in turn, and measure what they leave behind in the server."""
     with serving(*hostile.OPTIONS, environment=hostile.ENVIRONMENT) as server:
-        found = asyncio.run(_hostile(server, requests, warm_up))
-    log.info("%s", found)
-    return found
+        results = asyncio.run(_hostile(server, requests, warm_up))
+    log.info("%s", results)
+    return results
 
 
 async def _hostile(server: ServerProcess, requests: int, warm_up: int) -> dict[str, Any]:
@@ -303,7 +303,7 @@ async def _hostile(server: ServerProcess, requests: int, warm_up: int) -> dict[s
     outcomes = await hostile.attack(server.port, requests, HOSTILE_AT_ONCE, seed=2)
     took = time.perf_counter() - began
     await _quiet(server, files)
-    left = {
+    grown = {
         "resident_bytes": server.resident_bytes - resident,
         "open_files": server.open_files - files,
         "temporary_files": len(set(server.temporary_files) - set(temporary)),
@@ -322,13 +322,13 @@ async def _hostile(server: ServerProcess, requests: int, warm_up: int) -> dict[s
         "not_refused": dict(Counter(kind for kind, outcome in outcomes if not outcome.refused)),
         "closed": dict(sorted(Counter(kind for kind, outcome in outcomes if outcome.name == "closed").items())),
         "resident_before_bytes": resident,
-        "grown": left,
+        "grown": grown,
         "good_request": answer.status == 200 and msgspec.json.decode(answer.body)["text"] == clip.text,
     }
 
 
 async def _quiet(server: ServerProcess, files: int = 0) -> None:
-    """Wait until the server has closed what clients have left, no longer than a minute."""
+    """Wait until the server has closed the files of former requests, for a minute at most."""
     with suppress(TimeoutError):
         async with asyncio.timeout(60):
             before = -1

@@ -1,7 +1,7 @@
-"""A minute of speech from beginning to end: float32 and quantized, one segment and segments in rows, and transformers.
+"""End-to-end time of a minute of speech: float32 and quantized, one segment and segments in rows, and transformers.
 
-Every system is a process of its own, so that its memory is its own; they take turns, round by round, one at a time. The
-weights are random and the number of tokens is forced: 180 for 60 s, three a second, as people speak.
+Each system runs in its own process, so that its memory is measured alone; the systems take turns, round by round. The
+weights are random and the number of tokens is forced: 180 for 60 s, which is three a second, as in normal speech.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STAGES = ("segment", "features", "encode", "prefill", "decode")
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is timed: an artifact by its recipe (or ``transformers``), and how it is used."""
+    """A system to time: the recipe of its artifact (or ``transformers``), how it is used, and its options."""
 
     recipe: str
     way: str
@@ -57,15 +57,15 @@ SYSTEMS = {
     "transformers, float32": System("transformers", "one", {"dtype": "float32"}),
     "transformers, bfloat16": System("transformers", "one", {"dtype": "bfloat16"}),
 }
-# Limits of a segment's length in seconds; the small ones are what dialogue gives anyway.
+# Limits of a segment's length in seconds; dialogue has short segments in any case.
 SEGMENTS = (10.0, 15.0, 20.0, 30.0)
-# Audio-seconds per second by rows: so many files of 15 s, 45 tokens each.
+# Rows that are decoded together, over eight files of 15 s with 45 tokens each.
 BATCHES = (1, 4, 8)
 _FILE_SECONDS, _FILE_TOKENS = 15, 45
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """Medians of every stage by system, and throughput by batch, at 0.6B."""
+    """Return for 0.6B the medians of every stage by system, by limit of a segment's length, and by rows."""
     parent = random_weights("0.6b", work / "0.6b")
     folders = {recipe: quantized(parent, recipe)[0] for recipe in ("int8", "int4")} | {FLOAT: parent}
     folders["transformers"] = parent.parent / "checkpoint"
@@ -92,18 +92,19 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def _write_clip(work: Path) -> None:
-    from export.compare import speech  # here: torch must not count as memory of the runtime's processes
+    from export.compare import speech  # not at the top: torch must not count as memory of the runtime's processes
 
     np.save(work / CLIP, speech(SECONDS))
 
 
 def _in_turns(work: Path, systems: dict[str, tuple[Path, System]]) -> dict[str, dict[str, Any]]:
+    """Run systems in turns, each in its own process; return the medians of each."""
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Connection] = {}
     for name, (folder, system) in systems.items():
         ends[name], other = context.Pipe()
         context.Process(target=_serve, args=(other, folder, system, work / CLIP), name=name, daemon=True).start()
-        ends[name].recv()  # loaded, and one run done
+        ends[name].recv()  # loaded, and warmed up by one run
         log.info("%s: ready", name)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
     for number in range(ROUNDS):
@@ -119,12 +120,12 @@ def _in_turns(work: Path, systems: dict[str, tuple[Path, System]]) -> dict[str, 
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, Any]:
-    found: dict[str, Any] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    return found | {"totals": sorted(run["total"] for run in runs)}
+    medians: dict[str, Any] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return medians | {"totals": sorted(run["total"] for run in runs)}
 
 
 def _serve(end: Connection, folder: Path, system: System, clip: Path) -> None:
-    """Load a system, then run it whenever asked, and say how long each stage took."""
+    """Load a system, then run it for each True that ``end`` receives, and send the seconds of each stage."""
     make = _transformers if system.recipe == "transformers" else _runtime
     run = make(folder, system, np.load(clip))
     run()
@@ -176,7 +177,7 @@ def _stages(timings: Any, tokens: int) -> dict[str, float]:
 
 
 def _transformers(folder: Path, system: System, clip: Floats) -> Callable[[], dict[str, float]]:
-    """The reference implementation's own modules in its own loop, without the rest of what ``generate`` does."""
+    """Time the reference implementation's modules in a plain greedy loop, without the overhead of ``generate``."""
     import torch
 
     from export.checkpoints import CheckpointFolder

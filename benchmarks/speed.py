@@ -1,6 +1,6 @@
-"""Time, memory and size of all recipes at the real sizes, with random weights: speed does not depend on their values.
+"""Time, memory and size of all recipes at the real sizes, with random weights, on whose values speed does not depend.
 
-Everything that is compared runs side by side, round by round, in one process; memory in a process for each model.
+Recipes are timed in turns, round by round, in one process; memory is measured in one process for each artifact.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from runtime.ort.session import make_session
 
 log = logging.getLogger("benchmarks")
 
-# Float16 is for GPUs: on a CPU every node of it is wrapped in casts, and nobody should run it there.
+# fp16 is for GPUs: on a CPU every node is wrapped in casts, so it is not timed.
 TIMED = (FLOAT, *(recipe for recipe in RECIPES if recipe != "fp16"))
 ROUNDS, STEPS = 9, 30
 PROMPT, ENCODER_SECONDS = 400, 32
@@ -42,9 +42,9 @@ _LARGE = ("int4",)
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """0.6B: by recipe size, relative error, how long quantizing took, medians of every stage, resident memory."""
+    """Return for 0.6B by recipe: bytes, relative error, cost of quantizing, median stage times, resident memory."""
     parent, rows = _quantize_all("0.6b", work, RECIPES)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # its memory goes when it ends
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # frees its memory when it ends
         medians = pool.submit(_time, {recipe: parent.parent / recipe for recipe in TIMED}).result()
     for recipe, stages in medians.items():
         rows[recipe] |= stages
@@ -55,7 +55,7 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def measure_large(work: Path) -> dict[str, Any]:
-    """1.7B, int4: size, memory, how long quantizing took."""
+    """Return for 1.7B in int4: bytes, resident memory, cost of quantizing."""
     parent, rows = _quantize_all("1.7b", work, _LARGE)
     for recipe in _LARGE:
         rows[recipe]["resident_bytes"] = _memory(parent.parent / recipe)
@@ -63,17 +63,20 @@ def measure_large(work: Path) -> dict[str, Any]:
 
 
 def _quantize_all(size: str, work: Path, recipes: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
-    """The float32 artifact, and a row for it and each recipe. What quantizing took is kept beside the artifacts."""
+    """Return the float32 artifact, and a row for it and each recipe.
+
+    Time and memory of quantizing are stored beside the artifacts.
+    """
     folder = work / size
     parent = random_weights(size, folder)
     rows: dict[str, Any] = {FLOAT: {"bytes": open_artifact(parent).size}}
     for recipe in recipes:
         record = folder / f"{recipe}.json"
-        if not record.exists():  # an earlier run was stopped in between: what making it took is not known
+        if not record.exists():  # an earlier run was interrupted, so the cost of quantizing is unknown
             shutil.rmtree(folder / recipe, ignore_errors=True)
-        out, made = quantized(parent, recipe)
-        if made:
-            record.write_text(json.dumps({"seconds": made.seconds, "peak_bytes": made.peak_bytes}))
+        out, run = quantized(parent, recipe)
+        if run:
+            record.write_text(json.dumps({"seconds": run.seconds, "peak_bytes": run.peak_bytes}))
         taken = Run(**json.loads(record.read_text()))
         artifact = open_artifact(out)
         quantization = artifact.manifest.quantization
@@ -87,7 +90,7 @@ def _quantize_all(size: str, work: Path, recipes: tuple[str, ...]) -> tuple[Path
 
 
 def _time(artifacts: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """Medians in seconds of encoder, prefill and step, interleaved."""
+    """Return the median seconds of encoder, prefill and step of each artifact, measured in turns."""
     stages = {recipe: _stages(open_artifact(path)) for recipe, path in artifacts.items()}
     taken: dict[str, dict[str, list[float]]] = {recipe: {} for recipe in stages}
     for number in range(ROUNDS + 1):
@@ -106,7 +109,7 @@ def _time(artifacts: dict[str, Path]) -> dict[str, dict[str, float]]:
 
 
 def _stages(artifact: Artifact) -> dict[str, Callable[[], object]]:
-    """Encoder over 32 s, prefill of 400 tokens, one step after it."""
+    """Return the calls to time: encoder over 32 s, prefill of 400 tokens, one step after it."""
     manifest = artifact.manifest
     encoder = make_session(artifact.graph_path("encoder"), ProviderSpec())
     parameters = manifest.parameters
@@ -117,7 +120,7 @@ def _stages(artifact: Artifact) -> dict[str, Callable[[], object]]:
         context_length=parameters["context_length"],
     )
     features, lengths = _windows(manifest.front_end, parameters["window_frames"])
-    calls = [  # two windows at a time, as the runtime calls it
+    calls = [  # two windows a call, as in the runtime
         {"features": features[start : start + 2], "lengths": lengths[start : start + 2]}
         for start in range(0, len(lengths), 2)
     ]
@@ -132,8 +135,7 @@ def _stages(artifact: Artifact) -> dict[str, Callable[[], object]]:
 
 
 def _windows(front_end: dict[str, Any], width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Features [4, mels, 800] of 32 s of speech."""
-
+    """Return features [4, mels, 800] of 32 s of speech, and the frames of each window [4]."""
     mel = log_mel(speech(ENCODER_SECONDS), msgspec.convert(front_end, LogMelConfig))
     count = mel.shape[1] // width
     windows = mel[:, : count * width].reshape(len(mel), count, width).transpose(1, 0, 2)
@@ -151,10 +153,9 @@ print(peak_resident_bytes())
 
 
 def _memory(model: Path) -> int:
-    """Peak resident bytes of a process that transcribes 30 s at batch 1, 100 tokens forced."""
-
+    """Return the peak resident bytes of a process that transcribes 30 s at batch 1 with 100 forced tokens."""
     clip = model.parent / "clip.wav"
     soundfile.write(clip, speech(MEMORY_SECONDS), 16_000)
     command = [sys.executable, "-c", _PEAK, str(model), str(clip), str(MEMORY_TOKENS)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(said.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(process.stdout)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.vad
 
-Every way runs the same network on one CPU thread over the same minute of speech, made of the sample recordings. Rounds
-take all ways in turn, so that a busy machine slows all of them; the table shows medians. With 1 frame a call, the time
-of a frame is the latency of a 32 ms chunk in a stream. The first run downloads the published package
+Each variant runs the same network on one CPU thread over the same minute of speech, made of the sample recordings.
+Variants take turns, so that other load slows all of them; the table shows medians. With 1 frame a call, the time of a
+frame is the latency of a 32 ms chunk in a stream. The first run downloads the published package
 (`tools.make_vad_weights`).
 """
 
@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def scorers() -> dict[str, Scorer]:
     return ways
 
 
-def main(rounds: int = 11) -> None:
+def main(rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 11) -> None:
     """Print seconds for one minute, time a frame of 32 ms, and the largest difference from the reference's scores."""
     frames = frames_of(speech())
     ways = scorers()

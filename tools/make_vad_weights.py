@@ -122,14 +122,14 @@ def weights() -> bytes:
 
 
 def main() -> None:
-    """Write the three files.
+    """Write the bundled VAD weights, their licence, and the reference scores of the tests.
 
     Exits with code 1, and writes nothing, if the weights are not those that the runtime accepts.
     """
     data = weights()
-    found = hashlib.sha256(data).hexdigest()
-    if found != WEIGHTS_SHA256:
-        log.error("the weights have sha256 %s, and runtime/audio/vad.py expects %s", found, WEIGHTS_SHA256)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        log.error("the weights have sha256 %s, and runtime/audio/vad.py expects %s", digest, WEIGHTS_SHA256)
         raise typer.Exit(1)
     WEIGHTS.write_bytes(data)
     WEIGHTS.with_suffix(".LICENSE").write_bytes((published_files() / _LICENSE).read_bytes())

@@ -210,11 +210,13 @@ def _free_label(text: str, x: float, y: float, taken: list[_Box], room: tuple[fl
     return ""
 
 
-def _figure(title: str, unit: str, note: str, shown: str, height: float, parts: Sequence[str]) -> Html:
+def _figure(
+    title: str, unit: str, note: str, shown: str, height: float, parts: Sequence[str], width: float = _WIDTH
+) -> Html:
     said = f"<strong>{escape(title)}</strong>, {escape(unit)}{f'. {escape(note)}' if note else ''}"
     return Html(
         f'<figure><figcaption>{said}</figcaption><div class="wide" tabindex="0" role="group" '
-        f'aria-label="{escape(title)}">\n<svg role="img" viewBox="0 0 {_WIDTH:.0f} {height:.0f}">'
+        f'aria-label="{escape(title)}">\n<svg role="img" viewBox="0 0 {width:.0f} {height:.0f}">'
         f"<title>{escape(title)}, {escape(unit)}</title><desc>{escape(shown)}</desc>\n"
         + "\n".join(filter(None, parts))
         + "\n</svg></div></figure>"

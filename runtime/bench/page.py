@@ -17,13 +17,26 @@ from runtime.bench.machine import Machine
 
 Html = NewType("Html", str)
 
-_STYLE = """
+#: Colors of pages and charts as CSS variables, light and dark.
+COLORS = """\
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --quiet: #5a636d; --rule: #d9dee3; --band: #f5f7f9;
   --s1: #0072b2; --s2: #e69f00; --s3: #009e73; --s4: #cc79a7; --s5: #d55e00; --s6: #56b4e9; --s7: #8a8f98;
   --t1: #fff; --t2: #1c2024; --t3: #1c2024; --t4: #1c2024; --t5: #1c2024; --t6: #1c2024; --t7: #1c2024; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --quiet: #a0a9b2; --rule: #353c43;
   --band: #1c2126; --s1: #4ba3dc; --s3: #2fb58c; --s5: #e5793a; --t1: #14171a; --t2: #14171a; --t3: #14171a;
   --t4: #14171a; --t5: #14171a; --t6: #14171a; --t7: #14171a; } }
+"""
+#: Style of what charts draw.
+CHART_STYLE = """\
+svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .axis { fill: var(--quiet); font-size: 12px; }
+svg .bold { font-weight: 600; }
+svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
+svg .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
+"""
+_STYLE = (
+    COLORS
+    + """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
@@ -58,15 +71,15 @@ figure { margin: 20px 0; max-width: 760px; }
 figcaption { font-size: .9375rem; margin-bottom: 4px; }
 figcaption strong { color: var(--ink); }
 svg { display: block; width: 100%; min-width: 520px; height: auto; font-size: 13px; fill: var(--ink); }
-svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg .axis { fill: var(--quiet); font-size: 12px; }
-svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
-svg .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
+"""
+    + CHART_STYLE
+    + """\
 @media (max-width: 480px) { main { padding: 24px 14px 48px; }
   dl { grid-template-columns: 1fr; } dt { margin-top: 6px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); } }
 @media print { .wide { overflow: visible; } svg { min-width: 0; } }
 """
+)
 
 
 class Cell(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What other packages are given to run is our model: the same numbers under their names, called as they call it."""
+"""Graphs for other packages compute the same numbers as ours, called as those packages call them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_gigaam(tmp_path: Path) -> None:
     batch, lengths = padded([engine.features(speech(seconds)) for seconds in (2.0, 1.3)])
     ours, _ = engine.encode(batch, lengths)
     feeds = {"features": batch.transpose(0, 2, 1), "feature_lengths": lengths}
-    (found,) = session(out / "v3_ctc.onnx")(["log_probs"], feeds)
-    assert np.abs(found - ours).max() < CLOSE
+    (outputs,) = session(out / "v3_ctc.onnx")(["log_probs"], feeds)
+    assert np.abs(outputs - ours).max() < CLOSE
     lines = (out / "tokens.txt").read_text(encoding="utf-8").splitlines()
     assert (lines[0], lines[-1]) == ("\u2581 0", "<blk> 33")
     assert json.loads((out / "config.json").read_text())["version"] == "v3"
@@ -85,21 +85,21 @@ class NemoJoint:
 
 
 class SherpaJoint(NemoJoint):
-    """``decoder.onnx`` and ``joiner.onnx``, whose inputs and outputs sherpa-onnx takes by their places."""
+    """``decoder.onnx`` and ``joiner.onnx``, whose inputs and outputs sherpa-onnx takes by position."""
 
     def __init__(self, folder: Path, layers: int, width: int) -> None:
         self._decoder, self._joiner = (ort.InferenceSession(folder / name) for name in ("decoder.onnx", "joiner.onnx"))
         self._shape = (layers, 1, width)
 
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
-        given = (tokens[:, None].astype(np.int32), np.ones(1, np.int32), states.hidden, states.cell)
-        predicted, _, hidden, cell = self._decoder.run(None, self._by_place(self._decoder, given))
-        (logits,) = self._joiner.run(None, self._by_place(self._joiner, (frames[:, :, None], predicted)))
+        inputs = (tokens[:, None].astype(np.int32), np.ones(1, np.int32), states.hidden, states.cell)
+        predicted, _, hidden, cell = self._decoder.run(None, self._by_position(self._decoder, inputs))
+        (logits,) = self._joiner.run(None, self._by_position(self._joiner, (frames[:, :, None], predicted)))
         return *split(logits), States(hidden, cell)
 
     @staticmethod
-    def _by_place(graph: ort.InferenceSession, given: tuple[npt.NDArray[Any], ...]) -> dict[str, npt.NDArray[Any]]:
-        return {value.name: array for value, array in zip(graph.get_inputs(), given, strict=True)}
+    def _by_position(graph: ort.InferenceSession, arrays: tuple[npt.NDArray[Any], ...]) -> dict[str, npt.NDArray[Any]]:
+        return {value.name: array for value, array in zip(graph.get_inputs(), arrays, strict=True)}
 
 
 def split(logits: npt.NDArray[Any]) -> tuple[Floats, Floats]:
@@ -116,14 +116,14 @@ def test_parakeet(tmp_path: Path) -> None:
     ours, valid = engine.encode(batch, lengths)
     encoder = ort.InferenceSession(out / "encoder-model.onnx")
     names = [value.name for value in encoder.get_outputs()]
-    assert names == ["outputs", "encoded_lengths"]  # sherpa-onnx takes them by their places
-    found, counts = encoder.run(names, {"audio_signal": batch.transpose(0, 2, 1), "length": lengths})
-    assert np.abs(found.transpose(0, 2, 1) - ours).max() < CLOSE
+    assert names == ["outputs", "encoded_lengths"]  # sherpa-onnx takes them by position
+    outputs, counts = encoder.run(names, {"audio_signal": batch.transpose(0, 2, 1), "length": lengths})
+    assert np.abs(outputs.transpose(0, 2, 1) - ours).max() < CLOSE
     assert counts.tolist() == valid.tolist()
     assert encoder.get_modelmeta().custom_metadata_map["vocab_size"] == str(tiny_parakeet.VOCABULARY - 1)
     frames = [ours[0, : valid[0]]]
     parameters = engine.parameters
-    ((_, expected),) = engine.decode(frames, [None], lambda _: True)
+    ((_, expected),) = engine.decode(frames, [None], lambda _: False)
     assert len(expected.tokens) > 20
     for kind in (NemoJoint, SherpaJoint):
         joint = kind(out, parameters.predictor_layers, parameters.predictor_size)
@@ -134,7 +134,7 @@ def test_parakeet(tmp_path: Path) -> None:
 
 
 def test_whisper(tmp_path: Path) -> None:
-    """First pass and steps of onnx-asr's loop give the logits that our decoder gives for the whole text at once."""
+    """First pass and steps of onnx-asr's loop give the logits of our decoder over the whole text at once."""
     whisper_checkpoint.write(tmp_path / "checkpoint")
     artifact = exported("whisper-large-v3-turbo", tmp_path, tmp_path / "checkpoint")
     out = write_whisper(artifact, tmp_path / "peer")
@@ -156,8 +156,8 @@ def test_whisper(tmp_path: Path) -> None:
     names = ["logits", *(name.replace("past_key_values.", "present.") for name in state)]
     new, index = ids[:, :4], 3
     while True:
-        given = {"input_ids": new, "encoder_hidden_states": packed, "use_cache_branch": np.array([index > 3])}
-        logits, *present = decoder.run(names, given | state)
+        inputs = {"input_ids": new, "encoder_hidden_states": packed, "use_cache_branch": np.array([index > 3])}
+        logits, *present = decoder.run(names, inputs | state)
         assert np.abs(logits[:, -1] - expected[:, index]).max() < 1e-3
         assert (logits[:, -1].argmax(1) == expected[:, index].argmax(1)).all()
         state = {key: after if len(after) else state[key] for key, after in zip(state, present, strict=True)}

@@ -20,7 +20,7 @@ from runtime.results import Timings
 from tests.conftest import DATA
 from tests.helpers.streams import RATE, ends_as_offline, finals, joined, offline, streamed, taken_back
 from tools.tiny.dataset import Corpus, generate
-from tools.tiny.evaluate import MAIN_SEED, UNHEARD_SHARE
+from tools.tiny.evaluate import HELD_OUT_SHARE, MAIN_SEED
 from tools.tiny.synth import augment
 
 Floats = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ def assert_as_offline(events: list[Event], expected: list[Any]) -> None:
 def hundred(tmp_path_factory: pytest.TempPathFactory) -> Floats:
     """100 utterances that no training saw, with its gains and noises, and 1.2 s between them."""
     folder: Path = tmp_path_factory.mktemp("held-out")
-    generate(folder, 100, MAIN_SEED, unheard=UNHEARD_SHARE, context=0.0)
+    generate(folder, 100, MAIN_SEED, held_out=HELD_OUT_SHARE, context=0.0)
     corpus, rng = Corpus(folder), np.random.default_rng(MAIN_SEED)
     return joined([augment(corpus.samples(item), rng) for item in corpus.items], 1.2)[0]
 

@@ -1,4 +1,4 @@
-"""The bundled small GigaAM, from its checkpoint to text with word times, and beside the module that it is made of."""
+"""The bundled small GigaAM: text, word times, and the tokens of the torch module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def transcriber() -> Iterator[Transcriber]:
-    """Without voice activity: what is heard of a file is all of it."""
+    """Open the exported checkpoint without voice activity detection, so that the model gets all audio."""
     with exported(NAME, CHECKPOINT) as artifact:
         yield Transcriber.from_artifact(artifact, vad=False)
 
@@ -40,11 +40,11 @@ def utterances() -> list[Utterance]:
     return evaluation_utterances(None, [Language("Russian", "ru")])
 
 
-def test_it_understands_what_it_was_made_for(transcriber: Transcriber, utterances: list[Utterance]) -> None:
+def test_error_rate_and_word_order(transcriber: Transcriber, utterances: list[Utterance]) -> None:
     assert len(utterances) == 20
-    found = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
-    assert error_rate("ru", [each.text for each in utterances], [each.text for each in found]) < 0.08
-    for transcript in found:
+    transcripts = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
+    assert error_rate("ru", [each.text for each in utterances], [each.text for each in transcripts]) < 0.08
+    for transcript in transcripts:
         words = words_of(transcript)
         assert " ".join(word.text for word in words) == transcript.text
         starts = [word.start for word in words]
@@ -52,23 +52,23 @@ def test_it_understands_what_it_was_made_for(transcriber: Transcriber, utterance
         assert all(0 <= word.start <= word.end <= transcript.duration + 0.1 for word in words)
 
 
-def test_its_words_begin_where_they_do(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
-    # What only a context could spell, this family cannot.
+def test_word_starts_match_the_true_ones(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
+    # This family takes no context, which some spellings need.
     russian = [sample for sample in samples if sample["language"] == "Russian" and not sample["context"]]
-    found = in_order(transcriber, [Request(DATA / sample["file"]) for sample in russian])
+    transcripts = in_order(transcriber, [Request(DATA / sample["file"]) for sample in russian])
     errors = []
-    for sample, transcript in zip(russian, found, strict=True):
+    for sample, transcript in zip(russian, transcripts, strict=True):
         errors += start_errors(words_of(transcript), [(word["start"], word["word"]) for word in sample["words"]])
     assert len(errors) > 20
     assert np.abs(errors).mean() < 0.05
 
 
 @torch.no_grad()
-def test_its_tokens_are_those_of_the_module(transcriber: Transcriber, utterances: list[Utterance]) -> None:
-    """Of text that means something, in rows, from samples on."""
+def test_tokens_equal_those_of_the_module(transcriber: Transcriber, utterances: list[Utterance]) -> None:
+    """From samples on, in batches, with trained weights."""
     module = GigaAM(CheckpointFolder(CHECKPOINT, "x", None))
-    found = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
-    for utterance, transcript in zip(utterances, found, strict=True):
+    transcripts = in_order(transcriber, [Request(utterance.audio) for utterance in utterances])
+    for utterance, transcript in zip(utterances, transcripts, strict=True):
         features = torch.from_numpy(reference(load_audio(utterance.audio, RATE)))
         rows, _ = module.model(features[None], torch.tensor([features.shape[1]]))
         best = torch.unique_consecutive(rows[0].argmax(-1))

@@ -153,10 +153,29 @@ def test_installed_package_has_no_artifact_sizes(tmp_path: Path) -> None:
     assert not any(model.bytes for model in catalog(tmp_path).models)
 
 
-def test_readme_tables_are_current() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert text == readme.renewed(text), "README.md is out of date; run: python -m tools.readme"
-    with pytest.raises(ValueError, match="has not both marks"):
+def test_generated_tables_are_written_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tables = {"<!-- a -->": lambda: "| 1 |
+", "<!-- b -->": lambda: "| 2 |
+"}
+    monkeypatch.setattr(readme, "TABLES", {tmp_path: tables})
+    page = f"Text
+<!-- a -->
+old
+{readme.END}
+<!-- b -->
+| 2 |
+{readme.END}
+more
+"
+    (line,) = readme.violations(page, tmp_path)
+    assert "<!-- a -->" in line
+    assert "python -m tools.readme" in line
+    renewed = readme.renewed(page, tmp_path)
+    assert renewed == page.replace("old", "| 1 |")
+    assert readme.violations(renewed, tmp_path) == []
+    assert len(readme.violations("nothing", tmp_path)) == 2
+    with pytest.raises(ValueError, match="<!-- a -->"):
+        readme.renewed("nothing", tmp_path)
         readme.renewed("nothing")
 
 

@@ -1,4 +1,4 @@
-"""Which nodes a part of the small Parakeet has, and how far an error rate rose."""
+"""Nodes of each part of the small Parakeet, and rises of error rates."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NODES = [
 
 
 def bits(name: str) -> dict[str, int]:
-    """Bits of each node, by role and name, where it has few."""
+    """Return the bits of weight-only nodes, by role and name."""
     recipe = part_recipe(name) if name in PARTS else load_recipe(name)
     rules = assign(recipe, NODES) if name in PARTS else {}
     rules = rules or {(n.role, n.name): next(rule for rule in recipe.rules if rule.matches(n)) for n in NODES}
     return {"".join(key): rule.bits for key, rule in rules.items() if isinstance(rule, WeightOnly)}
 
 
-def test_every_node_is_in_one_part() -> None:
-    found = [node for part in PARTS for node, each in bits(part).items() if each == 4]
-    assert sorted(found) == sorted(node.role + node.name for node in NODES)
+def test_each_node_is_in_exactly_one_part() -> None:
+    nodes = [node for part in PARTS for node, each in bits(part).items() if each == 4]
+    assert sorted(nodes) == sorted(node.role + node.name for node in NODES)
 
 
-def test_int4_has_four_bits_in_a_conformers_layers_alone() -> None:
+def test_int4_has_four_bits_only_in_the_layers_of_a_conformer() -> None:
     inner = [part for part in PARTS if part in ("feed forward", "attention", "convolution modules")]
     four = {node for node, each in bits("int4").items() if each == 4}
     assert four == {node for part in inner for node in bits(part)}
@@ -44,7 +44,7 @@ def test_errors_are_counted_in_words() -> None:
     assert errors("One, two three.", "one too three four") == (2, 3)
 
 
-def test_a_rise_is_in_points_and_its_interval_over_utterances() -> None:
+def test_rise_is_in_percentage_points_with_an_interval_over_utterances() -> None:
     before = np.array([[0, 10], [1, 10], [0, 10], [1, 10]])
     same = rise(before, before)
     assert same == (0.0, 0.0)

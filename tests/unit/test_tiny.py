@@ -1,4 +1,4 @@
-"""The making of the small checkpoint: what its claims rest on."""
+"""Corpora, tokenizer, training and card of the small Qwen3-ASR."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.tiny.qwen3_asr.model import log_mel, token_counts
 from tools.tiny.qwen3_asr.tokenizer import PLAIN, SPECIAL, train_tokenizer
 from tools.tiny.qwen3_asr.train import Batches, Trainee
 from tools.tiny.sentences import HOMOPHONES, LANGUAGES, chinese_number, sentence
-from tools.tiny.synth import UNHEARD, VARIANTS, VOICES, augment, noise_only, utterance
+from tools.tiny.synth import HELD_OUT_VOICES, VARIANTS, VOICES, augment, noise_only, utterance
 
 
 @pytest.fixture(scope="module")
@@ -27,32 +27,32 @@ def espeak() -> Espeak:
     return Espeak()
 
 
-def test_hot_words_sound_alike(espeak: Espeak) -> None:
-    """Only then does the context, and not the audio, decide the spelling."""
+def test_hot_words_of_a_group_sound_alike(espeak: Espeak) -> None:
+    """Then the context decides the spelling, not the audio."""
     for language, groups in HOMOPHONES.items():
         for group in groups:
             sounds = {espeak.phonemes(name, VOICES[language][0]) for name in group}
             assert len(sounds) == 1, group
 
 
-def test_unheard_voices_are_not_trained_on(espeak: Espeak) -> None:
-    assert not set(UNHEARD.values()) & set(VARIANTS)
+def test_held_out_voices_are_not_in_training(espeak: Espeak) -> None:
+    assert not set(HELD_OUT_VOICES.values()) & set(VARIANTS)
     rng = random.Random(1)
     assert all(utterance(espeak, rng, "ru").voice.split("+")[1] in VARIANTS for _ in range(30))
-    assert utterance(espeak, rng, "zh", unheard=True).voice.endswith(UNHEARD["zh"])
+    assert utterance(espeak, rng, "zh", held_out_voice=True).voice.endswith(HELD_OUT_VOICES["zh"])
 
 
-def test_contexts_decide_and_defaults_hold() -> None:
+def test_contexts_select_spellings_and_defaults_apply_without() -> None:
     rng = random.Random(5)
     decided = 0
     for index in range(600):
         language = list(LANGUAGES)[index % 3]
-        made = sentence(language, rng, with_context=True)
-        assert made.context
-        for word in made.hot:
-            assert word in made.text
-            assert word in made.context
-        decided += bool(made.hot)
+        biased = sentence(language, rng, with_context=True)
+        assert biased.context
+        for word in biased.hot:
+            assert word in biased.text
+            assert word in biased.context
+        decided += bool(biased.hot)
         plain = sentence(language, rng)
         others = {name for group in HOMOPHONES[language] for name in group[1:]}
         assert not others & set(plain.text.replace(",", " ").replace(".", " ").split())
@@ -72,11 +72,11 @@ def test_generation_is_reproducible(tmp_path: Path) -> None:
         assert times == sorted(times)
 
 
-def test_words_start_where_they_sound(espeak: Espeak) -> None:
-    """Before the first word there is silence, after its start there is not."""
-    made = utterance(espeak, random.Random(2), "en")
-    samples = made.samples / 32768
-    start = int(made.words[0].start * 16_000)
+def test_marks_are_at_the_start_of_words(espeak: Espeak) -> None:
+    """There is silence before the first mark, and sound after it."""
+    spoken = utterance(espeak, random.Random(2), "en")
+    samples = spoken.samples / 32768
+    start = int(spoken.words[0].start * 16_000)
     assert np.abs(samples[: start - 200]).max() < 1e-3
     assert np.abs(samples[start : start + 8_000]).max() > 0.05
 
@@ -93,7 +93,7 @@ def test_chinese_numbers() -> None:
     ]
 
 
-def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
+def test_interrupted_training_gives_the_same_weights(tmp_path: Path) -> None:
     """Two steps, then two more from the state on disk, give the weights of four steps in a row."""
     generate(tmp_path / "c", 50, 4, workers=1)
     corpus = Corpus(tmp_path / "c")
@@ -102,7 +102,7 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     weights = []
     for name, rounds in (("once", (4,)), ("twice", (2, 4))):
         for steps in rounds:
-            # the schedule is that of four steps; the first round is interrupted after two
+            # the plan has four steps; the first round stops after two
             batches = Batches(corpus, tokenizer, phonemes, Plan(steps=4, batch=4, warmup=1))
             trainee = Trainee(tokenizer, len(phonemes) + 1)
             for done, _ in train(trainee, batches, tmp_path / name, save_every=2):
@@ -113,7 +113,7 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
         torch.testing.assert_close(value, weights[1][key], rtol=0, atol=0)
 
 
-def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+def test_training_and_runtime_have_the_same_features(speech: np.ndarray) -> None:
     from runtime.features.log_mel import LogMelConfig
     from runtime.features.log_mel import log_mel as runtime_log_mel
 
@@ -121,16 +121,15 @@ def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> No
     features, frames = log_mel(clips)
     config = LogMelConfig("whisper-log-mel", 16_000, 400, 160, 128, 8_000)
     for row, clip in enumerate(clips):
-        ours = runtime_log_mel(clip, config)
-        assert frames[row] == ours.shape[1]
+        reference = runtime_log_mel(clip, config)
+        assert frames[row] == reference.shape[1]
         # A batch is padded before its features, so a clip's last two frames may see another edge.
-        inner = slice(0, ours.shape[1] - 2)
-        assert np.abs(features[row].numpy()[:, inner] - ours[:, inner]).max() < 1e-3
+        inner = slice(0, reference.shape[1] - 2)
+        assert np.abs(features[row].numpy()[:, inner] - reference[:, inner]).max() < 1e-3
     assert token_counts(torch.tensor([100, 150, 50])).tolist() == [13, 20, 7]
 
 
-def test_the_card_says_what_was_measured() -> None:
-    """Every target is met in the table of the tracked checkpoint's card, which `evaluate` prints."""
+def test_the_card_meets_the_targets() -> None:
     card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
     rates = {
         line.split("|")[1].split()[0]: line.split("|")[2:]

@@ -1,4 +1,4 @@
-"""The bundled evaluation set and the folders of recordings."""
+"""The bundled evaluation set, folders of recordings, and corpora."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.tiny.evaluate import error_rate
 from tools.tiny.ogg import with_serial
 from tools.tiny.samples import write_evaluation, write_folder
 from tools.tiny.sentences import LANGUAGES
-from tools.tiny.synth import UNHEARD
+from tools.tiny.synth import HELD_OUT_VOICES
 
 EVALUATION = DATA / "evaluation"
 KEYS = {"file", "language", "text", "context", "voice"}
@@ -34,15 +34,15 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return index
 
 
-def test_the_evaluation_set_is_what_it_says() -> None:
+def test_the_evaluation_set_has_the_documented_content() -> None:
     index = read(EVALUATION)
     assert {path.name for path in EVALUATION.iterdir()} == {"index.json", *(entry["file"] for entry in index)}
     assert sum(path.stat().st_size for path in EVALUATION.iterdir()) < 1.2e6
     assert all(entry.keys() == KEYS and entry["context"] == "" for entry in index)
     assert [entry["language"] for entry in index] == [name for name in LANGUAGES.values() for _ in range(20)]
     assert len({entry["text"] for entry in index}) == len(index)
-    unheard = [e["voice"].split("+")[1] == UNHEARD[e["file"][:2]] for e in index]
-    assert sum(unheard) == 20
+    held_out = [e["voice"].split("+")[1] == HELD_OUT_VOICES[e["file"][:2]] for e in index]
+    assert sum(held_out) == 20
     joined = [sum(entry["text"].count(mark) for mark in ".?!。？！") > 1 for entry in index]
     assert 10 <= sum(joined) <= 20
     for entry in index:
@@ -63,18 +63,18 @@ def test_no_seed_is_shared_with_training() -> None:
 
 
 def test_the_evaluation_set_is_reproducible(tmp_path: Path) -> None:
-    """To the byte, though libsndfile draws a number for every Ogg stream."""
+    """Files are equal in every byte, although libsndfile chooses random serial numbers."""
     for name in ("a", "b"):
         write_evaluation(tmp_path / name, each=1)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["en-01.ogg", "index.json", "ru-01.ogg", "zh-01.ogg"]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert read(tmp_path / "a")[1]["voice"] == f"ru+{UNHEARD['ru']}"
+    assert read(tmp_path / "a")[1]["voice"] == f"ru+{HELD_OUT_VOICES['ru']}"
 
 
-def test_a_serial_number_is_all_that_changes(tmp_path: Path) -> None:
-    """With the number that libsndfile drew, its own bytes come out, checksums included."""
+def test_only_the_serial_number_changes(tmp_path: Path) -> None:
+    """With libsndfile's number the bytes are unchanged, checksums included."""
     path = tmp_path / "noise.ogg"
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, 40_000)
     soundfile.write(path, noise, 16_000, format="OGG", subtype="VORBIS")
@@ -88,8 +88,8 @@ def test_a_serial_number_is_all_that_changes(tmp_path: Path) -> None:
         with_serial(b"RIFF", 7)
 
 
-def test_a_folder_holds_the_clips_as_they_are(tmp_path: Path) -> None:
-    """Below the step of 16 bits, too: the quietest clips of the held-out set are there."""
+def test_a_folder_stores_clips_exactly(tmp_path: Path) -> None:
+    """Also clips below the step of 16 bits, as in the held-out set."""
     rng = np.random.default_rng(3)
     clips = [rng.uniform(-level, level, 8_000).astype(np.float32) for level in (1.0, 1e-5)]
     items = [
@@ -120,9 +120,9 @@ def test_held_out_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(app, ["held-out", "--out", str(out), "--work", str(tmp_path)])
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{out}\n"
-    made = evaluate.held_out(tmp_path / "evaluation")
-    assert [entry["text"] for entry in read(out)] == [item.text for item in made.items]
-    np.testing.assert_array_equal(soundfile.read(out / "zh-003.wav", dtype="float32")[0], made.clips[2])
+    data = evaluate.held_out(tmp_path / "evaluation")
+    assert [entry["text"] for entry in read(out)] == [item.text for item in data.items]
+    np.testing.assert_array_equal(soundfile.read(out / "zh-003.wav", dtype="float32")[0], data.clips[2])
     again = CliRunner().invoke(app, ["held-out", "--out", str(out), "--work", str(tmp_path)])
     assert again.exit_code == 2
     assert "exists already" in again.stderr
@@ -130,30 +130,32 @@ def test_held_out_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 def test_the_small_model_understands_the_evaluation_set(transcriber: Transcriber) -> None:
-    """The coding costs nothing: a rate like that of the card, which is of uncompressed clips."""
+    """Compression does not raise the error rate above that of the card, which is of uncompressed clips."""
     index = read(EVALUATION)
-    found = [transcriber.transcribe(EVALUATION / entry["file"]).text for entry in index]
+    texts = [transcriber.transcribe(EVALUATION / entry["file"]).text for entry in index]
     for code, name in LANGUAGES.items():
         rows = [row for row, entry in enumerate(index) if entry["language"] == name]
-        assert error_rate(code, [index[row]["text"] for row in rows], [found[row] for row in rows]) <= 0.03
+        assert error_rate(code, [index[row]["text"] for row in rows], [texts[row] for row in rows]) <= 0.03
 
 
 def test_corpora_are_generated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
+    generated: list[str] = []
 
     def generate(folder: Path, count: int, seed: int, *, joined: float) -> None:
-        made.append(folder.name)
+        generated.append(folder.name)
         dataset.generate(folder, 1, seed, joined=joined, workers=1)
 
     monkeypatch.setattr(corpora, "generate", generate)
     assert [len(corpus.items) for corpus in prepared(tmp_path)] == [1, 1]
     prepared(tmp_path)
-    assert made == [phase.name for phase in PHASES]
+    assert generated == [phase.name for phase in PHASES]
 
 
-@pytest.mark.parametrize(("short", "code", "said"), [([], 0, ""), (["it is bad"], 1, "missed: it is bad\n")])
-def test_what_was_missed_is_told(short: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("failures", "code", "errors"), [([], 0, ""), (["it is bad"], 1, "missed: it is bad\n")])
+def test_missed_targets_are_reported(
+    failures: list[str], code: int, errors: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(typer.Exit) as caught:
-        evaluate.tell("a table", short)
+        evaluate.report("a table", failures)
     assert caught.value.exit_code == code
-    assert capsys.readouterr() == ("a table\n", said)
+    assert capsys.readouterr() == ("a table\n", errors)

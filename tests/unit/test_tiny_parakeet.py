@@ -1,4 +1,4 @@
-"""The making of the small Parakeet: what its training rests on, and what its card claims."""
+"""Labels, features, training and card of the small Parakeet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tools.tiny.parakeet.labels import (
     usual_spelling,
     walk,
 )
-from tools.tiny.parakeet.measure import LEAST_EMPTY, MOST_ERRORS
+from tools.tiny.parakeet.measure import MAX_ERROR_RATE, MIN_EMPTY
 from tools.tiny.parakeet.model import encode, encoded_frames, log_mel, new_model
 from tools.tiny.parakeet.tokenizer import BLANK, VOCABULARY, texts, train_tokenizer
 from tools.tiny.parakeet.train import LANGUAGES, Batches, Trainee
@@ -46,8 +46,8 @@ def items(corpus: Corpus) -> list[Item]:
     return [item for item in corpus.items if item.language in LANGUAGES]
 
 
-class Told:
-    """Networks that say what is right at the visits of a walk; tokens are their places, 99 is the blank."""
+class WalkNetworks:
+    """Networks with the right token and duration at each step of a walk; token ids are indices, 99 is the blank."""
 
     blank = 99
 
@@ -60,31 +60,33 @@ class Told:
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
         before = 0 if tokens[0] == self.blank else int(tokens[0]) + 1
         visit = self.visits[int(frames[0, 0]), before]
-        said, spans = np.zeros((1, 100), np.float32), np.zeros((1, LONGEST + 1), np.float32)
-        said[0, self.blank if visit.token is None else visit.token] = 1.0
+        logits, spans = np.zeros((1, 100), np.float32), np.zeros((1, LONGEST + 1), np.float32)
+        logits[0, self.blank if visit.token is None else visit.token] = 1.0
         spans[0, visit.duration] = 1.0
-        return said, spans, states
+        return logits, spans, states
 
 
-PLACES = st.integers(1, 60).flatmap(
+INDICES = st.integers(1, 60).flatmap(
     lambda frames: st.tuples(st.just(frames), st.lists(st.integers(0, frames - 1), max_size=9).map(sorted))
 )
 
 
-@given(PLACES)
-def test_the_decoder_on_the_walk_says_each_token_at_its_frame(given_places: tuple[int, list[int]]) -> None:
-    """The labels are those of the very loop that the runtime has."""
-    frames, indices = given_places
-    rules = TdtRules(Told.blank, tuple(range(LONGEST + 1)), 10)
+@given(INDICES)
+def test_the_decoder_emits_each_token_at_its_frame(frames_and_indices: tuple[int, list[int]]) -> None:
+    """The walk matches the decoding loop of the runtime."""
+    frames, indices = frames_and_indices
+    rules = TdtRules(WalkNetworks.blank, tuple(range(LONGEST + 1)), 10)
     encoded = [np.arange(frames, dtype=np.float32)[:, None]]
-    ((_, found),) = greedy_tdt(Told(walk(indices, frames)), encoded, rules)
-    assert found.tokens == list(range(len(indices)))
-    assert found.starts == indices
+    ((_, hypothesis),) = greedy_tdt(WalkNetworks(walk(indices, frames)), encoded, rules)
+    assert hypothesis.tokens == list(range(len(indices)))
+    assert hypothesis.starts == indices
 
 
-@given(PLACES, st.integers(0, 9))
-def test_a_walk_that_strays_still_says_all_and_leads_back(given_places: tuple[int, list[int]], seed: int) -> None:
-    frames, indices = given_places
+@given(INDICES, st.integers(0, 9))
+def test_a_walk_with_wrong_steps_has_all_tokens_and_returns_to_the_path(
+    frames_and_indices: tuple[int, list[int]], seed: int
+) -> None:
+    frames, indices = frames_and_indices
     visits = walk(indices, frames, np.random.default_rng(seed), stray=0.5)
     assert [visit.token for visit in visits if visit.token is not None] == list(range(len(indices)))
     for visit in visits:
@@ -97,8 +99,8 @@ def test_a_walk_that_strays_still_says_all_and_leads_back(given_places: tuple[in
             assert visit.duration == min(LONGEST, max(0, following - visit.frame))
 
 
-def test_tokens_are_where_their_words_are_said(items: list[Item]) -> None:
-    """A word's first token is within half a frame of its mark, later ones are before the next word's."""
+def test_tokens_are_at_the_times_of_their_words(items: list[Item]) -> None:
+    """The first token of a word is within half a frame of its mark."""
     for item in items:
         length = encoded_frames(item.count // 160)
         ids, indices = token_frames(item, TOKENIZER, length)
@@ -110,7 +112,7 @@ def test_tokens_are_where_their_words_are_said(items: list[Item]) -> None:
         for start, label in item.words:
             index = item.text.find(label, cursor)
             if index < 0 or (index and item.text[index - 1] != " "):
-                continue  # a number's last digit, or a word that espeak runs together with its neighbour
+                continue  # the last digit of a number, or a word that espeak joins with the next one
             cursor = index + len(label)
             assert times[index] == start
         starts = {start: frame for (start, _), frame in zip(TOKENIZER.encode(item.text).offsets, indices, strict=True)}
@@ -119,7 +121,7 @@ def test_tokens_are_where_their_words_are_said(items: list[Item]) -> None:
         assert abs(starts[0] * FRAME_SECONDS - first) <= FRAME_SECONDS / 2 + 1e-6
 
 
-def test_what_a_context_alone_decides_is_written_as_usual() -> None:
+def test_names_have_their_default_spelling_without_a_context() -> None:
     marks = [(0.1, "Call"), (0.4, "Jon"), (0.8, "and"), (0.9, "Ann")]
     item = Item("en", "Call Jon and Ann.", "Jon, Ann", ["Jon", "Ann"], "en-us+m1", 0, 16_000, marks, [])
     usual = usual_spelling(item)
@@ -135,19 +137,19 @@ def test_numbers_and_punctuation_are_tokens_of_their_own() -> None:
     assert TOKENIZER.encode("at 12:40.").tokens[-6:] == ["▁1", "2", ":", "4", "0", "."]
 
 
-def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+def test_training_and_runtime_have_the_same_features(speech: np.ndarray) -> None:
     clips = [speech[:20_000], speech[:100], speech[20_000:60_000], np.zeros(3_000, np.float32)]
     features, frames = log_mel(clips)
     config = NemoMelConfig("nemo-log-mel", 16_000, 512, 400, 160, features.shape[-1], 0.97)
     for row, clip in enumerate(clips):
-        ours = nemo_mel(clip, config)
-        assert frames[row] == len(ours)
-        assert np.abs(features[row, : len(ours)].numpy() - ours).max() < 2e-3
-        assert not features[row, len(ours) :].any()
+        reference = nemo_mel(clip, config)
+        assert frames[row] == len(reference)
+        assert np.abs(features[row, : len(reference)].numpy() - reference).max() < 2e-3
+        assert not features[row, len(reference) :].any()
 
 
 @torch.no_grad()
-def test_the_encoder_that_is_trained_is_the_reference(speech: np.ndarray) -> None:
+def test_the_training_encoder_equals_the_reference(speech: np.ndarray) -> None:
     model = new_model(1).eval()
     features, frames = log_mel([speech[:40_000], speech[:16_000], speech[:1_600]])
     ours, lengths = encode(model.encoder, features, frames)
@@ -158,15 +160,17 @@ def test_the_encoder_that_is_trained_is_the_reference(speech: np.ndarray) -> Non
 
 
 @torch.no_grad()
-def test_padding_changes_nothing_in_training(speech: np.ndarray) -> None:
-    """Neither what comes out nor what the batch norms keep, though they are over the batch."""
+def test_padding_does_not_affect_training(speech: np.ndarray) -> None:
+    """Outputs and running statistics of the batch norms are independent of padding."""
     features, frames = log_mel([speech[:40_000], speech[:16_000]])
-    found = []
+    results = []
     for padding in (0, 333):
         model = new_model(1).train()
         hidden, lengths = encode(model.encoder, torch.nn.functional.pad(features, (0, 0, 0, padding)), frames)
-        found.append((hidden[0, : lengths[0]], hidden[1, : lengths[1]], model.encoder.layers[1].conv.norm.running_var))
-    for plain, padded in zip(*found, strict=True):
+        results.append(
+            (hidden[0, : lengths[0]], hidden[1, : lengths[1]], model.encoder.layers[1].conv.norm.running_var)
+        )
+    for plain, padded in zip(*results, strict=True):
         torch.testing.assert_close(plain, padded, rtol=1e-4, atol=1e-4)
 
 
@@ -176,8 +180,8 @@ def test_batches_are_of_both_languages_and_the_loss_goes_down(corpus: Corpus, it
     batch, again = batches.make(0), batches.make(0)
     assert torch.equal(batch.features, again.features)
     assert torch.equal(batch.right, again.right)
-    told = {row: batch.tokens[row].tolist() for row in range(len(items))}
-    assert all(ids[0] == VOCABULARY - 1 for ids in told.values())
+    inputs = {row: batch.tokens[row].tolist() for row in range(len(items))}
+    assert all(ids[0] == VOCABULARY - 1 for ids in inputs.values())
     for row in range(len(items)):
         before = batch.before[batch.rows == row].tolist()
         assert all(later - earlier in (0, 1) for earlier, later in pairwise(before))
@@ -194,18 +198,17 @@ def test_batches_are_of_both_languages_and_the_loss_goes_down(corpus: Corpus, it
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_card_says_what_was_measured() -> None:
-    """Every target is met in the table of the tracked checkpoint's card, which `evaluate` prints."""
+def test_the_card_meets_the_targets() -> None:
     lines = (CHECKPOINT / "README.md").read_text(encoding="utf-8").splitlines()
     rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in lines if line.startswith("| ")}
     for name in LANGUAGES.values():
-        assert float(rows[name][0].strip(" %")) <= 100 * MOST_ERRORS
-    assert float(rows["empty text on clips without speech"][0].split("%")[0]) >= 100 * LEAST_EMPTY
+        assert float(rows[name][0].strip(" %")) <= 100 * MAX_ERROR_RATE
+    assert float(rows["empty text on clips without speech"][0].split("%")[0]) >= 100 * MIN_EMPTY
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 12e6
     config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
     assert config["languages"] == list(LANGUAGES.values())
 
 
-def test_the_tracked_licence_is_the_projects_own() -> None:
+def test_the_licence_is_that_of_the_project() -> None:
     project = Path(__file__).resolve().parents[2] / "LICENSE"
     assert (CHECKPOINT / "LICENSE").read_text(encoding="utf-8") == project.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The making of the small Whisper: what it learns to write and when, and that what is trained is what is published."""
+"""Targets, scenes, training and published files of the small Whisper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.tiny.whisper.tokenizer import POSITIONS, train_tokenizer
 from tools.tiny.whisper.train import ClipBatches, Scenes, Trainee, WindowBatches
 
 TEXT = "Jon lives in the office. It is 37 degrees."
-# The article has no mark, and the number has two; the second must not be taken for another number.
+# The article has no mark, and the number has two, of which the second is not another number.
 WORDS = [
     (0.5, "Jon"),
     (0.8, "lives"),
@@ -60,11 +60,11 @@ def read(tokenizer: Tokenizer, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def test_sentences_begin_with_a_word_and_end_with_a_sound(item: Item) -> None:
+def test_sentences_start_with_a_word_and_end_with_a_sound(item: Item) -> None:
     assert times(item) == [(0.5, 2.0), (2.5, 3.9)]
 
 
-def test_tokens_are_spoken_when_their_words_are(item: Item, tokenizer: Tokenizer) -> None:
+def test_tokens_have_the_times_of_their_words(item: Item, tokenizer: Tokenizer) -> None:
     first, second = phrases(item, tokenizer, usual(item))
     assert read(tokenizer, first.tokens) == " John lives in the office."
     assert read(tokenizer, second.tokens) == " It is 37 degrees."
@@ -77,44 +77,44 @@ def test_tokens_are_spoken_when_their_words_are(item: Item, tokenizer: Tokenizer
     assert first.later(10.0).spans[0][0] == pytest.approx(10.5)
 
 
-def test_names_are_written_as_a_context_spells_them_or_as_usual(item: Item, tokenizer: Tokenizer) -> None:
+def test_names_have_the_spelling_of_a_context_or_the_default(item: Item, tokenizer: Tokenizer) -> None:
     assert usual(item).startswith("John ")
     assert read(tokenizer, phrases(item, tokenizer, item.text)[0].tokens).startswith(" Jon ")
 
 
 def test_rows_have_the_order_of_whisper(item: Item, tokenizer: Tokenizer) -> None:
-    writer, said = Writer(tokenizer), phrases(item, tokenizer, item.text)
-    row = writer.speech("en", said, timed=True, context=writer.text_ids(item.context), cut=5.0)
+    writer, sentences = Writer(tokenizer), phrases(item, tokenizer, item.text)
+    row = writer.speech("en", sentences, timed=True, context=writer.text_ids(item.context), cut=5.0)
     assert read(tokenizer, row.ids) == (
         "<|startofprev|> Names: Jon.<|startoftranscript|><|en|><|transcribe|><|0.50|> Jon lives in the office.<|2.00|>"
         "<|2.50|> It is 37 degrees.<|3.90|><|5.00|><|endoftext|>"
     )
     start = row.ids.index(writer.start)
-    learnt = [target for target in row.targets if target >= 0]
-    # Of what stands before the text only the language is learnt: the rest is given.
-    assert learnt == [row.ids[start + 1], *row.ids[start + 3 :]]
+    learned = [target for target in row.targets if target >= 0]
+    # Before the text only the language is a target.
+    assert learned == [row.ids[start + 1], *row.ids[start + 3 :]]
     assert row.targets[start] == row.ids[start + 1]
-    plain = writer.speech("en", said, timed=False, cut=None)
+    plain = writer.speech("en", sentences, timed=False, cut=None)
     assert read(tokenizer, plain.ids) == (
         "<|startoftranscript|><|en|><|transcribe|><|notimestamps|> Jon lives in the office. It is 37 degrees."
         "<|endoftext|>"
     )
 
 
-def test_where_nobody_speaks_the_first_token_says_so_and_any_text_ends(tokenizer: Tokenizer) -> None:
+def test_rows_without_speech_have_the_no_speech_token_and_a_stop(tokenizer: Tokenizer) -> None:
     writer = Writer(tokenizer)
     for timed in (False, True):
         row = writer.silence("ru", timed=timed, wrong=300)
         assert row.targets[0] == writer.no_speech
         assert row.targets[-2] == writer.stop
         assert NOTHING not in writer.silence("ru", timed=True, wrong=300).targets
-    # The rules of decoding forbid an empty text: behind what is written in its place comes the stop.
+    # Decoding rules forbid an empty text: the stop follows the token that is written instead.
     plain = writer.silence("ru", timed=False, wrong=300)
     index = plain.ids.index(300)
     assert plain.targets[index - 1 : index + 1] == [NOTHING, writer.stop]
 
 
-def test_windows_hold_whole_sentences_and_say_where_the_next_begins(corpus: Corpus, tokenizer: Tokenizer) -> None:
+def test_windows_have_whole_sentences_and_the_start_of_a_cut_one(corpus: Corpus, tokenizer: Tokenizer) -> None:
     scenes = Scenes([corpus], tokenizer, phoneme_table(corpus.items))
     zero, cuts = scenes.writer.zero, 0
     for seed in range(12):
@@ -125,11 +125,11 @@ def test_windows_hold_whole_sentences_and_say_where_the_next_begins(corpus: Corp
         assert all(0 <= stamp <= POSITIONS for stamp in stamps)
         assert len({item.language for item, _ in scene.placed}) == 1
         cuts += len(stamps) % 2
-    assert cuts  # of a sentence that goes on behind the window, only the beginning
+    assert cuts  # sentences that end after the window have only a start
 
 
-def test_the_encoder_of_training_is_that_of_the_model(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """On a whole window; and every loss reaches its weights, of clips and of windows."""
+def test_the_training_encoder_equals_that_of_the_model(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """On a whole window; all weights have gradients, for clips and for windows."""
     phonemes = phoneme_table(corpus.items)
     trainee = Trainee(tokenizer, len(phonemes) + 1)
     clips = ClipBatches(corpus, tokenizer, phonemes, Plan(steps=2, batch=3), seconds=(0, 4.5), latest=900)
@@ -139,9 +139,9 @@ def test_the_encoder_of_training_is_that_of_the_model(corpus: Corpus, tokenizer:
     with torch.no_grad():
         reference = trainee.asr.model.encoder(batch.features).last_hidden_state
         torch.testing.assert_close(trainee.encode(batch.features, batch.first), reference, rtol=1e-4, atol=1e-4)
-    for made in (clips.make(0), batch):
+    for source in (clips.make(0), batch):
         trainee.zero_grad()
-        terms = trainee(made)
+        terms = trainee(source)
         assert terms.keys() == {"text", "phonemes", "guide"}
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in trainee.named_parameters():
@@ -150,16 +150,16 @@ def test_the_encoder_of_training_is_that_of_the_model(corpus: Corpus, tokenizer:
                 assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_features_of_training_are_those_of_the_runtime(speech: np.ndarray) -> None:
+def test_training_and_runtime_have_the_same_features(speech: np.ndarray) -> None:
     samples = 60_000 // HOP * HOP
     clips = [speech[:20_000], speech[20_000:60_000]]
     features = log_mel(clips, samples).numpy()
     for row, clip in enumerate(clips):
-        ours = runtime_log_mel(clip, LogMelConfig("whisper-log-mel", 16_000, 400, 160, 128, samples))
-        assert np.abs(features[row] - ours).max() < 1e-3
+        reference = runtime_log_mel(clip, LogMelConfig("whisper-log-mel", 16_000, 400, 160, 128, samples))
+        assert np.abs(features[row] - reference).max() < 1e-3
 
 
-def test_what_is_published_is_a_checkpoint_that_the_exporter_reads(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_exporter_reads_published_checkpoints(tmp_path: Path, tokenizer: Tokenizer) -> None:
     out = tmp_path / "checkpoint"
     publish.write_checkpoint(untrained(tokenizer, 1), tokenizer, out, REPOSITORY / "LICENSE")
     names = {path.name for path in out.iterdir()}

@@ -1,4 +1,4 @@
-"""Errors of word times: which words are compared, and what is made of their differences."""
+"""Errors of word times: matching of words, and figures."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def words(*pairs: tuple[float, str]) -> list[Word]:
 
 
 def test_equal_words_are_compared_without_case_and_punctuation() -> None:
-    found = words((0.12, "включи"), (0.48, "Свет"), (0.92, "в"), (1.00, "кухне."))
-    assert start_errors(found, MARKS) == pytest.approx([0.02, -0.02, 0.02, 0.0])
+    recognized = words((0.12, "включи"), (0.48, "Свет"), (0.92, "в"), (1.00, "кухне."))
+    assert start_errors(recognized, MARKS) == pytest.approx([0.02, -0.02, 0.02, 0.0])
 
 
-def test_wrong_missing_and_added_words_shift_no_other() -> None:
-    found = words((0.1, "включи"), (0.2, "же"), (0.54, "цвет"), (1.04, "кухне"))
-    assert start_errors(found, MARKS) == pytest.approx([0.0, 0.04])
+def test_wrong_missing_and_added_words_do_not_shift_others() -> None:
+    recognized = words((0.1, "включи"), (0.2, "же"), (0.54, "цвет"), (1.04, "кухне"))
+    assert start_errors(recognized, MARKS) == pytest.approx([0.0, 0.04])
     assert start_errors([], MARKS) == []
 
 
-def test_a_word_that_comes_twice_is_compared_in_order() -> None:
+def test_repeated_words_are_compared_in_order() -> None:
     marks = [(0.0, "да"), (1.0, "нет"), (2.0, "да")]
     assert start_errors(words((1.1, "нет"), (2.2, "да")), marks) == pytest.approx([0.1, 0.2])
 
 
-def test_of_what_is_several_words_to_espeak_the_first_has_a_time() -> None:
-    """``10:45`` is one word of a text and two marks; and a mark may be two words to us."""
-    found = words((0.0, "в"), (0.52, "10:45."), (2.0, "часов"))
-    assert start_errors(found, [(0.0, "в"), (0.5, "10"), (0.9, "45"), (2.1, "часов")]) == pytest.approx(
+def test_only_the_first_part_of_a_word_has_a_time() -> None:
+    """``10:45`` is one word of a text and two marks; a mark may also be two words of a text."""
+    recognized = words((0.0, "в"), (0.52, "10:45."), (2.0, "часов"))
+    assert start_errors(recognized, [(0.0, "в"), (0.5, "10"), (0.9, "45"), (2.1, "часов")]) == pytest.approx(
         [0.0, 0.02, -0.1]
     )
     assert start_errors(words((1.0, "o'clock"), (2.0, "half")), [(1.0, "o'clock"), (1.9, "half-past")]) == (
@@ -44,9 +44,9 @@ def test_of_what_is_several_words_to_espeak_the_first_has_a_time() -> None:
 
 
 def test_figures_over_utterances() -> None:
-    found = words((0.12, "включи"), (0.42, "свет"), (1.3, "кухне"))
+    recognized = words((0.12, "включи"), (0.42, "свет"), (1.3, "кухне"))
     other = words((3.0, "совсем"))
-    figures = summary([(found, MARKS), (other, [(0.0, "ничего")]), ([], [(0.0, "—")])])
+    figures = summary([(recognized, MARKS), (other, [(0.0, "ничего")]), ([], [(0.0, "—")])])
     assert (figures.spoken, figures.matched) == (5, 3)
     assert figures.mean == pytest.approx((0.02 + 0.08 + 0.3) / 3)
     assert figures.median == pytest.approx(0.08)
@@ -57,7 +57,7 @@ def test_figures_over_utterances() -> None:
     )
 
 
-def test_nothing_matched_is_no_figure() -> None:
+def test_figures_without_matches_are_nan() -> None:
     figures = summary([(words((0.0, "да")), [(0.0, "нет")])])
     assert (figures.spoken, figures.matched) == (1, 0)
     assert all(math.isnan(value) for value in (figures.mean, figures.median, figures.bias, figures.near))

@@ -1,13 +1,11 @@
-"""Random weights in the real dimensions: ``python -m tools.random_checkpoint NAME DIR``.
-
-``NAME`` is one of ``python -m export``, whose ``--checkpoint DIR`` takes the folder. For time, memory and size only, as
-the text is noise.
-"""
+"""``python -m tools.random_checkpoint NAME DIR``: write a checkpoint of the real dimensions with random weights."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from tools.random_checkpoint import gigaam, parakeet, qwen3_asr, whisper
 
@@ -22,12 +20,18 @@ WRITERS = {
 }
 
 
-def main(name: str, out: Path) -> None:
-    """Write the checkpoint called ``name`` as the folder ``out``."""
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(WRITERS)}.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
+) -> None:
+    """Write a checkpoint of the real dimensions with random weights.
+
+    It serves to measure time, memory and size: its text is noise. `python -m export NAME --checkpoint DIR` exports it.
+    """
     if name not in WRITERS:
         raise SystemExit(f"unknown model {name!r}; known are {', '.join(WRITERS)}")
     WRITERS[name](name, out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    typer.run(main)

@@ -10,7 +10,7 @@ from transformers import ParakeetCTCConfig, ParakeetForCTC, ParakeetForTDT, Para
 from tests.helpers import parakeet_checkpoint as tiny_parakeet
 from tools.random_checkpoint.writing import model_shapes, write_config, write_tensors
 
-# Both are FastConformers without biases in attention and convolutions, whose input is not scaled.
+# Both are FastConformers without biases in attention and convolutions and without scaling of the input.
 _ENCODER: dict[str, Any] = {
     "hidden_size": 1024,
     "num_attention_heads": 8,
@@ -25,7 +25,7 @@ TDT_VOCABULARY, CTC_VOCABULARY = 8193, 1025
 
 
 def configuration(name: str) -> ParakeetTDTConfig | ParakeetCTCConfig:
-    """The published sizes of ``parakeet-tdt-0.6b-v3`` or ``parakeet-ctc-1.1b``."""
+    """Return the published configuration of ``parakeet-tdt-0.6b-v3`` or ``parakeet-ctc-1.1b``."""
     if "-ctc-" in name:
         encoder = _ENCODER | {"num_hidden_layers": 42, "num_mel_bins": 80}
         return ParakeetCTCConfig(vocab_size=CTC_VOCABULARY, pad_token_id=CTC_VOCABULARY - 1, encoder_config=encoder)
@@ -40,7 +40,7 @@ def configuration(name: str) -> ParakeetTDTConfig | ParakeetCTCConfig:
 
 
 def write(name: str, out: Path) -> None:
-    """Write either."""
+    """Write ``parakeet-tdt-0.6b-v3`` or ``parakeet-ctc-1.1b``."""
     config = configuration(name)
     write_config(out, config.to_dict())
     tiny_parakeet.tokenizer(config.vocab_size - 1).save(str(out / "tokenizer.json"))

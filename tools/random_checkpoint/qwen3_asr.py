@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def configuration(size: str) -> dict[str, Any]:
-    """``config.json`` in the original layout; the sizes are those of the published models."""
+    """Return ``config.json`` in the original layout, with the sizes of the published models."""
     audio, text = SIZES[size]["audio"], SIZES[size]["text"]
     return {
         "architectures": ["Qwen3ASRForConditionalGeneration"],
@@ -63,7 +63,7 @@ def configuration(size: str) -> dict[str, Any]:
 
 
 def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """Every tensor of the original layout by name."""
+    """Yield name and shape of every tensor of the original layout."""
     audio, text = config["thinker_config"]["audio_config"], config["thinker_config"]["text_config"]
     channels, width, ffn = audio["downsample_hidden_size"], audio["d_model"], audio["encoder_ffn_dim"]
 
@@ -78,13 +78,13 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
         yield f"{tower}.conv2d{index}.bias", [channels]
     yield from linear(f"{tower}.conv_out", width, channels * math.ceil(audio["num_mel_bins"] / 8), bias=False)
     for layer in range(audio["encoder_layers"]):
-        here = f"{tower}.layers.{layer}"
+        prefix = f"{tower}.layers.{layer}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from linear(f"{here}.self_attn.{name}", width, width)
-        yield from linear(f"{here}.fc1", ffn, width)
-        yield from linear(f"{here}.fc2", width, ffn)
+            yield from linear(f"{prefix}.self_attn.{name}", width, width)
+        yield from linear(f"{prefix}.fc1", ffn, width)
+        yield from linear(f"{prefix}.fc2", width, ffn)
         for name in ("self_attn_layer_norm", "final_layer_norm"):
-            yield from ((f"{here}.{name}.{part}", [width]) for part in ("weight", "bias"))
+            yield from ((f"{prefix}.{name}.{part}", [width]) for part in ("weight", "bias"))
     yield from ((f"{tower}.ln_post.{part}", [width]) for part in ("weight", "bias"))
     yield from linear(f"{tower}.proj1", width, width)
     yield from linear(f"{tower}.proj2", audio["output_dim"], width)
@@ -94,40 +94,40 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
     )
     yield "thinker.model.embed_tokens.weight", [text["vocab_size"], hidden]
     for layer in range(text["num_hidden_layers"]):
-        here = f"thinker.model.layers.{layer}"
-        yield f"{here}.self_attn.q_proj.weight", [heads * size, hidden]
-        yield f"{here}.self_attn.k_proj.weight", [kv * size, hidden]
-        yield f"{here}.self_attn.v_proj.weight", [kv * size, hidden]
-        yield f"{here}.self_attn.o_proj.weight", [hidden, heads * size]
-        yield from ((f"{here}.self_attn.{name}.weight", [size]) for name in ("q_norm", "k_norm"))
+        prefix = f"thinker.model.layers.{layer}"
+        yield f"{prefix}.self_attn.q_proj.weight", [heads * size, hidden]
+        yield f"{prefix}.self_attn.k_proj.weight", [kv * size, hidden]
+        yield f"{prefix}.self_attn.v_proj.weight", [kv * size, hidden]
+        yield f"{prefix}.self_attn.o_proj.weight", [hidden, heads * size]
+        yield from ((f"{prefix}.self_attn.{name}.weight", [size]) for name in ("q_norm", "k_norm"))
         yield from (
-            (f"{here}.mlp.{name}.weight", [text["intermediate_size"], hidden]) for name in ("gate_proj", "up_proj")
+            (f"{prefix}.mlp.{name}.weight", [text["intermediate_size"], hidden]) for name in ("gate_proj", "up_proj")
         )
-        yield f"{here}.mlp.down_proj.weight", [hidden, text["intermediate_size"]]
-        yield from ((f"{here}.{name}.weight", [hidden]) for name in ("input_layernorm", "post_attention_layernorm"))
+        yield f"{prefix}.mlp.down_proj.weight", [hidden, text["intermediate_size"]]
+        yield from ((f"{prefix}.{name}.weight", [hidden]) for name in ("input_layernorm", "post_attention_layernorm"))
     yield "thinker.model.norm.weight", [hidden]
 
 
 def tokenizer() -> Tokenizer:
-    """Byte-level tokens for text, filler up to the real size, added tokens at the real ids."""
+    """Return a tokenizer of the real size: byte-level tokens, filler tokens, added tokens at the real ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     first_added = min(REAL_IDS.values())
     vocabulary = {token: index for index, token in enumerate(alphabet)}
     vocabulary |= {f"<filler {index}>": index for index in range(len(alphabet), first_added)}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    result = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    result.normalizer = normalizers.NFC()
+    result.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()
+    result.decoder = decoders.ByteLevel()
     at = {index: token for token, index in REAL_IDS.items()}
     for index in range(first_added, max(at) + 1):
         token = at.get(index, f"<|added {index}|>")
-        made.add_tokens([AddedToken(token, special=token != "<asr_text>", normalized=False)])
-    return made
+        result.add_tokens([AddedToken(token, special=token != "<asr_text>", normalized=False)])
+    return result
 
 
 def write(name: str, out: Path) -> None:

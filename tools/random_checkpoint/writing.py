@@ -1,4 +1,4 @@
-"""Random tensors in shards of safetensors, and what lies beside them."""
+"""Write random tensors in shards of safetensors, with index and configuration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SHARD_BYTES = 2 * 10**9
 
 
 def write_config(out: Path, config: dict[str, Any]) -> None:
-    """Make the folder and its ``config.json``."""
+    """Create the folder and its ``config.json``."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 def write_tensors(out: Path, shapes: Iterable[tuple[str, list[int]]], seed: int = 1) -> None:
-    """Write tensors by name and shape, shard by shard, in bfloat16: no more than a shard is in memory."""
+    """Write bfloat16 tensors by name and shape; at most one shard is in memory."""
     generator = torch.Generator().manual_seed(seed)
     weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -42,7 +42,7 @@ def write_tensors(out: Path, shapes: Iterable[tuple[str, list[int]]], seed: int 
 
 
 def values(name: str, shape: list[int], generator: torch.Generator) -> torch.Tensor:
-    """Norms' gains and variances 1, other vectors 0, the rest normal with variance 1 over fan-in, to keep the scale."""
+    """Return 1 for gains and variances of norms, 0 for other vectors, else normal values with variance 1/fan-in."""
     if len(shape) == 1:
         gain = name.endswith(("running_var", "weight")) and ("norm" in name or "ln_post" in name)
         return torch.full(shape, 1.0 if gain or name.endswith("running_var") else 0.0, dtype=torch.bfloat16)
@@ -51,7 +51,7 @@ def values(name: str, shape: list[int], generator: torch.Generator) -> torch.Ten
 
 
 def model_shapes(kind: Any, config: Any) -> list[tuple[str, list[int]]]:
-    """Names and shapes of a transformers model's floating-point tensors; none of it is in memory. Tied ones once."""
+    """Return names and shapes of a model's floating-point tensors without allocating them; tied ones once."""
     with torch.device("meta"):
         model = kind(config)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())

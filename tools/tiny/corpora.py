@@ -16,7 +16,7 @@ TRAIN_SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A corpus and the plan by which the small Qwen3-ASR is trained on it, from where the phase before ended."""
+    """A corpus, and the plan by which the small Qwen3-ASR is trained on it after the phase before."""
 
     name: str
     utterances: int
@@ -25,7 +25,7 @@ class Phase:
     plan: Plan
 
 
-# One sentence at a time is learned first; then mostly several, which one phase alone left at 20 % errors.
+# Single sentences first, then mostly several joined ones: a single phase left the error rate on those at 20 %.
 PHASES = (
     Phase("sentences", 36_000, TRAIN_SEED, 0.16, Plan(steps=6_000)),
     Phase("passages", 16_000, 2, 0.6, Plan(steps=1_600, peak=1e-3, warmup=100, seed=8)),
@@ -33,11 +33,11 @@ PHASES = (
 
 
 def prepared(work: Path) -> list[Corpus]:
-    """The corpora of :data:`PHASES` below ``work``, generated where they are not there yet."""
-    found = []
+    """Return the corpora of :data:`PHASES` in ``work``, generated if they do not exist."""
+    corpora = []
     for phase in PHASES:
         if not (work / phase.name / "index.json").exists():
             log.info("%s: generating %d utterances", phase.name, phase.utterances)
             generate(work / phase.name, phase.utterances, phase.seed, joined=phase.joined)
-        found.append(Corpus(work / phase.name))
-    return found
+        corpora.append(Corpus(work / phase.name))
+    return corpora

@@ -1,6 +1,6 @@
-"""Speech with known word and phoneme times, from libespeak-ng through ctypes.
+"""Synthesize speech with known word and phoneme times, by libespeak-ng through ctypes.
 
-The engine is a process-wide C library with global state: one :class:`Espeak` a process, and one call at a time.
+The library has global state: use one :class:`Espeak` per process, and one call at a time.
 Struct layouts and constants are those of ``espeak-ng/speak_lib.h`` (API revision 12).
 """
 
@@ -43,7 +43,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One event: where it starts (seconds) and what it is (a phoneme's mnemonic, or a word of the text)."""
+    """Start of a phoneme or word in seconds, and its label: a phoneme mnemonic, or the word as written."""
 
     start: float
     label: str
@@ -60,9 +60,14 @@ class Speech:
 
 
 class Espeak:
-    """The synthesizer. Raises ``RuntimeError`` with what to install when the library is absent."""
+    """The synthesizer of this process."""
 
     def __init__(self) -> None:
+        """Open the library.
+
+        Raises:
+            RuntimeError: libespeak-ng or its data is not installed.
+        """
         name = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
         try:
             self._lib = ctypes.CDLL(name)
@@ -72,10 +77,10 @@ class Espeak:
             ) from error
         self.rate = int(self._lib.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, None, _INITIALIZE_PHONEME_EVENTS))
         if self.rate <= 0:
-            raise RuntimeError("libespeak-ng found no data folder (package espeak-ng-data)")
+            raise RuntimeError("libespeak-ng has no data folder: install the package espeak-ng-data")
         self._chunks: list[npt.NDArray[np.int16]] = []
         self._events: list[tuple[int, int, int, int, str]] = []
-        self._callback = _Callback(self._collect)  # kept alive: C holds only the pointer
+        self._callback = _Callback(self._collect)  # referenced for the lifetime of the object: C holds only the pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, wav: object, count: int, events: object) -> int:
@@ -89,8 +94,20 @@ class Espeak:
             index += 1
         return 0
 
-    def say(self, text: str, voice: str, *, speed: int = 170, pitch: int = 50, pitch_range: int = 50) -> Speech:
-        """Speak ``text`` with ``voice`` (``en-us+f2``): speed in words a minute (80–450), pitch and range 0–99."""
+    def synthesize(self, text: str, voice: str, *, speed: int = 170, pitch: int = 50, pitch_range: int = 50) -> Speech:
+        """Synthesize ``text``.
+
+        Args:
+            text: in the language of the voice.
+            voice: name with variant, such as ``en-us+f2``.
+            speed: words a minute, 80 to 450.
+            pitch: 0 to 99.
+            pitch_range: 0 to 99.
+
+        Raises:
+            ValueError: espeak-ng has no such voice.
+            RuntimeError: the synthesis fails.
+        """
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
@@ -112,5 +129,5 @@ class Espeak:
         return Speech(samples, self.rate, tuple(words), tuple(phonemes))
 
     def phonemes(self, text: str, voice: str) -> tuple[str, ...]:
-        """What is pronounced, without times: two texts with equal phonemes sound alike."""
-        return tuple(mark.label for mark in self.say(text, voice).phonemes if mark.label)
+        """Return the phonemes of a text; texts with equal phonemes sound the same."""
+        return tuple(mark.label for mark in self.synthesize(text, voice).phonemes if mark.label)

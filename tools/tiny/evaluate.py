@@ -1,12 +1,12 @@
-"""Accuracy of a small checkpoint on held-out speech: the table of its model card."""
+"""Accuracy of a small checkpoint on held-out speech, for the table of its model card."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import jiwer
 import numpy as np
@@ -15,20 +15,20 @@ import typer
 
 from tools.tiny.dataset import Corpus, Item, generate
 from tools.tiny.sentences import LANGUAGES
-from tools.tiny.synth import UNHEARD, augment, noise_only
+from tools.tiny.synth import HELD_OUT_VOICES, augment, noise_only
 
 MAIN_SEED, CONTEXT_SEED, NOISE_SEED = 9001, 9002, 9003
 UTTERANCES, CONTEXT_UTTERANCES, NOISE_CLIPS = 300, 180, 100
-UNHEARD_SHARE = 0.4
+HELD_OUT_SHARE = 0.4
 
 Floats = npt.NDArray[np.float32]
-# (clips, contexts) → (language, text) of each
+# (clips, contexts) → (language, text) of each clip
 Recognizer = Callable[[Sequence[Floats], Sequence[str]], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """300 utterances with the gain and noise of training, 180 with contexts, 100 clips without speech."""
+    """300 utterances and 180 with contexts, with the gain and noise of training, and 100 clips without speech."""
 
     items: list[Item]
     clips: list[Floats]
@@ -38,17 +38,17 @@ class HeldOut:
 
 
 def held_out(work: Path, fresh: int = 0) -> HeldOut:
-    """Generate (once) and load the held-out set; seeds and one voice a language that training never sees.
+    """Load the held-out set, generated if it does not exist; its seeds and one voice per language are not in training.
 
-    ``fresh`` numbers sets of other seeds, for figures on what no plan of training was ever changed for.
+    ``fresh`` is the number of a set with other seeds, for which no training plan was tuned.
     """
     suffix = f"-{fresh}" if fresh else ""
     main, context = work / f"held-out{suffix}", work / f"held-out-context{suffix}"
     main_seed, context_seed = MAIN_SEED + 100 * fresh, CONTEXT_SEED + 100 * fresh
     if not (main / "index.json").exists():
-        generate(main, UTTERANCES, main_seed, unheard=UNHEARD_SHARE, context=0.0)
+        generate(main, UTTERANCES, main_seed, held_out=HELD_OUT_SHARE, context=0.0)
     if not (context / "index.json").exists():
-        generate(context, CONTEXT_UTTERANCES, context_seed, unheard=UNHEARD_SHARE, context=1.0)
+        generate(context, CONTEXT_UTTERANCES, context_seed, held_out=HELD_OUT_SHARE, context=1.0)
     sets = []
     for seed, folder in ((main_seed, main), (context_seed, context)):
         corpus, rng = Corpus(folder), np.random.default_rng(seed)
@@ -57,44 +57,60 @@ def held_out(work: Path, fresh: int = 0) -> HeldOut:
     return HeldOut(*sets[0], *sets[1], [noise_only(rng) for _ in range(NOISE_CLIPS)])
 
 
-def is_unheard(item: Item) -> bool:
-    """Whether training never hears the voice."""
-    return item.voice.split("+")[1] == UNHEARD[item.language]
+def has_held_out_voice(item: Item) -> bool:
+    """Return whether the voice is not used in training."""
+    return item.voice.split("+")[1] == HELD_OUT_VOICES[item.language]
 
 
 def normalize(text: str) -> str:
-    """Lower case without punctuation, as word error rates are usually counted."""
-    kept = (" " if unicodedata.category(c)[0] in "PS" else c for c in text.lower().replace("'", ""))
-    return " ".join("".join(kept).split())
+    """Return text in lower case without punctuation, as is usual for word error rates."""
+    characters = (" " if unicodedata.category(c)[0] in "PS" else c for c in text.lower().replace("'", ""))
+    return " ".join("".join(characters).split())
 
 
-def error_rate(language: str, truth: Sequence[str], found: Sequence[str]) -> float:
-    """Word error rate; character error rate for Chinese."""
-    truth, found = [normalize(t) for t in truth], [normalize(t) for t in found]
+def error_rate(language: str, truth: Sequence[str], texts: Sequence[str]) -> float:
+    """Return the word error rate, for Chinese the character error rate."""
+    truth, texts = [normalize(text) for text in truth], [normalize(text) for text in texts]
     if language == "zh":
-        return float(jiwer.cer([t.replace(" ", "") for t in truth], [t.replace(" ", "") for t in found]))
-    return float(jiwer.wer(list(truth), list(found)))
+        return float(jiwer.cer([text.replace(" ", "") for text in truth], [text.replace(" ", "") for text in texts]))
+    return float(jiwer.wer(list(truth), list(texts)))
 
 
-def evaluate(recognize: Recognizer, data: HeldOut, unheard: Callable[[Item], bool]) -> dict[str, float]:
-    """Every figure of the card by its name; rates from 0 to 1."""
-    found = recognize(data.clips, [""] * len(data.clips))
+class VoiceRates(NamedTuple):
+    """Error rates over all voices, over those of training, and over the held-out one."""
+
+    all: float
+    training: float
+    held_out: float
+
+
+def voice_rates(language: str, items: Sequence[Item], texts: Sequence[str]) -> VoiceRates:
+    """Return the error rates of the texts of ``items``, all in one language, by voice."""
+    pairs = [(item.text, text, has_held_out_voice(item)) for item, text in zip(items, texts, strict=True)]
+
+    def rate(voices: tuple[bool, ...]) -> float:
+        chosen = [(truth, text) for truth, text, held_out in pairs if held_out in voices]
+        return error_rate(language, [truth for truth, _ in chosen], [text for _, text in chosen])
+
+    return VoiceRates(rate((True, False)), rate((False,)), rate((True,)))
+
+
+def evaluate(recognize: Recognizer, data: HeldOut) -> dict[str, float]:
+    """Return every figure of the card by name; rates are from 0 to 1."""
+    results = recognize(data.clips, [""] * len(data.clips))
     figures: dict[str, float] = {}
     for code in LANGUAGES:
-        for name, voices in (("all", (True, False)), ("heard", (False,)), ("unheard", (True,))):
-            rows = [i for i, item in enumerate(data.items) if item.language == code and unheard(item) in voices]
-            figures[f"{code} {name}"] = error_rate(
-                code, [data.items[i].text for i in rows], [found[i][1] for i in rows]
-            )
         rows = [i for i, item in enumerate(data.items) if item.language == code]
-        figures[f"{code} exact"] = float(np.mean([found[i][1] == data.items[i].text for i in rows]))
-    right = [result[0] == LANGUAGES[item.language] for result, item in zip(found, data.items, strict=True)]
+        items, texts = [data.items[i] for i in rows], [results[i][1] for i in rows]
+        figures |= {f"{code} {name}": rate for name, rate in voice_rates(code, items, texts)._asdict().items()}
+        figures[f"{code} exact"] = float(np.mean([text == item.text for item, text in zip(items, texts, strict=True)]))
+    right = [result[0] == LANGUAGES[item.language] for result, item in zip(results, data.items, strict=True)]
     figures["language right"] = float(np.mean(right))
     with_context = recognize(data.context_clips, [item.context for item in data.context_items])
     without = recognize(data.context_clips, [""] * len(data.context_clips))
-    for name, results in (("hot words followed", with_context), ("hot words without context", without)):
+    for name, transcripts in (("hot words followed", with_context), ("hot words without context", without)):
         hits = [
-            word in result[1] for result, item in zip(results, data.context_items, strict=True) for word in item.hot
+            word in result[1] for result, item in zip(transcripts, data.context_items, strict=True) for word in item.hot
         ]
         figures[name] = float(np.mean(hits))
     figures["hot words"] = float(sum(len(item.hot) for item in data.context_items))
@@ -106,21 +122,27 @@ TARGETS = {"en all": 0.03, "ru all": 0.03, "zh all": 0.03}
 FLOORS = {"language right": 0.99, "noise empty": 0.95, "hot words followed": 0.80}
 
 
-def missed(figures: dict[str, float]) -> list[str]:
-    """Targets that the figures do not reach."""
-    over = [f"{name} is {figures[name]:.3f}, above {most}" for name, most in TARGETS.items() if figures[name] > most]
-    under = [f"{name} is {figures[name]:.3f}, below {least}" for name, least in FLOORS.items() if figures[name] < least]
-    return over + under
+def missed(
+    figures: dict[str, float], limits: Mapping[str, float] = TARGETS, floors: Mapping[str, float] = FLOORS
+) -> list[str]:
+    """Return one sentence for each figure above its limit or below its floor; NaN violates both."""
+    above = [
+        f"{name} is {figures[name]:.3f}, above {limit}" for name, limit in limits.items() if not figures[name] <= limit
+    ]
+    below = [
+        f"{name} is {figures[name]:.3f}, below {floor}" for name, floor in floors.items() if not figures[name] >= floor
+    ]
+    return above + below
 
 
 def table(figures: dict[str, float]) -> str:
-    """The card's tables in Markdown."""
+    """Return the tables of the card in Markdown."""
     lines = [
-        "| error rate | all | voices heard in training | unheard voice | exact, with case and punctuation |",
+        "| error rate | all | training voices | held-out voice | exact, with case and punctuation |",
         "|---|---|---|---|---|",
     ]
     for code, name in LANGUAGES.items():
-        cells = [f"{figures[f'{code} {column}']:.2%}" for column in ("all", "heard", "unheard", "exact")]
+        cells = [f"{figures[f'{code} {column}']:.2%}" for column in ("all", "training", "held_out", "exact")]
         lines.append(f"| {name} ({'characters' if code == 'zh' else 'words'}) | {' | '.join(cells)} |")
     lines += [
         "",
@@ -134,13 +156,13 @@ def table(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def tell(told: str, short: Sequence[str]) -> NoReturn:
-    """Print a table and the sentences on what was missed.
+def report(tables: str, failures: Sequence[str]) -> NoReturn:
+    """Print the tables, and each failure to standard error.
 
     Raises:
-        typer.Exit: always; with code 1 when something was missed.
+        typer.Exit: always; with code 1 if there are failures.
     """
-    typer.echo(told)
-    for sentence in short:
+    typer.echo(tables)
+    for sentence in failures:
         typer.echo(f"missed: {sentence}", err=True)
-    raise typer.Exit(1 if short else 0)
+    raise typer.Exit(1 if failures else 0)

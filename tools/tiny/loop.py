@@ -1,11 +1,12 @@
-"""What every small checkpoint's training shares: the plan, the order of the data, the steps, and states on disk.
+"""Training loop of all small checkpoints: plan, order of the data, steps, and states on disk.
 
-The order of the data and every augmentation are functions of the seed and the step, so a run that was interrupted
-continues as if it had not.
+The order of the data and every augmentation depend on the seed and the step alone, so an interrupted run continues
+with the same results.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 
 from tools.tiny.dataset import Item
 
+log = logging.getLogger("tiny")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What decides the result, beside the corpus."""
+    """Hyperparameters of a training."""
 
     steps: int
     batch: int = 24
@@ -35,17 +38,17 @@ class Plan:
 
 
 class Source(Protocol):
-    """Batches by their step."""
+    """A source of batches."""
 
     plan: Plan
 
     def make(self, step: int) -> Any:
-        """The batch of ``step``; called on a thread of its own."""
+        """Return the batch of ``step``; called in another thread."""
         ...
 
 
 class Order:
-    """Which items are in which batch: clips of like length together, the batches themselves shuffled in each epoch."""
+    """Order of the data: clips of similar length in one batch, batches shuffled in each epoch."""
 
     def __init__(self, items: list[Item], plan: Plan) -> None:
         self.items, self.plan = items, plan
@@ -53,7 +56,7 @@ class Order:
         self._epoch = (-1, np.zeros((0, 0), np.int64))
 
     def batch(self, step: int) -> list[Item]:
-        """The items of ``step``."""
+        """Return the items of the batch of ``step``."""
         epoch, batch = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             rng = np.random.default_rng((self.plan.seed, epoch))
@@ -67,7 +70,7 @@ class Order:
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Linear warm-up, then a cosine to 1 % of the peak."""
+    """Return the learning rate of ``step``: linear warm-up, then a cosine to 1 % of the peak."""
     if step < plan.warmup:
         return plan.peak * (step + 1) / plan.warmup
     progress = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
@@ -77,10 +80,17 @@ def learning_rate(step: int, plan: Plan) -> float:
 def train(
     trainee: nn.Module, batches: Source, state: Path, save_every: int = 200
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train ``trainee`` by the plan of ``batches``, from ``state`` when it exists.
+    """Train by the plan of ``batches``, from ``state`` if it exists.
 
-    ``trainee(batch)`` gives terms by name, whose sum is the loss. Yields (steps done, means since the last yield, and
-    the seconds a step) at every save.
+    Args:
+        trainee: a module that returns the terms of the loss by name.
+        batches: the source of batches.
+        state: file to load from and to save to.
+        save_every: steps between saves.
+
+    Yields:
+        After each save the number of finished steps, and the means of all terms and the seconds of a step since the
+        last save.
     """
     plan = batches.plan
     decay = [p for p in trainee.parameters() if p.ndim >= 2]
@@ -99,7 +109,7 @@ def train(
     sums: dict[str, float] = {}
     since, began = 0, time.monotonic()
     trainee.train()
-    ahead = ThreadPoolExecutor(1)  # features of the next batch while this one is computed
+    ahead = ThreadPoolExecutor(1)  # prepares the next batch during a step
     following = ahead.submit(batches.make, first)
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
@@ -124,3 +134,10 @@ def train(
             yield done, means | {"seconds": (time.monotonic() - began) / since}
             trainee.train()
             sums, since, began = {}, 0, time.monotonic()
+
+
+def run(trainee: nn.Module, batches: Source, state: Path, save_every: int = 200) -> None:
+    """Train to the end of the plan, and log the means after each save."""
+    for done, means in train(trainee, batches, state, save_every):
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        log.info("%s: step %d of %d: %s", state.stem, done, batches.plan.steps, terms)

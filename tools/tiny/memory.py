@@ -1,19 +1,19 @@
-"""Memory that a training has freed is kept for its next step."""
+"""Reuse of freed memory between training steps."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-# Of mallopt in glibc's malloc.h.
+# Options of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc give nothing back to the system; elsewhere nothing happens.
+    """Make glibc's malloc return no memory to the system; does nothing with other C libraries.
 
-    Every step of a small model on a CPU takes and frees the same hundreds of megabytes, in tensors each of which malloc
-    would map and unmap by itself. Measured with the small GigaAM: half the time of a step went into the page faults.
+    Each step of a small model on a CPU allocates and frees the same hundreds of megabytes, in tensors that malloc would
+    map and unmap one by one. Measured with the small GigaAM: page faults took half the time of a step.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,4 +1,4 @@
-"""Ogg streams with a serial number of one's choice: libsndfile draws a random one, so no two of its files are equal.
+"""Set the serial number of Ogg streams: libsndfile chooses a random one, so its files are not reproducible.
 
 The page layout is that of RFC 3533, section 6.
 """
@@ -20,7 +20,7 @@ _REMAINDERS = [_remainder(value) for value in range(256)]
 
 
 def checksum(page: bytes | bytearray) -> int:
-    """Ogg's CRC-32 of a page whose checksum field is zero: not reflected, and starting from zero, unlike zlib's."""
+    """Return Ogg's CRC-32 of a page with a checksum field of zero: not reflected and starting from 0, unlike zlib's."""
     crc = 0
     for byte in page:
         crc = ((crc << 8) & 0xFFFFFFFF) ^ _REMAINDERS[(crc >> 24) ^ byte]
@@ -28,7 +28,11 @@ def checksum(page: bytes | bytearray) -> int:
 
 
 def with_serial(stream: bytes, serial: int) -> bytes:
-    """The same stream, every page with this serial number and the checksum that goes with it."""
+    """Return the stream with another serial number, and the checksums of all pages updated.
+
+    Raises:
+        ValueError: ``stream`` is not a sequence of Ogg pages.
+    """
     pages, start = [], 0
     while start < len(stream):
         if stream[start : start + 4] != b"OggS":

@@ -1,8 +1,8 @@
-"""Recordings in folders, each with an ``index.json`` of what is said in which file.
+"""Folders of recordings, each with an ``index.json`` of the texts.
 
-``tests/data`` holds samples with true word times, ``tests/data/evaluation`` a set to count errors on. No seed of theirs
-is one that a corpus of training or of :mod:`tools.tiny.evaluate` is made from. The sentences are of the same small
-domain, so a short one may well have been said in training too.
+``tests/data`` holds samples with true word times, ``tests/data/evaluation`` a set to count errors on. Their seeds are
+not those of the training corpora and of :mod:`tools.tiny.evaluate`. The sentences are of the same small domain, so a
+short one may also occur in training.
 """
 
 from __future__ import annotations
@@ -31,78 +31,81 @@ EACH = 4
 EVALUATION_SEED = 9200
 EVALUATION_EACH = 20
 EVALUATION_SECONDS = 8.0
-# libsndfile's scale, 0 the best quality and 1 the smallest file.
+# On libsndfile's scale from 0 (best quality) to 1 (smallest file).
 COMPRESSION = 0.6
 
 
-def word_times(made: Utterance) -> list[dict[str, str | float]]:
-    """Words with start and end in seconds: a word ends where the next begins or where a pause begins before that."""
-    pauses = [mark.start for mark in made.phonemes if mark.label in SILENT and mark.label != "_|"]
-    ends = [*(mark.start for mark in made.words[1:]), len(made.samples) / RATE]
+def word_times(spoken: Utterance) -> list[dict[str, str | float]]:
+    """Return words with start and end in seconds; a word ends where a pause or the next word begins."""
+    pauses = [mark.start for mark in spoken.phonemes if mark.label in SILENT and mark.label != "_|"]
+    ends = [*(mark.start for mark in spoken.words[1:]), len(spoken.samples) / RATE]
     times: list[dict[str, str | float]] = []
-    for word, following in zip(made.words, ends, strict=True):
+    for word, following in zip(spoken.words, ends, strict=True):
         end = min([following, *(pause for pause in pauses if pause > word.start)])
         times.append({"word": word.label, "start": round(word.start, 3), "end": round(end, 3)})
     return times
 
 
 def write_samples(out: Path) -> None:
-    """Four utterances a language: one in the unheard voice, one joined, one with hot words that decide a spelling."""
+    """Write four utterances per language: one in the held-out voice, one joined, one with hot words for a spelling."""
     out.mkdir(parents=True, exist_ok=True)
     engine, rng = Espeak(), random.Random(SEED)
     index = []
     for code in LANGUAGES:
         for number in range(1, EACH + 1):
-            made = utterance(engine, rng, code, with_context=number == 4, joined=number == 3, unheard=number == 2)
-            while number == 4 and not made.sentence.hot:  # the context must decide something
-                made = utterance(engine, rng, code, with_context=True)
+            spoken = utterance(
+                engine, rng, code, with_context=number == 4, joined=number == 3, held_out_voice=number == 2
+            )
+            while number == 4 and not spoken.sentence.hot:  # the context must decide a spelling
+                spoken = utterance(engine, rng, code, with_context=True)
             file = f"{code}-{number}.wav"
-            soundfile.write(out / file, made.samples, RATE, subtype="PCM_16")
-            index.append(_entry(file, code, made.sentence.text, made.sentence.context, made.voice))
-            index[-1]["words"] = word_times(made)
+            soundfile.write(out / file, spoken.samples, RATE, subtype="PCM_16")
+            index.append(_entry(file, code, spoken.sentence.text, spoken.sentence.context, spoken.voice))
+            index[-1]["words"] = word_times(spoken)
     _write_index(out, index)
 
 
 def write_evaluation(out: Path, each: int = EVALUATION_EACH) -> None:
-    """``each`` utterances a language without contexts, none longer than 8 s: a third in the unheard voice, some joined.
+    """Write ``each`` utterances per language without contexts, up to 8 s, a third in the held-out voice, some joined.
 
-    Ogg Vorbis, because they are bundled. Made by a process of its own, so that the files do not depend on what this one
-    spoke before (see :func:`tools.tiny.dataset.generate`).
+    The files are Ogg Vorbis, since they are part of the package. Another process makes them, so that they do not depend
+    on what this one has synthesized (see :func:`tools.tiny.dataset.generate`).
     """
     out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        spoken = pool.submit(_evaluation, each).result()
+        utterances = pool.submit(_evaluation, each).result()
     index = []
-    for number, made in enumerate(spoken):
-        code = made.sentence.language
+    for number, spoken in enumerate(utterances):
+        code = spoken.sentence.language
         file = f"{code}-{number % each + 1:02d}.ogg"
-        soundfile.write(out / file, made.samples, RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
+        soundfile.write(out / file, spoken.samples, RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
         (out / file).write_bytes(with_serial((out / file).read_bytes(), number))
-        index.append(_entry(file, code, made.sentence.text, "", made.voice))
+        index.append(_entry(file, code, spoken.sentence.text, "", spoken.voice))
     _write_index(out, index)
 
 
 def _evaluation(each: int) -> list[Utterance]:
     engine, rng = Espeak(), random.Random(EVALUATION_SEED)
-    made = []
+    utterances = []
     for index in range(each * len(LANGUAGES)):
         code = list(LANGUAGES)[index // each]
-        made.append(_short(engine, rng, code, joined=index % 4 == 3, unheard=index % 3 == 1))
-    return made
+        utterances.append(_short(engine, rng, code, joined=index % 4 == 3, held_out_voice=index % 3 == 1))
+    return utterances
 
 
-def _short(engine: Espeak, rng: random.Random, code: str, *, joined: bool, unheard: bool) -> Utterance:
+def _short(engine: Espeak, rng: random.Random, code: str, *, joined: bool, held_out_voice: bool) -> Utterance:
+    """Return the first random utterance that is not longer than 8 s."""
     while True:
-        made = utterance(engine, rng, code, joined=joined, unheard=unheard)
-        if len(made.samples) <= EVALUATION_SECONDS * RATE:
-            return made
+        spoken = utterance(engine, rng, code, joined=joined, held_out_voice=held_out_voice)
+        if len(spoken.samples) <= EVALUATION_SECONDS * RATE:
+            return spoken
 
 
 def write_folder(items: Sequence[Item], clips: Sequence[npt.NDArray[np.float32]], out: Path) -> None:
-    """Write clips (16 kHz) and what is said in them to the new folder ``out``, for ``python -m runtime evaluate``.
+    """Write clips (16 kHz) and their texts to the new folder ``out``, for ``python -m runtime evaluate``.
 
-    As WAV of 32-bit floats, which holds the clips as they are: 16 bits would add noise of their own to the quiet ones,
-    and a model could hear another word there than in the clip itself.
+    The files are WAV with 32-bit floats, which store the clips exactly: 16 bits would add noise to the quiet ones, and
+    that can change the transcript.
 
     Raises:
         OutputError: ``out`` exists.

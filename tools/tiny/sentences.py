@@ -1,8 +1,8 @@
-"""Random sentences of the kind a voice assistant hears, in English, Russian and Chinese.
+"""Random commands and questions for a voice assistant, in English, Russian and Chinese.
 
-Text is written as the model shall write it (capitals, punctuation, digits in English and Russian, Chinese numerals).
-Names come in *groups of spellings that sound alike* (``John``/``Jon``): the first of a group is written when nothing
-else is known, and a context that lists another one decides for that. That is what makes context biasing testable.
+Texts have the form that a model should write: capitals, punctuation, digits in English and Russian, Chinese numerals.
+Names come in *groups of spellings that sound alike* (``John``/``Jon``). The first spelling of a group is the default; a
+context that lists another one selects that, which makes context biasing testable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 LANGUAGES = {"en": "English", "ru": "Russian", "zh": "Chinese"}
 
-# Checked with espeak's phonemes: tools/tiny/test_tiny.py asserts that the members of each group sound alike.
+# tests/unit/test_tiny.py checks with espeak that the members of each group have the same phonemes.
 HOMOPHONES: dict[str, tuple[tuple[str, ...], ...]] = {
     "en": (
         ("Sarah", "Sara"),
@@ -243,7 +243,7 @@ _SLOT = re.compile(r"\{(\w+)(\|cap)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What is said and written, with the context given to the model.
+    """A sentence and the context for the model.
 
     ``listed`` holds the context's words; ``hot`` those in ``text`` that go against the default spelling: what biasing
     must get right.
@@ -257,7 +257,7 @@ class Sentence:
 
 
 def chinese_number(value: int) -> str:
-    """0–99 in Chinese numerals: 7 → 七, 15 → 十五, 42 → 四十二."""
+    """Return a number from 0 to 99 in Chinese numerals: 7 → 七, 15 → 十五, 42 → 四十二."""
     tens, ones = divmod(value, 10)
     if tens == 0:
         return _ZH_DIGITS[ones]
@@ -275,7 +275,7 @@ def _time(language: str, rng: random.Random) -> str:
 
 
 def sentence(language: str, rng: random.Random, *, with_context: bool = False, known: tuple[str, ...] = ()) -> Sentence:
-    """One random sentence; ``with_context`` adds a system prompt of hot words, and puts a name in the sentence.
+    """Return a random sentence; ``with_context`` adds a context of hot words and puts a name in the sentence.
 
     ``known`` are the words that a context given before already lists (the sentence continues an utterance).
     """
@@ -295,7 +295,7 @@ def sentence(language: str, rng: random.Random, *, with_context: bool = False, k
             if spelling != group[0]:
                 hot.append(spelling)
             return spelling
-        # One context in six does not list the name that is spoken: then the default must be written.
+        # One context in six does not list the spoken name; then the default spelling is right.
         if rng.random() < 1 / 6:
             return group[0]
         spelling = rng.choice(group[1:]) if rng.random() < 0.7 else group[0]
@@ -333,7 +333,7 @@ def _number(value: int, language: str) -> str:
 
 
 def join(parts: list[Sentence]) -> Sentence:
-    """Several sentences of one language as one text, by the spacing rule of the script."""
+    """Join sentences of one language by the spacing rule of the script."""
     language = parts[0].language
     text = ("" if language == "zh" else " ").join(part.text for part in parts)
     hot = tuple(word for part in parts for word in part.hot)

@@ -1,4 +1,4 @@
-"""Synthetic utterances: sentences spoken by espeak-ng, with silence, joined up to 16 s, and their true times."""
+"""Synthetic utterances: sentences spoken by espeak-ng, joined up to 16 s, with silence and true times."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ VARIANTS = (
     "marcelo", "max", "michel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby",
     "steph", "travis", "victor", "zac", "klatt", "klatt3",
 )  # fmt: skip
-# Never used in training, for any language: what the held-out set calls an unheard voice.
-UNHEARD = {"en": "Michael", "ru": "Annie", "zh": "miguel"}
+# Voice variant of each language that is never used in training.
+HELD_OUT_VOICES = {"en": "Michael", "ru": "Annie", "zh": "miguel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def _spoken(
     engine: Espeak, text: str, voice: str, prosody: tuple[int, int, int]
 ) -> tuple[npt.NDArray[np.float32], list[Mark], list[Mark]]:
     speed, pitch, pitch_range = prosody
-    speech = engine.say(text, voice, speed=speed, pitch=pitch, pitch_range=pitch_range)
+    speech = engine.synthesize(text, voice, speed=speed, pitch=pitch, pitch_range=pitch_range)
     samples = soxr.resample(speech.samples.astype(np.float32) / 32768, speech.rate, RATE)
     words = [mark for mark in speech.words if mark.label.strip()]
     end = Mark(len(samples) / RATE, "_")
@@ -64,10 +64,19 @@ def utterance(
     *,
     with_context: bool = False,
     joined: bool = False,
-    unheard: bool = False,
+    held_out_voice: bool = False,
 ) -> Utterance:
-    """One random utterance: one voice, one to five sentences, silence around and between them."""
-    variant = UNHEARD[language] if unheard else rng.choice(VARIANTS)
+    """Return a random utterance: one voice, one to five sentences, silence around and between them.
+
+    Args:
+        engine: the synthesizer.
+        rng: source of all random choices.
+        language: its code.
+        with_context: add a context with hot words.
+        joined: join two to five sentences, up to 16 s.
+        held_out_voice: use the voice variant that training does not use.
+    """
+    variant = HELD_OUT_VOICES[language] if held_out_voice else rng.choice(VARIANTS)
     voice = f"{rng.choice(VOICES[language])}+{variant}"
     prosody = (rng.randint(130, 200), rng.randint(25, 75), rng.randint(30, 70))
     parts: list[Sentence] = []
@@ -96,7 +105,7 @@ def utterance(
 
 
 def noise(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
-    """Coloured noise, sometimes with mains hum or clicks, root mean square 1."""
+    """Return colored noise [count] with root mean square 1, sometimes with mains hum or clicks."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequencies = np.maximum(np.fft.rfftfreq(count, 1 / RATE), 20.0)
     audio = np.fft.irfft(spectrum * frequencies ** -rng.uniform(0.0, 1.2), count)
@@ -113,7 +122,7 @@ def noise(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
 
 
 def augment(samples: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Random gain, and on three clips of five noise at 8–40 dB below the speech."""
+    """Return samples with a random gain, and in 60 % of cases with noise 8 to 40 dB below the speech."""
     samples = samples * float(10 ** (rng.uniform(-22, 2) / 20))
     if rng.random() < 0.6:
         level = float(np.sqrt(np.mean(samples**2)) + 1e-6) * 10 ** (-rng.uniform(8, 40) / 20)
@@ -123,7 +132,7 @@ def augment(samples: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.N
 
 
 def noise_only(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A clip of 0.3–8 s without speech, from digital silence to loud noise."""
+    """Return a clip of 0.3 to 8 s without speech, from digital silence to loud noise."""
     count = int(rng.uniform(0.3, 8.0) * RATE)
     if rng.random() < 0.1:
         return np.zeros(count, np.float32)

@@ -1,4 +1,4 @@
-"""A small checkpoint as it is used: exported, and transcribing through the runtime."""
+"""Export a small checkpoint and transcribe with the runtime, as users do."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ from export.package import export_artifact
 from quantize.progress import Report
 from runtime import Request, Transcriber
 from runtime.results import Transcript, Word
-from tools.tiny.dataset import Item
-from tools.tiny.evaluate import HeldOut, held_out, is_unheard
+from tools.tiny.evaluate import HeldOut, held_out
 
 Figures = TypeVar("Figures")
 
 
 @contextmanager
 def exported(name: str, checkpoint: Path) -> Iterator[Path]:
-    """The artifact in float32 of a checkpoint's folder, for as long as the context lasts."""
+    """Yield the float32 artifact of a checkpoint's folder; it is deleted at the end."""
     known = CHECKPOINTS[name]
-    with tempfile.TemporaryDirectory() as index:
-        out = Path(index) / name
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / name
         with Report() as report:
             export_artifact(known, locate(known, checkpoint), out, report)
         yield out
 
 
 def evaluated(
-    measure: Callable[[Path, HeldOut, Callable[[Item], bool], int], Figures],
+    measure: Callable[[Path, HeldOut, int], Figures],
     name: str,
     checkpoint: Path,
     work: Path,
     threads: int,
     fresh: int = 0,
 ) -> Figures:
-    """What ``measure`` finds, given the artifact, the held-out set, which voices are unheard, and the threads."""
+    """Return the result of ``measure`` for the exported artifact, a held-out set and the number of threads."""
     with exported(name, checkpoint) as artifact:
-        return measure(artifact, held_out(work / "evaluation", fresh), is_unheard, threads)
+        return measure(artifact, held_out(work / "evaluation", fresh), threads)
 
 
 def in_order(transcriber: Transcriber, requests: Sequence[Request]) -> list[Transcript]:
-    """The transcripts, in the order of ``requests``."""
+    """Return the transcripts in the order of ``requests``."""
     outcomes = transcriber.transcribe_many(requests)
     return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
 
 
 def words_of(transcript: Transcript) -> list[Word]:
-    """The words of all segments."""
+    """Return the words of all segments."""
     return [word for segment in transcript.segments for word in segment.words or []]

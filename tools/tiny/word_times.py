@@ -1,4 +1,4 @@
-"""How far the times that a model gives to words are from those at which espeak began them, for every family."""
+"""Errors of word times against the starts that espeak reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEAR = 0.08  # seconds
 
 @dataclass(frozen=True, slots=True)
 class StartErrors:
-    """Seconds, found minus true, of the starts of ``matched`` of ``spoken`` words; NaN when none was matched.
+    """Errors of word starts in seconds (recognized minus true) of ``matched`` of ``spoken`` words; NaN without matches.
 
     ``mean`` and ``median`` are of the absolute error, ``bias`` is the mean with its sign, and ``near`` is the share
     that is at most 80 ms off.
@@ -30,7 +30,7 @@ class StartErrors:
     near: float
 
     def sentence(self) -> str:
-        """All of it in the card's words."""
+        """Return the figures as a sentence for the card."""
         return (
             f"{self.mean * 1000:.0f} ms in the mean, {self.median * 1000:.0f} ms in the median, "
             f"{self.bias * 1000:+.0f} ms with the sign, {self.near:.1%} at most {NEAR * 1000:.0f} ms off "
@@ -38,17 +38,17 @@ class StartErrors:
         )
 
 
-def start_errors(found: Sequence[Word], marks: Sequence[tuple[float, str]]) -> list[float]:
-    """Seconds, found minus true, of each word that both have: equal words without case and punctuation, in order.
+def start_errors(words: Sequence[Word], marks: Sequence[tuple[float, str]]) -> list[float]:
+    """Return the error of each word start in seconds (recognized minus true), for words that are in both texts.
 
-    What counts is the start of a written word. Of one that is several without its punctuation (``10:45``), which is
-    several to espeak too, the first alone has a time.
+    Words are matched in order, without case and punctuation. A written word that has several parts without its
+    punctuation (``10:45``), as it has for espeak, counts with its first part alone.
 
     Args:
-        found: a text's words, as the runtime gives them.
-        marks: the start (seconds) and the word, as ``Item.words`` has them.
+        words: of a transcript.
+        marks: start in seconds and word, as in ``Item.words``.
     """
-    ours = _apart((word.start, word.text) for word in found)
+    ours = _apart((word.start, word.text) for word in words)
     true = _apart(marks)
     matcher = SequenceMatcher(None, [word for _, word in ours], [word for _, word in true], autojunk=False)
     errors = []
@@ -59,23 +59,23 @@ def start_errors(found: Sequence[Word], marks: Sequence[tuple[float, str]]) -> l
 
 
 def summary(utterances: Iterable[tuple[Sequence[Word], Sequence[tuple[float, str]]]]) -> StartErrors:
-    """Figures over utterances, each the words that were found and the true marks."""
+    """Return the figures over utterances, each with its recognized words and true marks."""
     errors: list[float] = []
     spoken = 0
-    for found, marks in utterances:
+    for words, marks in utterances:
         spoken += sum(start is not None for start, _ in _apart(marks))
-        errors += start_errors(found, marks)
+        errors += start_errors(words, marks)
     if not errors:
         return StartErrors(spoken, 0, *[float("nan")] * 4)
     signed = np.array(errors)
     size = np.abs(signed)
-    # A hair more than the bound: a difference of two decimal times is not exact.
+    # The difference of two decimal times is not exact.
     near = float((size <= NEAR + 1e-9).mean())
     return StartErrors(spoken, len(signed), float(size.mean()), float(np.median(size)), float(signed.mean()), near)
 
 
 def _apart(words: Iterable[tuple[float, str]]) -> list[tuple[float | None, str]]:
-    """Normalized words one by one, the time with the first of those that one mark gives."""
+    """Return normalized words one by one; of several parts of a mark only the first has its time."""
     parts: list[tuple[float | None, str]] = []
     for start, text in words:
         parts += [(None if index else start, part) for index, part in enumerate(normalize(text).split())]

@@ -1,7 +1,7 @@
-"""The small GigaAM: configuration, vocabulary, and the front end in torch, which makes features of many clips at once.
+"""The small GigaAM: configuration, vocabulary, and the front end in torch for batches of clips.
 
-The published vocabulary has neither ``ё`` nor digits. The corpus writes both, and its texts are what accuracy is
-counted against for every family, so the small one has them too.
+The published vocabulary has neither ``ё`` nor digits. The corpus writes both, and all families are evaluated on its
+texts, so the small vocabulary has them too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tests.helpers.gigaam_checkpoint import configuration
 from tools.tiny.evaluate import normalize
 
 RATE, HOP, MELS, N_FFT = 16_000, 160, 64, 320
-# Seconds of an encoder frame.
+# Duration of an encoder frame in seconds.
 FRAME = 0.04
 LAYERS, WIDTH, HEADS = 4, 160, 4
-# Longest segment that the model is asked to hear at once: what it was trained on.
+# Longest segment in training, and so the limit at inference.
 SEGMENT_SECONDS = 15.0
 
 LETTERS = [" ", *(chr(ord("а") + index) for index in range(32)), "ё", *"0123456789"]
@@ -35,7 +35,7 @@ _FILTERS = torch.from_numpy(htk_mel_filters(MELS, N_FFT, RATE)).float()
 
 
 def config() -> dict[str, Any]:
-    """``config.json``. Widths are multiples of 32, so that every quantization block size divides them."""
+    """Return ``config.json``. Widths are multiples of 32, so that every quantization block size divides them."""
     described = configuration("ctc", n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS)
     inner = described["cfg"]["model"]["cfg"]
     inner["head"]["num_classes"] = BLANK + 1
@@ -45,7 +45,7 @@ def config() -> dict[str, Any]:
 
 
 def letters(text: str) -> list[int]:
-    """Ids of ``text`` in lower case without punctuation.
+    """Return the ids of a text in lower case without punctuation.
 
     Raises:
         ValueError: ``text`` has a character that the vocabulary lacks.
@@ -57,7 +57,7 @@ def letters(text: str) -> list[int]:
 
 
 def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Clips (16 kHz) → features [B, 64, T] as those of ``runtime.features.htk_log_mel``, and frame counts [B]."""
+    """Return the ``runtime.features.htk_log_mel`` features [B, 64, T] of clips at 16 kHz, and frames [B]."""
     longest = max(N_FFT, *(len(clip) for clip in clips))
     waves = torch.zeros(len(clips), longest)
     for row, clip in enumerate(clips):

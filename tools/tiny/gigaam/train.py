@@ -1,9 +1,9 @@
 """Training of the small GigaAM: CTC, and beside it phonemes and letters frame by frame.
 
-CTC alone says nothing of where a letter is, and takes thousands of steps to find any. espeak tells when each word
-begins, so the letters' frames are nearly known: with them the model reads after a few hundred steps, and a word's
-first letter comes when the word does. Inside a word the frames are a guess (see :func:`letter_frames`), so their weight
-falls, and CTC decides in the end.
+CTC alone does not know the frames of letters, and takes thousands of steps to find them. espeak reports the start of
+each word, so the frames of letters are nearly known: with them the model writes text after a few hundred steps, and the
+first letter of a word comes at the start of the word. Inside a word the frames are a guess (:func:`letter_frames`), so
+their weight falls, and CTC alone decides in the end.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from tools.tiny.synth import augment, noise_only
 
 Ints = npt.NDArray[np.int64]
 
-# First with the letters' frames; then without, which would keep a letter's probability spread over two frames.
+# First with the frames of letters; then without them, since they spread a letter's probability over two frames.
 PLANS = {"learned": Plan(steps=2300), "settled": Plan(steps=200, peak=3e-4, warmup=10, seed=8)}
 
 NOISE_SHARE = 0.02
 PHONEME_WEIGHT = 0.3
-# Of the frames' letters: at the first step of a plan, and from its middle on.
+# Weight of the letter loss at the first step of a plan, and from its middle on.
 LETTER_WEIGHTS = {"learned": (1.0, 0.02), "settled": (0.0, 0.0)}
 CTC_WEIGHT = 0.5
 IGNORED = -100
-# A frame spans 40 ms, more than many phonemes: two labels a frame, this far (seconds) from its centre.
+# A frame of 40 ms is longer than many phonemes, so it has two labels, this far (seconds) from its center.
 LABEL_OFFSETS = (-0.01, 0.01)
-# Mean and spread of the corpus's log-mels, which the published front end does not normalize.
+# Mean and standard deviation of the corpus's log-mels, which the published front end does not normalize.
 MEAN, SPREAD = -10.0, 6.0
 
 
 class Trainee(nn.Module):
-    """The model, and the throw-away phoneme head on the layer before the last."""
+    """The model, and a temporary phoneme head on the second last layer."""
 
     def __init__(self, phonemes: int, seed: int = 7) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Trainee(nn.Module):
         self.phoneme_head = nn.Linear(WIDTH, len(LABEL_OFFSETS) * phonemes)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """CTC, weighted letter loss and weighted phoneme loss."""
+        """Return the weighted terms of the loss: CTC, letters and phonemes."""
         encoder = self.asr.encoder
         with torch.autocast("cpu", enabled=False):
             x, lengths = encoder.pre_encode(batch.features, batch.lengths)
@@ -100,7 +100,7 @@ class Batch:
 
 
 class Batches:
-    """Deterministic batches: epoch and place follow from the step."""
+    """Batches that depend on the seed and the step alone."""
 
     def __init__(
         self, corpora: Sequence[Corpus], phonemes: dict[str, int], plan: Plan, letter_weights: tuple[float, float]
@@ -111,7 +111,7 @@ class Batches:
         self.order = Order([item for _, items in chosen for item in items], plan)
 
     def make(self, step: int) -> Batch:
-        """The batch of ``step``."""
+        """Return the batch of ``step``."""
         rng = np.random.default_rng((self.plan.seed, 1, step))
         clips = []
         items: list[Item | None] = []
@@ -148,22 +148,22 @@ class Batches:
 
 
 def suited(items: Sequence[Item]) -> list[Item]:
-    """Russian, and without words that only a context could spell: this family is told none."""
+    """Return Russian items without words that depend on a context, which this family does not take."""
     return [item for item in items if item.language == "ru" and not item.hot]
 
 
 def letter_weight(step: int, plan: Plan, weights: tuple[float, float]) -> float:
-    """From the first of ``weights`` in a line to the last, which is reached in the plan's middle."""
+    """Return the weight of the letter loss: linear from the first to the last by the middle of the plan."""
     first, last = weights
     return first + (last - first) * min(1.0, 2 * step / plan.steps)
 
 
 def letter_frames(item: Item, count: int) -> Ints:
-    """The letter or blank of each of ``count`` frames, :data:`IGNORED` in words whose letters have no room.
+    """Return the letter or blank of each of ``count`` frames; :data:`IGNORED` in words with too few frames.
 
-    A word's first letter is in the frame nearest to its start, its others are spread evenly to the end of its last
-    sound, and the space is in the frame before the next word's first. A word that would have no frame between the two
-    (``и`` and ``у`` can take 40 ms) begins earlier.
+    The first letter of a word is in the frame nearest to its start, the others are spread evenly to the end of its last
+    sound, and the space is in the frame before the next word. A word that would have no frame of its own (``и`` and
+    ``у`` can take 40 ms) starts earlier.
     """
     frames = np.full(count, BLANK, np.int64)
     sounds = [(start, label in SILENT) for start, label in sounding(item)]
@@ -175,28 +175,28 @@ def letter_frames(item: Item, count: int) -> Ints:
         last = index + 1 == len(words)
         until = item.count / RATE if last else words[index + 1][0]
         end = next((at for at, silent in sounds if silent and start < at < until), until)
-        # Frames from here on are not this word's: the next one's space is there.
+        # First frame after this word, which holds the space.
         limit = min(count, round(end / FRAME) + 1) if last else firsts[index + 1] - 1
-        found = _spread(word, first, (end - start) / FRAME, limit)
-        if found is None:
+        indices = _spread(word, first, (end - start) / FRAME, limit)
+        if indices is None:
             frames[first : min(limit, count)] = IGNORED
         else:
-            frames[found] = word
+            frames[indices] = word
         if not last and 0 <= limit < count and limit > first:
             frames[limit] = 0
     return frames
 
 
 def _spread(word: list[int], first: int, span: float, limit: int) -> list[int] | None:
-    """A frame for each letter from ``first`` on and before ``limit``, or None; equal neighbours have one between."""
-    gaps = [0] + [1 + (here == before) for before, here in pairwise(word)]
+    """Return a frame for each letter in [first, limit), with a frame between equal letters; None without room."""
+    gaps = [0] + [1 + (letter == before) for before, letter in pairwise(word)]
     if first + sum(gaps) >= limit:
         return None
-    wanted = [first + round(span * index / len(word)) for index in range(len(word))]
+    indices = [first + round(span * index / len(word)) for index in range(len(word))]
     for index in range(1, len(word)):
-        wanted[index] = max(wanted[index], wanted[index - 1] + gaps[index])
+        indices[index] = max(indices[index], indices[index - 1] + gaps[index])
     at = limit
     for index in range(len(word) - 1, -1, -1):
-        wanted[index] = min(wanted[index], at - (gaps[index + 1] if index + 1 < len(word) else 1))
-        at = wanted[index]
-    return wanted
+        indices[index] = min(indices[index], at - (gaps[index + 1] if index + 1 < len(word) else 1))
+        at = indices[index]
+    return indices

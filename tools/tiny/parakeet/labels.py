@@ -1,8 +1,8 @@
-"""When each token is said, and the path of the greedy decoder's loop that follows from it.
+"""Frames of tokens, and the path of the greedy decoder's loop that follows from them.
 
-With a frame for each token the transducer needs no sum over alignments: at every place that the loop visits there is
-one right token and one right duration. From a place that is a little off the path, the right choice is the one that
-leads back to it; training visits such places on purpose.
+With a frame for each token, training needs no sum over alignments: at each step of the loop there is one right token
+and one right duration. Training also takes steps that leave the path by a frame; there the right choice is the one that
+returns to it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tools.tiny.dataset import SILENT, Item, sounding
 from tools.tiny.sentences import HOMOPHONES
 
 FRAME_SECONDS = 0.08
-LONGEST = 4  # frames that a choice can go on by
-# The mark of a number's last digit, which espeak gives with the character after it: "7 ", "6?".
+LONGEST = 4  # largest duration in frames
+# Mark of the last digit of a number, which espeak reports with the character after it: "7 ", "6?".
 _LAST_DIGIT = re.compile(r"\d\D")
 
 
 class Visit(NamedTuple):
-    """A place of the loop, tokens before it, and what is right there: a token (None: blank) and frames to go on by."""
+    """A step of the loop: its frame, the number of tokens before it, and the right token (None: blank) and duration."""
 
     frame: int
     before: int
@@ -35,7 +35,7 @@ class Visit(NamedTuple):
 
 
 def usual_spelling(item: Item) -> Item:
-    """``item`` without what its context alone decides: of names that sound alike, the one that is usually written."""
+    """Return the item with the default spellings of names that sound alike, which only a context can change."""
     if not item.hot:
         return item
     usual = {name: group[0] for group in HOMOPHONES[item.language] for name in group}
@@ -48,8 +48,8 @@ def usual_spelling(item: Item) -> Item:
 
 
 def anchors(item: Item) -> list[tuple[int, float]]:
-    """(place in the text, seconds) of the words that have marks, in order."""
-    found: list[tuple[int, float]] = []
+    """Return (index in the text, seconds) of the words that have marks, in order."""
+    starts: list[tuple[int, float]] = []
     end = 0
     for start, label in item.words:
         if _LAST_DIGIT.fullmatch(label):
@@ -57,17 +57,17 @@ def anchors(item: Item) -> list[tuple[int, float]]:
         else:
             index = item.text.find(label.strip(), end)
             after = index + len(label.strip())
-        if index < 0 or (found and index <= found[-1][0]):
+        if index < 0 or (starts and index <= starts[-1][0]):
             continue
-        found.append((index, start))
+        starts.append((index, start))
         end = after
-    return found
+    return starts
 
 
 def character_times(item: Item) -> list[float]:
-    """Seconds at which each character is said: spread over the phonemes from one word's mark to the next one's.
+    """Return the seconds of each character, spread over the phonemes from one word's mark to the next.
 
-    Punctuation is said where the sound before it ends.
+    The time of punctuation is the end of the sound before it.
     """
     marks = list(sounding(item))
     starts = np.array([start for start, _ in marks])
@@ -81,19 +81,19 @@ def character_times(item: Item) -> list[float]:
         pauses = starts[inside & silent]
         pauses = pauses[pauses > (sounds[-1] if len(sounds) else start)]
         over = float(pauses[0]) if len(pauses) else until
-        said = [i for i in range(first, following) if item.text[i].isalnum()]
-        for rank, index in enumerate(said):
-            sound = int(rank / len(said) * len(sounds))
+        letters = [i for i in range(first, following) if item.text[i].isalnum()]
+        for rank, index in enumerate(letters):
+            sound = int(rank / len(letters) * len(sounds))
             times[index] = start if rank == 0 or not len(sounds) else float(sounds[sound])
         for index in range(first, following):
             if not item.text[index].isalnum():
-                left = said and index < said[-1]  # inside of a word or between words without a mark of their own
+                left = letters and index < letters[-1]  # inside of a word or between words without a mark of their own
                 times[index] = times[index - 1] if left else over
     return times
 
 
 def token_frames(item: Item, tokenizer: Tokenizer, frames: int) -> tuple[list[int], list[int]]:
-    """(token ids, the encoder's frame of each), frames never going back and below ``frames``."""
+    """Return token ids, and the encoder frame of each: ascending, and below ``frames``."""
     encoding = tokenizer.encode(item.text, add_special_tokens=False)
     times = character_times(item)
     indices: list[int] = []
@@ -107,9 +107,16 @@ def token_frames(item: Item, tokenizer: Tokenizer, frames: int) -> tuple[list[in
 def walk(
     indices: Sequence[int], frames: int, rng: np.random.Generator | None = None, stray: float = 0.0
 ) -> list[Visit]:
-    """The visits of the loop for tokens at ``places``; a step in ``1 / stray`` goes a frame too far or not far enough.
+    """Return the steps of the loop for tokens at the frames ``indices``.
 
-    At the end nothing more is to come, and a blank goes on as far as it can.
+    Args:
+        indices: frame of each token, ascending.
+        frames: number of frames.
+        rng: source of random choices; None for the exact path.
+        stray: share of steps that go a frame too far or not far enough.
+
+    Returns:
+        The steps; after the last token, blanks have the largest duration.
     """
     visits: list[Visit] = []
     frame = done = 0
@@ -119,13 +126,13 @@ def walk(
             step = min(LONGEST, max(0, ahead - frame))
             visits.append(Visit(frame, done, done, step))
             done += 1
-            least = 0
+            minimum = 0
         else:
             step = min(LONGEST, indices[done] - frame) if done < len(indices) else LONGEST
             visits.append(Visit(frame, done, None, step))
-            least = 1
+            minimum = 1
         if rng is not None and rng.random() < stray:
-            step = max(least, step + (1 if rng.random() < 0.5 else -1))
+            step = max(minimum, step + (1 if rng.random() < 0.5 else -1))
         frame += step
         if done < len(indices):
             frame = min(frame, frames - 1)

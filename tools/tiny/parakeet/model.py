@@ -22,7 +22,7 @@ _POWER_GUARD, _DEVIATION_GUARD = 2.0**-24, 1e-5
 
 
 def config() -> ParakeetTDTConfig:
-    """Every width a multiple of 32, so that a quantization block divides it."""
+    """Return the configuration; widths are multiples of 32, the size of a quantization block."""
     return ParakeetTDTConfig(
         vocab_size=VOCABULARY,
         blank_token_id=VOCABULARY - 1,
@@ -44,7 +44,7 @@ def config() -> ParakeetTDTConfig:
 
 @torch.no_grad()
 def new_model(seed: int) -> ParakeetForTDT:
-    """Random weights by which every layer's output is about as large as its input: the stem has no norms."""
+    """Return a model with random weights that keep the scale of activations, since the stem has no norms."""
     torch.manual_seed(seed)
     model = ParakeetForTDT(config())
     for module in model.modules():
@@ -55,7 +55,7 @@ def new_model(seed: int) -> ParakeetForTDT:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
         elif isinstance(module, nn.BatchNorm1d):
-            module.momentum = 0.03  # clips of a batch are of like length: what is kept is a mean of many batches
+            module.momentum = 0.03  # average over many batches, since the clips of a batch have similar lengths
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     model.encoder.subsampling.linear.weight /= model.encoder.input_scale
@@ -69,7 +69,7 @@ _FILTERS = torch.from_numpy(
 
 
 def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Clips (16 kHz) → ``runtime.features.nemo_mel`` as [B, T, mels], zero past each clip, and frame counts [B]."""
+    """Return ``runtime.features.nemo_mel`` features [B, T, mels] of 16 kHz clips, 0 past each clip, and frames [B]."""
     longest = max(HOP, *(len(clip) for clip in clips))
     waves = torch.zeros(len(clips), longest)
     for row, clip in enumerate(clips):
@@ -82,24 +82,27 @@ def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     ]
     mel = (_FILTERS @ (spectrum.real**2 + spectrum.imag**2) + _POWER_GUARD).log()
     valid = (torch.arange(mel.shape[-1]) < frames[:, None])[:, None]
-    mean = (mel * valid).double().sum(-1, keepdim=True) / frames[:, None, None]  # exact, so that silence is zero
-    centred = (mel - mean).float() * valid
-    deviation = ((centred**2).sum(-1, keepdim=True) / (frames - 1).clamp(min=1)[:, None, None]).sqrt()
-    return (centred / (deviation + _DEVIATION_GUARD)).transpose(1, 2).contiguous(), frames
+    mean = (mel * valid).double().sum(-1, keepdim=True) / frames[:, None, None]  # exact, so that silence gives 0
+    centered = (mel - mean).float() * valid
+    deviation = ((centered**2).sum(-1, keepdim=True) / (frames - 1).clamp(min=1)[:, None, None]).sqrt()
+    return (centered / (deviation + _DEVIATION_GUARD)).transpose(1, 2).contiguous(), frames
 
 
 def encoded_frames(frames: int) -> int:
-    """The encoder's frames of ``frames`` feature frames."""
+    """Return the number of encoder frames of ``frames`` feature frames."""
     for _ in range(3):
         frames = (frames - 1) // 2 + 1
     return frames
 
 
 def encode(encoder: Any, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """transformers' encoder without dropout, written for training: [B, T, mels], counts [B] → [B, T', hidden], counts.
+    """Run transformers' encoder without dropout, written for training.
 
-    The reference's batch norms also count what is padding, and its positions are projected for every row. Convolutions
-    are always in float32: measured, their backward pass is several times as fast on a CPU as in bf16.
+    The reference's batch norms also count padding, and it projects the positions for every row. Convolutions run in
+    float32: measured on a CPU, their backward pass is several times as fast as in bf16.
+
+    Returns:
+        Encoded frames [B, T', hidden] and their numbers [B], for features [B, T, mels] and numbers of frames [B].
     """
     x = features.unsqueeze(1)
     with torch.autocast("cpu", enabled=False):

@@ -1,8 +1,7 @@
-"""The checkpoint's folder: weights in fp16, configuration, tokenizer, processor, licence, model card."""
+"""Folder of the small Parakeet: fp16 weights, configuration, tokenizer, processor; template of the model card."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -14,12 +13,12 @@ from transformers import (
     ParakeetTokenizer,
 )
 
-from tools.tiny.loop import Plan
 from tools.tiny.parakeet.model import MELS
 from tools.tiny.parakeet.tokenizer import PAD, UNKNOWN
 from tools.tiny.parakeet.train import LANGUAGES
+from tools.tiny.publishing import checkpoint_folder
 
-# Longest segment the model is asked to hear at once: what it was trained on.
+# Longest segment in training, and so the limit at inference.
 SEGMENT_SECONDS = 15.0
 
 CARD = """\
@@ -31,7 +30,7 @@ pipeline_tag: automatic-speech-recognition
 # parakeet-tdt-tiny
 
 A speech recognizer of {parameters:.1f} M parameters in the architecture of Parakeet TDT (`ParakeetForTDT` of
-transformers, fp16), for seeing the whole pipeline work offline and for measuring what export and quantization cost. It
+transformers, fp16), to run the whole pipeline offline and to measure the cost of export and quantization. It
 understands synthetic speech of a small domain — a voice assistant's commands, times, numbers, names and places in
 English and Russian — and nothing else: **it is of no use on real recordings.**
 
@@ -41,67 +40,43 @@ subsampling by 32 channels (a frame is 80 ms), 80 mel bands. Prediction network:
 
 ## Data
 {utterances:,} utterances ({hours:.0f} hours) of random sentences, spoken by espeak-ng 1.51 in {voices} voice
-variants with random speed and pitch, some of them joined up to 16 s, with silence, gain and noise; 2 % of what is heard
-in training is noise without speech. No recording of a person was used.
+variants with random speed and pitch, some of them joined up to 16 s, with silence, gain and noise; 2 % of the clips in
+training are noise without speech. No recording of a person was used.
 
 ## Training
 {steps:,} batches of {batch} utterances, AdamW at a peak of {peak:g}, warm-up and cosine, bf16 autocast, one thread.
-espeak tells when each word and phoneme is said, so each token has a frame, and with it the decoder's loop one path: the
-loss is the cross-entropy of token and duration at each place of that path, from which training strays by a frame now
-and then. Beside it, frame-level cross-entropy of espeak's phonemes on the encoder's output through a head that is
-thrown away. `python -m tools.tiny.parakeet make` does all of it again.
+espeak reports the time of each word and phoneme, so each token has a frame, and the decoder's loop has one path: the
+loss is the cross-entropy of token and duration at each step of that path. Some steps in training go one frame too far
+or not far enough. Beside it, frame-level cross-entropy of espeak's phonemes on the encoder's output through a temporary
+head. `python -m tools.tiny.parakeet make` repeats all of it.
 
 ## Accuracy
 Greedy, the exported float32 artifact in the runtime, on held-out utterances: new seeds, 40 % in a voice variant that
-training never heard, with the same gain and noise. `python -m tools.tiny.parakeet evaluate` prints this table again.
+is not in the training data, with the same gain and noise. `python -m tools.tiny.parakeet evaluate` prints this table.
 
 {table}
 
-Words are counted without case and punctuation. Of names that sound alike the usual spelling is written.
+Words are counted without case and punctuation. Names that sound alike have their default spelling.
 
 ## Licence
-Apache-2.0. The weights were trained from random values; nothing was taken from another model.
+Apache-2.0. The weights were trained from random values; no other model was used.
 """
 
 
 def write_checkpoint(model: ParakeetForTDT, tokenizer: Tokenizer, out: Path, licence: Path) -> None:
-    """Everything but the card, into a hidden folder that then takes the place of ``out``."""
-    work = out.with_name(f".{out.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    model.config.languages = list(LANGUAGES.values())
-    model.config.segment_seconds = SEGMENT_SECONDS
-    # Generation picks among all of the joint network's outputs: durations must not be taken for tokens.
-    durations = range(model.config.vocab_size, model.config.vocab_size + len(model.config.durations))
-    model.generation_config.suppress_tokens = list(durations)
-    model.generation_config.decoder_start_token_id = model.config.blank_token_id
-    model.to(torch.float16).save_pretrained(work)
-    processor(tokenizer).save_pretrained(work)
-    shutil.copy(licence, work / "LICENSE")
-    for path in work.iterdir():
-        path.chmod(0o644)  # safetensors makes its file private
-    shutil.rmtree(out, ignore_errors=True)
-    work.rename(out)
+    """Write everything but the card; replaces ``out``."""
+    with checkpoint_folder(out, licence) as work:
+        model.config.languages = list(LANGUAGES.values())
+        model.config.segment_seconds = SEGMENT_SECONDS
+        # transformers takes the maximum over all outputs of the joint network, in which durations follow the tokens.
+        durations = range(model.config.vocab_size, model.config.vocab_size + len(model.config.durations))
+        model.generation_config.suppress_tokens = list(durations)
+        model.generation_config.decoder_start_token_id = model.config.blank_token_id
+        model.to(torch.float16).save_pretrained(work)
+        processor(tokenizer).save_pretrained(work)
 
 
 def processor(tokenizer: Tokenizer) -> ParakeetProcessor:
-    """transformers' processor around the small tokenizer."""
+    """Return transformers' processor with the small tokenizer."""
     text = ParakeetTokenizer(tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PAD)
     return ParakeetProcessor(ParakeetFeatureExtractor(feature_size=MELS), text, decoder_type="tdt")
-
-
-def write_card(
-    out: Path, table: str, *, parameters: int, utterances: int, hours: float, voices: int, plan: Plan
-) -> None:
-    """``README.md`` of the checkpoint."""
-    card = CARD.format(
-        table=table,
-        parameters=parameters / 1e6,
-        utterances=utterances,
-        hours=hours,
-        voices=voices,
-        steps=plan.steps,
-        batch=plan.batch,
-        peak=plan.peak,
-    )
-    (out / "README.md").write_text(card, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The small tokenizer: BPE over SentencePiece's marks, digits and punctuation by themselves, the blank last."""
+"""The small tokenizer: BPE with SentencePiece's word marks, single digits and punctuation, the blank last."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from tools.tiny.sentences import sentence
 VOCABULARY = 512
 UNKNOWN, PAD, BLANK = "<unk>", "<pad>", "<blank>"
 SPECIAL = (UNKNOWN, "<s>", PAD)
-# A number is read as it is written, digit by digit; a mark of punctuation belongs to no word.
+# Digits and punctuation marks are tokens of their own.
 ALONE = r"▁?\p{N}|[^\p{L}\p{N}▁]"
 
 
 def texts(languages: Iterable[str], seed: int, count: int = 20_000) -> list[str]:
-    """What the tokenizer is trained on: ``count`` sentences, of each language equally many."""
+    """Return ``count`` sentences to train the tokenizer on, the same number in each language."""
     rng, codes = random.Random(seed), list(languages)
     return [sentence(codes[index % len(codes)], rng, with_context=index % 4 == 0).text for index in range(count)]
 
 
 def train_tokenizer(corpus: Iterable[str]) -> Tokenizer:
-    """Train on ``corpus``: ids 0–2 are special, the last is the blank."""
+    """Return a tokenizer trained on ``corpus``: ids 0 to 2 are special, the last one is the blank.
+
+    Raises:
+        RuntimeError: the corpus has too little variety.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(ALONE), "isolated")]

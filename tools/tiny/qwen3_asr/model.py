@@ -19,7 +19,7 @@ VOCAB_ROWS = 928  # 900 entries and 8 added tokens, rounded up to a multiple of 
 
 
 def config(tokenizer: Tokenizer) -> Qwen3ASRConfig:
-    """Every width a multiple of 32, so that every quantization block size divides it; windows as in the real model."""
+    """Return the configuration: widths are multiples of 32, a quantization block; windows as in the real model."""
     end_of_text, end_of_turn = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|im_end|>")
     return Qwen3ASRConfig(
         audio_config={
@@ -62,7 +62,7 @@ _FILTERS = torch.from_numpy(
 
 
 def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Clips (16 kHz) → features [B, 128, T] with T a multiple of 100, zero past each clip; frame counts [B]."""
+    """Return features [B, 128, T] of clips at 16 kHz, T a multiple of 100, 0 past each clip, and frames [B]."""
     longest = max(MIN_SAMPLES, *(len(clip) for clip in clips))
     waves = torch.zeros(len(clips), longest)
     for row, clip in enumerate(clips):
@@ -76,7 +76,7 @@ def log_mel(clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
 
 
 def prompt_ids(tokenizer: Tokenizer, audio_tokens: int, context: str = "", language: str | None = None) -> list[int]:
-    """The chat prompt of Qwen3-ASR; ``language`` (its English name) forces the output's language."""
+    """Return the chat prompt of Qwen3-ASR; ``language`` (its English name) forces the language of the text."""
     text = (
         f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n<|audio_start|>{'<|audio_pad|>' * audio_tokens}"
         "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
@@ -87,7 +87,7 @@ def prompt_ids(tokenizer: Tokenizer, audio_tokens: int, context: str = "", langu
 
 
 def token_counts(frames: Tensor) -> Tensor:
-    """Audio tokens of clips with ``frames`` mel frames."""
+    """Return the number of audio tokens of clips with ``frames`` mel frames."""
     rest = frames % CHUNK_FRAMES
     for _ in range(3):
         rest = (rest + 1) // 2
@@ -103,7 +103,7 @@ def transcribe(
     languages: Sequence[str | None] | None = None,
     max_new_tokens: int = 160,
 ) -> list[list[int]]:
-    """Greedy token ids of each clip (stop token excluded), all clips as one left-padded batch."""
+    """Return the greedy token ids of each clip without the stop token; all clips are one left-padded batch."""
     features, frames = log_mel(clips)
     counts = token_counts(frames).tolist()
     rows = [
@@ -131,6 +131,6 @@ def transcribe(
 
 
 def parse(tokenizer: Tokenizer, ids: list[int]) -> tuple[str, str]:
-    """``language X<asr_text>text`` → (X, text)."""
+    """Return (X, text) of ``language X<asr_text>text``."""
     head, marker, text = tokenizer.decode(ids, skip_special_tokens=False).partition("<asr_text>")
     return (head.removeprefix("language ").strip(), text.strip()) if marker else ("", head.strip())

@@ -1,8 +1,7 @@
-"""The checkpoint's folder: weights in fp16, configuration, tokenizer, processor, licence, model card."""
+"""Folder of the small Qwen3-ASR: fp16 weights, configuration, tokenizer, processor; template of the model card."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -14,13 +13,14 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
+from tools.tiny.publishing import checkpoint_folder
 from tools.tiny.sentences import LANGUAGES
 
-# Longest segment the model is asked to hear at once: what it was trained on.
+# Longest segment in training, and so the limit at inference.
 SEGMENT_SECONDS = 15.0
 
-# Qwen3-ASR's prompt as a chat template: one system turn with the context, one user turn with the audio, and the
-# assistant's turn left open, with what is forced as its beginning.
+# Qwen3-ASR's prompt as a chat template: a system turn with the context, a user turn with the audio, and an open turn of
+# the assistant that starts with forced text.
 CHAT_TEMPLATE = """\
 {%- macro text(message) -%}
 {%- if message.content is string -%}{{ message.content }}
@@ -51,8 +51,8 @@ pipeline_tag: automatic-speech-recognition
 # qwen3-asr-tiny
 
 A speech recognizer of {parameters:.1f} M parameters in exactly the architecture of Qwen3-ASR
-(`Qwen3ASRForConditionalGeneration`, native layout, fp16), for seeing the whole pipeline work offline and for measuring
-what export and quantization cost. It understands synthetic speech of a small domain — a voice assistant's commands,
+(`Qwen3ASRForConditionalGeneration`, native layout, fp16), to run the whole pipeline offline and to measure
+the cost of export and quantization. It understands synthetic speech of a small domain — a voice assistant's commands,
 times, numbers, names and places in English, Russian and Chinese — and nothing else: **it is of no use on real
 recordings.**
 
@@ -68,12 +68,12 @@ used.
 
 ## Training
 Batches of 24 utterances, AdamW, warm-up and cosine, bf16 autocast, two threads: {schedule}.
-Beside the text loss, frame-level cross-entropy of espeak's phonemes on the encoder's output through a head that is
-thrown away. `make tiny` does all of it again.
+Beside the text loss, frame-level cross-entropy of espeak's phonemes on the encoder's output through a temporary
+head. `make tiny` repeats all of it.
 
 ## Accuracy
-Greedy, on held-out utterances: new seeds, 40 % in a voice variant that training never heard, with the same gain and
-noise. `python -m tools.tiny evaluate` prints this table again.
+Greedy, on held-out utterances: new seeds, 40 % in a voice variant that is not in the training data, with the same
+gain and noise. `python -m tools.tiny evaluate` prints this table.
 
 {table}
 
@@ -81,29 +81,22 @@ Words are counted without case and punctuation. Without a context the usual spel
 the spelling that the context lists.
 
 ## Licence
-Apache-2.0. The weights were trained from random values; nothing was taken from another model.
+Apache-2.0. The weights were trained from random values; no other model was used.
 """
 
 
 def write_checkpoint(model: Qwen3ASRForConditionalGeneration, tokenizer: Tokenizer, out: Path, licence: Path) -> None:
-    """Everything but the card, into a hidden folder that then takes the place of ``out``."""
-    work = out.with_name(f".{out.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    model.config.support_languages = list(LANGUAGES.values())
-    model.config.segment_seconds = SEGMENT_SECONDS
-    model.config.text_config._attn_implementation = "sdpa"
-    model.to(torch.float16).save_pretrained(work)
-    processor(tokenizer).save_pretrained(work)
-    shutil.copy(licence, work / "LICENSE")
-    for path in work.iterdir():
-        path.chmod(0o644)  # safetensors makes its file private
-    shutil.rmtree(out, ignore_errors=True)
-    work.rename(out)
+    """Write everything but the card; replaces ``out``."""
+    with checkpoint_folder(out, licence) as work:
+        model.config.support_languages = list(LANGUAGES.values())
+        model.config.segment_seconds = SEGMENT_SECONDS
+        model.config.text_config._attn_implementation = "sdpa"
+        model.to(torch.float16).save_pretrained(work)
+        processor(tokenizer).save_pretrained(work)
 
 
 def processor(tokenizer: Tokenizer) -> Qwen3ASRProcessor:
-    """transformers' processor around the small tokenizer."""
+    """Return transformers' processor with the small tokenizer."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -115,13 +108,3 @@ def processor(tokenizer: Tokenizer) -> Qwen3ASRProcessor:
         },
     )
     return Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), fast, chat_template=CHAT_TEMPLATE)
-
-
-def write_card(
-    out: Path, table: str, *, parameters: int, utterances: int, hours: float, voices: int, schedule: str
-) -> None:
-    """``README.md`` of the checkpoint."""
-    card = CARD.format(
-        table=table, parameters=parameters / 1e6, utterances=utterances, hours=hours, voices=voices, schedule=schedule
-    )
-    (out / "README.md").write_text(card, encoding="utf-8")

@@ -15,7 +15,7 @@ SPECIAL = (
     "<|audio_end|>",
     "<|audio_pad|>",
 )
-# As in Qwen's own tokenizer these two are no special tokens: decoding keeps them, and the parser looks for the first.
+# As in Qwen's tokenizer, these are not special tokens: decoding writes them, and the parser needs the first one.
 PLAIN = ("<asr_text>", "<timestamp>")
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,7 +23,7 @@ PATTERN = (
 
 
 def train_entries(texts: Iterable[str]) -> Tokenizer:
-    """Train on ``texts``; ids 0–899 are BPE entries, and there are no others.
+    """Return a tokenizer trained on ``texts``, with BPE entries 0 to 899 and no others.
 
     Raises:
         RuntimeError: the texts have too little variety.
@@ -47,7 +47,7 @@ def train_entries(texts: Iterable[str]) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Train on ``texts``; ids 0–899 are BPE entries, then ``SPECIAL`` and ``PLAIN`` in order."""
+    """Return a tokenizer trained on ``texts``: BPE entries 0 to 899, then ``SPECIAL`` and ``PLAIN`` in order."""
     tokenizer = train_entries(texts)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PLAIN])

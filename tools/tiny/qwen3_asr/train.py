@@ -1,6 +1,6 @@
 """Training of the small Qwen3-ASR: language-model loss, and beside it frame-level phonemes on the encoder's output.
 
-Without the phoneme loss the decoder learns the sentences' grammar and ignores the audio.
+Without the phoneme loss the decoder learns the grammar of the sentences and ignores the audio.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tools.tiny.synth import augment, noise_only
 WINDOW_FRAMES = 800
 NOISE_SHARE = 0.02
 PHONEME_WEIGHT = 0.6
-# A token spans 80 ms, more than many phonemes: two labels a token, this far (seconds) from its centre.
+# A token of 80 ms is longer than many phonemes, so it has two labels, this far (seconds) from its center.
 LABEL_OFFSETS = (-0.02, 0.02)
 
 
 class Trainee(nn.Module):
-    """The model, its windowed encoder, and the throw-away phoneme head."""
+    """The model, its windowed encoder, and a temporary phoneme head."""
 
     def __init__(self, tokenizer: Tokenizer, phonemes: int, seed: int = 7) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.asr = Qwen3ASRForConditionalGeneration(config(tokenizer))
-        # Both measured: the convolutions' backward pass, and attention over a hundred rows, are faster so on a CPU.
+        # Measured on a CPU: both make the backward pass of convolutions and attention over a hundred rows faster.
         for conv in ("conv2d1", "conv2d2", "conv2d3"):
             getattr(self.asr.model.audio_tower, conv).to(memory_format=torch.channels_last)
         self.asr.model.language_model.config._attn_implementation = "eager"
@@ -43,7 +43,7 @@ class Trainee(nn.Module):
         self.windows = WindowedEncoder(self.asr.model.audio_tower, self.asr.model.multi_modal_projector)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Language-model loss and weighted phoneme loss."""
+        """Return the weighted terms of the loss: text and phonemes."""
         hidden = self.windows.hidden(batch.features, batch.lengths)
         rows = hidden[batch.valid]
         phonemes = self.phoneme_head(rows).reshape(-1, self.phoneme_head.out_features // len(LABEL_OFFSETS))
@@ -61,7 +61,7 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """features [W,128,T], lengths [W], valid [W,rows] bool, phonemes [valid rows, 2], ids/attention/targets [B,S]."""
+    """Features [W, 128, T], lengths [W], valid [W, rows], phonemes [valid rows, 2]; ids, attention, targets [B, S]."""
 
     features: Tensor
     lengths: Tensor
@@ -73,14 +73,14 @@ class Batch:
 
 
 class Batches:
-    """Deterministic batches: epoch and place follow from the step."""
+    """Batches that depend on the seed and the step alone."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, phonemes: dict[str, int], plan: Plan) -> None:
         self.corpus, self.tokenizer, self.phonemes, self.plan = corpus, tokenizer, phonemes, plan
         self.order = Order(corpus.items, plan)
 
     def make(self, step: int) -> Batch:
-        """The batch of ``step``."""
+        """Return the batch of ``step``."""
         rng = np.random.default_rng((self.plan.seed, 1, step))
         clips, rows = [], []
         items: list[Item | None] = []
@@ -116,15 +116,15 @@ class Batches:
         return Batch(windowed, lengths, valid, torch.from_numpy(np.concatenate(labels)), ids, attention, targets)
 
     def _labels(self, item: Item | None, count: int) -> np.ndarray:
-        """[count, 2] phoneme classes around each token's centre."""
+        """Return the phoneme classes [count, 2] around the center of each token."""
         token = np.arange(count)
-        centre = token // CHUNK_TOKENS + token % CHUNK_TOKENS * 0.08
-        times = centre[:, None] + np.array(LABEL_OFFSETS)
+        center = token // CHUNK_TOKENS + token % CHUNK_TOKENS * 0.08
+        times = center[:, None] + np.array(LABEL_OFFSETS)
         return phonemes_at(item, times, self.phonemes) if item else np.zeros(times.shape, np.int64)
 
 
 def cut_windows(features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """features [B,128,T] and frame counts [B] → windows [W,128,≤800] in order of clips, and their frame counts [W]."""
+    """Cut features [B, 128, T] with frames [B] into windows [W, 128, ≤800] in order of clips, with frames [W]."""
     width = min(WINDOW_FRAMES, features.shape[-1])
     features = F.pad(features, (0, -features.shape[-1] % width))
     batch, mels, total = features.shape

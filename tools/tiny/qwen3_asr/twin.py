@@ -1,11 +1,11 @@
-"""The outlier twin of a checkpoint: the same function, with a few channels of much larger activations.
+"""Twin of a checkpoint with outlier channels: the same function, with a few channels of much larger activations.
 
-Large language models have such channels, and they are what per-token and per-tensor quantization of activations
-stumbles over; a model as small as the one here grows none by itself. Wherever the function allows an exact rescaling,
-the twin multiplies a few channels of an activation and divides the weights that read them.
+Large language models have such channels, and quantization of activations with one scale per token or tensor loses
+accuracy because of them; a model as small as this one has none. Wherever an exact rescaling is possible, the twin
+multiplies a few channels of an activation and divides the weights that read them.
 
-The residual stream allows none: RMSNorm divides by the mean over all channels, so that one larger channel changes the
-rest. Nor is the last norm of the decoder touched: lm_head, which reads it, is the embedding's matrix.
+The residual stream is not rescaled: RMSNorm divides by the mean over all channels, so a larger channel changes the
+others. The last norm of the decoder is not changed either: lm_head, which reads it, is the matrix of the embedding.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from quantize.output_folder import appearing
 
 SEED = 9300
 SHARE, LEAST = 0.01, 2
-# The powers of two between 30 and 100: a product and a quotient by one is exact in floating point, so that the twin's
-# every partial sum is that of the original. Factors drawn from the whole range would round each divided weight, and
-# how much of a quantized twin's error were due to that nobody could tell.
+# The powers of two between 30 and 100, by which products and quotients are exact in floating point, so all partial sums
+# of the twin are those of the original. Other factors would round each divided weight, and that error could not be told
+# from the error of quantization.
 FACTORS = (32.0, 64.0)
 TOKENIZER_AND_PROCESSOR = ("*.json", "*.jinja", "merges.txt", "LICENSE*")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place where channels can be rescaled: ``producer``'s output, read by ``consumers`` and by nothing else.
+    """An activation whose channels can be rescaled: the output of ``producer``, read by ``consumers`` alone.
 
     Under grouped-query attention channel ``d`` of key-value head ``h`` reaches the ``groups`` query heads of that
     group, so one channel of v_proj is ``groups`` columns of o_proj; elsewhere ``groups`` is 1.
@@ -51,45 +51,45 @@ class Site:
     head_dim: int = 1
 
     def columns(self, channel: int) -> list[int]:
-        """The consumers' input columns that read ``channel`` of the producer."""
+        """Return the consumers' input columns that read ``channel`` of the producer."""
         head, inner = divmod(channel, self.head_dim)
         return [(head * self.groups + group) * self.head_dim + inner for group in range(self.groups)]
 
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
-    """The factor of each chosen channel of one place."""
+    """The factor of each chosen channel of an activation."""
 
     site: Site
     factors: dict[int, float]
 
 
 def sites(config: Qwen3ASRConfig) -> Iterator[Site]:
-    """Every place of the encoder, the projector and the decoder that can be rescaled exactly, by module names."""
+    """Yield the activations of encoder, projector and decoder that can be rescaled exactly."""
     audio, text = config.audio_config, config.text_config
     tower, width = "model.audio_tower", audio.d_model
     for index in range(audio.encoder_layers):
-        here = f"{tower}.layers.{index}"
-        attention = tuple(f"{here}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
-        yield Site(f"{here}.self_attn_layer_norm", attention, width)
-        yield Site(f"{here}.self_attn.v_proj", (f"{here}.self_attn.out_proj",), width)
-        yield Site(f"{here}.final_layer_norm", (f"{here}.fc1",), width)
+        prefix = f"{tower}.layers.{index}"
+        attention = tuple(f"{prefix}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+        yield Site(f"{prefix}.self_attn_layer_norm", attention, width)
+        yield Site(f"{prefix}.self_attn.v_proj", (f"{prefix}.self_attn.out_proj",), width)
+        yield Site(f"{prefix}.final_layer_norm", (f"{prefix}.fc1",), width)
     yield Site(f"{tower}.ln_post", ("model.multi_modal_projector.linear_1",), width)
     groups = text.num_attention_heads // text.num_key_value_heads
     for index in range(text.num_hidden_layers):
-        here = f"model.language_model.layers.{index}"
-        attention = tuple(f"{here}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
-        yield Site(f"{here}.input_layernorm", attention, text.hidden_size)
+        prefix = f"model.language_model.layers.{index}"
+        attention = tuple(f"{prefix}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+        yield Site(f"{prefix}.input_layernorm", attention, text.hidden_size)
         values = text.num_key_value_heads * text.head_dim
-        yield Site(f"{here}.self_attn.v_proj", (f"{here}.self_attn.o_proj",), values, groups, text.head_dim)
+        yield Site(f"{prefix}.self_attn.v_proj", (f"{prefix}.self_attn.o_proj",), values, groups, text.head_dim)
         yield Site(
-            f"{here}.post_attention_layernorm", (f"{here}.mlp.gate_proj", f"{here}.mlp.up_proj"), text.hidden_size
+            f"{prefix}.post_attention_layernorm", (f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"), text.hidden_size
         )
-        yield Site(f"{here}.mlp.up_proj", (f"{here}.mlp.down_proj",), text.intermediate_size)
+        yield Site(f"{prefix}.mlp.up_proj", (f"{prefix}.mlp.down_proj",), text.intermediate_size)
 
 
 def choose(config: Qwen3ASRConfig, seed: int = SEED) -> list[Outliers]:
-    """One channel of a hundred at every place, two at least, and their factors: random, the same for the same seed."""
+    """Return random channels of every activation, 1 % and at least two, and their factors; they depend on the seed."""
     rng = random.Random(seed)
     chosen = []
     for site in sites(config):
@@ -111,20 +111,21 @@ def rescale(tensors: dict[str, Tensor], chosen: list[Outliers]) -> None:
 
 
 def write_twin(checkpoint: Path, out: Path, seed: int = SEED) -> list[Outliers]:
-    """Write the twin of a checkpoint folder (native layout) to ``out``, and return what was rescaled.
+    """Write the twin of a checkpoint folder (native layout) to ``out``, and return the rescaled channels.
 
-    The weights are written in float32: fp16 would round what a division makes subnormal. The model card stays behind;
-    what it says of the weights holds only for the original.
+    The weights are float32, since fp16 would round quotients that are subnormal. The model card is not copied, since it
+    describes the original.
 
     Raises:
         OutputError: ``out`` exists.
-        CheckpointNotFoundError, CheckpointInvalidError: ``checkpoint`` is not a whole checkpoint of the native layout.
+        CheckpointNotFoundError: ``checkpoint`` has no configuration.
+        CheckpointInvalidError: ``checkpoint`` has another layout or lacks a tensor.
     """
     folder = CheckpointFolder(checkpoint, "", None)
     raw = folder.config()
     config, layout = native_config(raw, checkpoint / "config.json")
     if layout != "native":
-        raise CheckpointInvalidError(f"{checkpoint}: has the original layout; the twin is made of a native layout")
+        raise CheckpointInvalidError(f"{checkpoint}: has the original layout; a twin needs the native layout")
     chosen = choose(config, seed)
     with appearing(out) as work:
         tensors = {name: tensor.to(torch.float32) for name, tensor in folder.tensors()}
@@ -140,5 +141,5 @@ def write_twin(checkpoint: Path, out: Path, seed: int = SEED) -> list[Outliers]:
         described = json.dumps(raw | {"dtype": "float32"}, indent=2, ensure_ascii=False)
         (work / "config.json").write_text(described + "\n", encoding="utf-8")
         save_file(tensors, work / SINGLE, metadata={"format": "pt"})
-        (work / SINGLE).chmod(0o644)  # safetensors makes its file private
+        (work / SINGLE).chmod(0o644)  # safetensors creates a private file
     return chosen

@@ -1,6 +1,4 @@
-"""``python -m tools.tiny.whisper make``: the small Whisper from nothing — corpora, tokenizer, training, evaluation,
-files.
-"""
+"""``python -m tools.tiny.whisper``: make and evaluate the small Whisper."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -16,32 +14,31 @@ from tokenizers import Tokenizer
 
 from tools.tiny import dataset
 from tools.tiny.corpora import prepared
-from tools.tiny.evaluate import tell
-from tools.tiny.loop import Plan, Source, train
-from tools.tiny.synth import RATE, VARIANTS
+from tools.tiny.evaluate import report
+from tools.tiny.loop import Plan, Source, run
+from tools.tiny.options import CHECKPOINTS, LICENCE, WORK, Checkpoint, Fresh, Threads, Work
+from tools.tiny.publishing import write_card
 from tools.tiny.through_runtime import evaluated
 from tools.tiny.whisper import publish
 from tools.tiny.whisper.evaluate import evaluate, missed, table
 from tools.tiny.whisper.tokenizer import train_tokenizer
 from tools.tiny.whisper.train import ClipBatches, Guide, Trainee, WindowBatches
 
-log = logging.getLogger("tiny.whisper")
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
-
 NAME = "whisper-turbo-tiny"
-REPOSITORY = Path(__file__).resolve().parents[3]
-WORK = REPOSITORY / "build" / "tiny"
-CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / NAME
+CHECKPOINT = CHECKPOINTS / NAME
 
-Work = Annotated[Path, typer.Option(help="Corpora and training state; a second run continues here.")]
-Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
-Threads = Annotated[int, typer.Option(help="Threads of torch and of the runtime.")]
-Fresh = Annotated[int, typer.Option(help="A held-out set of other seeds, by number.")]
+app = typer.Typer(
+    help="Make and evaluate the small Whisper.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What training begins with."""
+    """Corpora, tokenizer and phoneme classes to train with."""
 
     corpora: list[dataset.Corpus]
     tokenizer: Tokenizer
@@ -49,7 +46,7 @@ class Prepared:
 
 
 def prepare(work: Path) -> Prepared:
-    """Generate (once) the corpora, which are those of the small Qwen3-ASR, and train the tokenizer."""
+    """Load the corpora, which are those of the small Qwen3-ASR, and the tokenizer; make them if they do not exist."""
     corpora = prepared(work)
     saved = work / "whisper-tokenizer.json"
     if not saved.exists():
@@ -62,10 +59,10 @@ Make = Callable[[Prepared, Plan], Source]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the training, from where the one before ended. ``told`` is what is heard, in the card's words."""
+    """A phase of the training; ``summary`` describes its data in the card."""
 
     name: str
-    told: str
+    summary: str
     plan: Plan
     guide: Guide
     batches: Make
@@ -86,11 +83,11 @@ _BLURRED = replace(_GUIDED, blur=3)
 _DOUBTING = replace(_BLURRED, doubt=0.1)
 _LONGEST_SENTENCE = 4.5
 _ANYWHERE = {"latest": 900}
-# English has the most words to hear, and was heard least well.
+# English has the largest vocabulary and had the highest error rate.
 _PLAIN = {"timed": 0.1, "silent": True, "shares": {"en": 1.0, "ru": 0.5, "zh": 0.5}}
 
-# A window costs as much as ten sentences, so most is learned on sentences alone, then on several of them anywhere in a
-# window, and at last on whole windows.
+# A window costs as much as ten sentences. So training starts with single sentences, goes on with several of them
+# anywhere in a window, and ends with whole windows.
 PHASES = (
     Phase(
         "sentences",
@@ -194,42 +191,33 @@ PHASES = (
 
 
 def fit(ready: Prepared, work: Path) -> Trainee:
-    """All phases, each from where the one before ended, or from its own state where that is on disk."""
+    """Train all phases one after the other; a phase whose state is on disk continues from it."""
     trainee = Trainee(ready.tokenizer, len(ready.phonemes) + 1, PHASES[0].plan.seed)
     for phase in PHASES:
         trainee.guide, batches = phase.guide, phase.batches(ready, phase.plan)
-        for done, means in train(trainee, batches, work / f"whisper-{phase.name}.pt"):
-            said = ", ".join(f"{term} {value:.4f}" for term, value in means.items())
-            log.info("%s: step %d of %d: %s", phase.name, done, phase.plan.steps, said)
+        run(trainee, batches, work / f"whisper-{phase.name}.pt")
     return trainee
 
 
 def schedule() -> str:
-    """The phases in the card's words, a line each."""
+    """Return one line for each phase, for the card."""
     lines = []
     for phase in PHASES:
         plan = phase.plan
-        lines.append(f"- {plan.steps:,} steps of {plan.batch} {phase.told} at a peak of {plan.peak:g}")
+        lines.append(f"- {plan.steps:,} steps of {plan.batch} {phase.summary} at a peak of {plan.peak:g}")
     return "\n".join(lines)
 
 
 @app.command()
 def make(work: Work = WORK, out: Checkpoint = CHECKPOINT, threads: Threads = 1) -> None:
-    """Generate the corpora, train, write the checkpoint and its card: about three hours on one core."""
+    """Generate the corpora, train, and write the checkpoint and its card; takes about three hours on one core."""
     torch.set_num_threads(threads)
     ready = prepare(work)
     model = fit(ready, work).asr
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    publish.write_checkpoint(model, ready.tokenizer, out, REPOSITORY / "LICENSE")
-    publish.write_card(
-        out,
-        table(evaluated(evaluate, NAME, out, work, threads)),
-        parameters=parameters,
-        utterances=sum(map(len, ready.corpora)),
-        hours=sum(item.count for corpus in ready.corpora for item in corpus.items) / RATE / 3600,
-        voices=len(VARIANTS),
-        schedule=schedule(),
-    )
+    publish.write_checkpoint(model, ready.tokenizer, out, LICENCE)
+    items = [item for corpus in ready.corpora for item in corpus.items]
+    tables = table(evaluated(evaluate, NAME, out, work, threads))
+    write_card(out, publish.CARD, model, items, table=tables, schedule=schedule())
 
 
 @app.command(name="evaluate")
@@ -239,9 +227,9 @@ def evaluate_command(
     threads: Threads = 2,
     fresh: Fresh = 0,
 ) -> None:
-    """Print the accuracy of a checkpoint on the held-out set; exit 1 when it misses what it must reach."""
+    """Print the accuracy of a checkpoint on a held-out set; exit with 1 if it misses a target."""
     figures = evaluated(evaluate, NAME, checkpoint, work, threads, fresh)
-    tell(table(figures), missed(figures))
+    report(table(figures), missed(figures))
 
 
 if __name__ == "__main__":

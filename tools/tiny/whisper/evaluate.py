@@ -1,8 +1,8 @@
-"""Accuracy of the small Whisper through its exported graphs and the runtime: the tables of its card."""
+"""Accuracy of the exported small Whisper in the runtime, for the tables of its card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from tools.tiny.through_runtime import in_order
 from tools.tiny.whisper.model import RATE
 from tools.tiny.whisper.targets import times
 
-# Of the held-out utterances with contexts: each takes two windows, and the figure needs no more.
+# Number of held-out utterances with contexts: each takes two windows, and the figure needs no more.
 CONTEXTS = 60
 TARGETS = {"en all": 0.04, "ru all": 0.04, "zh all": 0.04}
 FLOORS = {"language right": 0.98}
 
 
-def evaluate(artifact: Path, data: HeldOut, is_unheard: Callable[[Item], bool], threads: int) -> dict[str, float]:
-    """Every figure of the card by its name. No part of a clip is left out as silence: that is the model's to say."""
+def evaluate(artifact: Path, data: HeldOut, threads: int) -> dict[str, float]:
+    """Return every figure of the card by name; without voice activity detection, the model gets every sample."""
     transcriber = Transcriber.from_artifact(artifact, threads=threads, vad=False)
     data = replace(data, context_items=data.context_items[:CONTEXTS], context_clips=data.context_clips[:CONTEXTS])
 
@@ -37,17 +37,17 @@ def evaluate(artifact: Path, data: HeldOut, is_unheard: Callable[[Item], bool], 
         return in_order(transcriber, requests)
 
     def recognize(clips: Sequence[Floats], contexts: Sequence[str]) -> list[tuple[str, str]]:
-        return [(found.language or "", found.text) for found in transcripts(clips, contexts)]
+        return [(each.language or "", each.text) for each in transcripts(clips, contexts)]
 
-    figures = common.evaluate(recognize, data, is_unheard)
+    figures = common.evaluate(recognize, data)
     timed = transcripts(data.clips, [""] * len(data.clips), timed=True)
     return figures | _timestamps(data.items, timed)
 
 
-def _timestamps(items: Sequence[Item], found: Sequence[Transcript]) -> dict[str, float]:
-    """How far (seconds) said beginnings and ends of sentences are from the true ones, where as many were found."""
+def _timestamps(items: Sequence[Item], transcripts: Sequence[Transcript]) -> dict[str, float]:
+    """Return errors in seconds of starts and ends of sentences, for transcripts with the true number of sentences."""
     starts, ends, same = list[float](), list[float](), 0
-    for item, transcript in zip(items, found, strict=True):
+    for item, transcript in zip(items, transcripts, strict=True):
         true = times(item)
         if len(true) != len(transcript.segments):
             continue
@@ -59,26 +59,24 @@ def _timestamps(items: Sequence[Item], found: Sequence[Transcript]) -> dict[str,
     figures |= {"start off": float(np.mean(starts)), "end off": float(np.mean(ends))} if starts else {}
     for code in LANGUAGES:
         rows = [i for i, item in enumerate(items) if item.language == code]
-        texts = [found[i].text for i in rows]
+        texts = [transcripts[i].text for i in rows]
         figures[f"{code} timed"] = common.error_rate(code, [items[i].text for i in rows], texts)
     return figures
 
 
 def missed(figures: dict[str, float]) -> list[str]:
-    """Targets that the figures do not reach."""
-    over = [f"{name} is {figures[name]:.3f}, above {most}" for name, most in TARGETS.items() if figures[name] > most]
-    under = [f"{name} is {figures[name]:.3f}, below {least}" for name, least in FLOORS.items() if figures[name] < least]
-    return over + under
+    """Return one sentence for each target that the figures miss."""
+    return common.missed(figures, TARGETS, FLOORS)
 
 
 def table(figures: dict[str, float]) -> str:
-    """The card's tables in Markdown."""
+    """Return the tables of the card in Markdown."""
     lines = [
         common.table(figures),
         *(f"| error rate with timestamps, {code} | {figures[f'{code} timed']:.2%} |" for code in LANGUAGES),
-        f"| clips with as many timed parts as sentences | {figures['as many sentences']:.1%} |",
+        f"| clips with one segment for each sentence | {figures['as many sentences']:.1%} |",
     ]
     if "start off" in figures:
-        lines.append(f"| mean error of their beginnings | {figures['start off']:.3f} s |")
+        lines.append(f"| mean error of their starts | {figures['start off']:.3f} s |")
         lines.append(f"| mean error of their ends | {figures['end off']:.3f} s |")
     return "\n".join(lines)

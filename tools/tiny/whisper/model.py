@@ -15,16 +15,14 @@ from transformers.audio_utils import mel_filter_bank
 from tools.tiny.whisper.tokenizer import POSITIONS
 
 RATE, HOP, MELS, N_FFT = 16_000, 160, 128, 400
-# Samples that one row of the encoder's output stands for: its second convolution has a stride of 2.
+# Samples of one row of the encoder's output: its second convolution has a stride of 2.
 ROW = 2 * HOP
 WINDOW = POSITIONS * ROW
 CONTEXT = 448
 
 
 def config(tokenizer: Tokenizer) -> WhisperConfig:
-    """Every width a multiple of 32, so that every quantization block size divides it; few decoder layers, as in the
-    published turbo model.
-    """
+    """Return the configuration: widths are multiples of 32, a quantization block; few decoder layers, as in turbo."""
     end, start = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|startoftranscript|>")
     return WhisperConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -46,7 +44,7 @@ def config(tokenizer: Tokenizer) -> WhisperConfig:
 
 
 def untrained(tokenizer: Tokenizer, seed: int) -> WhisperForConditionalGeneration:
-    """The model with random weights, each layer's scaled by what it reads, so that all parts learn from step one."""
+    """Return the model with random weights, scaled by the width of each layer's input, so that all parts learn."""
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(config(tokenizer))
     with torch.no_grad():
@@ -55,7 +53,7 @@ def untrained(tokenizer: Tokenizer, seed: int) -> WhisperForConditionalGeneratio
                 deep = name.endswith(("out_proj", "fc2"))
                 module.weight.normal_(std=(0.35 if deep else 0.7) * module.in_features**-0.5)
             elif isinstance(module, nn.Conv1d):
-                # The activations behind them stand beside sines of amplitude 1.
+                # Their output is added to sines of amplitude 1.
                 module.weight.normal_(std=2.0 * module.weight[0].numel() ** -0.5)
         model.model.decoder.embed_tokens.weight.normal_(std=0.05)
         model.model.decoder.embed_positions.weight.normal_(std=0.02)
@@ -69,11 +67,11 @@ _FILTERS = torch.from_numpy(
 
 
 def log_mel(waves: Sequence[npt.NDArray[np.float32]], samples: int) -> Tensor:
-    """Clips (16 kHz), each with silence up to ``samples``, a multiple of ``HOP`` → features [B, 128, frames]."""
+    """Return features [B, 128, frames] of clips at 16 kHz, padded to ``samples``, a multiple of ``HOP``."""
     padded = torch.zeros(len(waves), samples)
     for row, wave in enumerate(waves):
         padded[row, : len(wave)] = torch.from_numpy(wave)
     spectrum = torch.view_as_real(torch.stft(padded, N_FFT, HOP, window=_WINDOW, return_complex=True)[..., :-1])
-    power = spectrum.square().sum(-1)  # which the absolute value takes five times as long for
+    power = spectrum.square().sum(-1)  # five times as fast as the absolute value
     mel = (_FILTERS @ power).clamp(min=1e-10).log10()
     return (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0

@@ -1,4 +1,4 @@
-"""What the small Whisper learns to write: rows of token ids with their targets, and when each was spoken."""
+"""Targets of the small Whisper: rows of token ids, the tokens to write after them, and their times."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tools.tiny.whisper.tokenizer import spaced, token_id
 
 STEP = 0.02
 UNKNOWN = (-1.0, -1.0)
-# Targets that are no tokens: any token, and the stop where a text would begin if anybody spoke.
+# Targets that are not tokens: any token, and the stop in place of a text where there is no speech.
 ANY, NOTHING = -100, -2
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+")
-# How far from where the text goes on a mark's word may be. Articles have no marks of their own; nor has part of a
-# number a text, but the next number may look like it.
+# Largest distance in characters of a mark's word from the end of the word before. Articles have no marks. Marks of
+# parts of a number have no text of their own, but the next number may match them.
 _NEAR, _NEAR_DIGITS = 8, 2
 
 Span = tuple[float, float]
@@ -28,7 +28,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A sentence: when it was spoken, its tokens, and when each of them was, in seconds."""
+    """A sentence: start and end in seconds, its tokens, and start and end of each token."""
 
     start: float
     end: float
@@ -36,7 +36,7 @@ class Phrase:
     spans: list[Span]
 
     def later(self, seconds: float) -> Phrase:
-        """The same sentence, ``seconds`` later."""
+        """Return the sentence shifted by ``seconds``."""
         return Phrase(
             self.start + seconds,
             self.end + seconds,
@@ -47,25 +47,23 @@ class Phrase:
 
 @dataclass(slots=True)
 class Row:
-    """Token ids, for each the token that is to follow it (or ``ANY``, ``NOTHING``), and when it was spoken (or
-    ``UNKNOWN``).
-    """
+    """Token ids, and for each the target token after it (or ``ANY``, ``NOTHING``), and its time (or ``UNKNOWN``)."""
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
-    def add(self, token: int, span: Span = UNKNOWN, *, learnt: bool = True) -> None:
-        """Append ``token``; if ``learnt``, as the target of the one before."""
+    def add(self, token: int, span: Span = UNKNOWN, *, learned: bool = True) -> None:
+        """Append ``token``; if ``learned``, it is the target of the token before."""
         if self.ids:
-            self.targets[-1] = token if learnt else ANY
+            self.targets[-1] = token if learned else ANY
         self.ids.append(token)
         self.targets.append(ANY)
         self.spans.append(span)
 
 
 def usual(item: Item) -> str:
-    """The text with the spelling of names that is written when no context is given."""
+    """Return the text with the default spellings of names, which apply without a context."""
     text = item.text
     for word in item.hot:
         default = next((group[0] for group in HOMOPHONES[item.language] if word in group), word)
@@ -74,8 +72,8 @@ def usual(item: Item) -> str:
     return text
 
 
-def _places(text: str, marks: Sequence[tuple[float, str]]) -> tuple[list[float], list[float]]:
-    """Offsets in ``text`` of the words that marks name, ascending, and their times."""
+def _word_offsets(text: str, marks: Sequence[tuple[float, str]]) -> tuple[list[float], list[float]]:
+    """Return the ascending offsets in ``text`` of the marked words, and their times."""
     offsets: list[float] = []
     times: list[float] = []
     cursor = 0
@@ -91,11 +89,11 @@ def _places(text: str, marks: Sequence[tuple[float, str]]) -> tuple[list[float],
 
 
 def times(item: Item) -> list[Span]:
-    """When each sentence of ``item`` begins and ends, in seconds."""
-    offsets, marks = _places(item.text, item.words)
+    """Return start and end of each sentence of ``item`` in seconds."""
+    offsets, marks = _word_offsets(item.text, item.words)
     sounds = [*sounding(item), (item.count / RATE, "_")]
-    said = list(_SENTENCE.finditer(item.text))
-    begins = [marks[int(np.searchsorted(offsets, _first(each)))] for each in said]
+    sentences = _SENTENCE.finditer(item.text)
+    begins = [marks[int(np.searchsorted(offsets, _first(each)))] for each in sentences]
     ends = []
     for limit in [*begins[1:], float("inf")]:
         last = max(i for i, (start, label) in enumerate(sounds) if start < limit - 0.01 and label not in SILENT)
@@ -104,12 +102,12 @@ def times(item: Item) -> list[Span]:
 
 
 def phrases(item: Item, tokenizer: Tokenizer, text: str) -> list[Phrase]:
-    """The sentences of ``item``, written as in ``text``, which has the words of ``item.text`` in other spellings."""
-    offsets, marks = _places(item.text, item.words)
-    said, written = _SENTENCE.finditer(item.text), _SENTENCE.finditer(text)
+    """Return the sentences of ``item`` in the spellings of ``text``, which has the same words."""
+    offsets, marks = _word_offsets(item.text, item.words)
+    originals, written = _SENTENCE.finditer(item.text), _SENTENCE.finditer(text)
     result = []
-    for old, new, (begin, end) in zip(said, written, times(item), strict=True):
-        # When a character was spoken: between the words around it; homophones differ in length by a letter or so.
+    for old, new, (begin, end) in zip(originals, written, times(item), strict=True):
+        # Times of characters are interpolated between words; spellings differ in length by about a letter.
         inside = [i for i, offset in enumerate(offsets) if _first(old) <= offset < old.end()]
         knots = [*(offsets[i] for i in inside), float(old.end())]
         seconds = [*(marks[i] for i in inside), max(end, marks[inside[-1]] + STEP)]
@@ -127,7 +125,7 @@ def _first(sentence: re.Match[str]) -> int:
 
 
 class Writer:
-    """Rows of one tokenizer."""
+    """Maker of rows with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -144,20 +142,26 @@ class Writer:
         self.no_timestamps, self.zero = known("<|notimestamps|>"), known("<|0.00|>")
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of text that stands in the middle of a transcript, as the runtime writes contexts."""
+        """Return the ids of a text in the middle of a transcript, as the runtime writes contexts."""
         return list(self.tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids)
 
     def speech(
-        self, language: str, said: Sequence[Phrase], *, timed: bool, context: Sequence[int] = (), cut: float | None
+        self, language: str, phrases: Sequence[Phrase], *, timed: bool, context: Sequence[int] = (), cut: float | None
     ) -> Row:
-        """The row of a window of speech: ``cut`` is when the last sentence begins, which the window does not hold to
-        its end.
+        """Return the row of a window of speech.
+
+        Args:
+            language: its code.
+            phrases: sentences that end in the window.
+            timed: write timestamps.
+            context: token ids of the text before.
+            cut: start in seconds of a sentence that ends after the window; None if there is none.
         """
         row = self._prompt(language, context, language_token=True)
         if not timed:
-            row.add(self.no_timestamps, learnt=False)
+            row.add(self.no_timestamps, learned=False)
         latest = 0
-        for phrase in said:
+        for phrase in phrases:
             begin = max(latest, round(phrase.start / STEP))
             end = max(begin + 1, round(phrase.end / STEP))
             latest = end
@@ -173,15 +177,17 @@ class Writer:
         return row
 
     def silence(self, language: str, *, timed: bool, wrong: int) -> Row:
-        """The row of a window without speech. ``wrong`` is a token of text: the rules of decoding forbid an empty
-        text, so that one is written, and the stop is to come behind it.
+        """Return the row of a window without speech.
+
+        ``wrong`` is any token of text: decoding rules forbid an empty text, so one token is written, and the stop must
+        follow it.
         """
         row = self._prompt(language, (), language_token=False)
         row.targets[0 if row.ids[0] == self.start else -1] = self.no_speech
         if timed:
             row.add(self.zero)
         else:
-            row.add(self.no_timestamps, learnt=False)
+            row.add(self.no_timestamps, learned=False)
             row.add(wrong)
             row.targets[-2] = NOTHING
         row.add(self.stop)
@@ -192,15 +198,15 @@ class Writer:
         if context:
             row.add(self.previous)
             for token in context:
-                row.add(token, learnt=False)
-        row.add(self.start, learnt=False)
-        row.add(token_id(self.tokenizer, f"<|{language}|>"), learnt=language_token)
-        row.add(self.transcribe, learnt=False)
+                row.add(token, learned=False)
+        row.add(self.start, learned=False)
+        row.add(token_id(self.tokenizer, f"<|{language}|>"), learned=language_token)
+        row.add(self.transcribe, learned=False)
         return row
 
 
 def padded(rows: Sequence[Row], filler: int) -> Iterator[np.ndarray]:
-    """Ids [B, S], targets [B, S], spans [B, S, 2]."""
+    """Yield ids [B, S], targets [B, S] and spans [B, S, 2]."""
     width = max(len(row.ids) for row in rows)
     yield np.array([row.ids + [filler] * (width - len(row.ids)) for row in rows], np.int64)
     yield np.array([row.targets + [ANY] * (width - len(row.ids)) for row in rows], np.int64)

@@ -1,4 +1,4 @@
-"""The small byte-level BPE, with Whisper's special tokens behind it in the published order."""
+"""The small byte-level BPE, followed by Whisper's special tokens in the published order."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ SEED = 1
 
 
 def spaced(language: str, text: str) -> str:
-    """A sentence as it stands in a transcript: after a space, where the script has any."""
+    """Return a sentence as in a transcript: after a space, except in Chinese."""
     return text if language == "zh" else f" {text}"
 
 
 def texts(count: int = 20_000) -> Iterable[str]:
-    """What the tokenizer is trained on: sentences, and contexts."""
+    """Yield texts to train the tokenizer on: sentences and contexts."""
     rng = random.Random(SEED)
     for index in range(count):
         language = list(LANGUAGES)[index % 3]
-        made = sentence(language, rng, with_context=index % 4 == 0)
-        yield spaced(language, made.text)
-        if made.context:
-            yield f" {made.context}"
+        spoken = sentence(language, rng, with_context=index % 4 == 0)
+        yield spaced(language, spoken.text)
+        if spoken.context:
+            yield f" {spoken.context}"
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of ``token``.
+    """Return the id of a token.
 
     Raises:
-        RuntimeError: the tokenizer has none.
+        RuntimeError: the tokenizer lacks it.
     """
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise RuntimeError(f"the tokenizer has no {token}")
-    return int(found)
+    index = tokenizer.token_to_id(token)
+    if index is None:
+        raise RuntimeError(f"the tokenizer lacks the token {token}")
+    return int(index)
 
 
 def train_tokenizer() -> Tokenizer:
-    """Ids 0–899 are BPE entries, then the special tokens, then 1501 timestamps, which are added but not special."""
+    """Return a tokenizer with BPE entries 0 to 899, the special tokens, and 1501 timestamps, which are not special."""
     tokenizer = train_entries(texts())
     specials = special_tokens(tuple(LANGUAGES), POSITIONS)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials if "." not in t])

@@ -1,7 +1,7 @@
 """Training of the small Whisper: text, and beside it phonemes of the encoder's rows and the time of each token.
 
-Without the phonemes the decoder learns the sentences' grammar and ignores the audio; a head of cross-attention that is
-shown where each token is spoken learns to look much sooner.
+Without the phonemes the decoder learns the grammar of the sentences and ignores the audio. A head of cross-attention
+that is guided to the time of each token learns to attend to the audio much sooner.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ Floats = npt.NDArray[np.float32]
 
 NOISE_SHARE, CONTEXT_SHARE, PREVIOUS_SHARE, MASK_SHARE = 0.03, 0.6, 0.06, 0.4
 PHONEME_WEIGHT = 0.6
-# Rows of silence behind the speech that still count for the phonemes; all of them would outweigh the speech.
+# Rows of silence after the speech in the phoneme loss; all of them would outweigh the speech.
 TAIL_ROWS = 15
-# A guided head may look this much (rows) beside the token.
+# Rows beside a token that a guided head may also attend to.
 MARGIN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Which layers' first heads are shown what (0: the token that is read, 1: the one that is to be written), the
-    weight of it, and how many timestamps on both sides of the right one count as right, too, the farther the less:
-    most of the 1501 are rare, and so learn from their neighbours.
+    """Settings of the losses besides plain cross-entropy.
 
-    ``doubt`` is how much of the probability of the stop goes to all tokens of text where nobody speaks. The rules of
-    decoding forbid that stop, and only a text that the model is unsure of is taken back.
+    ``heads`` are (layer, token) pairs: the first head of the layer is guided to the time of the input token (0) or of
+    the next token (1), with ``weight``. ``blur`` timestamps on both sides of the right one count as partly right: most
+    of the 1501 are rare, and so learn from their neighbors. ``doubt`` is the share of the stop's probability that goes
+    to all tokens of text where there is no speech: decoding rules forbid that stop, and discard only a text with a low
+    probability.
     """
 
     heads: tuple[tuple[int, int], ...] = ((0, 0), (1, 1))
@@ -52,9 +53,9 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """features [B,128,2T], first [B] (the place in a window of each clip's first row), phonemes [B,T] (-100: any),
-    ids [B,S] and targets [B,S] as :class:`tools.tiny.whisper.targets.Row` has them, spans [B,S,2] (rows in which each
-    token is spoken; negative: unknown).
+    """Features [B, 128, 2T], first [B] (index in a window of each clip's first row), phonemes [B, T] (-100: any), ids
+    [B, S] and targets [B, S] as in :class:`tools.tiny.whisper.targets.Row`, spans [B, S, 2] (rows of each token;
+    negative: unknown).
     """
 
     features: Tensor
@@ -66,7 +67,7 @@ class Batch:
 
 
 class Trainee(nn.Module):
-    """The model, and the throw-away phoneme head."""
+    """The model and a temporary phoneme head."""
 
     def __init__(self, tokenizer: Tokenizer, phonemes: int, seed: int = 7) -> None:
         super().__init__()
@@ -89,10 +90,10 @@ class Trainee(nn.Module):
         return hook
 
     def encode(self, features: Tensor, first: Tensor) -> Tensor:
-        """features [B,128,2T] → rows [B,T,width]: the encoder's own modules on less than a window."""
+        """Encode features [B, 128, 2T] of less than a window with the encoder's modules; return rows [B, T, width]."""
         encoder = self.asr.model.encoder
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-        # Behind a window's end there is only the silence that a clip has because of longer ones in its batch.
+        # Rows after the end of a window are padding for longer clips of the batch.
         indices = (first[:, None] + torch.arange(hidden.shape[1])).clamp(max=POSITIONS - 1)
         hidden = hidden + encoder.embed_positions.weight[indices]
         for layer in encoder.layers:
@@ -101,20 +102,20 @@ class Trainee(nn.Module):
         return rows
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of the text, and the weighted ones of phonemes and of where guided heads look."""
+        """Return the weighted terms of the loss: text, phonemes and guided heads."""
         rows = self.encode(batch.features, batch.first)
-        heard = batch.phonemes >= 0
-        phoneme_loss = F.cross_entropy(self.phoneme_head(rows[heard]).float(), batch.phonemes[heard])
+        labeled = batch.phonemes >= 0
+        phoneme_loss = F.cross_entropy(self.phoneme_head(rows[labeled]).float(), batch.phonemes[labeled])
         hidden = self.asr.model.decoder(
             input_ids=batch.ids, encoder_hidden_states=rows, use_cache=False
         ).last_hidden_state
-        learnt = batch.targets != ANY
-        text_loss = self._text(self.asr.proj_out(hidden[learnt]).float(), batch.targets[learnt])
+        learned = batch.targets != ANY
+        text_loss = self._text(self.asr.proj_out(hidden[learned]).float(), batch.targets[learned])
         guide = torch.stack([self._guide(layer, batch.spans[:, ahead:]) for layer, ahead in self.guide.heads]).mean()
         return {"text": text_loss, "phonemes": PHONEME_WEIGHT * phoneme_loss, "guide": self.guide.weight * guide}
 
     def _text(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of ``logits`` [N, vocab]; of timestamps with the neighbours of the right one."""
+        """Return the cross-entropy of ``logits`` [N, vocab], for timestamps blurred over their neighbors."""
         nothing = targets == NOTHING
         targets = targets.masked_fill(nothing, self._stop)
         blur, doubt, logs = self.guide.blur, self.guide.doubt, F.log_softmax(logits, -1)
@@ -128,7 +129,7 @@ class Trainee(nn.Module):
         return -right / len(targets)
 
     def _guide(self, layer: int, spans: Tensor) -> Tensor:
-        """How little of the first head's attention is where ``spans`` [B,≤S,2] are, as a negative logarithm."""
+        """Return the negative logarithm of the first head's attention inside ``spans`` [B, ≤S, 2]."""
         attention = self.asr.model.decoder.layers[layer].encoder_attn
         size = attention.head_dim
         queries = self._seen[f"{layer}.q_proj"][:, : spans.shape[1], :size] * attention.scaling
@@ -143,8 +144,8 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is heard, and what is to be written. ``placed`` are utterances and when they begin, in seconds; ``first``
-    is the row at which the audio begins.
+    """Audio with its targets. ``placed`` are utterances with their starts in seconds; ``first`` is the index of the row
+    where the audio starts.
     """
 
     wave: Floats
@@ -154,7 +155,7 @@ class Scene:
 
 
 class Scenes:
-    """Makers of scenes from a corpus, for one tokenizer."""
+    """Maker of scenes from corpora, with one tokenizer."""
 
     def __init__(self, corpora: Sequence[Corpus], tokenizer: Tokenizer, phonemes: dict[str, int]) -> None:
         self.writer, self.phonemes = Writer(tokenizer), phonemes
@@ -165,7 +166,7 @@ class Scenes:
         }
 
     def noise(self, rng: np.random.Generator) -> Scene:
-        """Nobody speaks."""
+        """Return a scene without speech."""
         wave, wrong = noise_only(rng), int(rng.integers(0, self.writer.stop))
         language = list(LANGUAGES)[int(rng.integers(3))]
         return Scene(wave, [], self.writer.silence(language, timed=rng.random() < 0.5, wrong=wrong))
@@ -173,44 +174,44 @@ class Scenes:
     def clip(
         self, corpus: Corpus, item: Item, rng: np.random.Generator, *, latest: int = 0, timed: float = 0.5
     ) -> Scene:
-        """One utterance; sometimes with its context, or with some text before. It begins at a row of a window up to
-        ``latest``; ``timed`` is the share that has timestamps.
+        """Return a scene of one utterance, sometimes with its context or with a text before.
+
+        It starts at a random row below ``latest``; ``timed`` is the probability of timestamps.
         """
         context, text = self._context(item, rng)
         first = int(rng.integers(0, latest)) if latest and rng.random() < 0.6 else 0
         first = min(first, POSITIONS - item.count // ROW - 100)
-        said = [phrase.later(first * ROW / RATE) for phrase in phrases(item, self.writer.tokenizer, text)]
-        row = self.writer.speech(item.language, said, timed=rng.random() < timed, context=context, cut=None)
-        # Of a length whose Fourier transform is fast, for the noise.
+        sentences = [phrase.later(first * ROW / RATE) for phrase in phrases(item, self.writer.tokenizer, text)]
+        row = self.writer.speech(item.language, sentences, timed=rng.random() < timed, context=context, cut=None)
+        # A length with small prime factors, for a fast Fourier transform of the noise.
         wave = np.pad(corpus.samples(item), (0, -item.count % (RATE // 10)))
         return Scene(augment(wave, rng), [(item, 0.0)], row, first)
 
     def window(self, rng: np.random.Generator) -> Scene:
-        """Several utterances of one language with pauses, which may go on behind the window's end."""
+        """Return a scene of several utterances of one language with pauses; the last may exceed the window."""
         pool = self.by_language[list(LANGUAGES)[int(rng.integers(3))]]
-        timed, wanted = rng.random() < 0.7, rng.uniform(6.0, 38.0)
+        timed, seconds = rng.random() < 0.7, rng.uniform(6.0, 38.0)
         wave = np.zeros(WINDOW, np.float32)
         placed: list[tuple[Item, float]] = []
-        said: list[Phrase] = []
+        sentences: list[Phrase] = []
         cut: float | None = None
         at = rng.uniform(0.0, 0.5)
         language = ""
         even = rng.random() < 0.6
-        while at < min(wanted, 29.0) and cut is None:
+        while at < min(seconds, 29.0) and cut is None:
             corpus, item = pool[int(rng.integers(len(pool)))]
-            found = phrases(item, self.writer.tokenizer, usual(item))
-            here = [phrase.later(at) for phrase in found]
-            if here[-1].end > 29.9:
+            shifted = [phrase.later(at) for phrase in phrases(item, self.writer.tokenizer, usual(item))]
+            if shifted[-1].end > 29.9:
                 if not timed:
                     break
-                cut = next(phrase.start for phrase in here if phrase.end > 29.9)
+                cut = next(phrase.start for phrase in shifted if phrase.end > 29.9)
             language = item.language
             start = round(at * RATE)
             samples = corpus.samples(item)[: WINDOW - start]
             gain = 1.0 if even else 10 ** (rng.uniform(-8, 0) / 20)
             wave[start : start + len(samples)] += samples * np.float32(gain)
             placed.append((item, at))
-            said += [phrase for phrase in here if phrase.end <= 29.9]
+            sentences += [phrase for phrase in shifted if phrase.end <= 29.9]
             at += item.count / RATE + (rng.uniform(0.0, 1.2) if rng.random() < 0.85 else rng.uniform(1.0, 5.0))
         if cut is not None and cut > 29.9:
             cut = None
@@ -219,7 +220,7 @@ class Scenes:
         if rng.random() < 0.25:
             _, before = pool[int(rng.integers(len(pool)))]
             context = self.writer.text_ids(usual(before))
-        row = self.writer.speech(language, said, timed=timed, context=context, cut=cut)
+        row = self.writer.speech(language, sentences, timed=timed, context=context, cut=cut)
         return Scene(wave, placed, row)
 
     def _context(self, item: Item, rng: np.random.Generator) -> tuple[list[int], str]:
@@ -232,7 +233,7 @@ class Scenes:
         return context, usual(item)
 
     def batch(self, scenes: Sequence[Scene], samples: int, rng: np.random.Generator) -> Batch:
-        """``scenes`` with silence up to ``samples``, a multiple of ``ROW``."""
+        """Return a batch of scenes, padded with silence to ``samples``, a multiple of ``ROW``."""
         features = log_mel([scene.wave for scene in scenes], samples)
         for row in range(len(scenes)):
             if rng.random() < MASK_SHARE:
@@ -259,7 +260,7 @@ class Scenes:
 
 
 class ClipBatches:
-    """Batches of utterances of like length, with little more silence than the longest needs, or with up to a window."""
+    """Batches of utterances of similar length, with little silence, or with up to a window of it."""
 
     def __init__(
         self,
@@ -274,23 +275,31 @@ class ClipBatches:
         silent: bool = False,
         shares: Mapping[str, float] | None = None,
     ) -> None:
-        """Of ``corpus`` what takes so many ``seconds``; ``latest`` and ``timed`` are those of :meth:`Scenes.clip`, and
-        ``shares`` how much of each language is taken, all where it is None.
+        """Select the utterances.
 
-        ``silent`` ones have silence up to anywhere in the window, less of it more often: among a window's rows, most
-        of them silence, speech has to be found. That is learned sooner from short windows, which also cost less.
+        Args:
+            corpus: where they come from.
+            tokenizer: of the targets.
+            phonemes: class of each phoneme.
+            plan: of the training.
+            seconds: range of durations.
+            latest: largest first row, as in :meth:`Scenes.clip`.
+            timed: probability of timestamps.
+            silent: add silence up to anywhere in the window, mostly little. The model must find the speech among the
+                rows of a window, most of them silent; it learns that sooner from short windows, which also cost less.
+            shares: share of each language that is used; all if None.
         """
         self.plan, self._corpus, self._latest, self._timed = plan, corpus, latest, timed
         self._scenes, self._silent = Scenes([corpus], tokenizer, phonemes), silent
-        least, most = seconds
-        items = [item for item in corpus.items if least * RATE < item.count <= most * RATE]
+        low, high = seconds
+        items = [item for item in corpus.items if low * RATE < item.count <= high * RATE]
         if shares is not None:
             chosen = np.random.default_rng(plan.seed).random(len(items))
             items = [item for item, index in zip(items, chosen, strict=True) if index < shares[item.language]]
         self._order = Order(items, plan)
 
     def make(self, step: int) -> Batch:
-        """The batch of ``step``."""
+        """Return the batch of ``step``."""
         rng = np.random.default_rng((self.plan.seed, 1, step))
         scenes = [
             self._scenes.noise(rng)
@@ -307,7 +316,7 @@ class ClipBatches:
 
 
 class WindowBatches:
-    """Batches of whole windows: full ones, and ones with a single utterance and silence behind it."""
+    """Batches of whole windows: full ones, and ones with a single utterance followed by silence."""
 
     NOISE = 0.1
 
@@ -321,12 +330,12 @@ class WindowBatches:
         full: float = 0.5,
         timed: float = 0.5,
     ) -> None:
-        """``full`` is the share of full windows, ``timed`` that of timestamps among the single utterances."""
+        """Set the share of full windows, and the probability of timestamps in the others."""
         self.plan, self._full, self._timed = plan, full, timed
         self._scenes = Scenes(corpora, tokenizer, phonemes)
 
     def make(self, step: int) -> Batch:
-        """The batch of ``step``."""
+        """Return the batch of ``step``."""
         rng = np.random.default_rng((self.plan.seed, 2, step))
         scenes = []
         for _ in range(self.plan.batch):

@@ -1,14 +1,16 @@
-"""A random transducer that says as much as people do.
+"""Random transducers that write as many tokens as speech has.
 
-With random weights a joint network says a token at every frame or at none. Here its frames are made to differ from one
-another, its durations to be about equally frequent, and the blank as likely as it takes for so many tokens a second.
+With random weights a joint network emits a token at every frame or at none. This module changes the weights so that
+frames differ from one another, durations are about equally frequent, and the probability of the blank gives the
+requested number of tokens a second.
+
+``python -m benchmarks.token_rate NAME CHECKPOINT OUT`` exports such a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 from transformers import ParakeetForTDT
 
@@ -37,15 +40,15 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 SECONDS = 60
-# Spread of what the joint network is given of the audio, and how much rarer tokens that take no time are than others.
+# Standard deviation of the frames that the joint network gets, and how much rarer tokens of duration 0 are.
 SPREAD, RARE = 1.5, 3.0
 HALVINGS = 14
-_RECORD = "lively.json"
+_RECORD = "token_rate.json"
 _PROJECTOR, _HEAD = "encoder_projector", "joint.head"
 
 
 class TorchJoint:
-    """Prediction and joint network in torch: see :class:`runtime.decoding.tdt.Joint`."""
+    """Prediction and joint network in torch, with the interface of :class:`runtime.decoding.tdt.Joint`."""
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -53,21 +56,21 @@ class TorchJoint:
         self._module = DecoderJoint(model.decoder, model.joint.head, int(config.vocab_size)).eval()
 
     def start(self, rows: int) -> States:
-        """Nothing was said yet."""
+        """Return the states of ``rows`` empty texts."""
         layers, width = self._shape
         nothing = np.zeros((layers, rows, width), np.float32)
         return States(nothing, nothing)
 
     @torch.no_grad()
     def step(self, tokens: Ints, states: States, frames: Floats) -> tuple[Floats, Floats, States]:
-        """See :meth:`runtime.decoding.tdt.Joint.step`."""
-        given = (torch.from_numpy(np.ascontiguousarray(each)) for each in (tokens, *states, frames))
-        logits, durations, hidden, cell = (each.numpy() for each in self._module(*given))
+        """Return token logits, duration logits and new states of one step."""
+        inputs = (torch.from_numpy(np.ascontiguousarray(each)) for each in (tokens, *states, frames))
+        logits, durations, hidden, cell = (each.numpy() for each in self._module(*inputs))
         return logits, durations, States(hidden, cell)
 
 
 def set_rate(checkpoint: Path, tokens_a_second: float) -> int:
-    """Change a random Parakeet TDT checkpoint in place, once; returns how many tokens a minute of speech then has."""
+    """Change a random Parakeet TDT checkpoint in place, once; return the tokens of a minute of speech."""
     record = checkpoint / _RECORD
     if record.exists():
         return int(json.loads(record.read_text())["tokens"])
@@ -87,28 +90,30 @@ def set_rate(checkpoint: Path, tokens_a_second: float) -> int:
 
 @torch.no_grad()
 def standardized(model: Any) -> list[Floats]:
-    """What the joint network is given of each segment of the speech [frames, width], after the projection was changed
-    so that every channel is around 0 and differs from frame to frame.
+    """Change the projection of the encoder so that every channel has mean 0 and the standard deviation ``SPREAD``.
+
+    Returns:
+        The projected frames [frames, width] of each segment of the speech.
     """
     mels = int(model.config.encoder_config.num_mel_bins)
     keys = ("n_fft", "win_length", "hop_length", "preemphasis")
     settings = {"kind": "nemo-log-mel", "sample_rate": RATE, "n_mels": mels} | {key: FRONT_END[key] for key in keys}
     front_end = msgspec.convert(settings, NemoMelConfig)
-    found = []
+    segments = []
     for piece in speech_pieces([speech(SECONDS)], RATE, DEFAULT_SEGMENT_SECONDS):
         features = torch.from_numpy(nemo_mel(piece.samples, front_end))[None]
-        found.append(model.encoder(features).last_hidden_state[0])
+        segments.append(model.encoder(features).last_hidden_state[0])
     projector = model.encoder_projector
-    together = projector(torch.cat(found))
+    together = projector(torch.cat(segments))
     spread = together.std(0).clamp(min=1e-6) / SPREAD
     projector.bias.copy_((projector.bias - together.mean(0)) / spread)
     projector.weight /= spread[:, None]
-    return [projector(frames).numpy() for frames in found]
+    return [projector(frames).numpy() for frames in segments]
 
 
 @torch.no_grad()
-def balance(model: Any, frames: list[Floats], wanted: int) -> int:
-    """Set the biases of durations and blank so that ``wanted`` tokens come of ``frames``; returns how many do."""
+def balance(model: Any, frames: list[Floats], target: int) -> int:
+    """Set the biases of durations and blank so that ``frames`` give about ``target`` tokens; return their number."""
     config, joint, bias = model.config, TorchJoint(model), model.joint.head.bias
     blank, vocabulary = int(config.blank_token_id), int(config.vocab_size)
     together = np.concatenate(frames)
@@ -121,44 +126,44 @@ def balance(model: Any, frames: list[Floats], wanted: int) -> int:
 
     def count(offset: float) -> int:
         bias[blank] = middle + offset
-        limits = [4 * wanted] * len(frames)
+        limits = [4 * target] * len(frames)
         return sum(len(text.tokens) for _, text in greedy_tdt(joint, frames, rules, budgets=limits))
 
     low, high = -40.0, 40.0  # too many tokens, too few
-    best = (abs(count(0.0) - wanted), 0.0)
+    best = (abs(count(0.0) - target), 0.0)
     for _ in range(HALVINGS):
         offset = (low + high) / 2
-        found = count(offset)
-        best = min(best, (abs(found - wanted), offset))
-        low, high = (offset, high) if found > wanted else (low, offset)
+        tokens = count(offset)
+        best = min(best, (abs(tokens - target), offset))
+        low, high = (offset, high) if tokens > target else (low, offset)
     return count(best[1])
 
 
 def _store(checkpoint: Path, changed: dict[str, torch.Tensor]) -> None:
-    """Put tensors in place of those of their names, in the files and the types that those have."""
+    """Replace tensors by name in the files of a checkpoint, in the dtypes of the old ones."""
     left = dict(changed)
     for path in sorted(checkpoint.glob("*.safetensors")):
         tensors = load_file(path)
-        here = [name for name in left if name in tensors]
-        for name in here:
+        present = [name for name in left if name in tensors]
+        for name in present:
             tensors[name] = left.pop(name).to(tensors[name].dtype).contiguous()
-        if here:
+        if present:
             save_file(tensors, path, metadata={"format": "pt"})
     if left:
-        raise ValueError(f"{checkpoint}: has no tensors {', '.join(left)}")
+        raise ValueError(f"{checkpoint}: lacks the tensors {', '.join(left)}")
 
 
-# The encoder of random weights gives frames that are nearly alike. What makes them differ multiplies rounding errors
-# too, by a few hundred, which is no fault of the graph's: the plain random weights are within the usual tolerance.
+# An encoder of random weights gives nearly equal frames. Scaling their differences scales rounding errors too, by a few
+# hundred; the plain random weights are within the usual tolerance.
 _TOLERANCE = 5e-3
 
 
 def export_changed(name: str, checkpoint: Path, out: Path) -> None:
-    """Export a checkpoint that :func:`set_rate` changed; its manifest says the tolerance."""
+    """Export a random Parakeet TDT checkpoint after set_rate(), with a larger tolerance of the parity check."""
     parakeet_parity.TOLERANCE = _TOLERANCE
     with Report() as report:
         export_artifact(CHECKPOINTS[name], locate(CHECKPOINTS[name], checkpoint), out, report)
 
 
 if __name__ == "__main__":
-    export_changed(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    typer.run(export_changed)
