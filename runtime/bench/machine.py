@@ -1,4 +1,4 @@
-"""The machine that figures were measured on, and the versions that made them."""
+"""Describe the machine and the package versions with which something was measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runtime.version import __version__
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
-# Instruction sets that decide which kernels run, by the name that Linux or macOS has for them.
+# Instruction sets that decide which kernels run, by their names on Linux or macOS.
 _INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -45,10 +45,17 @@ _INSTRUCTIONS = {
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where and with what something was measured.
+    """Machine and versions of a measurement.
 
-    ``cores`` are those this process may use (affinity, cgroup quota), ``memory_bytes`` what it may have at most, None
-    where the system does not say; ``date`` is UTC.
+    Attributes:
+        processor: name of the processor.
+        architecture: such as ``x86_64`` or ``arm64``.
+        cores: cores this process may use (affinity, cgroup quota).
+        memory_bytes: memory this process may use (installed memory, cgroup limit); None if unknown.
+        instructions: instruction sets that matter to matrix products.
+        system: distribution and kernel.
+        versions: version by package.
+        date: time in UTC, ISO 8601.
     """
 
     processor: str
@@ -62,7 +69,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe() -> Machine:
-    """Say what this machine is, now."""
+    """Describe this machine at the present time."""
     return Machine(
         processor=processor_name(),
         architecture=platform.machine(),
@@ -81,29 +88,37 @@ def describe() -> Machine:
 
 
 def processor_name(cpuinfo: Path = _CPUINFO) -> str:
-    """The processor's name as the system has it; at least the architecture."""
+    """Return the processor's name from the system, or the architecture if there is none."""
     try:
         text = cpuinfo.read_text()
     except OSError:
         text = ""
     for key in ("model name", "Hardware", "Model"):  # x86; older ARM kernels; boards such as the Raspberry Pi
-        if found := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
-            return found[1].strip()
+        if match := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
+            return match[1].strip()
     return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def instructions(flags: frozenset[str] | None = None) -> list[str]:
-    """Instruction sets that matter to matrix products, those of this machine unless ``flags`` are given."""
+    """List the instruction sets that matter to matrix products.
+
+    Args:
+        flags: flags of a processor as Linux or macOS names them; None: those of this machine.
+    """
     if flags is None:
         flags = processor_flags()
     if flags is None and platform.system() == "Darwin":
-        found = {name for name in _INSTRUCTIONS if _sysctl(f"hw.optional.arm.{name}") == "1"}
-        flags = frozenset(found | ({"asimd"} if platform.machine() == "arm64" else set()))
-    return list(dict.fromkeys(said for name, said in _INSTRUCTIONS.items() if name in (flags or ())))
+        optional = {name for name in _INSTRUCTIONS if _sysctl(f"hw.optional.arm.{name}") == "1"}
+        flags = frozenset(optional | ({"asimd"} if platform.machine() == "arm64" else set()))
+    return list(dict.fromkeys(label for name, label in _INSTRUCTIONS.items() if name in (flags or ())))
 
 
 def memory_bytes(limit_file: Path = _MEMORY_LIMIT) -> int | None:
-    """Memory that this process may have: the machine's, cut to the cgroup's limit; None where unknown."""
+    """Return the memory this process may use in bytes: the smaller of installed memory and cgroup limit.
+
+    Returns:
+        None if the system does not report it.
+    """
     if sys.platform == "win32":
         return _windows_memory()
     try:
@@ -117,7 +132,7 @@ def memory_bytes(limit_file: Path = _MEMORY_LIMIT) -> int | None:
 
 
 def _system() -> str:
-    """Distribution or release, and kernel."""
+    """Return the distribution or release, and the kernel."""
     kernel = f"{platform.system()} {platform.release()}"
     try:
         return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
@@ -127,17 +142,17 @@ def _system() -> str:
 
 
 def _sysctl(name: str) -> str:
-    """A value that macOS knows; empty elsewhere."""
+    """Return a value of macOS's ``sysctl``; empty on other systems."""
     if platform.system() != "Darwin":
         return ""
-    said = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return said.stdout.strip()
+    process = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return process.stdout.strip()
 
 
 def _windows_memory() -> int | None:
-    """Installed memory, from ``GetPhysicallyInstalledSystemMemory``."""
+    """Return the installed memory in bytes, from ``GetPhysicallyInstalledSystemMemory``; None if unknown."""
     import ctypes
 
     kilobytes = ctypes.c_ulonglong()
-    known = ctypes.CDLL("kernel32.dll").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
-    return kilobytes.value * 1024 if known else None
+    succeeded = ctypes.CDLL("kernel32.dll").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+    return kilobytes.value * 1024 if succeeded else None

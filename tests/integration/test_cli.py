@@ -176,8 +176,8 @@ def test_info() -> None:
         "3: Chinese (zh), English (en), Russian (ru)",
         "29 w8a8",
         "5,441,920",
-        "context, language can be given",
-        "times of words, times of parts, translation, long form",
+        "context, language option",
+        "word timestamps, segment timestamps, translation, long form",
         "Russian words",
     ):
         assert part in result.stdout

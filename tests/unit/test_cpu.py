@@ -126,7 +126,7 @@ def test_a_model_that_this_processor_may_compute_wrongly(
     assert "reduced range" not in found
     found = lines(quantized(reduced=True))
     assert "warning" not in found
-    assert found["reduced range"] == "7-bit weights in integer products: right on processors without VNNI"
+    assert found["reduced range"] == "7-bit weights in integer products: cannot saturate on processors without VNNI"
     found = lines(quantized(nodes={"8 bits, blocks of 32": 22}))  # no integer product is in it
     assert not {"warning", "reduced range"} & set(found)
 
