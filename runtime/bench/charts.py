@@ -184,9 +184,7 @@ def line_chart(
         ]
     area = _Box(left, top - 22, right + 20, bottom)
     for line in finite:
-        parts += [
-            label for x, y in line.points if (label := _label(number(y), to_column(x), to_row(y), taken, area))
-        ]
+        parts += [label for x, y in line.points if (label := _label(number(y), to_column(x), to_row(y), taken, area))]
     description = "; ".join(
         f"{line.name}: " + ", ".join(f"{number(y)} at {x:,g}" for x, y in line.points) for line in finite
     )

@@ -83,7 +83,10 @@ def _accuracy(outcome: Outcome, comparison: Comparison) -> list[str]:
     same = next((each.same_choices for each in differences.values() if each.same_choices is not None), None)
     return [
         outcome.provider,
-        *(_scientific(differences[role].relative) if role in differences else "reference" for role in measured.placement),
+        *(
+            _scientific(differences[role].relative) if role in differences else "reference"
+            for role in measured.placement
+        ),
         "–" if same is None else f"{same:.1%}",
         f"{outcome.identical} of {len(comparison.audio)} files",
         "none" if outcome.first_difference is None else f"token {outcome.first_difference}",

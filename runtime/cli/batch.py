@@ -77,7 +77,9 @@ def batch(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Output: a file NAME.jsonl with a line for each audio file, or a folder with a file for each."),
+        typer.Option(
+            help="Output: a file NAME.jsonl with a line for each audio file, or a folder with a file for each."
+        ),
     ],
     model: ModelOption = None,
     format: Annotated[

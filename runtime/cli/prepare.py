@@ -22,9 +22,7 @@ def prepare_model(
             help=f"Folder to write to; set {FOLDER_VARIABLE} to it afterwards. [default: the user's cache]",
         ),
     ] = None,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Delete the prepared graphs of this model instead.")
-    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the prepared graphs of this model instead.")] = False,
 ) -> None:
     """Write a model's graphs with weights prepacked for this machine's processor.
 

@@ -49,10 +49,12 @@ def transcribe(
         int | None, typer.Option(help="Transcribe this channel, counted from 0. [default: the mean of all channels]")
     ] = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Split the text into parts with times from the model, if it can time them.")
+        bool,
+        typer.Option("--timestamps", help="Split the text into parts with times from the model, if it can time them."),
     ] = False,
     translate: Annotated[
-        bool, typer.Option("--translate", help="Translate speech in any language to English, if the model can translate.")
+        bool,
+        typer.Option("--translate", help="Translate speech in any language to English, if the model can translate."),
     ] = False,
     long_form: Annotated[
         bool,
