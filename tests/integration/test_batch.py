@@ -59,11 +59,11 @@ def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 def wait(condition: Callable[[], Any], running: subprocess.Popen[str]) -> Any:
     """What ``condition`` gives as soon as it is true."""
     end = time.monotonic() + _PATIENCE
-    while not (found := condition()):
+    while not (value := condition()):
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
-    return found
+    return value
 
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
@@ -89,9 +89,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 
 def test_lines_hold_what_was_said(whole: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> None:
-    said = {sample["file"]: sample["text"] for sample in samples}
+    texts = {sample["file"]: sample["text"] for sample in samples}
     for file in ("en-1.wav", "ru-1.wav", "zh-1.wav"):
-        assert whole[file]["text"] == said[file]
+        assert whole[file]["text"] == texts[file]
     assert whole["en-01.ogg"]["audio"] == str(DATA / "evaluation" / "en-01.ogg")
     assert len(whole) == len([*DATA.glob("*.wav"), *DATA.glob("evaluation/en-*.ogg")])
 
@@ -274,9 +274,9 @@ def test_two_workers_on_ray_do_the_same_and_survive_the_death_of_one(
     *_, error, summary = errors.splitlines()
     assert error.startswith(f"error: {tmp_path / 'bad.wav'}: is not audio")
     assert summary.startswith(f"{len(whole) + 1} files: {len(whole)} transcribed, 1 failed; ")
-    found = results(out)
-    assert found.pop("bad.wav")["error"].startswith(f"{tmp_path / 'bad.wav'}: is not audio")
-    assert found == whole
+    stored = results(out)
+    assert stored.pop("bad.wav")["error"].startswith(f"{tmp_path / 'bad.wav'}: is not audio")
+    assert stored == whole
     assert ray_workers(running.pid) == []
 
 
@@ -323,18 +323,18 @@ def test_a_killed_run_keeps_the_finished_segments_of_a_long_recording(
         wait(lambda: segments.exists() and segments.read_bytes().count(b"\n") >= 5, running)
         os.killpg(running.pid, signal.SIGKILL)
     assert out.read_bytes() == b""
-    kept = segments.read_bytes().count(b"\n")
-    heard: list[Any] = []
+    stored = segments.read_bytes().count(b"\n")
+    decoded: list[Any] = []
     decode = Qwen3AsrEngine._result
 
-    def counted(*given: Any) -> Any:
-        heard.append(given)
-        return decode(*given)
+    def counted(*arguments: Any) -> Any:
+        decoded.append(arguments)
+        return decode(*arguments)
 
     monkeypatch.setattr(Qwen3AsrEngine, "_result", counted)
     assert run(*arguments).exit_code == 0
     resumed = json.loads(out.read_text())
-    assert len(heard) <= len(resumed["segments"]) - kept + 1  # one line may be torn
+    assert len(decoded) <= len(resumed["segments"]) - stored + 1  # one line may be torn
     assert not segments.exists()
     whole = tmp_path / "whole.jsonl"
     assert run(tmp_path / "long.flac", "--out", whole, "--max-batch", "2").exit_code == 0

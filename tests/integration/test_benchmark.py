@@ -25,29 +25,29 @@ AUDIO = str(DATA / "en-1.wav")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def benchmark_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Standard output of a small benchmark, and the folder with its files."""
     folder = tmp_path_factory.mktemp("benchmark")
-    asked = ["--seconds", "2,0.5", "--batch", "1,2", "--runs", "2", "--new-tokens", "6", "--audio", AUDIO]
+    options = ["--seconds", "2,0.5", "--batch", "1,2", "--runs", "2", "--new-tokens", "6", "--audio", AUDIO]
     files = ["--json", str(folder / "x.json"), "--html", str(folder / "x.html")]
-    result = CliRunner().invoke(app, ["benchmark", "--model", str(ARTIFACT), *asked, *files])
+    result = CliRunner().invoke(app, ["benchmark", "--model", str(ARTIFACT), *options, *files])
     assert result.exit_code == 0, result.output
     assert not result.stderr
     return result.stdout, folder
 
 
 @pytest.fixture(scope="module")
-def report(made: tuple[str, Path]) -> Report:
-    return msgspec.json.decode((made[1] / "x.json").read_bytes(), type=Report, strict=True)
+def report(benchmark_run: tuple[str, Path]) -> Report:
+    return msgspec.json.decode((benchmark_run[1] / "x.json").read_bytes(), type=Report, strict=True)
 
 
 def test_every_configuration_is_measured(report: Report) -> None:
-    found = report.configurations
-    assert [(each.seconds, each.batch, each.clips) for each in found] == [
+    measured = report.configurations
+    assert [(each.seconds, each.batch, each.clips) for each in measured] == [
         (0.5, 1, 1), (0.5, 2, 2), (2.0, 1, 1), (2.0, 2, 2),
     ]  # fmt: skip
     assert not report.failures
-    for each in found:
+    for each in measured:
         assert each.tokens.generated == 6 * each.clips
         assert each.tokens.steps == 5
         assert each.total.low <= each.total.median <= each.total.high
@@ -65,9 +65,9 @@ def test_every_configuration_is_measured(report: Report) -> None:
     assert report.model.bytes == open_artifact(ARTIFACT).size
 
 
-def test_the_schema_is_stable(made: tuple[str, Path]) -> None:
+def test_the_schema_is_stable(benchmark_run: tuple[str, Path]) -> None:
     """Names that readers of the file rely on."""
-    data = json.loads((made[1] / "x.json").read_text())
+    data = json.loads((benchmark_run[1] / "x.json").read_text())
     assert data["kind"] == "benchmark"
     assert data["schema_version"] == 1
     assert set(data) == {
@@ -82,8 +82,8 @@ def test_the_schema_is_stable(made: tuple[str, Path]) -> None:
     assert data["settings"]["new_tokens"] == "6"
 
 
-def test_the_table_has_a_row_for_each(made: tuple[str, Path]) -> None:
-    lines = made[0].splitlines()
+def test_the_table_has_a_row_for_each(benchmark_run: tuple[str, Path]) -> None:
+    lines = benchmark_run[0].splitlines()
     (head,) = (index for index, line in enumerate(lines) if line.split()[:2] == ["clip", "batch"])
     assert [line.split()[:3] for line in lines[head + 1 :]] == [
         ["0.5", "s", "1"], ["0.5", "s", "2"], ["2", "s", "1"], ["2", "s", "2"],
@@ -91,8 +91,8 @@ def test_the_table_has_a_row_for_each(made: tuple[str, Path]) -> None:
     assert len({len(line) for line in lines[head:]}) == 1
 
 
-def test_the_page_is_self_contained(made: tuple[str, Path]) -> None:
-    document = (made[1] / "x.html").read_text(encoding="utf-8")
+def test_the_page_is_self_contained(benchmark_run: tuple[str, Path]) -> None:
+    document = (benchmark_run[1] / "x.html").read_text(encoding="utf-8")
     reader = read(document)
     assert "http:" not in document
     assert "https:" not in document
@@ -117,7 +117,7 @@ def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
 def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
     """What it does not have is not shown as 0, nor held against a limit."""
     none = {"per_token": None, "step": None}
-    made = [
+    configurations = [
         msgspec.structs.replace(
             each,
             stages={name: spread for name, spread in each.stages.items() if name != "prefill"},
@@ -129,11 +129,11 @@ def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
     ]
     assert report.limits
     limits = Limits(report.limits.rates, Work(integer_products=True, encoder_operations=1e6))
-    changed = msgspec.structs.replace(report, configurations=made, limits=limits)
-    for said in (" ".join(read(as_page(changed)).text), as_table(changed)):
-        assert "decoding" in said
+    changed = msgspec.structs.replace(report, configurations=configurations, limits=limits)
+    for document in (" ".join(read(as_page(changed)).text), as_table(changed)):
+        assert "decoding" in document
         for absent in ("prefill", "per token", "steps", "keys and values", "None"):
-            assert absent not in said
+            assert absent not in document
     assert ">50.0 %<" in as_page(changed)
     shown = as_page(report)
     for present in ("prefill", "per token", "steps", "keys and values"):
@@ -197,17 +197,17 @@ def test_a_folder_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_configuration_that_dies_does_not_stop_the_others(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process is killed, as if memory had run out; the rest is reported, and the exit code is 2."""
     assert report.limits is not None
-    found, limits = report.configurations[0], report.limits
+    configuration, limits = report.configurations[0], report.limits
 
     def child(job: Job) -> bytes:
         if isinstance(job, MeasureJob) and job.batch == 2:
             raise benchmark._failed(-9, b"")
-        answers: dict[type, Any] = {MeasureJob: found, WorkJob: limits.work, RatesJob: limits.rates}
+        answers: dict[type, Any] = {MeasureJob: configuration, WorkJob: limits.work, RatesJob: limits.rates}
         return msgspec.json.encode(answers[type(job)])
 
     monkeypatch.setattr(benchmark, "_child", child)
-    asked = ["--seconds", "0.5", "--batch", "1,2", "--runs", "1", "--new-tokens", "2"]
-    result = CliRunner().invoke(app, ["benchmark", "--audio", AUDIO, *asked])
+    options = ["--seconds", "0.5", "--batch", "1,2", "--runs", "1", "--new-tokens", "2"]
+    result = CliRunner().invoke(app, ["benchmark", "--audio", AUDIO, *options])
     assert result.exit_code == 2
     assert (
         "failed: 0.5 s, batch 2: the measuring process was ended by SIGKILL; memory may have run out" in result.stdout

@@ -157,14 +157,14 @@ def test_a_manifest_of_a_newer_schema(tmp_path: Path) -> None:
 def test_providers_says_what_is_here_and_how_to_get_the_rest() -> None:
     result = run("providers")
     assert (result.exit_code, result.stderr) == (0, "")
-    said = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith("8 bits"))
-    assert said["cpu"] == "in this onnxruntime"
-    assert said["onnxruntime"] == ort.__version__
-    assert said["machine"].endswith("cores for this process")
-    assert said["device"].startswith("CPUExecutionProvider: CPU")
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith("8 bits"))
+    assert lines["cpu"] == "in this onnxruntime"
+    assert lines["onnxruntime"] == ort.__version__
+    assert lines["machine"].endswith("cores for this process")
+    assert lines["device"].startswith("CPUExecutionProvider: CPU")
     for name, how in (("directml", "pip install onnxruntime-directml"), ("cuda", "pip install 'onnxruntime-gpu")):
-        assert (said[name] == "in this onnxruntime") == (name in available_providers())
-        assert said[name] == "in this onnxruntime" or how in said[name]
+        assert (lines[name] == "in this onnxruntime") == (name in available_providers())
+        assert lines[name] == "in this onnxruntime" or how in lines[name]
 
 
 def test_info() -> None:
@@ -181,13 +181,13 @@ def test_info() -> None:
         "Russian words",
     ):
         assert part in result.stdout
-    told = json.loads(run("info", "--model", ARTIFACT, "--format", "json").stdout)
-    assert (told["family"], told["source"]["parameters"], told["capabilities"]["context"]) == (
+    described = json.loads(run("info", "--model", ARTIFACT, "--format", "json").stdout)
+    assert (described["family"], described["source"]["parameters"], described["capabilities"]["context"]) == (
         "qwen3-asr",
         5441920,
         True,
     )
-    assert told["bytes"] == sum(path.stat().st_size for path in ARTIFACT.iterdir() if path.name != "manifest.json")
+    assert described["bytes"] == sum(path.stat().st_size for path in ARTIFACT.iterdir() if path.name != "manifest.json")
     assert run("info", ARTIFACT, "--model", ARTIFACT).exit_code == 2
 
 
@@ -290,17 +290,18 @@ def test_importing_the_runtime_pulls_in_nothing_heavy() -> None:
 
 def test_nothing_is_written_at_home_and_nothing_is_reported(tmp_path: Path) -> None:
     """ONNX Runtime's reports begin with a folder there; asked for, they are made, or this test would prove nothing."""
-    for asked, found in ({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True):
-        home = tmp_path / str(found)
+    for environment, exists in ({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True):
+        home = tmp_path / str(exists)
         home.mkdir()
         subprocess.run(
             [sys.executable, "-m", "runtime", "transcribe", DATA / "en-1.wav"],
-            env={"PATH": os.environ["PATH"], "HOME": str(home)} | asked,  # (it reports nothing in CI, by its variables)
+            env={"PATH": os.environ["PATH"], "HOME": str(home)}
+            | environment,  # (it reports nothing in CI, by its variables)
             cwd=REPOSITORY,
             check=True,
             capture_output=True,
         )
-        assert any(home.rglob("*onnxruntime*")) == found
+        assert any(home.rglob("*onnxruntime*")) == exists
 
 
 def test_a_closed_pipe_leaves_no_traceback() -> None:
@@ -417,11 +418,11 @@ def test_evaluate_tells_the_language_of_the_option(tmp_path: Path) -> None:
     shutil.copy(DATA / "en-1.wav", tmp_path / "a.wav")
     (tmp_path / "a.txt").write_text("It was very quiet in Madrid.", encoding="utf-8")
     command: list[str | Path] = ["evaluate", "--data", tmp_path, "--language", "ru", "--format", "json"]
-    (heard,) = json.loads(run(*command).stdout)["scores"]
-    (told,) = json.loads(run(*command, "--force-language").stdout)["scores"]
-    assert heard["language"] == told["language"] == "Russian"
-    assert heard["rate"] == 0
-    assert told["rate"] > 0.5
+    (detected,) = json.loads(run(*command).stdout)["scores"]
+    (forced,) = json.loads(run(*command, "--force-language").stdout)["scores"]
+    assert detected["language"] == forced["language"] == "Russian"
+    assert detected["rate"] == 0
+    assert forced["rate"] > 0.5
 
 
 @pytest.mark.parametrize(

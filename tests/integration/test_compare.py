@@ -73,11 +73,11 @@ def test_the_cpu_is_the_reference_and_all_nodes_run_on_it(compared: Comparison, 
 
 def test_the_report_has_every_provider(compared: Comparison) -> None:
     text, page = as_text(compared), as_page(compared)
-    for said in (text, page):
+    for report in (text, page):
         for outcome in compared.outcomes:
-            assert outcome.provider in said
-        assert "SIGABRT" in said
-        assert "409" in said
+            assert outcome.provider in report
+        assert "SIGABRT" in report
+        assert "409" in report
     assert "<script" not in page
     assert page.count("<svg") == 4
     failed = msgspec.structs.replace(compared, outcomes=[Outcome("cuda", error="not here")])
@@ -125,7 +125,7 @@ def test_cpu_and_openvino_for_real(float_artifact: Path, tmp_path: Path) -> None
         assert total(openvino, role) <= total(cpu, role)  # OpenVINO folds more constants, and adds no node
     assert openvino.placement["decoder"]["cpu"]["GroupQueryAttention"] == 4
     # Float32 where the graph is: bfloat16, which OpenVINO takes unasked, is off by 0.04.
-    assert all(0 < found.relative < 0.02 for found in openvino.differences.values())
+    assert all(0 < difference.relative < 0.02 for difference in openvino.differences.values())
     assert openvino.differences["decoder"].same_choices == 1.0
     assert openvino.texts == cpu.texts
     assert comparison.outcomes[1].first_difference is None
@@ -138,18 +138,18 @@ def test_a_quantized_model_beside_its_float32_parent(float_artifact: Path) -> No
     (outcome,) = comparison.outcomes
     assert outcome.measured is not None
     assert comparison.reference == "qwen3-asr-tiny on the CPU"
-    assert all(1e-4 < found.relative < 0.2 for found in outcome.measured.differences.values())
+    assert all(1e-4 < difference.relative < 0.2 for difference in outcome.measured.differences.values())
     assert outcome.word_errors == 0
 
 
 def test_the_work_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference, the same against itself, in fixed windows, and on a provider that is not here."""
-    asked, result, outputs = tmp_path / "request.json", tmp_path / "result.json", str(tmp_path / "reference.npz")
+    request_path, result, outputs = tmp_path / "request.json", tmp_path / "result.json", str(tmp_path / "reference.npz")
 
     def work(provider: str, reference: str | None, audio: Path = AUDIO[0]) -> int:
         request = Request(str(ARTIFACT), [provider], [str(audio)], 1, 1, None, outputs, reference)
-        asked.write_bytes(msgspec.json.encode(request))
-        return provider_run.main(asked, result)
+        request_path.write_bytes(msgspec.json.encode(request))
+        return provider_run.main(request_path, result)
 
     assert work("cpu", None) == 0
     assert work("cpu", outputs) == 0

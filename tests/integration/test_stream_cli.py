@@ -52,12 +52,12 @@ class Script:
         self.fed: dict[int, list[Event]] = {}
         self.last: list[Event] = []
         self.pieces: list[npt.NDArray[Any]] = []
-        self.asked: tuple[Any, ...] = ()
+        self.arguments: tuple[Any, ...] = ()
         self.on_feed: Callable[[], object] = lambda: None
         self.on_finish: Callable[[], object] = lambda: None
 
     def open(self, _transcriber: Transcriber, language: str | None, context: str, **options: Any) -> Script:
-        self.asked, self.pieces = (language, context, options), []
+        self.arguments, self.pieces = (language, context, options), []
         return self
 
     def feed(self, samples: npt.NDArray[Any]) -> list[Event]:
@@ -72,19 +72,22 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    made = Script()
-    made.fed = {
+    script = Script()
+    script.fed = {
         2: [speech(0)],
         5: [partial(0, "", "It wash")],
         7: [partial(0, "It was", " very")],
         8: [final(0, "It was very quiet."), speech(1)],
         9: [final(1, " ")],
     }
-    made.last = [final(2, "In <Madrid>.\nAnd")]
+    script.last = [final(2, "In <Madrid>.\nAnd")]
     monkeypatch.setattr(
-        Transcriber, "stream", lambda self, *asked, **options: made.open(self, *asked, **options), raising=False
+        Transcriber,
+        "stream",
+        lambda self, *arguments, **options: script.open(self, *arguments, **options),
+        raising=False,
     )
-    return made
+    return script
 
 
 class TestScripted:
@@ -136,16 +139,16 @@ class TestScripted:
     def test_options_reach_the_stream(self, script: Script) -> None:
         run(SPOKEN)
         defaults = {"sample_rate": 16_000, "interval": 1.0, "pause": 0.8, "stable": True}
-        assert script.asked[:2] == (None, "")
-        assert script.asked[2] == defaults
+        assert script.arguments[:2] == (None, "")
+        assert script.arguments[2] == defaults
         run(
             *("-", "--raw-rate", "8000", "--language", "ru", "--context", "Kris"),
             *("--interval", "0.5", "--pause", "1.5", "--no-stable"),
             stdin=bytes(1000),
         )
-        told = {"sample_rate": 8_000, "interval": 0.5, "pause": 1.5, "stable": False}
-        assert script.asked[:2] == ("Russian", "Kris")
-        assert script.asked[2] == told
+        expected = {"sample_rate": 8_000, "interval": 0.5, "pause": 1.5, "stable": False}
+        assert script.arguments[:2] == ("Russian", "Kris")
+        assert script.arguments[2] == expected
 
     def test_figures_are_one_line_of_standard_error(self, script: Script) -> None:
         result = run(SPOKEN, "--stats")
@@ -254,7 +257,7 @@ class TestMicrophone:
     def test_another_rate_is_told_to_the_stream(self, sounddevice: FakeSounddevice, script: Script) -> None:
         sounddevice.accepted = {(44_100, 1)}
         assert run("--device", "2").stderr == "listening to Headset at 44100 Hz; Ctrl-C ends\n"
-        assert script.asked[2]["sample_rate"] == 44_100
+        assert script.arguments[2]["sample_rate"] == 44_100
 
     def test_lost_audio_is_said(self, sounddevice: FakeSounddevice, script: Script) -> None:
         def lose() -> None:
@@ -395,9 +398,9 @@ class TestSmallModel:
             assert segment["result"]["text"].startswith(event["stable"])
         assert any(event["stable"] for event in partials)
         unstable = run(DATA / "ru-3.wav", "--format", "json", "--no-stable")
-        told = [json.loads(line) for line in unstable.stdout.splitlines()]
-        assert any(event["type"] == "partial" for event in told)
-        assert not any(event.get("stable") for event in told)
+        events_without = [json.loads(line) for line in unstable.stdout.splitlines()]
+        assert any(event["type"] == "partial" for event in events_without)
+        assert not any(event.get("stable") for event in events_without)
 
     def test_a_process_tells_while_audio_still_comes(self) -> None:
         """Segments appear as soon as they are final, while the pipe stays open."""
