@@ -1,4 +1,4 @@
-"""``python -m runtime benchmark``: the report's structure, its page, and bad input as one sentence before any work."""
+"""``python -m runtime benchmark``: structure of the report, its page, errors before any measurement."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_configuration_is_measured(report: Report) -> None:
 
 
 def test_the_schema_is_stable(benchmark_run: tuple[str, Path]) -> None:
-    """Names that readers of the file rely on."""
+    """Names of fields that readers of the file use."""
     data = json.loads((benchmark_run[1] / "x.json").read_text())
     assert data["kind"] == "benchmark"
     assert data["schema_version"] == 1
@@ -103,7 +103,7 @@ def test_the_page_is_self_contained(benchmark_run: tuple[str, Path]) -> None:
         assert sum(name == text for text in reader.text) >= 3
 
 
-def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
+def test_hostile_names_and_messages_are_escaped(report: Report) -> None:
     model = msgspec.structs.replace(report.model, name=HOSTILE, recipe=HOSTILE)
     settings = msgspec.structs.replace(report.settings, audio=[HOSTILE])
     failures = [Failure(5.0, 1, HOSTILE)]
@@ -114,8 +114,8 @@ def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
     assert HOSTILE in as_table(changed)
 
 
-def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
-    """What it does not have is not shown as 0, nor held against a limit."""
+def test_a_ctc_model_has_no_prompt_and_no_steps(report: Report) -> None:
+    """The page leaves out the stages and limits that the model does not have."""
     none = {"per_token": None, "step": None}
     configurations = [
         msgspec.structs.replace(
@@ -140,8 +140,8 @@ def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
         assert present in shown
 
 
-def test_one_length_one_batch_and_nothing_at_all(report: Report) -> None:
-    """Lines need two places: otherwise there are bars."""
+def test_reports_with_one_configuration_and_with_none(report: Report) -> None:
+    """A line needs two points; with one there are bars."""
     one = msgspec.structs.replace(report, configurations=report.configurations[:1])
     assert read(as_page(one)).counts.get("polyline", 0) == 0
     failed = msgspec.structs.replace(
@@ -171,7 +171,7 @@ def test_one_length_one_batch_and_nothing_at_all(report: Report) -> None:
         (["--html", "x", "--json", "./x"], "--json and --html are the same file"),
     ],
 )
-def test_bad_input_is_one_sentence_before_any_work(
+def test_bad_input_is_one_sentence_before_any_measurement(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def no_work(*_: Any) -> Any:
@@ -187,7 +187,7 @@ def test_bad_input_is_one_sentence_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_without_write_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     result = CliRunner().invoke(app, ["benchmark", "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 2
@@ -195,17 +195,17 @@ def test_a_folder_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_configuration_that_dies_does_not_stop_the_others(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process is killed, as if memory had run out; the rest is reported, and the exit code is 2."""
+    """One process is killed as if out of memory; the other results are reported, and the exit code is 2."""
     assert report.limits is not None
     configuration, limits = report.configurations[0], report.limits
 
     def child(job: Job) -> bytes:
         if isinstance(job, MeasureJob) and job.batch == 2:
-            raise benchmark._failed(-9, b"")
+            raise benchmark._failure(-9, b"")
         answers: dict[type, Any] = {MeasureJob: configuration, WorkJob: limits.work, RatesJob: limits.rates}
         return msgspec.json.encode(answers[type(job)])
 
-    monkeypatch.setattr(benchmark, "_child", child)
+    monkeypatch.setattr(benchmark, "_run_job", child)
     options = ["--seconds", "0.5", "--batch", "1,2", "--runs", "1", "--new-tokens", "2"]
     result = CliRunner().invoke(app, ["benchmark", "--audio", AUDIO, *options])
     assert result.exit_code == 2
@@ -217,13 +217,13 @@ def test_a_configuration_that_dies_does_not_stop_the_others(report: Report, monk
 
 
 def test_why_a_process_failed() -> None:
-    assert str(benchmark._failed(1, b"Traceback\nValueError: x\n")) == "ValueError: x"
-    assert str(benchmark._failed(1, b"")) == "the measuring process ended with exit code 1 and no result"
-    assert str(benchmark._failed(-15, b"noise")) == "the measuring process was ended by SIGTERM"
+    assert str(benchmark._failure(1, b"Traceback\nValueError: x\n")) == "ValueError: x"
+    assert "exit code 1" in str(benchmark._failure(1, b""))
+    assert str(benchmark._failure(-15, b"noise")).endswith("SIGTERM")
 
 
 def test_a_model_that_cannot_start_is_one_sentence(tmp_path: Path) -> None:
-    """The manifest is right, but the graph is none: that is known only when a session is made."""
+    """The manifest is valid by itself but does not fit the graphs."""
     broken = tmp_path / "model"
     shutil.copytree(ARTIFACT, broken)
     manifest = json.loads((broken / "manifest.json").read_text())

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from runtime import Transcript
-from runtime.batch import Job, BatchSettings, open_output
+from runtime.batch import BatchSettings, Job, open_output
 from runtime.batch.output import ERRORS, JOURNAL
 from runtime.errors import OptionError, OutputError
 from runtime.results import Timings, TokenCounts

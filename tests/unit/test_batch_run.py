@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from runtime import Transcriber, Transcript
 from runtime.batch import (
-    Job,
     BatchSettings,
+    Job,
     Result,
     Summary,
     check_options,
@@ -25,7 +25,7 @@ from runtime.batch import (
     transcribe_jobs,
 )
 from runtime.batch.ray_engine import Ledger, Worker, WorkerOptions, block_size, cores_each, ray_engine
-from runtime.batch.run import RequestedOption, OnProgress, requests
+from runtime.batch.run import OnProgress, RequestedOption, requests
 from runtime.cli.common import parse_bytes
 from runtime.errors import OptionError, PackageMissingError
 from runtime.ort.providers import AskedProviders

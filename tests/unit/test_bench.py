@@ -227,9 +227,9 @@ def run_child(
 
 def test_jobs_and_results_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = str(DATA / "en-1.wav")
-    code, output, _ = run_child(WorkJob(str(ARTIFACT), clip), monkeypatch)
+    _, output, _ = run_child(WorkJob(str(ARTIFACT), clip), monkeypatch)
     assert msgspec.json.decode(output, type=Work).cache_bytes
-    code, output, _ = run_child(MeasureJob(SETUP, clip, 2.0, batch=1, runs=1, new_tokens=2), monkeypatch)
+    _, output, _ = run_child(MeasureJob(SETUP, clip, 2.0, batch=1, runs=1, new_tokens=2), monkeypatch)
     assert msgspec.json.decode(output, type=Configuration).tokens.generated == 2
     job = MeasureJob(SETUP, "missing.wav", 2.0, batch=1, runs=1)
     assert run_child(job, monkeypatch) == (2, b"", "missing.wav: no such file\n")
