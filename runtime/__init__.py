@@ -1,4 +1,4 @@
-"""Speech recognition with ONNX Runtime: no torch, no transformers.
+"""Speech recognition with ONNX Runtime, without torch and transformers.
 
 from runtime import Transcriber
 
@@ -9,7 +9,7 @@ print(transcript.text)
 
 from __future__ import annotations
 
-import runtime.telemetry  # noqa: F401 (first: before anything imports ONNX Runtime)
+import runtime.telemetry  # noqa: F401 (must come before the first import of ONNX Runtime)
 from runtime.errors import AsrError
 from runtime.model.artifact import Artifact, open_artifact
 from runtime.model.manifest import Manifest

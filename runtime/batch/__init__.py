@@ -1,28 +1,28 @@
-"""Many files: what to work on, an engine here or on Ray, results that survive a kill.
+"""Transcribe many files in this process or on Ray, with results that survive a kill.
 
 jobs = find_jobs(["recordings/"])
-output = open_output(Path("out.jsonl"), None, made_by)
-transcribe_jobs(output.pending(jobs), local_engine(transcriber, made_by, log), output, summary, ...)
+output = open_output(Path("out.jsonl"), None, settings)
+transcribe_jobs(output.pending(jobs), local_engine(transcriber, settings, log), output, summary, ...)
 """
 
 from __future__ import annotations
 
 from runtime.batch.inputs import Job, find_jobs
-from runtime.batch.journal import MadeBy
+from runtime.batch.journal import BatchSettings
 from runtime.batch.output import Output, open_output
-from runtime.batch.run import Engine, Result, Summary, check_asked, local_engine, options_asked, transcribe_jobs
+from runtime.batch.run import Engine, Result, Summary, check_options, local_engine, requested_options, transcribe_jobs
 
 __all__ = [
+    "BatchSettings",
     "Engine",
     "Job",
-    "MadeBy",
     "Output",
     "Result",
     "Summary",
-    "check_asked",
+    "check_options",
     "find_jobs",
     "local_engine",
     "open_output",
-    "options_asked",
+    "requested_options",
     "transcribe_jobs",
 ]

@@ -1,4 +1,4 @@
-"""What a batch works on: files, folders, patterns and manifests become a list of jobs with stable names."""
+"""Find the jobs of a batch from files, folders, patterns and manifests, and name them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ MANIFEST_SUFFIX = ".jsonl"
 class Job(msgspec.Struct, frozen=True):
     """One audio to transcribe.
 
-    ``id`` names its output and does not depend on what else is transcribed. ``language``, ``context`` and ``channel``
-    are what a manifest says; None leaves them to the whole batch. ``where`` is the input that named the audio, for
-    messages.
+    Attributes:
+        id: name of its output; does not depend on the other jobs.
+        audio: path of the audio.
+        language: language from a manifest; None: that of the batch.
+        context: context from a manifest; None: that of the batch.
+        channel: channel from a manifest, counted from 0; None: the mean of all.
+        where: the input that named the audio, for messages.
     """
 
     id: str
@@ -41,35 +45,37 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def find_jobs(inputs: Iterable[str]) -> list[Job]:
-    """Jobs of all ``inputs``, in their order; an audio that several of them name is transcribed once.
+    """Return the jobs of all ``inputs`` in their order, without duplicates.
 
-    An input is one of these, and its jobs are named after
+    An input is one of these:
 
-    - a file: its name;
-    - a folder, searched to its depth for audio files, hidden ones left out: the path below it;
-    - a pattern (``talks/**/*.wav``): the path below its part without wildcards. Only audio files are taken unless the
-      pattern itself ends in a suffix;
-    - a manifest (``.jsonl``), an object a line with ``audio`` (relative to the manifest) and where wanted ``id``,
-      ``language``, ``context`` and ``channel``: ``id``, or else ``audio`` as it is written.
+    - a file; its job is named by the file name;
+    - a folder, searched with its subfolders for audio files that are not hidden; jobs are named by the path below it;
+    - a pattern (``talks/**/*.wav``); jobs are named by the path below the part without wildcards. Only files with an
+      audio suffix match, unless the pattern itself ends in a suffix;
+    - a manifest (``.jsonl``), an object in each line with ``audio`` (relative to the manifest) and optionally ``id``,
+      ``language``, ``context`` and ``channel``; jobs are named by ``id``, or by ``audio`` if there is none.
 
-    Names of a folder or a pattern are sorted. An audio that a manifest names need not exist: that is found when its
-    turn comes.
+    Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist; its job fails later.
+
+    Args:
+        inputs: files, folders, patterns and manifests.
 
     Raises:
-        AudioNotFoundError: an input does not exist, or names no audio.
+        AudioNotFoundError: an input does not exist or has no audio.
         AudioInvalidError: a folder cannot be read.
-        DatasetInvalidError: a line of a manifest is malformed, has unknown keys or an id that cannot name a file.
+        DatasetInvalidError: a line of a manifest is malformed, has an unknown key or an id that cannot name a file.
         OptionError: two different audios have the same name.
     """
     jobs: dict[str, Job] = {}
-    seen: dict[tuple[str, str | None, str | None, int | None], str] = {}
-    for given in inputs:
-        for job in _jobs_of(given):
-            what = _identity(job)
-            if seen.setdefault(what, job.id) != job.id:
+    ids: dict[tuple[str, str | None, str | None, int | None], str] = {}
+    for text in inputs:
+        for job in _jobs_of(text):
+            identity = _identity(job)
+            if ids.setdefault(identity, job.id) != job.id:
                 continue
             other = jobs.setdefault(job.id, job)
-            if _identity(other) != what:
+            if _identity(other) != identity:
                 raise OptionError(_same_name(other, job))
     return list(jobs.values())
 
@@ -80,24 +86,24 @@ def _identity(job: Job) -> tuple[str, str | None, str | None, int | None]:
 
 def _same_name(first: Job, second: Job) -> str:
     if MANIFEST_SUFFIX in second.where:
-        return f"{second.where}: the id {second.id!r} is that of {first.where} already; give each its own `id`"
+        return f"{second.where}: the id {second.id!r} is already used by {first.where}; give each its own `id`"
     return (
-        f"{first.audio} and {second.audio} would both be named {second.id!r}; give the folder that holds both, a "
+        f"{first.audio} and {second.audio} would both be named {second.id!r}; give the folder that contains both, a "
         "quoted pattern, or a manifest with ids"
     )
 
 
-def _jobs_of(given: str) -> Iterator[Job]:
-    path = Path(given)
+def _jobs_of(text: str) -> Iterator[Job]:
+    path = Path(text)
     try:
         if path.is_dir():
-            return iter(_named(sorted(_audio_files(path)), path, given))
+            return iter(_named(sorted(_audio_files(path)), path, text))
         if path.exists():
             return (
-                _manifest(path) if path.suffix.lower() == MANIFEST_SUFFIX else iter(_named([path], path.parent, given))
+                _manifest(path) if path.suffix.lower() == MANIFEST_SUFFIX else iter(_named([path], path.parent, text))
             )
-        if glob.has_magic(given):
-            return iter(_matches(given))
+        if glob.has_magic(text):
+            return iter(_matches(text))
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise
@@ -105,14 +111,15 @@ def _jobs_of(given: str) -> Iterator[Job]:
     raise AudioNotFoundError(f"{path}: no such file or folder")
 
 
-def _named(files: list[Path], base: Path, given: str) -> list[Job]:
+def _named(files: list[Path], base: Path, text: str) -> list[Job]:
+    """Return jobs for ``files``, named by their paths below ``base``; ``text`` is the input."""
     if not files:
-        raise AudioNotFoundError(f"{given}: holds no audio file (looked for {', '.join(sorted(AUDIO_SUFFIXES))})")
-    return [Job(_printable(file.relative_to(base).as_posix()), file, where=given) for file in files]
+        raise AudioNotFoundError(f"{text}: has no audio file (suffixes: {', '.join(sorted(AUDIO_SUFFIXES))})")
+    return [Job(_printable(file.relative_to(base).as_posix()), file, where=text) for file in files]
 
 
 def _printable(name: str) -> str:
-    """File names may hold bytes that are no UTF-8; names of outputs may not."""
+    """Replace the bytes of a file name that are not UTF-8, since names of outputs must be."""
     return name.encode(errors="replace").decode()
 
 
@@ -134,15 +141,15 @@ def _matches(pattern: str) -> list[Job]:
     parts = Path(pattern).parts
     wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     if ".." in parts[wild:]:
-        raise OptionError(f"{pattern}: leads up behind a wildcard; give the folder itself")
+        raise OptionError(f"{pattern}: has .. after a wildcard; give the folder itself")
     suffix = Path(parts[-1]).suffix
     explicit = bool(suffix) and not glob.has_magic(suffix)
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - which takes hidden files too
-    found = [path for path in map(Path, matches) if path.is_file()]
-    if not found:
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob matches hidden files too)
+    files = [path for path in map(Path, matches) if path.is_file()]
+    if not files:
         raise AudioNotFoundError(f"{pattern}: no file matches")
-    taken = [path for path in found if explicit or path.suffix.lower() in AUDIO_SUFFIXES]
-    return _named(sorted(set(taken)), Path(*parts[:wild]), pattern)
+    audio = {path for path in files if explicit or path.suffix.lower() in AUDIO_SUFFIXES}
+    return _named(sorted(audio), Path(*parts[:wild]), pattern)
 
 
 def _manifest(path: Path) -> Iterator[Job]:
@@ -151,7 +158,7 @@ def _manifest(path: Path) -> Iterator[Job]:
     except UnicodeDecodeError as error:
         raise DatasetInvalidError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     jobs = []
-    # Only a line feed ends a line: JSON may hold the other separators.
+    # Only a line feed ends a line: JSON strings may contain the other separators.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -159,9 +166,9 @@ def _manifest(path: Path) -> Iterator[Job]:
         try:
             entry = msgspec.json.decode(line, type=_Line)
         except msgspec.DecodeError as error:
-            raise DatasetInvalidError(f"{where}: is malformed ({error}); mend it") from None
+            raise DatasetInvalidError(f"{where}: is malformed ({error}); correct it") from None
         if "\0" in entry.audio:
-            raise DatasetInvalidError(f"{where}: {entry.audio!r} is no path; mend it")
+            raise DatasetInvalidError(f"{where}: {entry.audio!r} is not a path; correct it")
         jobs.append(
             Job(
                 _checked_id(entry, where),
@@ -178,7 +185,11 @@ def _manifest(path: Path) -> Iterator[Job]:
 
 
 def _checked_id(entry: _Line, where: str) -> str:
-    """The line's id, or a name from its path: below a folder it becomes a path, so it must stay inside."""
+    """Return the line's id, or a name from its audio path.
+
+    Raises:
+        DatasetInvalidError: the name is not a relative path that stays inside the output folder.
+    """
     audio = PurePosixPath(entry.audio)
     name = entry.id
     if name is None:

@@ -1,4 +1,4 @@
-"""A file of JSON lines that survives being killed: appended to as work finishes, read again to go on."""
+"""A file of JSON lines that survives a kill: a batch appends its results to it and reads it to continue."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ import msgspec
 
 from runtime.errors import OutputError
 
-if sys.platform != "win32":  # which has no such lock: there nobody notices a second writer
+if sys.platform != "win32":  # Windows has no flock, so a second writer is not detected there
     import fcntl
 
-# Appended lines survive the process at once; to survive the machine they are synced, at most once in this time.
+# Appended lines survive the end of the process at once. To survive a crash of the machine they are synced to the disk,
+# at most once in this time.
 _SYNC_SECONDS = 1.0
-# How every line begins. What is cut away as a torn line must look like one of ours.
+# The beginning of every line. Only a last line that begins like this is removed as a torn one.
 _BEGINNING = b'{"id":"'
 
 
-class MadeBy(msgspec.Struct, frozen=True):
-    """What a transcript depends on besides the audio: the model, and what was asked of it.
+class BatchSettings(msgspec.Struct, frozen=True):
+    """Everything besides the audio on which a transcript depends.
 
-    The first five are one for a whole output. Threads and the rows decoded together are no part of it, nor is the
-    engine: they decide how fast it goes.
+    The first five fields are the same for a whole output. Threads, batch size and engine are not among the fields,
+    since they only change the speed.
+
+    Attributes:
+        model: name of the model.
+        manifest_sha256: hash of the model's manifest.
+        provider: execution providers, as text.
+        segment_seconds: longest segment; None: the model's default.
+        vad: whether only detected speech is transcribed.
+        language: English name of the language; None: detected.
+        context: text that guides the spelling.
+        channel: channel of the audio; None: the mean of all.
     """
 
     model: str
@@ -39,11 +50,19 @@ class MadeBy(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line: what became of one audio. ``file`` is where its text lies, ``error`` why there is none."""
+    """A line of a journal: the result of one audio.
+
+    Attributes:
+        id: id of the job.
+        audio: absolute path of the audio.
+        batch: settings of the result.
+        file: file of the transcript in an output folder; None in a file of JSON lines.
+        error: why there is no transcript; None if there is one.
+    """
 
     id: str
     audio: str
-    batch: MadeBy
+    batch: BatchSettings
     file: str | None = None
     error: str | None = None
 
@@ -53,7 +72,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """What is there once: a file where there are files, otherwise an id."""
+        """Key that is unique in a journal: ``file`` if there is one, otherwise ``id``."""
         return self.file or self.id
 
 
@@ -61,18 +80,21 @@ class Journal:
     """An open journal, locked against a second writer.
 
     Attributes:
-        entries: the last line of each key, as far as it is not forgotten.
+        path: path of the file.
+        entries: the last line of each key.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create ``path`` and read what it holds; a torn last line (a kill, a full disk) is cut away.
+        """Open or create ``path`` and read its lines. A torn last line (a kill, a full disk) is removed.
 
         Raises:
-            OutputError: it cannot be opened, another process writes to it, or it holds lines that are not a batch's.
+            OutputError: the file cannot be opened.
+            OutputError: another process writes to it.
+            OutputError: a line was not written by a batch.
         """
         self.path = path
         self.entries: dict[str, Entry] = {}
-        self._makers: dict[MadeBy, MadeBy] = {}
+        self._settings: dict[BatchSettings, BatchSettings] = {}
         self._synced = time.monotonic()
         self._file = self._open()
         try:
@@ -82,7 +104,11 @@ class Journal:
             raise
 
     def append(self, line: bytes) -> None:
-        """Write one line, an :class:`Entry` with whatever else it holds, and note it."""
+        """Write one line: the JSON of an :class:`Entry`, possibly with more fields.
+
+        Raises:
+            OutputError: the line cannot be written.
+        """
         data = memoryview(line + b"\n")
         try:
             while data:
@@ -92,32 +118,40 @@ class Journal:
                 self._synced = time.monotonic()
         except OSError as error:
             raise cannot_write(self.path, error) from None
-        self._note(msgspec.json.decode(line, type=Entry))
+        self._add(msgspec.json.decode(line, type=Entry))
 
-    def _note(self, entry: Entry) -> None:
-        # One value for the many lines that were made alike: a hundred thousand of them stay small.
-        batch = self._makers.setdefault(entry.batch, entry.batch)
+    def _add(self, entry: Entry) -> None:
+        # Entries with equal settings share one value, so that a hundred thousand entries stay small.
+        batch = self._settings.setdefault(entry.batch, entry.batch)
         self.entries[entry.key] = msgspec.structs.replace(entry, batch=batch)
 
-    def forget(self, which: Callable[[Entry], bool]) -> None:
-        """Remove the lines that ``which`` is true of. The file is replaced whole, or left alone."""
-        if not any(map(which, self.entries.values())):
+    def remove(self, matches: Callable[[Entry], bool]) -> None:
+        """Remove the lines for which ``matches`` is true. The file is replaced atomically.
+
+        Raises:
+            OutputError: the new file cannot be written; the old one is unchanged.
+        """
+        if not any(map(matches, self.entries.values())):
             return
         temporary = self.path.with_name(f".{self.path.name}.part")
         try:
-            with self.path.open("rb") as lines, temporary.open("wb") as kept:
-                kept.writelines(line for line in lines if not which(msgspec.json.decode(line, type=Entry)))
-                kept.flush()
-                os.fsync(kept.fileno())
+            with self.path.open("rb") as lines, temporary.open("wb") as stream:
+                stream.writelines(line for line in lines if not matches(msgspec.json.decode(line, type=Entry)))
+                stream.flush()
+                os.fsync(stream.fileno())
             os.replace(temporary, self.path)
         except OSError as error:
             raise cannot_write(self.path, error) from None
         os.close(self._file)
         self._file = self._open()
-        self.entries = {key: entry for key, entry in self.entries.items() if not which(entry)}
+        self.entries = {key: entry for key, entry in self.entries.items() if not matches(entry)}
 
     def close(self) -> None:
-        """Bring what was appended to the disk."""
+        """Sync the file to the disk and close it.
+
+        Raises:
+            OutputError: the file cannot be synced.
+        """
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -141,7 +175,7 @@ class Journal:
         return file
 
     def _read(self) -> None:
-        whole = 0
+        size = 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
@@ -152,12 +186,12 @@ class Journal:
                     raise OutputError(
                         f"{self.path}: line {number} was not written by batch; give another --out"
                     ) from None
-                if not line.endswith(b"\n"):  # the line is whole, but for its end
+                if not line.endswith(b"\n"):  # only the line feed is missing
                     break
-                self._note(entry)
-                whole += len(line)
-        if whole < os.fstat(self._file).st_size:
-            os.ftruncate(self._file, whole)
+                self._add(entry)
+                size += len(line)
+        if size < os.fstat(self._file).st_size:
+            os.ftruncate(self._file, size)
 
 
 def _is_torn(line: bytes) -> bool:
@@ -169,6 +203,6 @@ def _is_torn(line: bytes) -> bool:
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The same in one sentence."""
+    """Return an error with the reason of ``error`` in one sentence."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return OutputError(f"{path}: cannot be written ({reason}); mend that, or give another --out")
+    return OutputError(f"{path}: cannot be written ({reason}); correct that, or give another --out")

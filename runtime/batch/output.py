@@ -1,4 +1,4 @@
-"""Where a batch's results go, one by one as they finish: lines of one file, or a file each."""
+"""Outputs of a batch: one file of JSON lines, or a folder with a file for each audio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.journal import Entry, Journal, MadeBy, cannot_write
+from runtime.batch.journal import BatchSettings, Entry, Journal, cannot_write
 from runtime.errors import OptionError, OutputError
 from runtime.results import Transcript
 from runtime.writers import FORMATS, as_json
@@ -20,14 +20,18 @@ JSON_LINES = ".jsonl"
 JOURNAL = ".batch.jsonl"
 ERRORS = "errors.jsonl"
 SEGMENTS = ".segments.jsonl"
-_WAYS_OUT = "give another --out, or --restart to throw away what is there"
+_REMEDY = "give another --out, or --restart to delete the earlier results"
+# Names of the settings in messages.
 _NAMES = {"manifest_sha256": "the model's manifest", "segment_seconds": "segment seconds", "vad": "voice activity"}
 
 
 class Output(Protocol):
-    """Results that are kept. A run that is killed loses what was in flight; the next goes on after the rest.
+    """Storage of results. A killed run loses only the files it was working on; the next run continues after the others.
 
-    ``segments_path`` is where finished segments of unfinished files may be kept meanwhile.
+    Attributes:
+        path: the file or folder.
+        errors_path: the file with the errors.
+        segments_path: file for finished segments of unfinished files.
     """
 
     path: Path
@@ -35,129 +39,139 @@ class Output(Protocol):
     segments_path: Path
 
     def pending(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs that are not finished: new ones, and those that failed.
+        """Return the jobs without a transcript: new ones and failed ones.
 
         Raises:
-            OutputError: what is there was made of other audio, by another model or with other options.
+            OutputError: a result is of other audio, or was written by another model or with other settings.
         """
 
     def add(self, job: Job, transcript: Transcript) -> None:
-        """Keep a transcript."""
+        """Store a transcript.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
 
     def fail(self, job: Job, message: str) -> None:
-        """Keep the reason why there is none."""
+        """Store the reason why a job has no transcript.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Sync everything to the disk.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
 
 
-def open_output(out: Path, format: str | None, made_by: MadeBy, *, restart: bool = False) -> Output:
-    """The output at ``out``: a file of JSON lines if its name ends in ``.jsonl``, otherwise a folder.
+def open_output(out: Path, format: str | None, settings: BatchSettings, *, restart: bool = False) -> Output:
+    """Open the output at ``out``: a file of JSON lines if its name ends in ``.jsonl``, otherwise a folder.
 
     Args:
-        out: where; a folder is created, a file's folder is not.
-        format: of a folder's files, a key of :data:`runtime.writers.FORMATS`; ``json`` by default.
-        made_by: what all results depend on; those there already must agree.
-        restart: throw away what a batch put there before.
+        out: file or folder. A folder is created if it does not exist; the folder of a file must exist.
+        format: format of the files in a folder, a key of :data:`runtime.writers.FORMATS`; None: ``json``.
+        settings: settings of all results. Existing results must have the same.
+        restart: delete the results of earlier batches.
 
     Raises:
-        OptionError: the name and the format do not fit together.
-        OutputError: it cannot be written, or holds something else.
+        OptionError: ``format`` is not possible for a file of JSON lines.
+        OptionError: ``out`` is a single file of another type, or its folder does not exist.
+        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` has results with other settings, or was not written by a batch.
     """
     if out.suffix.lower() == JSON_LINES:
         if format not in (None, "json"):
-            raise OptionError(f"{out}: holds lines of JSON; for {format} give a folder to --out")
+            raise OptionError(f"{out}: contains lines of JSON; for {format} give a folder to --out")
         if out.is_dir() or not out.parent.is_dir():
             raise OptionError(f"{out}: cannot be written; give a file in a folder that exists")
-        return JsonLines(out, made_by, restart=restart)
+        return JsonLines(out, settings, restart=restart)
     if out.is_file() or (out.suffix[1:].lower() in FORMATS and not out.is_dir()):
-        raise OptionError(f"{out}: is no place for many results; give a folder, or a file that ends in {JSON_LINES}")
-    return Folder(out, format or "json", made_by, restart=restart)
+        raise OptionError(f"{out}: cannot store many results; give a folder, or a file that ends in {JSON_LINES}")
+    return Folder(out, format or "json", settings, restart=restart)
 
 
 class JsonLines:
-    """One file, a line an audio: ``id``, ``audio``, what made it (``batch``), and the transcript or an ``error``."""
+    """One file with a line for each audio: ``id``, ``audio``, settings (``batch``), and the transcript or ``error``."""
 
-    def __init__(self, path: Path, made_by: MadeBy, *, restart: bool = False) -> None:
+    def __init__(self, path: Path, settings: BatchSettings, *, restart: bool = False) -> None:
         self.path = self.errors_path = path
         self.segments_path = path.with_name(f".{path.name}.segments")
-        self._made_by = made_by
+        self._settings = settings
         self._journal = Journal(path)
-        with _releasing(self._journal):
+        with _closed_on_error(self._journal):
             if restart:
-                self._journal.forget(lambda _: True)
-            check_made_alike(self._journal, made_by)
+                self._journal.remove(lambda _: True)
+            check_same_settings(self._journal, settings)
 
     def pending(self, jobs: Sequence[Job]) -> list[Job]:
-        """See :class:`Output`."""
-        left = [job for job in jobs if not self._finished(job)]
-        retried = {job.id for job in left}
-        self._journal.forget(lambda entry: entry.id in retried)
-        return left
+        unfinished = [job for job in jobs if not self._is_finished(job)]
+        retried = {job.id for job in unfinished}
+        self._journal.remove(lambda entry: entry.id in retried)
+        return unfinished
 
-    def _finished(self, job: Job) -> bool:
+    def _is_finished(self, job: Job) -> bool:
         entry = self._journal.entries.get(job.id)
-        return entry is not None and is_result_of(entry, job, self._made_by, self.path)
+        return entry is not None and is_result_of(entry, job, self._settings, self.path)
 
     def add(self, job: Job, transcript: Transcript) -> None:
-        """See :class:`Output`."""
-        line = as_json(transcript, id=job.id, audio=_audio(job), batch=made_for(job, self._made_by))
+        line = as_json(transcript, id=job.id, audio=_audio(job), batch=settings_of(job, self._settings))
         self._journal.append(line.encode())
 
     def fail(self, job: Job, message: str) -> None:
-        """See :class:`Output`."""
-        entry = Entry(job.id, _audio(job), made_for(job, self._made_by), error=_printable(message))
+        entry = Entry(job.id, _audio(job), settings_of(job, self._settings), error=_printable(message))
         self._journal.append(msgspec.json.encode(entry))
 
     def close(self) -> None:
-        """See :class:`Output`."""
         self._journal.close()
 
 
 class Folder:
-    """A folder with a file an audio, named by its id and the format; errors in ``errors.jsonl``.
+    """A folder with a file for each audio, named by its id and the format; errors are in ``errors.jsonl``.
 
-    A hidden journal says what made each file, so that a run never takes another's file for its own. A result is
-    written under a temporary name, entered into the journal and renamed: it is finished when both are there.
+    A hidden journal records the settings of each file, so that a run never mistakes another file for its own result.
+    A result is written under a temporary name, recorded in the journal and renamed; it is finished when both the entry
+    and the file exist.
     """
 
-    def __init__(self, path: Path, format: str, made_by: MadeBy, *, restart: bool = False) -> None:
+    def __init__(self, path: Path, format: str, settings: BatchSettings, *, restart: bool = False) -> None:
         self.path, self.errors_path, self.segments_path = path, path / ERRORS, path / SEGMENTS
         self._format = format
-        self._made_by = made_by
+        self._settings = settings
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(path, error) from None
         self._journal = Journal(path / JOURNAL)
-        with _releasing(self._journal):
+        with _closed_on_error(self._journal):
             if restart:
                 self._remove_results()
-            check_made_alike(self._journal, made_by)
+            check_same_settings(self._journal, settings)
 
     def _remove_results(self) -> None:
         for entry in self._journal.entries.values():
             if entry.file:
                 (self.path / entry.file).unlink(missing_ok=True)
         self.errors_path.unlink(missing_ok=True)
-        self._journal.forget(lambda _: True)
+        self._journal.remove(lambda _: True)
 
     def pending(self, jobs: Sequence[Job]) -> list[Job]:
-        """See :class:`Output`."""
-        left = [job for job in jobs if not self._finished(job)]
-        for job in left:
+        unfinished = [job for job in jobs if not self._is_finished(job)]
+        for job in unfinished:
             path = self._path(job)
             if self._file(job) not in self._journal.entries and path.exists():
                 raise OutputError(
                     f"{path}: exists, and this batch did not write it; move it away, or give another --out"
                 )
-        return left
+        return unfinished
 
-    def _finished(self, job: Job) -> bool:
+    def _is_finished(self, job: Job) -> bool:
         entry = self._journal.entries.get(self._file(job))
         return (
             entry is not None
-            and is_result_of(entry, job, self._made_by, self._journal.path)
+            and is_result_of(entry, job, self._settings, self._journal.path)
             and self._path(job).exists()
         )
 
@@ -168,21 +182,20 @@ class Folder:
         return self.path / self._file(job)
 
     def add(self, job: Job, transcript: Transcript) -> None:
-        """See :class:`Output`."""
         text = (
             as_json(transcript, id=job.id, audio=_audio(job)) + "\n"
             if self._format == "json"
             else FORMATS[self._format](transcript)
         )
         path = self._path(job)
-        temporary = path.with_name(f".{path.name}.part")  # a killed run's is overwritten by the next
+        temporary = path.with_name(f".{path.name}.part")  # the next run overwrites that of a killed one
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
                 stream.write(text.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
-            self._enter(Entry(job.id, _audio(job), made_for(job, self._made_by), self._file(job)))
+            self._record(Entry(job.id, _audio(job), settings_of(job, self._settings), self._file(job)))
             os.replace(temporary, path)
         except OSError as error:
             if isinstance(error, OutputError):
@@ -190,17 +203,19 @@ class Folder:
             raise cannot_write(path, error) from None
 
     def fail(self, job: Job, message: str) -> None:
-        """See :class:`Output`."""
-        self._enter(
-            Entry(job.id, _audio(job), made_for(job, self._made_by), self._file(job), error=_printable(message))
-        )
+        settings = settings_of(job, self._settings)
+        self._record(Entry(job.id, _audio(job), settings, self._file(job), error=_printable(message)))
 
-    def _enter(self, entry: Entry) -> None:
+    def _record(self, entry: Entry) -> None:
         self._journal.append(msgspec.json.encode(entry))
 
     def close(self) -> None:
-        """Bring everything to the disk, and write ``errors.jsonl`` anew: what failed last time it was tried."""
-        with _releasing(self._journal):
+        """Sync everything to the disk and rewrite ``errors.jsonl``, which has the last failure of each job.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with _closed_on_error(self._journal):
             self._write_errors()
         self._journal.close()
 
@@ -222,8 +237,8 @@ class Folder:
 
 
 @contextmanager
-def _releasing(journal: Journal) -> Iterator[None]:
-    """Close the journal if the block fails: its owner will not be there to do it."""
+def _closed_on_error(journal: Journal) -> Iterator[None]:
+    """Close the journal if the block raises an exception."""
     try:
         yield
     except BaseException:
@@ -231,51 +246,60 @@ def _releasing(journal: Journal) -> Iterator[None]:
         raise
 
 
-def made_for(job: Job, made_by: MadeBy) -> MadeBy:
-    """What the job's transcript depends on: its own language, context and channel before those of the whole batch."""
+def settings_of(job: Job, settings: BatchSettings) -> BatchSettings:
+    """Return the settings of one job: ``settings`` with the language, context and channel that the job sets itself."""
     return msgspec.structs.replace(
-        made_by,
-        language=made_by.language if job.language is None else job.language,
-        context=made_by.context if job.context is None else job.context,
+        settings,
+        language=settings.language if job.language is None else job.language,
+        context=settings.context if job.context is None else job.context,
         channel=job.channel,
     )
 
 
-def check_made_alike(journal: Journal, made_by: MadeBy) -> None:
-    """Refuse to mix results of different models or settings in one place.
+def check_same_settings(journal: Journal, settings: BatchSettings) -> None:
+    """Check that the results in a journal have ``settings``, apart from language, context and channel.
 
     Raises:
-        OutputError: it says what differs.
+        OutputError: they differ; the message lists the differences.
     """
-    for other in {entry.batch for entry in journal.entries.values()}:
-        alike = msgspec.structs.replace(made_by, language=other.language, context=other.context, channel=other.channel)
-        if other != alike:
-            raise OutputError(f"{journal.path}: was made otherwise ({_differences(other, alike)}); {_WAYS_OUT}")
+    for earlier in {entry.batch for entry in journal.entries.values()}:
+        now = msgspec.structs.replace(
+            settings, language=earlier.language, context=earlier.context, channel=earlier.channel
+        )
+        if earlier != now:
+            differences = _differences(earlier, now)
+            raise OutputError(f"{journal.path}: was written with other settings ({differences}); {_REMEDY}")
 
 
-def is_result_of(entry: Entry, job: Job, made_by: MadeBy, index: Path) -> bool:
-    """Whether an entry of that name is the job's result; False if it is an error, which is tried again.
+def is_result_of(entry: Entry, job: Job, settings: BatchSettings, journal: Path) -> bool:
+    """Return whether an entry with the job's name is its transcript; False for an error, which is tried again.
+
+    Args:
+        entry: the entry.
+        job: the job.
+        settings: settings of the batch.
+        journal: file of the entry, for messages.
 
     Raises:
-        OutputError: it is the result of other audio, or of other options.
+        OutputError: the entry is of other audio.
+        OutputError: the entry has other settings.
     """
     if entry.error is not None:
         return False
     if entry.audio != _audio(job):
-        raise OutputError(f"{index}: its {entry.id!r} is of {entry.audio}, not of {_audio(job)}; {_WAYS_OUT}")
-    now = made_for(job, made_by)
+        raise OutputError(f"{journal}: its {entry.id!r} is of {entry.audio}, not of {_audio(job)}; {_REMEDY}")
+    now = settings_of(job, settings)
     if entry.batch != now:
-        raise OutputError(
-            f"{index}: its {entry.id!r} was made otherwise ({_differences(entry.batch, now)}); {_WAYS_OUT}"
-        )
+        differences = _differences(entry.batch, now)
+        raise OutputError(f"{journal}: its {entry.id!r} was written with other settings ({differences}); {_REMEDY}")
     return True
 
 
-def _differences(there: MadeBy, now: MadeBy) -> str:
+def _differences(earlier: BatchSettings, now: BatchSettings) -> str:
     return ", ".join(
-        f"{_NAMES.get(name, name)} {_brief(getattr(there, name))} there, {_brief(getattr(now, name))} now"
-        for name in there.__struct_fields__
-        if getattr(there, name) != getattr(now, name)
+        f"{_NAMES.get(name, name)}: {_brief(getattr(earlier, name))} there, {_brief(getattr(now, name))} now"
+        for name in earlier.__struct_fields__
+        if getattr(earlier, name) != getattr(now, name)
     )
 
 
@@ -289,5 +313,5 @@ def _audio(job: Job) -> str:
 
 
 def _printable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; JSON may not."""
+    """Replace the bytes of a file name that are not UTF-8, since JSON must be."""
     return text.encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""The work of a batch on Ray Data: a model in each worker process, on this machine or on a cluster.
+"""Run a batch on Ray Data, with a model in each worker process, on this machine or on a cluster.
 
-Needs the extra packages of ``asr-deploy[ray]``. Ray is imported when an engine is made, not with this module: its
-workers import this module too.
+Needs the packages of ``asr-deploy[ray]``. Ray is imported when an engine is created, not with this module, because
+its workers import this module too.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from typing import Any
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.run import Asked, Engine, Result, Seconds, check_asked, options_asked
+from runtime.batch.run import Engine, OnProgress, RequestedOption, Result, check_options, requested_options
 from runtime.errors import AsrError, PackageMissingError, WorkerError
 from runtime.ort.providers import AskedProviders
 from runtime.ort.threads import usable_cores
 from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
 
-# A worker takes up to so many files for each row of its buffers at once: rows stay filled until the last few of them.
-_FILES_A_ROW = 8
-# The work is cut finely enough that workers, who are not equally fast, end at about the same time.
-_BLOCKS_A_WORKER = 4
-# Texts are small; Ray's own default would set aside a third of the machine's memory.
+# Files that a worker gets at once, for each row of its batch: enough to keep the rows filled until the last few files.
+_FILES_PER_ROW = 8
+# Blocks of files for each worker: small enough that workers of different speed end at about the same time.
+_BLOCKS_PER_WORKER = 4
+# 128 MiB. Texts are small; Ray's default would reserve a third of the machine's memory.
 _OBJECT_STORE_BYTES = 128 * 2**20
 _REACH_SECONDS = 10.0
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
-    """How a worker opens the model; see :meth:`runtime.Transcriber.from_artifact`. Relative paths are the driver's."""
+    """Options with which a worker opens the model, as in :meth:`runtime.Transcriber.from_artifact`.
+
+    ``model`` is an absolute path, or None for the bundled model.
+    """
 
     model: str | None
     providers: AskedProviders
@@ -49,7 +52,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     vad: bool
 
     def open(self, threads: int | None = None) -> Transcriber:
-        """Open it, with so many threads if ``threads`` leaves them open."""
+        """Open the model; ``threads`` is used if the options set no number of threads."""
         return Transcriber.from_artifact(
             self.model,
             **msgspec.structs.asdict(self.providers),
@@ -62,7 +65,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 
 
 class _Task(msgspec.Struct, frozen=True, array_like=True):
-    """A job on its way to a worker. The path is bytes: a file name need not be UTF-8."""
+    """A job as it is sent to a worker. The path is bytes because a file name need not be UTF-8."""
 
     index: int
     audio: bytes
@@ -72,7 +75,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A result on its way back; ``fatal`` ends the whole batch: no model, or a language that it does not know."""
+    """A result as a worker sends it. ``fatal`` ends the whole batch: the model or an option cannot be used."""
 
     index: int
     transcript: Transcript | None = None
@@ -81,11 +84,11 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ledger:
-    """An actor of its own that outlives workers: which blocks and files were begun and never ended.
+    """Record of the blocks and files that were started and did not end. Runs as an actor that outlives the workers.
 
-    Ray runs a block again as often as its worker dies. A file that kills every worker (one too long for the memory,
-    say) would keep the batch busy for ever, so a block that was begun before is done file by file, and the file that
-    was begun alone and not ended is not begun again.
+    Ray runs a block again each time its worker dies, so a file that kills every worker (for example one that needs too
+    much memory) would keep the batch running forever. A block that was started before is therefore run file by file,
+    and a file that was started alone and did not end is not started again.
     """
 
     def __init__(self) -> None:
@@ -93,37 +96,56 @@ class Ledger:
         self._alone: set[int] = set()
 
     def begin_block(self, indices: list[int]) -> tuple[bool, list[int]]:
-        """Whether the block was begun before, and which of its files killed the worker."""
+        """Record that a block starts.
+
+        Returns:
+            Whether it was started before, and the indices of its files that killed a worker.
+        """
         block = tuple(indices)
-        again = block in self._blocks
+        restarted = block in self._blocks
         self._blocks.add(block)
-        return again, [index for index in indices if index in self._alone]
+        return restarted, [index for index in indices if index in self._alone]
 
     def end_block(self, indices: list[int]) -> None:
+        """Record that a block has ended."""
         self._blocks.discard(tuple(indices))
 
     def begin(self, index: int) -> None:
+        """Record that a file starts alone."""
         self._alone.add(index)
 
     def end(self, index: int) -> None:
+        """Record that a file has ended."""
         self._alone.discard(index)
 
 
 class Worker:
-    """What Ray Data runs in each worker process: the model is opened once, then come blocks of tasks."""
+    """Callable that Ray Data runs in each worker process: opens the model once, then runs blocks of tasks."""
 
-    def __init__(self, options: WorkerOptions, threads: int, asked: list[Asked], ledger: Any) -> None:
+    def __init__(self, options: WorkerOptions, threads: int, requested: list[RequestedOption], ledger: Any) -> None:
+        """Open the model; a failure is reported by the first answer.
+
+        Args:
+            options: how to open the model.
+            threads: threads, if ``options`` sets none.
+            requested: languages and contexts to check.
+            ledger: handle of a :class:`Ledger` actor.
+        """
         self._ledger = ledger
         self._failure: str | None = None
-        # An error here would end the actor, and reach the driver as a page of traceback.
+        # An exception here would end the actor and reach the driver as a long traceback.
         try:
             self._transcriber = options.open(threads)
-            check_asked(self._transcriber, asked)
+            check_options(self._transcriber, requested)
         except AsrError as error:
             self._failure = str(error)
 
     def __call__(self, block: Any) -> Iterator[Any]:
-        """Answers of a block of tasks (a pyarrow table with the column ``task``), each as soon as it is there."""
+        """Yield the answers of a block of tasks as they finish, each as a pyarrow table with the column ``answer``.
+
+        Args:
+            block: pyarrow table with the column ``task``.
+        """
         import pyarrow
 
         for answer in self._answers([msgspec.msgpack.decode(task, type=_Task) for task in block["task"].to_pylist()]):
@@ -134,21 +156,19 @@ class Worker:
             yield _Answer(-1, error=self._failure, fatal=True)
             return
         indices = [task.index for task in tasks]
-        again, deadly = self._ask("begin_block", indices)
-        for task in tasks:
-            if task.index in deadly:
-                yield _Answer(
-                    task.index, error=f"{os.fsdecode(task.audio)}: the worker process died of it (out of memory?)"
-                )
-        left = [task for task in tasks if task.index not in deadly]
-        if again:
-            for task in left:
-                self._ask("begin", task.index)
+        restarted, deadly = self._call_ledger("begin_block", indices)
+        for task in (task for task in tasks if task.index in deadly):
+            message = f"{os.fsdecode(task.audio)}: the worker process died while transcribing it (out of memory?)"
+            yield _Answer(task.index, error=message)
+        remaining = [task for task in tasks if task.index not in deadly]
+        if restarted:
+            for task in remaining:
+                self._call_ledger("begin", task.index)
                 yield from self._transcribe([task])
-                self._ask("end", task.index)
+                self._call_ledger("end", task.index)
         else:
-            yield from self._transcribe(left)
-        self._ask("end_block", indices)
+            yield from self._transcribe(remaining)
+        self._call_ledger("end_block", indices)
 
     def _transcribe(self, tasks: list[_Task]) -> Iterator[_Answer]:
         requests = (
@@ -158,26 +178,31 @@ class Worker:
             error = str(outcome.error) if outcome.error else None
             yield _Answer(tasks[outcome.index].index, outcome.transcript, error)
 
-    def _ask(self, method: str, argument: Any) -> Any:
+    def _call_ledger(self, method: str, argument: Any) -> Any:
         import ray
 
         return ray.get(getattr(self._ledger, method).remote(argument))
 
 
 def ray_engine(options: WorkerOptions, workers: int | None, language: str | None, context: str) -> Engine:
-    """An engine of ``workers`` processes, by default one a machine; threads are shared out among them.
+    """Return an engine that runs worker processes on Ray.
 
-    The cluster is that of ``RAY_ADDRESS``, or one that is started on this machine and ends with the work. Audio and
-    model are read by the workers: on a cluster they lie where all its machines see them. The memory of ``options`` is
-    each worker's.
+    The cluster is that of ``RAY_ADDRESS``, or one that is started on this machine and ends with the batch. Workers
+    read the audio and the model, so on a cluster all machines must see both at the same paths.
 
-    When a worker dies, Ray starts another, and its files are done again one by one: only the one that killed it fails
+    When a worker dies, Ray starts another, which runs its files one by one; only the file that killed the worker fails
     (see :class:`Ledger`).
+
+    Args:
+        options: how each worker opens the model; ``memory`` is the limit of one worker.
+        workers: worker processes, which share the cores; None: one for each machine.
+        language: language of jobs that set none; None: detected.
+        context: context of jobs that set none.
 
     Raises:
         PackageMissingError: Ray Data is not installed.
     """
-    # Before Ray is imported: no usage statistics, and its C++ side is quiet unless asked otherwise.
+    # Set before Ray is imported: no usage statistics, and no log of its C++ part, unless the user has set them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -186,7 +211,7 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
     except ImportError as error:
         raise PackageMissingError(f"--engine ray needs Ray Data ({error}): pip install 'asr-deploy[ray]'") from None
 
-    def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
+    def run(jobs: Sequence[Job], on_progress: OnProgress) -> Generator[Result, None, None]:
         tasks = {
             index: _Task(
                 index,
@@ -197,22 +222,27 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
             )
             for index, job in enumerate(jobs)
         }
-        asked = options_asked(jobs, language, context)
-        # What Ray says about workers that die goes to standard output, from a thread of its own.
+        requested = requested_options(jobs, language, context)
+        # A thread of Ray prints messages about dead workers to standard output.
         with contextlib.redirect_stdout(sys.stderr), _cluster(ray) as machines:
             count = workers or len(machines)
             share = cores_each(machines, count)
             size = block_size(len(tasks), count, options.max_batch)
             ledger = ray.remote(num_cpus=0)(Ledger).remote()
-            # Answers of a block that is done again take the places of those that came before, in order; where the
-            # order differs some are lost. Such files are done once more.
+            # When a block runs again, Ray drops as many of its answers as it delivered before, by their order. If the
+            # order differs, some are lost; such files run once more in the second round.
             for files in (size, 1):
-                arguments = {"options": options, "threads": max(1, int(share)), "asked": asked, "ledger": ledger}
+                arguments = {
+                    "options": options,
+                    "threads": max(1, int(share)),
+                    "requested": requested,
+                    "ledger": ledger,
+                }
                 for answer in _stream(ray, list(tasks.values()), files, count, share, arguments):
-                    if tasks.pop(answer.index, None) is None:  # it came before its worker died
+                    if tasks.pop(answer.index, None) is None:  # already delivered before its worker died
                         continue
                     if answer.transcript is not None:
-                        heard(answer.transcript.duration)
+                        on_progress(answer.transcript.duration)
                     yield Result(answer.index, answer.transcript, answer.error)
                 if not tasks:
                     return
@@ -223,20 +253,39 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
 
 
 def block_size(files: int, workers: int, rows: int) -> int:
-    """Files that a worker is given at once: enough to fill its rows, few enough that all workers end together."""
+    """Return the number of files in a block: enough to fill a worker's rows, few enough that workers end together.
+
+    Args:
+        files: files in all.
+        workers: worker processes.
+        rows: rows of a worker's batch.
+    """
     fair = math.ceil(files / workers)
-    return max(1, min(rows, fair), min(rows * _FILES_A_ROW, math.ceil(fair / _BLOCKS_A_WORKER)))
+    return max(1, min(rows, fair), min(rows * _FILES_PER_ROW, math.ceil(fair / _BLOCKS_PER_WORKER)))
 
 
 def cores_each(machines: Sequence[float], workers: int) -> float:
-    """Cores of each worker when they are spread over machines with so many: whole ones, or a part of one."""
+    """Return the cores of each worker: a whole number, or a fraction below 1.
+
+    Args:
+        machines: cores of each machine.
+        workers: workers, spread evenly over the machines.
+    """
     share = min(machines) / math.ceil(workers / len(machines))
     return float(math.floor(share)) if share >= 1 else share
 
 
 @contextlib.contextmanager
 def _cluster(ray: Any) -> Iterator[list[float]]:
-    """Connect to Ray; the cores of each of its machines. A cluster that was started here ends with the block."""
+    """Connect to Ray. A cluster that was started for it ends with the block.
+
+    Yields:
+        The cores of each machine that has any.
+
+    Raises:
+        WorkerError: Ray cannot be started, or the cluster of ``RAY_ADDRESS`` cannot be used.
+        WorkerError: no machine of the cluster has cores.
+    """
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_reachable(address)
     own = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
@@ -251,10 +300,10 @@ def _cluster(ray: Any) -> Iterator[list[float]]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         if address == "local":
-            raise WorkerError(f"Ray cannot be started here ({reason})") from None
+            raise WorkerError(f"Ray cannot be started on this machine ({reason})") from None
         raise WorkerError(
-            f"RAY_ADDRESS={address}: cannot be used ({reason}); it must run the same Ray, and where it wants a token, "
-            "set RAY_AUTH_MODE=token"
+            f"RAY_ADDRESS={address}: cannot be used ({reason}); the cluster must run the same version of Ray; if it "
+            "requires a token, set RAY_AUTH_MODE=token"
         ) from None
     try:
         cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
@@ -266,9 +315,13 @@ def _cluster(ray: Any) -> Iterator[list[float]]:
 
 
 def _check_reachable(address: str) -> None:
-    """Ask a cluster's door whether it opens: Ray itself knocks for minutes."""
+    """Check that a cluster accepts connections; Ray itself would try for minutes.
+
+    Raises:
+        WorkerError: nothing listens at the address.
+    """
     match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
-    if not match:  # "auto" or "local": Ray answers at once
+    if not match:  # "auto" or "local": Ray reports at once
         return
     try:
         socket.create_connection((match[1], int(match[2])), timeout=_REACH_SECONDS).close()
@@ -278,16 +331,16 @@ def _check_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep off standard error what C++ writes there: how it logs. What goes wrong is raised as well."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Discard what Ray's C++ part writes to standard error; errors are raised as exceptions too."""
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _stream(
@@ -298,24 +351,25 @@ def _stream(
     share: float,
     arguments: dict[str, Any],
 ) -> Iterator[_Answer]:
-    """Answers as they come.
+    """Run tasks on Ray and yield answers as they finish.
 
     Args:
-        ray: the module, connected.
-        tasks: what is to be done.
+        ray: the module ``ray``, connected.
+        tasks: tasks to run.
         files: tasks in a block.
-        workers: processes.
-        share: cores that are set aside for each.
-        arguments: of :class:`Worker`.
+        workers: worker processes.
+        share: cores reserved for each worker.
+        arguments: arguments of :class:`Worker`.
 
     Raises:
-        WorkerError: no worker can be started, or one says that nothing will come of it.
+        WorkerError: the workers cannot run.
+        WorkerError: a worker cannot use the model or an option.
     """
     data = ray.data
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = 1  # every answer is a block of its own: it leaves the worker at once
+    context.target_max_block_size = 1  # each answer is a block of its own, so that it leaves the worker at once
     context.target_min_block_size = 1
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -340,5 +394,5 @@ def _stream(
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise WorkerError(
-            f"the workers cannot go on ({reason}); what is finished is kept, run the command again"
+            f"the workers cannot continue ({reason}); finished results are stored, run the command again"
         ) from None

@@ -1,4 +1,4 @@
-"""The loop of a batch: jobs through an engine into an output."""
+"""Run the jobs of a batch through an engine and store their results in an output."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import closing
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.journal import MadeBy
-from runtime.batch.output import Output, made_for
+from runtime.batch.journal import BatchSettings
+from runtime.batch.output import Output, settings_of
 from runtime.batch.segments import SegmentLog
 from runtime.engines.base import Span
 from runtime.errors import OptionError
@@ -18,20 +18,29 @@ from runtime.transcriber import Request, Transcriber
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What became of the job at ``place``: a transcript, or why there is none."""
+    """Result of one job. One of ``transcript`` and ``error`` is set; ``index`` is the job's position."""
 
     index: int
     transcript: Transcript | None
     error: str | None = None
 
 
-Seconds = Callable[[float], object]
-Engine = Callable[[Sequence[Job], Seconds], Generator[Result, None, None]]
-"""Gives the results of jobs as they finish, in any order; calls back with seconds of audio that were transcribed."""
+OnProgress = Callable[[float], object]
+"""Called with the seconds of audio that were transcribed since the last call."""
+Engine = Callable[[Sequence[Job], OnProgress], Generator[Result, None, None]]
+"""Yields the results of jobs as they finish, in any order."""
 
 
 class Summary(msgspec.Struct):
-    """How far a batch is. ``audio_seconds`` counts what is decoded, and what is being decoded as segments end."""
+    """Progress of a batch.
+
+    Attributes:
+        files: files in all.
+        skipped: files that an earlier run finished.
+        done: files that this run transcribed.
+        audio_seconds: audio that this run decoded, including the finished segments of unfinished files.
+        failures: jobs that failed, with the error messages.
+    """
 
     files: int
     skipped: int
@@ -41,7 +50,7 @@ class Summary(msgspec.Struct):
 
     @property
     def finished(self) -> int:
-        """Files with a result, of this run and earlier ones, and files that failed."""
+        """Number of files with a transcript or an error, from this run or an earlier one."""
         return self.skipped + self.done + len(self.failures)
 
 
@@ -54,25 +63,25 @@ def transcribe_jobs(
     on_change: Callable[[], object],
     on_transcript: Callable[[Job, Transcript], object],
 ) -> None:
-    """Run every job and keep its result as soon as it is there.
+    """Run all jobs and store each result as soon as it is finished.
 
     Args:
-        jobs: what is to be done.
-        engine: gives the results.
-        output: keeps them.
-        summary: is brought up to date on the way, so that it holds after an interrupt too.
-        on_change: called when the summary changed.
-        on_transcript: called with every transcript that was kept.
+        jobs: jobs to run.
+        engine: yields the results.
+        output: stores them.
+        summary: updated after each result, so that it is right after an interrupt too.
+        on_change: called when the summary has changed.
+        on_transcript: called with each job and transcript that was stored.
 
     Raises:
-        AsrError: from the engine or the output as a whole; a job's own error is kept and stops nothing.
+        AsrError: the engine or the output failed as a whole. The error of a single job is stored and stops nothing.
     """
 
-    def heard(seconds: float) -> None:
+    def on_progress(seconds: float) -> None:
         summary.audio_seconds += seconds
         on_change()
 
-    with closing(engine(jobs, heard)) as results:
+    with closing(engine(jobs, on_progress)) as results:
         for result in results:
             job = jobs[result.index]
             if result.transcript is None:
@@ -89,7 +98,14 @@ def transcribe_jobs(
 def requests(
     jobs: Sequence[Job], language: str | None, context: str, known: Callable[[Job], Sequence[Span]] = lambda _: ()
 ) -> Iterator[Request]:
-    """Jobs as the transcriber takes them; what a job does not say is that of the whole batch."""
+    """Turn jobs into requests.
+
+    Args:
+        jobs: the jobs.
+        language: language of jobs that set none; None: detected.
+        context: context of jobs that set none.
+        known: returns the segments of a job that are already transcribed.
+    """
     for job in jobs:
         yield Request(
             job.audio,
@@ -100,48 +116,66 @@ def requests(
         )
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """An option that a batch asks for, and the input that did so first; "" is the whole batch."""
+class RequestedOption(msgspec.Struct, frozen=True):
+    """A language or a context of a batch; ``where`` is the first input that sets it, "" for the whole batch."""
 
     where: str
     language: str | None = None
     context: str = ""
 
 
-def check_asked(transcriber: Transcriber, asked: Sequence[Asked]) -> None:
-    """Find out before the work that the model can do what is asked for.
+def check_options(transcriber: Transcriber, options: Sequence[RequestedOption]) -> None:
+    """Check, before the first file, that the model supports ``options``.
 
     Raises:
-        OptionError: it cannot; the message says where that was asked for.
+        OptionError: it does not; the message has the input that sets the option.
     """
-    for each in asked:
+    for option in options:
         try:
-            transcriber.check(Request("", each.language, each.context))
+            transcriber.check(Request("", option.language, option.context))
         except OptionError as error:
-            raise OptionError(f"{each.where}: {error}" if each.where else str(error)) from None
+            raise OptionError(f"{option.where}: {error}" if option.where else str(error)) from None
 
 
-def options_asked(jobs: Sequence[Job], language: str | None, context: str) -> list[Asked]:
-    """Every language once, and one context of those there are; ``language`` and ``context`` are the whole batch's."""
+def requested_options(jobs: Sequence[Job], language: str | None, context: str) -> list[RequestedOption]:
+    """List each language of a batch once, and one context if there is any.
+
+    Args:
+        jobs: the jobs.
+        language: language of the whole batch, or None.
+        context: context of the whole batch, or "".
+    """
     languages = {job.language: job.where for job in reversed(jobs) if job.language is not None}
     if language is not None:
         languages[language] = ""
-    asked = [Asked(where, name) for name, where in languages.items()]
+    options = [RequestedOption(where, name) for name, where in languages.items()]
     if context:
-        return [*asked, Asked("", context=context)]
+        return [*options, RequestedOption("", context=context)]
     first = next((job for job in jobs if job.context), None)
-    return [*asked, Asked(first.where, context=first.context or "")] if first else asked
+    return [*options, RequestedOption(first.where, context=first.context or "")] if first else options
 
 
-def local_engine(transcriber: Transcriber, made_by: MadeBy, log: SegmentLog) -> Engine:
-    """An engine in this process. ``log`` keeps the segments of files that are not finished, and has earlier ones."""
+def local_engine(transcriber: Transcriber, settings: BatchSettings, log: SegmentLog) -> Engine:
+    """Return an engine that runs in this process.
 
-    def run(jobs: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
-        made = [made_for(job, made_by) for job in jobs]
+    Args:
+        transcriber: the model.
+        settings: settings of the batch.
+        log: stores the finished segments of unfinished files; segments of an earlier run are not decoded again.
+    """
+
+    def run(jobs: Sequence[Job], on_progress: OnProgress) -> Generator[Result, None, None]:
+        settings_by_index = [settings_of(job, settings) for job in jobs]
         indices = {id(job): index for index, job in enumerate(jobs)}
-        asked = requests(jobs, made_by.language, made_by.context, lambda job: log.known(job, made[indices[id(job)]]))
+
+        def known(job: Job) -> Sequence[Span]:
+            return log.known(job, settings_by_index[indices[id(job)]])
+
+        def store(index: int, span: Span) -> None:
+            log.add(jobs[index], settings_by_index[index], span)
+
         for outcome in transcriber.transcribe_many(
-            asked, on_progress=heard, on_segment=lambda index, span: log.add(jobs[index], made[index], span)
+            requests(jobs, settings.language, settings.context, known), on_progress=on_progress, on_segment=store
         ):
             yield Result(outcome.index, outcome.transcript, str(outcome.error) if outcome.error else None)
 

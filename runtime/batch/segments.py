@@ -1,4 +1,4 @@
-"""Finished segments of unfinished files: what a killed run leaves of a long recording for the next one."""
+"""A log of the finished segments of unfinished files, so that a killed batch loses little of a long recording."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import msgspec
 
 from runtime.batch.inputs import Job
-from runtime.batch.journal import MadeBy, cannot_write
+from runtime.batch.journal import BatchSettings, cannot_write
 from runtime.engines.base import SegmentResult, Span
 from runtime.results import FinishReason
 
 
 class _Origin(msgspec.Struct, frozen=True):
-    """What a segment was made of: an audio by its path, its size and when it was changed, and what was asked."""
+    """Audio and settings of a segment. The audio is identified by path, size in bytes and modification time in ns."""
 
     audio: str
     size: int
     changed: int
-    batch: MadeBy
+    batch: BatchSettings
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -31,30 +31,34 @@ class _Line(msgspec.Struct, frozen=True):
     decoded_again: FinishReason | None
 
 
-def _origin(job: Job, made: MadeBy) -> _Origin | None:
-    """None where the audio cannot be looked at: reading it will say why."""
+def _origin(job: Job, settings: BatchSettings) -> _Origin | None:
+    """Return the origin of a job's segments; None if the audio file cannot be accessed, which its decoding reports."""
     try:
         stat = job.audio.stat()
     except OSError:
         return None
     audio = str(job.audio.absolute()).encode(errors="replace").decode()
-    return _Origin(audio, stat.st_size, stat.st_mtime_ns, made)
+    return _Origin(audio, stat.st_size, stat.st_mtime_ns, settings)
 
 
 class SegmentLog:
-    """A file of JSON lines beside a batch's results, with a line for every finished segment of a file that is not.
+    """A file of JSON lines beside the results of a batch, with a line for each finished segment of an unfinished file.
 
-    It lies there while a batch runs, and after one that was interrupted or killed.
+    The file exists while a batch runs and after one that was interrupted or killed.
     """
 
     def __init__(self, path: Path, *, restart: bool = False) -> None:
-        """Open ``path`` and read what an earlier run left, or throw it away.
+        """Open ``path`` and read the segments of an earlier run.
+
+        Args:
+            path: the file, created if it does not exist.
+            restart: discard the segments of an earlier run.
 
         Raises:
-            OutputError: it cannot be read or written.
+            OutputError: the file cannot be read or written.
         """
         self.path = path
-        self._kept: dict[_Origin, list[_Line]] = {}
+        self._earlier: dict[_Origin, list[_Line]] = {}
         try:
             if path.exists() and not restart:
                 for line in path.read_bytes().splitlines():
@@ -62,29 +66,29 @@ class SegmentLog:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         except OSError as error:
             raise cannot_write(path, error) from None
-        for lines in self._kept.values():
+        for lines in self._earlier.values():
             self._write(lines)
 
     def _read(self, text: bytes) -> None:
         try:
             line = msgspec.json.decode(text, type=_Line)
-        except msgspec.DecodeError:  # torn by a kill, or of another version: it is decoded again
+        except msgspec.DecodeError:  # torn by a kill, or of another version: the segment is decoded again
             return
-        self._kept.setdefault(line.origin, []).append(line)
+        self._earlier.setdefault(line.origin, []).append(line)
 
-    def known(self, job: Job, made: MadeBy) -> list[Span]:
-        """What an earlier run heard of a job's audio, if neither the audio nor what makes its text has changed."""
-        origin = _origin(job, made)
-        lines = self._kept.get(origin, []) if origin else []
+    def known(self, job: Job, settings: BatchSettings) -> list[Span]:
+        """Return the segments of a job from an earlier run; none if the audio or the settings have changed."""
+        origin = _origin(job, settings)
+        lines = self._earlier.get(origin, []) if origin else []
         return [Span(line.start, line.length, line.result, line.decoded_again) for line in lines]
 
-    def add(self, job: Job, made: MadeBy, span: Span) -> None:
-        """Note a segment of a file that is not finished.
+    def add(self, job: Job, settings: BatchSettings, span: Span) -> None:
+        """Store a finished segment of an unfinished file.
 
         Raises:
-            OutputError: the disk is full, or the like.
+            OutputError: it cannot be written, for example because the disk is full.
         """
-        if origin := _origin(job, made):
+        if origin := _origin(job, settings):
             self._write([_Line(origin, span.start, span.length, span.result, span.decoded_again)])
 
     def _write(self, lines: Iterable[_Line]) -> None:
@@ -96,12 +100,12 @@ class SegmentLog:
             raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        """Leave it for the next run."""
+        """Close the file; the next run reads it."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
 
     def remove(self) -> None:
-        """The batch came to its end: nothing is left to go on with."""
+        """Delete the file after a batch that was completed."""
         self.close()
         self.path.unlink(missing_ok=True)

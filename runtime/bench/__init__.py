@@ -1,1 +1,1 @@
-"""How fast a model is on this machine: benchmark, comparison of providers, and their reports."""
+"""Benchmark of a model, comparison of execution providers, and their reports."""

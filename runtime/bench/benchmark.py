@@ -1,4 +1,4 @@
-"""A benchmark: every measurement in a process of its own, one after the other."""
+"""Run a benchmark: every measurement in a process of its own, one after the other."""
 
 from __future__ import annotations
 
@@ -37,21 +37,32 @@ from runtime.model.artifact import Artifact, open_artifact
 from runtime.ort.providers import parse_providers
 from runtime.ort.threads import usable_cores
 
-# A cold start is that of a short clip: long enough to hold a word or two.
+# A cold start transcribes a short clip, long enough for one or two words.
 _COLD_SECONDS = 2.0
-# Where tokens are forced, a cold start forces the header with the language and a few of text.
+# Where tokens are forced, a cold start forces the language header and a few tokens of text.
 _COLD_TOKENS = 8
-# The model's work is counted on a segment of this length, the machine's limits do not depend on it.
+# The model's work is counted on a segment of this length.
 _PROBE_SECONDS = 8.0
 
+_CHILD = "runtime.bench.child"
+# A module of the CLI, started by name: see there why it is not imported.
+_COLD_START = "runtime.cli.cold_start"
+
 Progress = Callable[[int, int, str], object]
+"""Called with (measurements done, measurements in all, name of the next one)."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure: every length with every batch size.
+    """Measurements to take: each clip length with each batch size.
 
-    ``new_tokens`` are forced for each clip, or for each second of it; ``clips`` null: as many as give each row of a
-    batch a segment. Without ``audio`` the sample recordings are used.
+    Attributes:
+        setup: how to open the model.
+        seconds: clip lengths.
+        batch: batch sizes.
+        runs: counted runs of each configuration, after a warm-up.
+        new_tokens: tokens to force for each clip or each second of it; None forces none.
+        clips: clips to transcribe together; None: as many as give each row of a batch a segment.
+        audio: recordings to cut clips from; empty: the bundled samples.
     """
 
     setup: Setup
@@ -64,17 +75,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewTokens(msgspec.Struct, frozen=True):
-    """A number of tokens to force, for a clip or for a second."""
+    """Number of tokens to force, for each clip or for each second of audio."""
 
     count: float
     per_second: bool
 
     @classmethod
     def parse(cls, text: str) -> NewTokens:
-        """``180`` or ``3/s``.
+        """Parse ``180`` (a clip) or ``3/s`` (a second).
 
         Raises:
-            OptionError: neither.
+            OptionError: ``text`` has neither form, or the number is not positive.
         """
         number, slash, unit = text.strip().partition("/")
         try:
@@ -86,40 +97,45 @@ class NewTokens(msgspec.Struct, frozen=True):
         return cls(count, bool(slash))
 
     def of(self, seconds: float) -> int:
-        """Tokens of a clip of so many seconds, at least one."""
+        """Return the tokens for a clip of ``seconds`` seconds, at least 1."""
         return max(1, math.ceil(self.count * (seconds if self.per_second else 1.0)))
 
     def __str__(self) -> str:
         return f"{self.count:g}/s" if self.per_second else f"{self.count:g}"
 
 
-def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
-    """Measure everything that ``plan`` asks for; a configuration that fails does not stop the others.
+def run_benchmark(plan: Plan, on_progress: Progress | None = None) -> Report:
+    """Take all measurements of ``plan``. A configuration that fails does not stop the others.
 
     Args:
-        plan: what to measure.
-        progress: called before each measurement with (measurements done, in all, what comes now).
+        plan: measurements to take.
+        on_progress: called before each measurement.
 
     Raises:
-        ArtifactNotFoundError, ArtifactInvalidError, ProviderError, CapabilityError, audio errors: before anything is
-            measured.
+        ArtifactNotFoundError: the model's folder or one of its files does not exist.
+        ArtifactInvalidError: the model's manifest or one of its files is invalid.
+        ProviderError: a provider is unknown or not available.
+        CapabilityError: the model cannot be forced to a number of tokens.
+        AudioNotFoundError: a recording does not exist.
+        AudioInvalidError: a recording cannot be decoded.
+        AudioUnsupportedError: a recording needs an optional package.
         MeasurementError: the model cannot be started at all.
     """
     artifact = open_artifact(plan.setup.model)
     check_request(artifact.manifest, capabilities_of(artifact), forcing=plan.new_tokens is not None)
-    asked = plan.setup.providers
-    for each in (asked.provider, asked.encoder_provider, asked.decoder_provider):
-        if each:
-            parse_providers(each)
+    providers = plan.setup.providers
+    for texts in (providers.provider, providers.encoder_provider, providers.decoder_provider):
+        if texts:
+            parse_providers(texts)
     rate = int(artifact.manifest.front_end["sample_rate"])
     files = plan.audio or sample_recordings()
     samples = load_recordings(files, rate, max(*plan.seconds, _COLD_SECONDS, _PROBE_SECONDS))
     threads = plan.setup.threads or usable_cores()
-    todo = [(seconds, batch) for seconds in plan.seconds for batch in plan.batch]
+    pairs = [(seconds, batch) for seconds in plan.seconds for batch in plan.batch]
 
-    def say(done: int, what: str) -> None:
-        if progress:
-            progress(done, len(todo) + 2, what)
+    def report_progress(done: int, name: str) -> None:
+        if on_progress:
+            on_progress(done, len(pairs) + 2, name)
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         clips: dict[float, str] = {}
@@ -128,15 +144,15 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
             write_clip(path, cut(samples, rate, seconds), rate)
             clips[seconds] = str(path)
         del samples
-        say(0, "cold start")
-        cold = _cold_start(plan, clips[_COLD_SECONDS])
-        say(1, "the model's work, and the machine's limits")
-        work = msgspec.json.decode(_child(WorkJob(plan.setup.model, clips[_PROBE_SECONDS])), type=Work)
-        rates = [_rates(threads)]
-        found: list[Configuration] = []
+        report_progress(0, "cold start")
+        cold_start = _cold_start(plan, clips[_COLD_SECONDS])
+        report_progress(1, "the model's work, and the machine's limits")
+        work = msgspec.json.decode(_run_job(WorkJob(plan.setup.model, clips[_PROBE_SECONDS])), type=Work)
+        rates = [_measure_rates(threads)]
+        configurations: list[Configuration] = []
         failures: list[Failure] = []
-        for index, (seconds, batch) in enumerate(todo):
-            say(index + 2, f"{seconds:g} s, batch {batch}")
+        for index, (seconds, batch) in enumerate(pairs):
+            report_progress(index + 2, f"{seconds:g} s, batch {batch}")
             job = MeasureJob(
                 setup=plan.setup,
                 clip=clips[seconds],
@@ -147,15 +163,15 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
                 clips=plan.clips,
             )
             try:
-                found.append(msgspec.json.decode(_child(job), type=Configuration))
+                configurations.append(msgspec.json.decode(_run_job(job), type=Configuration))
             except MeasurementError as error:
                 failures.append(Failure(seconds, batch, str(error)))
-            # Again and again, for a machine that others use too shows what it can do only now and then. Once is
-            # enough to go on with.
+            # Measured after each configuration: on a shared machine only some of the measurements reach the full
+            # rate. One is enough, so a failure here is ignored.
             with contextlib.suppress(MeasurementError):
-                rates.append(_rates(threads))
+                rates.append(_measure_rates(threads))
     limits = Limits(best_rates(rates), work)
-    found = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in found]
+    configurations = [msgspec.structs.replace(each, limits=shares(limits, each)) for each in configurations]
     return Report(
         machine=describe(),
         model=_model(artifact),
@@ -167,10 +183,10 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
             segment_seconds=plan.setup.segment_seconds,
             audio=[file.name for file in files],
         ),
-        cold_start=cold,
-        load=Spread.of([each.load for each in found]) if found else None,
+        cold_start=cold_start,
+        load=Spread.of([each.load for each in configurations]) if configurations else None,
         limits=limits,
-        configurations=found,
+        configurations=configurations,
         failures=failures,
     )
 
@@ -185,53 +201,69 @@ def _model(artifact: Artifact) -> Model:
     )
 
 
-def _rates(threads: int) -> Rates:
-    return msgspec.json.decode(_child(RatesJob(threads)), type=Rates)
+def _measure_rates(threads: int) -> Rates:
+    return msgspec.json.decode(_run_job(RatesJob(threads)), type=Rates)
 
 
 def _cold_start(plan: Plan, clip: str) -> ColdStart:
-    """From before the process is made until its text can be read; the first time warms the file cache."""
+    """Measure the time from before a process is created until its text can be read.
+
+    The first start is not counted; it warms the file cache.
+
+    Raises:
+        MeasurementError: a process ended without a text.
+    """
     tokens = _COLD_TOKENS if plan.new_tokens else None
     job = msgspec.json.encode(ColdJob(plan.setup, clip, tokens))
-    taken = []
+    seconds = []
     for _ in range(plan.runs + 1):
-        with tempfile.TemporaryFile() as complaints:
+        with tempfile.TemporaryFile() as errors:
             began = time.perf_counter()
-            with _process(complaints.fileno()) as process:
+            with _process(_COLD_START, errors.fileno()) as process:
                 assert process.stdin is not None
                 assert process.stdout is not None
-                with contextlib.suppress(BrokenPipeError):  # it ended early; why is in its complaints
+                with contextlib.suppress(BrokenPipeError):  # it ended early; the reason is in `errors`
                     process.stdin.write(job)
                     process.stdin.close()
                 text = process.stdout.readline()
-                taken.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
                 process.stdout.read()
             if process.returncode or not text:
-                complaints.seek(0)
-                raise _failed(process.returncode, complaints.read())
-    return ColdStart(Spread.of(taken[1:]), _COLD_SECONDS, tokens, plan.runs)
+                errors.seek(0)
+                raise _failure(process.returncode, errors.read())
+    return ColdStart(Spread.of(seconds[1:]), _COLD_SECONDS, tokens, plan.runs)
 
 
-def _child(job: Job) -> bytes:
-    """A job's result, from a process that did nothing else.
+def _run_job(job: Job) -> bytes:
+    """Run a job in a new process.
+
+    Returns:
+        The result as JSON.
 
     Raises:
-        MeasurementError: it ended without one.
+        MeasurementError: the process ended without a result.
     """
-    with _process(subprocess.PIPE) as process:
-        said, complaints = process.communicate(msgspec.json.encode(job))
+    with _process(_CHILD, subprocess.PIPE) as process:
+        output, errors = process.communicate(msgspec.json.encode(job))
     if process.returncode:
-        raise _failed(process.returncode, complaints)
-    return said
+        raise _failure(process.returncode, errors)
+    return output
 
 
 @contextlib.contextmanager
-def _process(errors: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with the package that is running here, wherever the current folder is; it ends with the block."""
+def _process(module: str, errors: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``module`` of this package in a new process, whatever the current folder is.
+
+    The process ends with the block.
+
+    Args:
+        module: name of the module.
+        errors: where its standard error goes, a file descriptor or ``subprocess.PIPE``.
+    """
     package = Path(__file__).resolve().parents[2]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH", "")]))
     with subprocess.Popen(
-        [sys.executable, "-m", "runtime.bench.child"],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -244,9 +276,9 @@ def _process(errors: int) -> Iterator[subprocess.Popen[bytes]]:
             raise
 
 
-def _failed(code: int, complaints: bytes) -> MeasurementError:
-    """Why a process ended: the last line that it wrote, or the signal that ended it."""
-    lines = complaints.decode(errors="replace").strip().splitlines()
+def _failure(code: int, errors: bytes) -> MeasurementError:
+    """Return an error with the last line of a process's standard error, or with the signal that ended it."""
+    lines = errors.decode(errors="replace").strip().splitlines()
     if code < 0:
         name = signal.Signals(-code).name
         hint = "; memory may have run out" if name == "SIGKILL" else ""
@@ -255,16 +287,26 @@ def _failed(code: int, complaints: bytes) -> MeasurementError:
 
 
 def parse_numbers(option: str, text: str) -> list[float]:
-    """Positive numbers separated by commas, ascending, each once.
+    """Parse positive numbers separated by commas.
+
+    Returns:
+        The numbers in ascending order, without duplicates.
 
     Raises:
-        OptionError: an entry is none.
+        OptionError: an entry is not a positive, finite number.
     """
     return sorted({_positive(option, entry) for entry in text.split(",")})
 
 
 def parse_counts(option: str, text: str) -> list[int]:
-    """The same of whole numbers."""
+    """Parse positive whole numbers separated by commas.
+
+    Returns:
+        The numbers in ascending order, without duplicates.
+
+    Raises:
+        OptionError: an entry is not a positive whole number.
+    """
     numbers = parse_numbers(option, text)
     for number in numbers:
         if number != int(number):

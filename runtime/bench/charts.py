@@ -1,7 +1,7 @@
-"""Bar and line charts as SVG inside a page: drawn here, labelled directly, readable in light and dark.
+"""Draw bar and line charts as inline SVG with direct labels, for light and dark pages.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart, as variables of the page's style; lines
-differ by their markers too.
+Colors are variables of the page's style, taken from the palette of Okabe and Ito, which color-blind readers can tell
+apart. Lines differ by their markers too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import msgspec
 from runtime.bench.page import Html, escape, number
 
 _WIDTH = 640.0
-_COLOURS = 7
+_COLORS = 7
 _FONT = 13.0
 
 
 class Series(msgspec.Struct, frozen=True):
-    """Bars of one colour: a value for each category, None where there is none."""
+    """Bars of one color: a value for each category, None for no bar."""
 
     name: str
     values: list[float | None]
@@ -34,7 +34,12 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def round_ticks(highest: float, about: int = 5) -> list[float]:
-    """Ticks from 0 in steps of 1, 2 or 5 times a power of ten; the last is at or above ``highest``."""
+    """Return ticks from 0 in steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        highest: largest value; the last tick is at or above it.
+        about: approximate number of steps.
+    """
     if not math.isfinite(highest) or highest <= 0:
         return [0.0, 1.0]
     raw = highest / about
@@ -54,35 +59,35 @@ def bar_chart(
     highest: float = 0.0,
     note: str = "",
 ) -> Html:
-    """Horizontal bars: a group for each category, side by side or stacked, with the sum at the end.
+    """Draw horizontal bars, a group for each category.
 
     Args:
-        title: what is compared.
-        categories: the groups' names, top to bottom.
-        series: the bars; of each, as many values as there are categories, none of them negative.
-        unit: of the values.
-        stacked: parts of a whole instead of things to compare.
-        highest: what the axis reaches at least, so that several charts have the same.
-        note: a sentence for the caption.
+        title: title of the chart.
+        categories: names of the groups, top to bottom.
+        series: bars, each with as many values as there are categories, none negative.
+        unit: unit of the values.
+        stacked: stack the bars of a group, with their sum at the end, instead of drawing them side by side.
+        highest: least end of the axis, so that several charts can have the same axis.
+        note: sentence for the caption.
 
     Raises:
-        ValueError: values that do not fit the categories, or negative ones.
+        ValueError: the number of values differs from that of the categories, or a value is negative.
     """
     if any(len(one.values) != len(categories) for one in series):
         raise ValueError(f"the series of {title!r} do not have {len(categories)} values each")
-    kept = [Series(one.name, [_finite(value) for value in one.values]) for one in series]
-    if any(value is not None and value < 0 for one in kept for value in one.values):
+    bars = [Series(one.name, [_finite(value) for value in one.values]) for one in series]
+    if any(value is not None and value < 0 for one in bars for value in one.values):
         raise ValueError(f"{title!r} has a negative value")
-    columns = list(zip(*(one.values for one in kept), strict=True)) if kept else []
+    columns = list(zip(*(one.values for one in bars), strict=True)) if bars else []
     sums = [sum(value or 0.0 for value in column) for column in columns]
     drawn = sums if stacked else [value or 0.0 for column in columns for value in column]
     ticks = round_ticks(max([highest, *drawn]))
     left = min(220.0, max([40.0, *(_text_width(name) for name in categories)]) + 10)
     right = _WIDTH - 64
     scale = (right - left) / ticks[-1]
-    bar = 24.0 if stacked else 18.0
-    group = bar * (1 if stacked else max(1, len(kept))) + 14
-    legend, top = _legend(dict(enumerate(one.name for one in kept)), markers=False)
+    height = 24.0 if stacked else 18.0
+    group = height * (1 if stacked else max(1, len(bars))) + 14
+    legend, top = _legend(dict(enumerate(one.name for one in bars)), markers=False)
     bottom = top + group * len(categories)
     parts = [legend, _ticks_below(ticks, left, scale, top, bottom, unit)]
     for row, name in enumerate(categories):
@@ -90,16 +95,16 @@ def bar_chart(
         middle = y + (group - 14) / 2
         parts.append(_text(left - 10, middle, _fit(name, left - 9), "end"))
         if stacked:
-            parts.append(_stack(kept, row, left, y, scale, bar, unit))
-            total = number(sums[row]) if any(one.values[row] is not None for one in kept) else "–"
+            parts.append(_stack(bars, row, left, y, scale, height, unit))
+            total = number(sums[row]) if any(one.values[row] is not None for one in bars) else "–"
             parts.append(_text(left + sums[row] * scale + 6, middle, total, css="halo"))
         else:
-            parts.append(_bars(kept, row, left, y, scale, bar, unit))
-    shown = "; ".join(
-        f"{name}: " + ", ".join(f"{one.name} {number(one.values[row])}" for one in kept)
+            parts.append(_bars(bars, row, left, y, scale, height, unit))
+    description = "; ".join(
+        f"{name}: " + ", ".join(f"{one.name} {number(one.values[row])}" for one in bars)
         for row, name in enumerate(categories)
     )
-    return _figure(title, unit, note, shown, bottom + 42, parts)
+    return _figure(title, unit, note, description, bottom + 42, parts)
 
 
 def line_chart(
@@ -112,78 +117,78 @@ def line_chart(
     reference: tuple[str, float] | None = None,
     note: str = "",
 ) -> Html:
-    """Lines over a common x axis whose ticks are the measured places; y begins at 0.
+    """Draw lines over a common x axis with a tick at each measured x; the y axis begins at 0.
 
     Args:
-        title: what is shown.
-        lines: at least one point in all; one without points keeps its colour for the other charts of a page.
-        x_unit: what x is, with its unit.
-        y_unit: the same of y.
-        log_x: a logarithmic x axis, for lengths from seconds to hours; x must be positive.
-        reference: a level to compare with, and its name.
-        note: a sentence for the caption.
+        title: title of the chart.
+        lines: lines with at least one point in all. A line without points reserves its color, so that the charts of a
+            page have the same colors.
+        x_unit: name and unit of x.
+        y_unit: name and unit of y.
+        log_x: use a logarithmic x axis, for lengths from seconds to hours; x must be positive.
+        reference: name and y of a horizontal line to compare with.
+        note: sentence for the caption.
 
     Raises:
-        ValueError: no point at all, or one that cannot be on a logarithmic axis.
+        ValueError: there is no point, a y is negative, or an x is not positive on a logarithmic axis.
     """
-    kept = [Line(line.name, [p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
-    indices = sorted({x for line in kept for x, _ in line.points})
-    if not indices or (log_x and indices[0] <= 0):
+    finite = [Line(line.name, [p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
+    positions = sorted({x for line in finite for x, _ in line.points})
+    if not positions or (log_x and positions[0] <= 0):
         raise ValueError(f"{title!r} has no points that can be drawn")
-    if any(y < 0 for line in kept for _, y in line.points):
+    if any(y < 0 for line in finite for _, y in line.points):
         raise ValueError(f"{title!r} has a negative value")
-    ticks = round_ticks(max([y for line in kept for _, y in line.points] + ([reference[1]] if reference else [])))
-    legend, top = _legend({index: line.name for index, line in enumerate(kept) if line.points}, markers=True)
+    ticks = round_ticks(max([y for line in finite for _, y in line.points] + ([reference[1]] if reference else [])))
+    legend, top = _legend({index: line.name for index, line in enumerate(finite) if line.points}, markers=True)
     top += 20  # room for the labels of the highest points
     left, right, bottom = 16 + max(_text_width(f"{tick:,g}") for tick in ticks), _WIDTH - 24, top + 240
     project = math.log if log_x else float
-    low, span = project(indices[0]), project(indices[-1]) - project(indices[0])
+    low, span = project(positions[0]), project(positions[-1]) - project(positions[0])
 
-    def across(x: float) -> float:
+    def to_column(x: float) -> float:
         return left + 24 + (right - left - 48) * ((project(x) - low) / span if span else 0.5)
 
-    def down(y: float) -> float:
+    def to_row(y: float) -> float:
         return bottom - (bottom - top) * y / ticks[-1]
 
     parts = [legend]
     for tick in ticks:
         parts.append(
-            f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
+            f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{to_row(tick):.1f}" y2="{to_row(tick):.1f}"/>'
         )
-        parts.append(_text(left - 6, down(tick), f"{tick:,g}", "end", "axis"))
+        parts.append(_text(left - 6, to_row(tick), f"{tick:,g}", "end", "axis"))
     free = -math.inf
-    for x in indices:
+    for x in positions:
         half = _text_width(f"{x:,g}", 12) / 2
-        if across(x) - half > free:  # neighbours on the axis may be too near for all their labels
-            parts.append(_text(across(x), bottom + 16, f"{x:,g}", "middle", "axis"))
-            free = across(x) + half + 4
+        if to_column(x) - half > free:  # leave out a label that would overlap the previous one
+            parts.append(_text(to_column(x), bottom + 16, f"{x:,g}", "middle", "axis"))
+            free = to_column(x) + half + 4
     parts.append(_text((left + right) / 2, bottom + 36, x_unit, "middle", "axis"))
     if reference:
-        y = down(reference[1])
+        y = to_row(reference[1])
         parts.append(
             f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--quiet)" '
             'stroke-dasharray="5 4"/>'
         )
         parts.append(_text(right, y - 9, f"{reference[0]} {number(reference[1])}", "end", "axis halo"))
     taken: list[_Box] = []
-    for index, line in enumerate(kept):
-        points = [(across(x), down(y)) for x, y in line.points]
+    for index, line in enumerate(finite):
+        points = [(to_column(x), to_row(y)) for x, y in line.points]
         if len(points) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            parts.append(f'<polyline class="line" points="{path}" stroke="{_colour(index)}"/>')
+            parts.append(f'<polyline class="line" points="{path}" stroke="{_color(index)}"/>')
         taken += [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
         parts += [
-            _marker(index, x, y, f"{line.name}, {at:,g}: {number(value)} {y_unit}")
-            for (x, y), (at, value) in zip(points, line.points, strict=True)
+            _marker(index, x, y, f"{line.name}, {value_x:,g}: {number(value_y)} {y_unit}")
+            for (x, y), (value_x, value_y) in zip(points, line.points, strict=True)
         ]
-    for line in kept:
-        parts += [
-            label
-            for x, y in line.points
-            if (label := _free_label(number(y), across(x), down(y), taken, (left, top - 22, right + 20, bottom)))
-        ]
-    shown = "; ".join(f"{line.name}: " + ", ".join(f"{number(y)} at {x:,g}" for x, y in line.points) for line in kept)
-    return _figure(title, y_unit, note, shown, bottom + 46, parts)
+    area = _Box(left, top - 22, right + 20, bottom)
+    for line in finite:
+        parts += [label for x, y in line.points if (label := _label(number(y), to_column(x), to_row(y), taken, area))]
+    description = "; ".join(
+        f"{line.name}: " + ", ".join(f"{number(y)} at {x:,g}" for x, y in line.points) for line in finite
+    )
+    return _figure(title, y_unit, note, description, bottom + 46, parts)
 
 
 class _Box(msgspec.Struct, frozen=True):
@@ -192,32 +197,43 @@ class _Box(msgspec.Struct, frozen=True):
     right: float
     bottom: float
 
-    def meets(self, other: _Box) -> bool:
+    def overlaps(self, other: _Box) -> bool:
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
+    def contains(self, other: _Box) -> bool:
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.top <= other.top
+            and other.bottom <= self.bottom
+        )
 
-def _free_label(text: str, x: float, y: float, taken: list[_Box], room: tuple[float, ...]) -> str:
-    """A point's value above it, else below it, where nothing is yet; else no label (the table has the value)."""
+
+def _label(text: str, x: float, y: float, taken: list[_Box], area: _Box) -> str:
+    """Draw a point's value above or below it, in ``area``, and add its box to ``taken``.
+
+    Returns:
+        The label; empty if both positions overlap a box of ``taken`` (the page's tables have every value).
+    """
     half = _text_width(text, 12) / 2
     for middle in (y - 14, y + 15):
         box = _Box(x - half, middle - 7, x + half, middle + 7)
-        inside = room[0] <= box.left and box.right <= room[2] and room[1] <= box.top and box.bottom <= room[3]
-        if inside and not any(box.meets(other) for other in taken):
+        if area.contains(box) and not any(box.overlaps(other) for other in taken):
             taken.append(box)
             return _text(x, middle, text, "middle", "halo", 12)
     return ""
 
 
 def _figure(
-    title: str, unit: str, note: str, shown: str, height: float, parts: Sequence[str], width: float = _WIDTH
+    title: str, unit: str, note: str, description: str, height: float, parts: Sequence[str], width: float = _WIDTH
 ) -> Html:
-    said = f"<strong>{escape(title)}</strong>, {escape(unit)}{f'. {escape(note)}' if note else ''}"
+    caption = f"<strong>{escape(title)}</strong>, {escape(unit)}{f'. {escape(note)}' if note else ''}"
     return Html(
-        f'<figure><figcaption>{said}</figcaption><div class="wide" tabindex="0" role="group" '
+        f'<figure><figcaption>{caption}</figcaption><div class="wide" tabindex="0" role="group" '
         f'aria-label="{escape(title)}">\n<svg role="img" viewBox="0 0 {width:.0f} {height:.0f}">'
-        f"<title>{escape(title)}, {escape(unit)}</title><desc>{escape(shown)}</desc>\n"
+        f"<title>{escape(title)}, {escape(unit)}</title><desc>{escape(description)}</desc>\n"
         + "\n".join(filter(None, parts))
         + "\n</svg></div></figure>"
     )
@@ -233,7 +249,7 @@ def _stack(series: Sequence[Series], row: int, left: float, y: float, scale: flo
         parts.append(_rect(index, x, y, width, height, f"{one.name}: {number(value)} {unit}"))
         if _text_width(number(value), 12) + 8 <= width:
             parts.append(
-                _text(x + width / 2, y + height / 2, number(value), "middle", size=12, fill=_text_colour(index))
+                _text(x + width / 2, y + height / 2, number(value), "middle", size=12, fill=_text_color(index))
             )
         x += width
     return "\n".join(parts)
@@ -260,43 +276,48 @@ def _ticks_below(ticks: Sequence[float], left: float, scale: float, top: float, 
 
 
 def _legend(names: Mapping[int, str], *, markers: bool) -> tuple[str, float]:
-    """Names by place, with their colours, in as many lines as they need, and where the drawing begins.
+    """Draw the legend, in as many lines as it needs; none for a single name.
 
-    There is none for a single name.
+    Args:
+        names: names by the index of their color.
+        markers: draw the markers of lines instead of squares.
+
+    Returns:
+        The legend, and y of its lower edge.
     """
     if len(names) < 2:
         return "", 10.0
     parts, x, y = [], 4.0, 14.0
     for index, name in names.items():
-        shown = _fit(name, 240)
-        width = _text_width(shown) + 38
+        label = _fit(name, 240)
+        width = _text_width(label) + 38
         if x + width > _WIDTH and x > 4:
             x, y = 4.0, y + 22
         parts.append(_marker(index, x + 6, y, name) if markers else _rect(index, x, y - 6, 12, 12, name))
-        parts.append(_text(x + 19, y, shown))
+        parts.append(_text(x + 19, y, label))
         x += width
     return "\n".join(parts), y + 18
 
 
 def _marker(index: int, x: float, y: float, title: str) -> str:
-    """A circle, square, diamond or triangle."""
-    colour = f'fill="{_colour(index)}"'
-    said = f"<title>{escape(title)}</title>"
+    """Draw a circle, square, diamond or triangle, by ``index``."""
+    color = f'fill="{_color(index)}"'
+    tooltip = f"<title>{escape(title)}</title>"
     match index % 4:
         case 0:
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {colour}>{said}</circle>'
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {color}>{tooltip}</circle>'
         case 1:
-            return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {colour}>{said}</rect>'
+            return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {color}>{tooltip}</rect>'
         case 2:
             points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
         case _:
             points = f"{x:.1f},{y - 5.5:.1f} {x + 5.5:.1f},{y + 4.5:.1f} {x - 5.5:.1f},{y + 4.5:.1f}"
-    return f'<polygon points="{points}" {colour}>{said}</polygon>'
+    return f'<polygon points="{points}" {color}>{tooltip}</polygon>'
 
 
 def _rect(index: int, x: float, y: float, width: float, height: float, title: str) -> str:
     return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{_colour(index)}">'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{_color(index)}">'
         f"<title>{escape(title)}</title></rect>"
     )
 
@@ -304,19 +325,19 @@ def _rect(index: int, x: float, y: float, width: float, height: float, title: st
 def _text(
     x: float, y: float, text: str, anchor: str = "start", css: str = "", size: float = _FONT, fill: str = ""
 ) -> str:
-    """Text whose middle is at ``y``: a third of its size above the base line."""
+    """Draw text whose vertical center is at ``y``, about a third of its size above the base line."""
     attributes = f' class="{css}"' if css else ""
     attributes += f' font-size="{size:g}"' if size != _FONT else ""
     attributes += f' style="fill:{fill}"' if fill else ""
     return f'<text x="{x:.1f}" y="{y + size * 0.35:.1f}" text-anchor="{anchor}"{attributes}>{escape(text)}</text>'
 
 
-def _colour(index: int) -> str:
-    return f"var(--s{index % _COLOURS + 1})"
+def _color(index: int) -> str:
+    return f"var(--s{index % _COLORS + 1})"
 
 
-def _text_colour(index: int) -> str:
-    return f"var(--t{index % _COLOURS + 1})"
+def _text_color(index: int) -> str:
+    return f"var(--t{index % _COLORS + 1})"
 
 
 def _finite(value: float | None) -> float | None:
@@ -324,12 +345,15 @@ def _finite(value: float | None) -> float | None:
 
 
 def _text_width(text: str, size: float = _FONT) -> float:
-    """As wide as ``text`` is, or a little wider, in a sans-serif font: an em for a wide character, 0.64 for others."""
+    """Estimate the width of ``text`` in a sans-serif font, at or above the true one.
+
+    A wide character counts 1 em, any other 0.64 em.
+    """
     return size * sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.64 for char in text)
 
 
 def _fit(text: str, width: float) -> str:
-    """``text``, cut with an ellipsis where it is wider than ``width``."""
+    """Return ``text``, cut with an ellipsis if it is wider than ``width``."""
     if _text_width(text) <= width:
         return text
     while text and _text_width(text + "…") > width:

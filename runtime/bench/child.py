@@ -1,16 +1,16 @@
-"""One measurement in a process of its own, so that its peak of memory is its own: ``python -m runtime.bench.child``.
+"""Take one measurement in a process of its own: ``python -m runtime.bench.child``.
 
-Reads a :data:`Job` as JSON from standard input and writes its result to standard output.
+Reads a :data:`Job` as JSON from standard input and writes its result as JSON to standard output. Each job has a
+process of its own so that the peak memory it reports is that of this job alone.
 """
 
 from __future__ import annotations
 
 import heapq
-import importlib
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -23,12 +23,12 @@ from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
 
 _BAD_INPUT = 2
-# Timings that are no stage of a run: before it, or by the clock.
-_CLOCK = ("load", "first_token", "total")
+# Fields of Timings that are not stages of a run: `load` is before it, the other two are clock times within it.
+_NOT_STAGES = ("load", "first_token", "total")
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """How the model is opened."""
+    """Options with which the model is opened, as in :meth:`runtime.Transcriber.from_artifact`."""
 
     model: str
     providers: AskedProviders = AskedProviders()
@@ -37,9 +37,16 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class MeasureJob(msgspec.Struct, frozen=True, tag="measure"):
-    """Measure one configuration; ``clips`` null: as many as give each row a segment.
+    """Measure one configuration.
 
-    ``new_tokens`` are forced for each clip, shared by its segments and rounded up to the same number for each.
+    Attributes:
+        setup: how to open the model.
+        clip: path of the audio file.
+        seconds: length of the clip.
+        batch: rows of the decoder's batch.
+        runs: counted runs, after a warm-up.
+        new_tokens: tokens to force for each clip, divided among its segments and rounded up; None forces none.
+        clips: clips to transcribe together; None: as many as give each row a segment.
     """
 
     setup: Setup
@@ -52,7 +59,7 @@ class MeasureJob(msgspec.Struct, frozen=True, tag="measure"):
 
 
 class ColdJob(msgspec.Struct, frozen=True, tag="cold"):
-    """Start, transcribe a clip, print its text."""
+    """Open the model, transcribe a clip and write its text. Run by :mod:`runtime.cli.cold_start`."""
 
     setup: Setup
     clip: str
@@ -60,26 +67,39 @@ class ColdJob(msgspec.Struct, frozen=True, tag="cold"):
 
 
 class WorkJob(msgspec.Struct, frozen=True, tag="work"):
-    """Count what the model asks of a machine, over a clip of one segment."""
+    """Count the operations and bytes that the model needs for a clip of one segment."""
 
     model: str
     clip: str
 
 
 class RatesJob(msgspec.Struct, frozen=True, tag="rates"):
-    """Measure what the machine can do."""
+    """Measure the machine's memory bandwidth and its rates of matrix products."""
 
     threads: int
 
 
-Job = MeasureJob | ColdJob | WorkJob | RatesJob
+Job = MeasureJob | WorkJob | RatesJob
 
 
 def main() -> int:
-    """Do the job on standard input; bad input is one sentence on standard error and exit code 2."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    """Run the job on standard input.
+
+    Returns:
+        0, or 2 after one sentence on standard error.
+    """
+    return run_on_stdin(_run_job)
+
+
+def run_on_stdin(run: Callable[[bytes], bytes]) -> int:
+    """Pass standard input to ``run`` and write its result, with a line feed, to standard output.
+
+    Returns:
+        0, or 2 if ``run`` raises an :class:`AsrError`, whose message goes to standard error.
+    """
+    data = sys.stdin.buffer.read()
     try:
-        result = _do(job)
+        result = run(data)
     except AsrError as error:
         sys.stderr.write(f"{error}\n")
         return _BAD_INPUT
@@ -88,14 +108,11 @@ def main() -> int:
     return 0
 
 
-def _do(job: Job) -> bytes:
+def _run_job(data: bytes) -> bytes:
+    job = msgspec.json.decode(data, type=Job)
     match job:
         case MeasureJob():
             return msgspec.json.encode(measure(job))
-        case ColdJob():
-            importlib.import_module("runtime.__main__")  # a command starts with it, so it belongs to a cold start
-            (transcript,) = _transcribe(_open(job.setup), job.clip, 1, job.new_tokens)
-            return transcript.text.encode()
         case WorkJob():
             return msgspec.json.encode(measure_work(job.model, job.clip))
         case RatesJob():
@@ -103,16 +120,16 @@ def _do(job: Job) -> bytes:
 
 
 def measure(job: MeasureJob) -> Configuration:
-    """Open the model, warm up, transcribe ``runs`` times."""
-    transcriber = _open(job.setup, job.batch)
-    # How the clip is cut is known only once it was: one token a segment tells it, where the number is forced.
-    (first,) = _transcribe(transcriber, job.clip, 1, 1 if job.new_tokens else None)
+    """Open the model, warm up, and transcribe ``job.runs`` times."""
+    transcriber = open_transcriber(job.setup, job.batch)
+    # The number of segments is known only after a run. Where tokens are forced, one token a segment is enough for it.
+    (first,) = transcribe_clip(transcriber, job.clip, 1, 1 if job.new_tokens else None)
     segments = max(1, len(first.segments))
-    budget = -(-job.new_tokens // segments) if job.new_tokens else None
+    max_tokens = -(-job.new_tokens // segments) if job.new_tokens else None
     clips = job.clips or -(-job.batch // segments)
-    if budget or clips > 1:  # otherwise that was the warm-up
-        _transcribe(transcriber, job.clip, clips, budget)
-    runs = [_run(transcriber, job, clips, budget) for _ in range(job.runs)]
+    if max_tokens or clips > 1:  # otherwise the run above was the warm-up
+        transcribe_clip(transcriber, job.clip, clips, max_tokens)
+    runs = [_measure_run(transcriber, job, clips, max_tokens) for _ in range(job.runs)]
     names = list(runs[0].stages)
     audio_seconds = job.seconds * clips
     totals = [run.total for run in runs]
@@ -137,34 +154,36 @@ def measure(job: MeasureJob) -> Configuration:
 
 
 class _Run(msgspec.Struct, frozen=True):
+    """Times of one run in seconds, and its token counts."""
+
     total: float
     stages: dict[str, float]
     first_token: float | None
     tokens: Tokens
 
 
-def _run(transcriber: Transcriber, job: MeasureJob, clips: int, budget: int | None) -> _Run:
+def _measure_run(transcriber: Transcriber, job: MeasureJob, clips: int, max_tokens: int | None) -> _Run:
     began = time.perf_counter()
-    transcripts = _transcribe(transcriber, job.clip, clips, budget)
+    transcripts = transcribe_clip(transcriber, job.clip, clips, max_tokens)
     total = time.perf_counter() - began
     timings = [msgspec.structs.asdict(transcript.timings) for transcript in transcripts]
-    stages = {name: sum(each[name] for each in timings) for name in timings[0] if name not in _CLOCK}
-    told = [each["first_token"] for each in timings if each["first_token"]]
+    stages = {name: sum(times[name] for times in timings) for name in timings[0] if name not in _NOT_STAGES}
+    first_tokens = [times["first_token"] for times in timings if times["first_token"]]
     stages["other"] = max(0.0, total - sum(stages.values()))
-    # Each segment's tokens, and the stop id, which took a step too and is not counted among them.
+    # Tokens of each segment plus its stop id, which takes a step too but is not in `tokens`.
     counts = [
         len(segment.tokens) + (segment.finish_reason == "stop")
         for transcript in transcripts
         for segment in transcript.segments
     ]
-    # A text from the encoder's frames has no prompt and no stop id; a step of its loop may give no token at all.
+    # CTC and transducer models have no prompt and no stop id, and a step of their loop may give no token at all.
     if "decoder" not in transcriber.artifact.manifest.graphs:
         counts = []
         del stages["prefill"]
     return _Run(
         total=total,
         stages=stages,
-        first_token=statistics.median(told) if told else None,
+        first_token=statistics.median(first_tokens) if first_tokens else None,
         tokens=Tokens(
             audio=sum(transcript.tokens.audio for transcript in transcripts),
             prompt=sum(transcript.tokens.prompt for transcript in transcripts),
@@ -176,9 +195,16 @@ def _run(transcriber: Transcriber, job: MeasureJob, clips: int, budget: int | No
 
 
 def count_steps(tokens: Sequence[int], rows: int) -> int:
-    """Steps in which ``rows`` rows decode texts of so many tokens, in this order; a row that ends takes the next.
+    """Count the decoder steps for texts of the given token counts, decoded in this order.
 
-    The first token of a text comes from its prefill and so takes no step.
+    A row that ends takes the next text. The first token of a text comes from its prefill and takes no step.
+
+    Args:
+        tokens: tokens of each text, its stop id among them.
+        rows: rows of the decoder's batch.
+
+    Returns:
+        Steps until the last row ends.
     """
     ends = [0] * rows
     for count in tokens:
@@ -190,7 +216,8 @@ def _spread(values: Sequence[float]) -> Spread | None:
     return Spread.of(values) if values else None
 
 
-def _open(setup: Setup, batch: int = 1) -> Transcriber:
+def open_transcriber(setup: Setup, batch: int = 1) -> Transcriber:
+    """Open the model of ``setup`` with ``batch`` rows."""
     return Transcriber.from_artifact(
         setup.model,
         **msgspec.structs.asdict(setup.providers),
@@ -200,10 +227,25 @@ def _open(setup: Setup, batch: int = 1) -> Transcriber:
     )
 
 
-def _transcribe(transcriber: Transcriber, clip: str, count: int, budget: int | None) -> list[Transcript]:
-    """``count`` requests for the same clip, together; ``budget`` tokens are forced for each segment."""
+def transcribe_clip(transcriber: Transcriber, clip: str, count: int, max_tokens: int | None) -> list[Transcript]:
+    """Transcribe the same clip ``count`` times in one call.
+
+    Args:
+        transcriber: the model.
+        clip: path of the audio file.
+        count: number of requests.
+        max_tokens: tokens to force for each segment; None ends texts where the model does.
+
+    Returns:
+        ``count`` transcripts.
+
+    Raises:
+        AsrError: the clip cannot be read or transcribed.
+    """
     requests = [Request(clip)] * count
-    outcomes = list(transcriber.transcribe_many(requests, max_new_tokens=budget, ignore_stop=budget is not None))
+    outcomes = list(
+        transcriber.transcribe_many(requests, max_new_tokens=max_tokens, ignore_stop=max_tokens is not None)
+    )
     return [outcome.result() for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
 
 

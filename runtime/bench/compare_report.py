@@ -1,4 +1,4 @@
-"""The comparison of execution providers as text for a terminal, and as a page with pictures."""
+"""Render a comparison of execution providers as text for a terminal and as an HTML page with charts."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _COLUMNS = ("provider", "load", "encode", "prefill", "step", "total", "RTF", "pe
 
 
 def as_text(comparison: Comparison) -> str:
-    """What the terminal gets: times, nearness to the reference, placement, and what could not be measured."""
+    """Return tables of times, of differences from the reference and of node placement, then the errors."""
     measured = [each for each in comparison.outcomes if each.measured]
     parts = [f"{comparison.model}, {comparison.audio_seconds:.1f} s of audio, medians of {comparison.runs} runs"]
     if measured:
         parts += [
             _grid(_COLUMNS, [_times(each.provider, each.measured) for each in measured if each.measured]),
             f"difference from {comparison.reference}, relative to its outputs, on the same inputs",
-            _grid(_nearness_columns(measured), [_nearness(each, comparison) for each in measured]),
+            _grid(_accuracy_columns(measured), [_accuracy(each, comparison) for each in measured]),
             "nodes of each graph, by the provider that runs them",
-            _grid(("provider", "graph", "on", "nodes", "operators"), _placed(measured)),
+            _grid(("provider", "graph", "on", "nodes", "operators"), _placement(measured)),
         ]
     parts += [f"{each.provider}: {each.error}" for each in comparison.outcomes if each.error]
     return "\n\n".join(parts)
@@ -65,25 +65,28 @@ def _times(provider: str, measured: Measured) -> list[str]:
 
 
 def _has_prompt(measured: Measured) -> bool:
-    """Whether texts come from a decoder after its prompt; those from an encoder's frames have no prefill."""
+    """Return whether the model has a decoder with a prompt; CTC and transducer models have no prefill."""
     return "decoder" in measured.placement
 
 
-def _nearness_columns(outcomes: list[Outcome]) -> tuple[str, ...]:
-    """A column for each graph that the family has, and what became of the texts."""
+def _accuracy_columns(outcomes: list[Outcome]) -> tuple[str, ...]:
+    """Return the columns of the table of differences: one for each graph of the family, then those of the texts."""
     roles = next((each.measured.placement for each in outcomes if each.measured), {})
     return ("provider", *roles, "same choices", "same tokens", "first difference", "word errors")
 
 
-def _nearness(outcome: Outcome, comparison: Comparison) -> list[str]:
+def _accuracy(outcome: Outcome, comparison: Comparison) -> list[str]:
     measured = outcome.measured
     assert measured is not None
-    found = measured.differences
+    differences = measured.differences
     # One graph of a family makes the choices: a decoder, a transducer's joint, the encoder of a CTC model.
-    same = next((each.same_choices for each in found.values() if each.same_choices is not None), None)
+    same = next((each.same_choices for each in differences.values() if each.same_choices is not None), None)
     return [
         outcome.provider,
-        *(_scientific(found[role].relative) if role in found else "reference" for role in measured.placement),
+        *(
+            _scientific(differences[role].relative) if role in differences else "reference"
+            for role in measured.placement
+        ),
         "–" if same is None else f"{same:.1%}",
         f"{outcome.identical} of {len(comparison.audio)} files",
         "none" if outcome.first_difference is None else f"token {outcome.first_difference}",
@@ -95,7 +98,7 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
-def _placed(outcomes: list[Outcome]) -> list[list[str]]:
+def _placement(outcomes: list[Outcome]) -> list[list[str]]:
     rows = []
     for each in outcomes:
         for role, by_provider in (each.measured.placement if each.measured else {}).items():
@@ -107,16 +110,16 @@ def _placed(outcomes: list[Outcome]) -> list[list[str]]:
 
 
 def as_page(comparison: Comparison) -> Html:
-    """The self-contained page."""
+    """Return the self-contained HTML page."""
     measured = [(each, each.measured) for each in comparison.outcomes if each.measured]
     failed = [[each.provider, each.error or ""] for each in comparison.outcomes if each.error]
     parts = [_tiles(comparison, measured, len(failed))]
     if measured:
-        parts += [_speed(measured), _nearness_section(comparison, measured), _nodes(measured)]
+        parts += [_speed(measured), _accuracy_section(comparison, measured), _nodes(measured)]
     if failed:
-        parts.append(section("Not measured", table("Why", ("provider", "reason"), failed, prose_columns=(1,))))
+        parts.append(section("Not measured", table("Errors", ("provider", "reason"), failed, prose_columns=(1,))))
     parts.append(machine_box(msgspec.convert(comparison.machine, Machine)))
-    forced = f", {comparison.new_tokens} tokens forced of every segment" if comparison.new_tokens else ""
+    forced = f", {comparison.new_tokens} tokens forced for every segment" if comparison.new_tokens else ""
     lead = (
         f"{comparison.model}: {comparison.audio_seconds:.1f} s of audio, medians of {comparison.runs} runs{forced}. "
         f"Differences are from {comparison.reference}."
@@ -131,50 +134,54 @@ def _tiles(comparison: Comparison, measured: list[_Row], failed: int) -> Html:
         ("audio", f"{comparison.audio_seconds:.1f} s", f"{len(comparison.audio)} files"),
     ]
     if measured:
-        fastest, got = min(measured, key=lambda row: row[1].rtf)
-        shown.insert(0, ("fastest", fastest.provider.partition(":")[0], f"RTF {number(got.rtf)}"))
+        fastest, result = min(measured, key=lambda row: row[1].rtf)
+        shown.insert(0, ("fastest", fastest.provider.partition(":")[0], f"RTF {number(result.rtf)}"))
     return tiles(shown)
 
 
 def _speed(measured: list[_Row]) -> Html:
     names = [each.provider for each, _ in measured]
-    prompts = any(_has_prompt(got) for _, got in measured)
+    prompts = any(_has_prompt(result) for _, result in measured)
     return section(
         "Speed and memory",
-        table("Medians; least and most below", _COLUMNS, [_time_cells(each.provider, got) for each, got in measured]),
+        table(
+            "Medians; below them the smallest and largest values",
+            _COLUMNS,
+            [_time_cells(each.provider, result) for each, result in measured],
+        ),
         bar_chart(
             "Where the time goes",
             names,
             [
-                Series("encode", [got.encode.median for _, got in measured]),
-                *([Series("prefill", [got.prefill.median for _, got in measured])] if prompts else []),
-                Series("decode", [_decode(got) for _, got in measured]),
+                Series("encode", [result.encode.median for _, result in measured]),
+                *([Series("prefill", [result.prefill.median for _, result in measured])] if prompts else []),
+                Series("decode", [_decode(result) for _, result in measured]),
             ],
-            unit="seconds of work for all of the audio",
+            unit="seconds of work for all audio",
             stacked=True,
         ),
         bar_chart(
             "Peak resident memory",
             names,
-            [Series("peak", [got.peak_bytes / 1e6 for _, got in measured])],
+            [Series("peak", [result.peak_bytes / 1e6 for _, result in measured])],
             unit="MB of the provider's own process",
         ),
-        definitions({each.provider: _versions(got) for each, got in measured}),
+        definitions({each.provider: _versions(result) for each, result in measured}),
     )
 
 
-def _nearness_section(comparison: Comparison, measured: list[_Row]) -> Html:
+def _accuracy_section(comparison: Comparison, measured: list[_Row]) -> Html:
     return section(
-        "Nearness to the reference",
+        "Difference from the reference",
         table(
             f"Differences from {comparison.reference}",
-            _nearness_columns([each for each, _ in measured]),
-            [_nearness(each, comparison) for each, _ in measured],
+            _accuracy_columns([each for each, _ in measured]),
+            [_accuracy(each, comparison) for each, _ in measured],
         ),
         paragraph(
-            "Each graph got the reference's inputs; its difference is the Euclidean norm of what its outputs are off, "
-            "over that of the reference's. Same choices: positions whose largest logit is the reference's. Tokens and "
-            "word errors are of whole transcripts.",
+            "Each graph ran on the reference's inputs. The difference is the Euclidean norm of (outputs - reference "
+            "outputs), divided by that of the reference outputs. Same choices: share of positions with the same "
+            "largest logit as the reference. Tokens and word errors are those of whole transcripts.",
             note=True,
         ),
     )
@@ -182,14 +189,14 @@ def _nearness_section(comparison: Comparison, measured: list[_Row]) -> Html:
 
 def _nodes(measured: list[_Row]) -> Html:
     names = [each.provider for each, _ in measured]
-    roles = dict.fromkeys(role for _, got in measured for role in got.placement)
+    roles = dict.fromkeys(role for _, result in measured for role in result.placement)
     return section(
         "Nodes",
-        *(_placement_chart(role, names, [got for _, got in measured]) for role in roles),
+        *(_placement_chart(role, names, [result for _, result in measured]) for role in roles),
         table(
             "Nodes by the provider that runs them",
             ("provider", "graph", "on", "nodes", "operators"),
-            _placed([each for each, _ in measured]),
+            _placement([each for each, _ in measured]),
             text_columns=(0, 1, 2),
             prose_columns=(4,),
         ),

@@ -1,4 +1,4 @@
-"""What the comparison of execution providers asks of a process, what comes back, and what is made of both."""
+"""Data of a comparison of execution providers: request, measurements, differences, outcome."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import numpy.typing as npt
 
 from runtime.bench.results import Spread
 
-# A word, or a character of a script that has no spaces.
+# A word, or a character of a script without spaces.
 _UNIT = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]|[^\s\u3040-\u30ff\u3400-\u9fff]+"
 )
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One provider's work, for a process of its own.
+    """What the process of one provider measures.
 
-    ``outputs`` is the file for the graphs' outputs, and ``reference`` the reference's, None for the reference itself.
-    ``new_tokens`` forces so many tokens a segment, to time a model that says nothing.
+    Attributes:
+        model: folder of the artifact.
+        providers: providers in order of priority.
+        audio: files to transcribe.
+        runs: counted runs, after a warm-up.
+        threads: threads of a session; None: the cores this process may use.
+        new_tokens: tokens to force for every segment; None forces none.
+        outputs: file to which the reference writes inputs and outputs of the graphs.
+        reference: file with the reference's inputs and outputs; None for the reference itself.
     """
 
     model: str
@@ -36,9 +43,12 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """How far a graph's outputs are from the reference's on the same inputs.
+    """Difference between a graph's outputs and the reference's on the same inputs.
 
-    ``relative`` is of the Euclidean norms; ``same_choices`` the share of rows with the same largest entry, for logits.
+    Attributes:
+        largest: largest absolute difference.
+        relative: Euclidean norm of the difference over that of the reference.
+        same_choices: share of rows with the same largest entry, 0 to 1, for logits; None for other outputs.
     """
 
     largest: float
@@ -47,9 +57,21 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What one process measured. Seconds, of all audio; ``step`` of one token; ``peak_bytes`` of the process.
+    """Measurements of one process. Times are seconds for all audio.
 
-    ``placement`` counts nodes by role, provider and operator. ``texts`` and ``tokens`` are of each audio file.
+    Attributes:
+        load: time to open the model.
+        encode: time of the encoder.
+        prefill: time of the decoder's prompts.
+        step: time of a token; None if no token was generated.
+        total: time of a run.
+        audio_seconds: length of all audio.
+        peak_bytes: peak resident memory of the process.
+        placement: number of nodes by graph role, provider and operator.
+        differences: difference from the reference by graph role; empty for the reference.
+        texts: text of each audio file.
+        tokens: tokens of each audio file.
+        versions: version of each package that runs graphs.
     """
 
     load: float
@@ -67,16 +89,20 @@ class Measured(msgspec.Struct, frozen=True):
 
     @property
     def rtf(self) -> float:
-        """Seconds of work a second of audio."""
+        """Seconds of work for each second of audio."""
         return self.total.median / self.audio_seconds
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A provider's row: what was measured, or in a sentence why nothing was.
+    """Row of a provider. One of ``measured`` and ``error`` is set.
 
-    ``first_difference`` is the place of the first token that is not the reference's, None where all are the same;
-    ``identical`` counts files with the reference's tokens; ``word_errors`` is the error rate of the texts against the
-    reference's, None where the reference has no words.
+    Attributes:
+        provider: providers as they were given, joined by ``+``.
+        measured: its measurements.
+        error: why it could not be measured.
+        first_difference: lowest index of a token that differs from the reference; None if all are equal.
+        identical: number of files with the same tokens as the reference.
+        word_errors: error rate of the texts against those of the reference; None if these have no words.
     """
 
     provider: str
@@ -88,7 +114,18 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """The whole comparison. ``reference`` says what the differences are from; ``machine`` is a ``Machine``."""
+    """A whole comparison.
+
+    Attributes:
+        model: name of the model.
+        reference: name of the reference.
+        audio: names of the audio files.
+        audio_seconds: length of all audio.
+        runs: counted runs.
+        new_tokens: tokens forced for every segment; None if none were.
+        machine: fields of a :class:`runtime.bench.machine.Machine`.
+        outcomes: a row for each provider.
+    """
 
     model: str
     reference: str
@@ -101,7 +138,13 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], *, choices: bool) -> Difference:
-    """Compare two outputs of one shape; ``choices``: the largest entries along the last axis are decisions."""
+    """Compare two outputs of the same shape.
+
+    Args:
+        ours: output of a provider.
+        theirs: output of the reference.
+        choices: whether to compare the indices of the largest entries along the last axis too.
+    """
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     norm = float(np.linalg.norm(b))
     return Difference(
@@ -111,34 +154,34 @@ def difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], *, choices: boo
     )
 
 
-def worst(found: Sequence[Difference]) -> Difference:
-    """The worst of each figure over several inputs."""
-    choices = [each.same_choices for each in found if each.same_choices is not None]
+def worst(differences: Sequence[Difference]) -> Difference:
+    """Return the worst value of each field over several inputs, at least one."""
+    choices = [each.same_choices for each in differences if each.same_choices is not None]
     return Difference(
-        max(each.largest for each in found),
-        max(each.relative for each in found),
+        max(each.largest for each in differences),
+        max(each.relative for each in differences),
         min(choices) if choices else None,
     )
 
 
 def compare_texts(provider: str, measured: Measured, reference: Measured) -> Outcome:
-    """A provider's row beside the reference's tokens and texts."""
+    """Compare a provider's tokens and texts with those of the reference, file by file."""
     pairs = list(zip(measured.tokens, reference.tokens, strict=True))
     firsts = [index for ours, theirs in pairs if (index := first_difference(ours, theirs)) is not None]
     texts = zip(measured.texts, reference.texts, strict=True)
     units = [(_UNIT.findall(theirs), _UNIT.findall(ours)) for ours, theirs in texts]
-    said = sum(len(theirs) for theirs, _ in units)
+    count = sum(len(theirs) for theirs, _ in units)
     return Outcome(
         provider,
         measured,
         first_difference=min(firsts, default=None),
         identical=len(pairs) - len(firsts),
-        word_errors=sum(edits(theirs, ours) for theirs, ours in units) / said if said else None,
+        word_errors=sum(edits(theirs, ours) for theirs, ours in units) / count if count else None,
     )
 
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
-    """Place of the first token that differs, counted from 0; None where there is none."""
+    """Return the index of the first token that differs, counted from 0; None if all are equal."""
     for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:
             return index
@@ -146,7 +189,7 @@ def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
 
 
 def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Levenshtein distance: substitutions, deletions and insertions that make one of the other."""
+    """Return the Levenshtein distance: the least number of substitutions, deletions and insertions."""
     row = list(range(len(hypothesis) + 1))
     for index, unit in enumerate(reference, start=1):
         above, row[0] = row[0], index

@@ -1,7 +1,7 @@
-"""How fast this machine can read memory and multiply matrices, and what a model asks of it.
+"""Measure the machine's memory bandwidth and matrix-product rates, and count a model's operations.
 
-The products are timed through ONNX Runtime itself, with the kernels that a model would use; what a model asks is
-counted from ONNX Runtime's profile of one pass over real features, so it holds for whatever graphs a family has.
+Products are timed through ONNX Runtime, with the kernels that a model uses. Operations are counted from ONNX Runtime's
+profile of one pass over real features, which works for the graphs of every family.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from runtime.model.artifact import Artifact, open_artifact
 from runtime.model.manifest import GraphSpec
 from runtime.ort.threads import usable_cores
 
-# Much more than a last-level cache holds.
+# 512 MiB, much more than a last-level cache holds.
 _READ_BYTES = 1 << 29
-# [M, K] × [K, N] as large as a prefill's: a limit that real products could reach.
+# (M, K, N) of [M, K] × [K, N], as large as a product of a prefill: a rate that real products could reach.
 _PRODUCT = (512, 1024, 4096)
 _ROUNDS = 7
-# Products by matrices, by what ONNX Runtime calls them once it has optimized a graph.
+# Operators of matrix products, under the names that ONNX Runtime gives them after it has optimized a graph.
 _PRODUCTS = frozenset(
     {"MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
@@ -43,7 +43,7 @@ _FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6
 
 
 def measure_rates(threads: int) -> Rates:
-    """What this machine does with ``threads`` threads now; others on it can only make it look slower than it is."""
+    """Measure the rates of this machine with ``threads`` threads. Other load on it can only lower the result."""
     return Rates(
         memory_bytes=memory_bandwidth(threads),
         float_operations=product_rate(threads, integer=False),
@@ -52,7 +52,7 @@ def measure_rates(threads: int) -> Rates:
 
 
 def best_rates(rates: Sequence[Rates]) -> Rates:
-    """The best of each."""
+    """Return the highest value of each rate."""
     return Rates(
         memory_bytes=max(each.memory_bytes for each in rates),
         float_operations=max(each.float_operations for each in rates),
@@ -61,10 +61,14 @@ def best_rates(rates: Sequence[Rates]) -> Rates:
 
 
 def measure_work(model: str, clip: str) -> Work:
-    """Count the work of a model on ``clip``, one segment of speech: of its encoder, and of its decoder if it has one.
+    """Count the operations of the encoder, and of the decoder if the model has one, on one segment of speech.
 
-    A loop over the encoder's frames (CTC, a transducer) has neither a prompt nor steps that would be bound by reading
-    weights: what it could do at best is not counted.
+    The loop over frames of a CTC or transducer model has neither a prompt nor steps that are bound by reading weights,
+    so it is not counted.
+
+    Args:
+        model: folder of the artifact.
+        clip: path of the audio file.
     """
     artifact = open_artifact(model)
     rows, operations = _count_operations(artifact, clip)
@@ -83,14 +87,14 @@ def measure_work(model: str, clip: str) -> Work:
 
 
 def memory_bandwidth(threads: int) -> float:
-    """Bytes a second that ``threads`` threads read, each looking for the largest number of its part of 512 MiB."""
+    """Measure the bytes a second that ``threads`` threads read; each takes the maximum of its part of 512 MiB."""
     parts = [np.ones(_READ_BYTES // 4 // threads, np.int32) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter's lock while it reduces
+    with ThreadPoolExecutor(threads) as pool:  # numpy releases the GIL while it reduces
         return _READ_BYTES / _best(lambda: list(pool.map(np.max, parts)))
 
 
 def product_rate(threads: int, *, integer: bool) -> float:
-    """Operations a second of a float32 product, or one of uint8 by int8: the best round."""
+    """Measure the operations a second of a float32 product, or of uint8 by int8 if ``integer``: the best round."""
     m, k, n = _PRODUCT
     rng = np.random.default_rng(0)
     options = ort.SessionOptions()
@@ -102,20 +106,23 @@ def product_rate(threads: int, *, integer: bool) -> float:
 
 
 def _best(call: Callable[[], object]) -> float:
-    taken = []
+    """Return the seconds of the fastest of several calls."""
+    seconds = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], dict[str, float]]:
-    """Rows of audio (``encoder``) and prompt positions (``decoder``) of a clip, and each graph's operations on it.
+    """Count the operations of the encoder and the decoder on a clip.
 
-    Other graphs, such as a transducer's joint, are left out.
+    Other graphs, such as a transducer's joint, are left out. Operations are counted on the CPU whatever provider is
+    measured, since they depend on the model alone.
 
-    Counted on the CPU whatever provider is measured: the work is the model's.
+    Returns:
+        Rows by graph role (rows of audio for the encoder, prompt positions for the decoder), and operations by role.
     """
     engine = make_engine(artifact, EngineOptions())
     samples = load_audio(clip, engine.sample_rate)[: int(engine.segment_seconds * engine.sample_rate)]
@@ -131,8 +138,8 @@ def _count_operations(artifact: Artifact, clip: str) -> tuple[dict[str, int], di
             options.intra_op_num_threads = usable_cores()
             session = ort.InferenceSession(artifact.graph_path(probe.role), options, ["CPUExecutionProvider"])
             session.run(probe.outputs, probe.feeds)
-            counted = _operations(Path(session.end_profiling()))
-            operations[probe.role] = operations.get(probe.role, 0.0) + counted
+            count = _operations(Path(session.end_profiling()))
+            operations[probe.role] = operations.get(probe.role, 0.0) + count
             rows[probe.role] = rows.get(probe.role, 0) + probe.rows
     return rows, operations
 
@@ -150,23 +157,23 @@ class _Event(msgspec.Struct):
 
 
 def _operations(profile: Path) -> float:
-    """Multiplications and additions of a profile's matrix products and convolutions."""
+    """Count the multiplications and additions of matrix products and convolutions in a profile of ONNX Runtime."""
     total = 0.0
     for event in msgspec.json.decode(profile.read_bytes(), type=list[_Event]):
         if event.cat != "Node" or not event.name.endswith("_kernel_time"):
             continue
-        kind = event.args.op_name
+        operator = event.args.op_name
         inputs = [shape for each in event.args.input_type_shape for shape in each.values()]
         outputs = [shape for each in event.args.output_type_shape for shape in each.values()]
-        if kind in _PRODUCTS:
+        if operator in _PRODUCTS:
             total += 2.0 * inputs[0][-1] * math.prod(outputs[0])
-        elif kind in _CONVOLUTIONS:
+        elif operator in _CONVOLUTIONS:
             total += 2.0 * math.prod(inputs[1][1:]) * math.prod(outputs[0])
     return total
 
 
 def _cache_bytes(decoder: GraphSpec) -> int:
-    """Bytes of keys and values for one position of one row."""
+    """Return the bytes of keys and values for one position of one row."""
     return sum(
         math.prod(size for size in tensor.shape if isinstance(size, int)) * np.dtype(tensor.dtype).itemsize
         for tensor in decoder.inputs
@@ -174,41 +181,41 @@ def _cache_bytes(decoder: GraphSpec) -> int:
     )
 
 
-def shares(limits: Limits, found: Configuration) -> Shares:
-    """How near a configuration's stages are to what the machine could do.
+def shares(limits: Limits, configuration: Configuration) -> Shares:
+    """Divide the least possible time of each stage by its measured time.
 
-    Encoder and prefill cannot take less than their operations over the machine's rate; a quantized model is held
-    against the faster of both rates. A step cannot take less than reading all weights, and the keys and values of
-    the rows in flight, nor less than its operations. A model without a decoder has its encoder's share alone.
+    The least time of the encoder and of a prefill is operations / rate; for a quantized model the rate is the higher of
+    the float32 and the 8-bit rate. The least time of a step is the larger of two: reading all weights and the keys and
+    values of all active rows, and its operations / rate. A model without a decoder has only the encoder's share.
     """
     rates, work = limits.rates, limits.work
     rate = max(rates.float_operations, rates.integer_operations) if work.integer_products else rates.float_operations
-    tokens = found.tokens
-    encode = _share(tokens.audio * work.encoder_operations / rate, found.stages["encode"].median)
+    tokens = configuration.tokens
+    encode = _share(tokens.audio * work.encoder_operations / rate, configuration.stages["encode"].median)
     if work.decoder_operations is None or work.weight_bytes is None or work.cache_bytes is None:
         return Shares(encode=encode, prefill=None, step=None)
     step = None
-    if found.step:
-        texts, rows = found.clips * found.segments, tokens.stepped / tokens.steps
+    if configuration.step:
+        texts, rows = configuration.clips * configuration.segments, tokens.stepped / tokens.steps
         positions = (tokens.prompt + tokens.generated / 2) / texts
         read = work.weight_bytes + rows * positions * work.cache_bytes
         least = max(read / rates.memory_bytes, rows * work.decoder_operations / rate)
-        step = least / found.step.median
+        step = least / configuration.step.median
     return Shares(
         encode=encode,
-        prefill=_share(tokens.prompt * work.decoder_operations / rate, found.stages["prefill"].median),
+        prefill=_share(tokens.prompt * work.decoder_operations / rate, configuration.stages["prefill"].median),
         step=step,
     )
 
 
-def _share(least: float, taken: float) -> float | None:
-    return least / taken if least > 0 and taken > 0 else None
+def _share(least: float, measured: float) -> float | None:
+    return least / measured if least > 0 and measured > 0 else None
 
 
 def _product_model(weights: np.ndarray[Any, Any], *, integer: bool) -> bytes:
-    """An ONNX model of one product, ``a`` [M, K] by ``weights`` [K, N], in protobuf's wire format.
+    """Serialize an ONNX model of one product, ``a`` [M, K] by ``weights`` [K, N], in protobuf's wire format.
 
-    The runtime has no onnx package; field numbers are those of onnx.proto.
+    Written by hand because the runtime does not depend on onnx. Field numbers are those of onnx.proto.
     """
     left, out = (_UINT8, _INT32) if integer else (_FLOAT, _FLOAT)
     tensor = b"".join(_varint(1, size) for size in weights.shape)
@@ -219,10 +226,10 @@ def _product_model(weights: np.ndarray[Any, Any], *, integer: bool) -> bytes:
     return _varint(1, 8) + _bytes(7, graph) + _bytes(8, _varint(2, 17))
 
 
-def _value(name: bytes, kind: int) -> bytes:
-    """A ValueInfoProto of a matrix of any size."""
+def _value(name: bytes, element_type: int) -> bytes:
+    """Serialize a ValueInfoProto of a matrix of any size."""
     matrix = _bytes(1, _bytes(2, b"rows")) + _bytes(1, _bytes(2, b"columns" + name))
-    return _bytes(1, name) + _bytes(2, _bytes(1, _varint(1, kind) + _bytes(2, matrix)))
+    return _bytes(1, name) + _bytes(2, _bytes(1, _varint(1, element_type) + _bytes(2, matrix)))
 
 
 def _varint(field: int, value: int) -> bytes:

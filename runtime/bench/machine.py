@@ -1,4 +1,4 @@
-"""The machine that figures were measured on, and the versions that made them."""
+"""Describe the machine and the package versions with which something was measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.version import __version__
 
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
-# Instruction sets that decide which kernels run, by the name that Linux or macOS has for them.
+# Instruction sets that decide which kernels run, by their names on Linux or macOS.
 _INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -42,10 +42,17 @@ _INSTRUCTIONS = {
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where and with what something was measured.
+    """Machine and versions of a measurement.
 
-    ``cores`` are those this process may use (affinity, cgroup quota), ``memory_bytes`` what it may have at most, None
-    where the system does not say; ``date`` is UTC.
+    Attributes:
+        processor: name of the processor.
+        architecture: such as ``x86_64`` or ``arm64``.
+        cores: cores this process may use (affinity, cgroup quota).
+        memory_bytes: memory this process may use (installed memory, cgroup limit); None if unknown.
+        instructions: instruction sets that matter to matrix products.
+        system: distribution and kernel.
+        versions: version by package.
+        date: time in UTC, ISO 8601.
     """
 
     processor: str
@@ -59,7 +66,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe() -> Machine:
-    """Say what this machine is, now."""
+    """Describe this machine at the present time."""
     return Machine(
         processor=processor_name(),
         architecture=platform.machine(),
@@ -78,17 +85,25 @@ def describe() -> Machine:
 
 
 def instructions(flags: frozenset[str] | None = None) -> list[str]:
-    """Instruction sets that matter to matrix products, those of this machine unless ``flags`` are given."""
+    """List the instruction sets that matter to matrix products.
+
+    Args:
+        flags: flags of a processor as Linux or macOS names them; None: those of this machine.
+    """
     if flags is None:
         flags = processor_flags()
     if flags is None and platform.system() == "Darwin":
-        found = {name for name in _INSTRUCTIONS if sysctl(f"hw.optional.arm.{name}") == "1"}
-        flags = frozenset(found | ({"asimd"} if platform.machine() == "arm64" else set()))
-    return list(dict.fromkeys(said for name, said in _INSTRUCTIONS.items() if name in (flags or ())))
+        optional = {name for name in _INSTRUCTIONS if sysctl(f"hw.optional.arm.{name}") == "1"}
+        flags = frozenset(optional | ({"asimd"} if platform.machine() == "arm64" else set()))
+    return list(dict.fromkeys(label for name, label in _INSTRUCTIONS.items() if name in (flags or ())))
 
 
 def memory_bytes(limit_file: Path = _MEMORY_LIMIT) -> int | None:
-    """Memory that this process may have: the machine's, cut to the cgroup's limit; None where unknown."""
+    """Return the memory this process may use in bytes: the smaller of installed memory and cgroup limit.
+
+    Returns:
+        None if the system does not report it.
+    """
     if sys.platform == "win32":
         return _windows_memory()
     try:
@@ -102,7 +117,7 @@ def memory_bytes(limit_file: Path = _MEMORY_LIMIT) -> int | None:
 
 
 def _system() -> str:
-    """Distribution or release, and kernel."""
+    """Return the distribution or release, and the kernel."""
     kernel = f"{platform.system()} {platform.release()}"
     try:
         return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
@@ -112,9 +127,9 @@ def _system() -> str:
 
 
 def _windows_memory() -> int | None:
-    """Installed memory, from ``GetPhysicallyInstalledSystemMemory``."""
+    """Return the installed memory in bytes, from ``GetPhysicallyInstalledSystemMemory``; None if unknown."""
     import ctypes
 
     kilobytes = ctypes.c_ulonglong()
-    known = ctypes.CDLL("kernel32.dll").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
-    return kilobytes.value * 1024 if known else None
+    succeeded = ctypes.CDLL("kernel32.dll").GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+    return kilobytes.value * 1024 if succeeded else None

@@ -1,7 +1,7 @@
-"""One self-contained HTML page: sections, tables, tiles. Pictures: :mod:`runtime.bench.charts`.
+"""Build a self-contained HTML page of sections, tables and tiles. :mod:`runtime.bench.charts` draws the charts.
 
-Every function takes plain text and escapes it; only :data:`Html`, which these functions return, goes in as it is. The
-page loads nothing: no script, no font, no picture from elsewhere, and a policy in its head says so to the browser.
+Every function takes plain text and escapes it. Only values of :data:`Html`, which these functions return, are inserted
+unchanged. The page loads no script, font or image, and a content security policy in its head forbids it.
 """
 
 from __future__ import annotations
@@ -83,24 +83,31 @@ svg { display: block; width: 100%; min-width: 520px; height: auto; font-size: 13
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """A table's cell with a second, quieter line, such as a value's spread."""
+    """Cell of a table with a second line in smaller type, such as a value's range."""
 
     value: str
     note: str = ""
 
 
 def escape(text: object) -> str:
-    """``text`` as it may stand in an element or between an attribute's quotes."""
+    """Escape ``text`` for an element or a quoted attribute."""
     return html.escape(str(text), quote=True)
 
 
 def join(*parts: Html) -> Html:
-    """Pieces of a page one after the other."""
+    """Join parts of a page, one after the other."""
     return Html("\n".join(parts))
 
 
 def page(title: str, lead: str, *parts: Html, footer: str = "") -> Html:
-    """The whole document."""
+    """Return the whole document.
+
+    Args:
+        title: title and heading.
+        lead: paragraph below the heading.
+        parts: content.
+        footer: paragraph at the end; empty for none.
+    """
     return Html(
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -115,19 +122,19 @@ def page(title: str, lead: str, *parts: Html, footer: str = "") -> Html:
 
 
 def section(heading: str, *parts: Html, lead: str = "") -> Html:
-    """A heading, what it is about in a sentence or two, and its parts."""
-    said = f"<p>{escape(lead)}</p>\n" if lead else ""
-    return Html(f"<section>\n<h2>{escape(heading)}</h2>\n{said}" + "\n".join(parts) + "\n</section>")
+    """Return a section: heading, optional introduction ``lead``, content."""
+    introduction = f"<p>{escape(lead)}</p>\n" if lead else ""
+    return Html(f"<section>\n<h2>{escape(heading)}</h2>\n{introduction}" + "\n".join(parts) + "\n</section>")
 
 
 def paragraph(text: str, *, note: bool = False) -> Html:
-    """A paragraph; a ``note`` is smaller."""
+    """Return a paragraph, in smaller type if ``note``."""
     css = ' class="note"' if note else ""
     return Html(f"<p{css}>{escape(text)}</p>")
 
 
 def tiles(values: Sequence[tuple[str, str, str]]) -> Html:
-    """What matters most, large: (label, value, note)."""
+    """Return a grid of key figures in large type, each a tuple (label, value, note)."""
     items = (
         f"<li><span>{escape(label)}</span><strong>{escape(value)}</strong><span>{escape(note)}</span></li>"
         for label, value, note in values
@@ -136,7 +143,7 @@ def tiles(values: Sequence[tuple[str, str, str]]) -> Html:
 
 
 def definitions(entries: Mapping[str, str]) -> Html:
-    """Names and what they are."""
+    """Return a list of names and their descriptions."""
     return Html("<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items()) + "</dl>")
 
 
@@ -148,20 +155,20 @@ def table(
     text_columns: Sequence[int] = (0,),
     prose_columns: Sequence[int] = (),
 ) -> Html:
-    """A table; each row's first cell is its heading.
+    """Return a table. The first cell of each row is its heading.
 
     Args:
-        caption: what the table holds.
-        header: the columns' headings, with units.
-        rows: as many cells each.
-        text_columns: columns that hold words and so are set flush left.
-        prose_columns: columns that hold sentences and so may wrap.
+        caption: content of the table.
+        header: headings of the columns, with units.
+        rows: cells of each row, as many as there are columns.
+        text_columns: indices of columns with words, aligned left.
+        prose_columns: indices of columns with sentences, whose lines may wrap.
 
     Raises:
         ValueError: a row has another number of cells than the header.
     """
     if any(len(row) != len(header) for row in rows):
-        raise ValueError(f"a row of the table {caption!r} has not {len(header)} cells")
+        raise ValueError(f"a row of the table {caption!r} does not have {len(header)} cells")
 
     def css(column: int) -> str:
         if column in prose_columns:
@@ -187,7 +194,7 @@ def _cell(cell: str | Cell) -> str:
 
 
 def machine_box(machine: Machine) -> Html:
-    """The section that says where figures were measured."""
+    """Return the section that describes the machine of the measurements."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return section(
         "Machine",
@@ -206,7 +213,7 @@ def machine_box(machine: Machine) -> Html:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits without an exponent; a dash for what was not measured."""
+    """Format a number with three significant digits and no exponent; a dash for None and for values not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -216,14 +223,14 @@ def number(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: milliseconds below one second."""
+    """Format a duration in seconds, or in milliseconds below one second."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{number(value)} s" if value >= 0.9995 or value == 0 else f"{number(value * 1e3)} ms"
 
 
 def size(value: float | None) -> str:
-    """Bytes in MB or GB (powers of ten)."""
+    """Format bytes in MB or GB (powers of ten)."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{number(value / 1e9)} GB" if value >= 0.9995e9 else f"{number(value / 1e6)} MB"

@@ -1,7 +1,7 @@
-"""One execution provider measured in a process of its own: ``python -m runtime.bench.provider_run REQUEST RESULT``.
+"""Measure one execution provider in a process of its own: ``python -m runtime.bench.provider_run REQUEST RESULT``.
 
-A process each, because peak memory is a process's, because a provider can take its process down, and because two
-providers may need two builds of onnxruntime, which cannot be loaded together.
+Each provider has its own process for three reasons: peak memory is counted for a process, a provider can crash its
+process, and two providers may need two builds of onnxruntime, which cannot be loaded together.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from runtime.ort.providers import availability, read_provider
 from runtime.results import Transcript
 from runtime.transcriber import Transcriber
 
-# Graphs are compared on the first segment of so many files, on at most so many tokens of its text: enough to see a
-# difference, and little to keep (a row of logits is 0.6 MB).
+# Graphs are compared on the first segment of this number of files, and on at most this number of tokens of its text:
+# enough to see a difference, and little to store (a row of logits is 0.6 MB).
 _COMPARED_FILES = 4
 _COMPARED_TOKENS = 64
 
@@ -36,17 +36,17 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 def measure(request: Request) -> Measured:
-    """Do what was asked.
+    """Open the model with the provider, transcribe all audio ``runs`` times and compare its graphs' outputs.
 
     Raises:
-        AsrError: the provider, the model or the audio is not what it should be.
+        AsrError: the provider, the model or the audio cannot be used.
     """
     began = time.perf_counter()
     transcriber = Transcriber.from_artifact(request.model, provider=request.providers, threads=request.threads)
     load = time.perf_counter() - began
     rate = transcriber.engine.sample_rate
     audio = [load_audio(path, rate) for path in request.audio]
-    transcripts = _transcribe(transcriber, audio, request)  # the first run compiles, grows arenas and is not counted
+    transcripts = _transcribe(transcriber, audio, request)  # warm-up: compiles graphs and grows memory arenas
     runs, totals = [], []
     for _ in range(request.runs):
         began = time.perf_counter()
@@ -85,59 +85,69 @@ def _transcribe(transcriber: Transcriber, audio: list[npt.NDArray[np.float32]], 
     ]
 
 
-def _divided(spread: Spread, by: int) -> Spread:
-    return Spread(spread.median / by, spread.low / by, spread.high / by)
+def _divided(spread: Spread, divisor: int) -> Spread:
+    return Spread(spread.median / divisor, spread.low / divisor, spread.high / divisor)
 
 
 def _differences(
     engine: Engine, audio: list[npt.NDArray[np.float32]], transcripts: list[Transcript], request: Request
 ) -> dict[str, Difference]:
-    """Run the graphs on the reference's inputs and compare; the reference leaves its inputs and outputs in a file."""
+    """Run the graphs on the reference's inputs and compare their outputs with the reference's.
+
+    The reference itself writes its inputs and outputs to the file ``request.outputs``.
+
+    Returns:
+        The worst difference of each graph role; empty for the reference.
+    """
     theirs: Outputs = {}
     if request.reference:
         with np.load(request.reference) as stored:
             theirs = dict(stored)
     ours: Outputs = {}
-    found: dict[str, list[Difference]] = {}
+    differences: dict[str, list[Difference]] = {}
     for index, (samples, transcript) in enumerate(zip(audio[:_COMPARED_FILES], transcripts, strict=False)):
         if not transcript.segments:
-            continue  # nobody speaks: no graph ran
+            continue  # no speech, so no graph ran
         first = transcript.segments[0]
-        start, end = (round(at * engine.sample_rate) for at in (first.start, first.end))
+        start, end = (round(seconds * engine.sample_rate) for seconds in (first.start, first.end))
         tokens = theirs.get(f"{index} tokens", np.array(first.tokens[:_COMPARED_TOKENS], np.int64))
         ours[f"{index} tokens"] = tokens
         for number, probe in enumerate(engine.probes(samples[start:end], tokens.tolist(), SegmentOptions())):
             key = f"{index} {number}"
-            given = _given(probe, theirs, key)
-            ours |= {f"{key} in {name}": array for name, array in given.feeds.items() if array.size}
-            for name, output in zip(probe.outputs, engine.run_probe(given), strict=True):
+            fed = _with_reference_inputs(probe, theirs, key)
+            ours |= {f"{key} in {name}": array for name, array in fed.feeds.items() if array.size}
+            for name, output in zip(probe.outputs, engine.run_probe(fed), strict=True):
                 ours[f"{key} out {name}"] = output
                 if (other := theirs.get(f"{key} out {name}")) is not None:
-                    made = difference(output, other, choices=name == probe.choice)
-                    found.setdefault(probe.role, []).append(made)
+                    compared = difference(output, other, choices=name == probe.choice)
+                    differences.setdefault(probe.role, []).append(compared)
     if not request.reference:
         np.savez(request.outputs, **ours)  # type: ignore[arg-type]
-    return {role: worst(each) for role, each in found.items()}
+    return {role: worst(values) for role, values in differences.items()}
 
 
-def _given(probe: Probe, theirs: Outputs, key: str) -> Probe:
-    """The probe with the reference's inputs, so that each graph answers for its own difference alone."""
+def _with_reference_inputs(probe: Probe, theirs: Outputs, key: str) -> Probe:
+    """Replace the probe's inputs with the reference's, so that differences of earlier graphs do not add up."""
     feeds = {name: theirs.get(f"{key} in {name}", array) for name, array in probe.feeds.items()}
     return msgspec.structs.replace(probe, feeds=feeds)
 
 
 def _versions(request: Request) -> dict[str, str]:
-    found = {"onnxruntime": onnxruntime.__version__}
+    versions = {"onnxruntime": onnxruntime.__version__}
     for text in request.providers:
         plugin = availability(read_provider(text).name).plugin
         if plugin:
             name, _, version = plugin.partition(" ")
-            found[name] = version
-    return found
+            versions[name] = version
+    return versions
 
 
 def main(request: Path, result: Path) -> int:
-    """Measure and write the result; an error of ours is one sentence on standard error, and exit code 2."""
+    """Read a :class:`Request` as JSON, measure it and write :class:`Measured` as JSON.
+
+    Returns:
+        0, or 2 after one sentence on standard error.
+    """
     try:
         measured = measure(msgspec.json.decode(request.read_bytes(), type=Request))
     except AsrError as error:

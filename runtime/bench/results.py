@@ -1,4 +1,4 @@
-"""What a benchmark finds, as it is written to JSON. The schema is versioned: fields are added, never changed."""
+"""Results of a benchmark, as they are written to JSON. The schema is versioned: fields are added, never changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Median, smallest and largest of several runs."""
+    """Median, smallest and largest value of several runs."""
 
     median: float
     low: float
@@ -22,16 +22,19 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
+        """Return the spread of ``values``, at least one."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Of all clips of a run: rows of audio, prompt positions, generated tokens without stop ids, steps of the decoder.
+    """Token counts of all clips of a run. CTC and transducer models have 0 in ``prompt``, ``stepped`` and ``steps``.
 
-    A step gives each of the rows in flight a token, ``stepped`` in all, stop ids among them; the first token of a
-    text comes from its prefill. A model whose text comes from the encoder's frames has no prompt and no such steps:
-    0 of them.
+    Attributes:
+        audio: rows of audio, the encoder's outputs.
+        prompt: prompt positions.
+        generated: generated tokens, without stop ids.
+        stepped: tokens that came from steps, with stop ids; the first token of a text comes from its prefill instead.
+        steps: steps of the decoder, each of which gives every active row a token.
     """
 
     audio: int
@@ -42,9 +45,9 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """How near a stage is to the machine's limit: least possible time over measured time, 1 is the limit itself.
+    """Least possible time over measured time of each stage; 1 is the machine's limit.
 
-    Null: there is no such stage, or nothing was measured of it.
+    None: the model has no such stage, or it was not measured.
     """
 
     encode: float | None
@@ -53,14 +56,26 @@ class Shares(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """A clip's length and a batch size, measured in a process of their own. Times are seconds.
+    """Measurements of a clip length and a batch size, taken in a process of their own. Times are in seconds.
 
-    ``clips`` clips of ``seconds`` were transcribed together, each cut into ``segments``, at most ``batch`` of all
-    these decoded at a time. ``stages`` are sums over the clips, ``other`` what of ``total`` is none of them.
-    ``per_token`` is the time of the steps over the tokens that they gave, ``step`` over the steps; both null, and no
-    stage ``prefill``, for a model whose text comes from the encoder's frames. ``first_token`` is
-    the median over the clips of the time until the clip's first token, null where it is not known. ``load`` is how
-    long opening the model took, ``peak_bytes`` the process's peak resident memory.
+    Attributes:
+        seconds: length of a clip.
+        batch: rows of the decoder's batch.
+        clips: clips that were transcribed together.
+        segments: segments of a clip.
+        runs: counted runs.
+        tokens: token counts of a run.
+        total: time of a run.
+        stages: time of each stage, summed over the clips; ``other`` is the rest of ``total``. CTC and transducer
+            models have no stage ``prefill``.
+        per_token: time of the steps over the tokens that they gave; None for CTC and transducer models.
+        step: time of the steps over their number; None for CTC and transducer models.
+        first_token: time until a clip's first token, the median over the clips; None if unknown.
+        rtf: real-time factor, seconds of work for each second of audio.
+        audio_seconds_per_second: seconds of audio for each second of work.
+        load: time to open the model.
+        peak_bytes: peak resident memory of the process.
+        limits: shares of the machine's limits; None if these were not measured.
     """
 
     seconds: float
@@ -82,7 +97,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A configuration that could not be measured, and why."""
+    """A configuration that could not be measured, and the reason."""
 
     seconds: float
     batch: int
@@ -90,7 +105,14 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class ColdStart(msgspec.Struct, frozen=True):
-    """From before a process is started until its text of a clip has been read; ``new_tokens`` null: not forced."""
+    """Time from before a process is started until the text of a clip has been read.
+
+    Attributes:
+        total: the time in seconds.
+        clip_seconds: length of the clip.
+        new_tokens: tokens that were forced; None if none were.
+        runs: counted starts.
+    """
 
     total: Spread
     clip_seconds: float
@@ -99,7 +121,7 @@ class ColdStart(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What a machine can do in a second: bytes read from memory, operations of float32 and of 8-bit products."""
+    """Rates of a machine: bytes read from memory a second, operations a second of float32 and of 8-bit products."""
 
     memory_bytes: float
     float_operations: float
@@ -107,12 +129,16 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What a model asks of a machine.
+    """Work of a model. Operations are multiplications and additions of matrix products and convolutions.
 
-    Operations are multiplications and additions of matrix products: ``encoder_operations`` for a row of audio,
-    ``decoder_operations`` for a prompt position. A step reads ``weight_bytes`` once, and ``cache_bytes`` for every
-    position of every row. ``integer_products``: weights or activations are quantized. What is the decoder's is null
-    for a model without one: its text comes from the encoder's frames.
+    The decoder's fields are None for CTC and transducer models.
+
+    Attributes:
+        integer_products: whether the model is quantized.
+        encoder_operations: operations for a row of audio.
+        decoder_operations: operations for a prompt position.
+        weight_bytes: weights that a step reads once.
+        cache_bytes: keys and values that a step reads for each position of each row.
     """
 
     integer_products: bool
@@ -123,14 +149,14 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The best rates that were seen in the course of a benchmark, and the model's work."""
+    """Highest rates that were measured in a benchmark, and the model's work."""
 
     rates: Rates
     work: Work
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What was measured: ``recipe`` is ``float32`` for a model that is not quantized, ``bytes`` all of its files."""
+    """Model of a benchmark: ``recipe`` is ``float32`` if it is not quantized, ``bytes`` the size of all its files."""
 
     name: str
     family: str
@@ -139,7 +165,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What was asked for; ``new_tokens`` as on the command line."""
+    """Options of a benchmark; ``new_tokens`` is written as on the command line."""
 
     provider: str
     threads: int

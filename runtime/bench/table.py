@@ -1,4 +1,4 @@
-"""A benchmark as a table on a terminal."""
+"""Render a benchmark as a table for a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from runtime.bench.page import number, seconds, size
 from runtime.bench.results import Report, Spread
 
-#: What the stages are called where people read.
+# Labels of the stages in reports.
 STAGES = {
     "segment": "voice activity",
     "features": "features",
@@ -16,12 +16,12 @@ STAGES = {
     "decode": "steps",
     "other": "other",
 }
-# Of a model whose text comes from the encoder's frames: no prompt, and nothing that gives every row a token.
+# Label of the stage `decode` for CTC and transducer models, which have no steps that give every row a token.
 _DECODING = "decoding"
 
 
 def as_table(report: Report) -> str:
-    """The model, the machine, and a row for each configuration, in columns."""
+    """Return facts of the model and the machine, then a table with a row for each configuration."""
     facts = _facts(report)
     width = max(map(len, facts))
     lines = [f"{key:<{width}}  {value}" for key, value in facts.items()]
@@ -29,20 +29,20 @@ def as_table(report: Report) -> str:
     header = ["clip", "batch", "clips", *stage_names(report)]
     header += [*(["per token"] if has_steps(report) else []), "first token", "total", "RTF", "audio s/s", "memory"]
     rows = [header]
-    for found in report.configurations:
-        timed = [seconds(found.stages[stage].median) for stage in stages]
+    for each in report.configurations:
+        times = [seconds(each.stages[stage].median) for stage in stages]
         rows.append(
             [
-                f"{found.seconds:g} s",
-                str(found.batch),
-                str(found.clips),
-                *timed,
-                *([median(found.per_token)] if has_steps(report) else []),
-                median(found.first_token),
-                seconds(found.total.median),
-                number(found.rtf.median),
-                number(found.audio_seconds_per_second.median),
-                size(found.peak_bytes),
+                f"{each.seconds:g} s",
+                str(each.batch),
+                str(each.clips),
+                *times,
+                *([median(each.per_token)] if has_steps(report) else []),
+                median(each.first_token),
+                seconds(each.total.median),
+                number(each.rtf.median),
+                number(each.audio_seconds_per_second.median),
+                size(each.peak_bytes),
             ]
         )
     if len(rows) > 1:
@@ -53,34 +53,39 @@ def as_table(report: Report) -> str:
 
 
 def stages_of(report: Report) -> list[str]:
-    """The stages that were timed, in order."""
+    """Return the names of the measured stages, in order."""
     return list(report.configurations[0].stages) if report.configurations else []
 
 
 def has_steps(report: Report) -> bool:
-    """Whether texts come from a decoder's steps after a prompt, and not from the encoder's frames."""
+    """Return whether the model has a decoder with a prompt and steps; CTC and transducer models have none."""
     return "prefill" in stages_of(report)
 
 
 def stage_names(report: Report) -> list[str]:
-    """What the stages are called, in order."""
+    """Return the labels of the stages, in order."""
     names = STAGES if has_steps(report) else STAGES | {"decode": _DECODING}
     return [names.get(stage, stage) for stage in stages_of(report)]
 
 
 def runs_of(report: Report) -> str:
-    """How often each configuration was run."""
+    """Describe the number of runs of each configuration."""
     runs = report.settings.runs
     return f"medians of {runs} runs" if runs > 1 else "a single run"
 
 
 def median(spread: Spread | None) -> str:
-    """A duration's median."""
+    """Format the median of a duration; a dash for None."""
     return seconds(spread.median if spread else None)
 
 
 def value_range(spread: Spread, shown: Callable[[float], str]) -> str:
-    """Smallest to largest, the unit once where it is the same."""
+    """Format the smallest and the largest value, with a single unit if both have the same.
+
+    Args:
+        spread: the values.
+        shown: formats a value, as ``number``, or ``seconds`` with the unit after a space.
+    """
     low, high = shown(spread.low), shown(spread.high)
     value, _, unit = low.partition(" ")
     return f"{value}–{high}" if unit == high.partition(" ")[2] else f"{low} – {high}"

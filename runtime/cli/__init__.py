@@ -1,1 +1,1 @@
-"""The command line, one module a command. :mod:`runtime.__main__` puts them together."""
+"""The runtime's command line, one module for each command; :mod:`runtime.cli.app` registers them."""

@@ -1,4 +1,4 @@
-"""``batch``: many audio files, into one file of JSON lines or a file each."""
+"""The command ``batch``: transcribe many audio files into one file of JSON lines or into a folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Annotated
 import typer
 
 from runtime.batch import (
+    BatchSettings,
     Engine,
     Job,
-    MadeBy,
     Output,
     Summary,
-    check_asked,
+    check_options,
     find_jobs,
     local_engine,
     open_output,
-    options_asked,
+    requested_options,
     transcribe_jobs,
 )
 from runtime.batch.ray_engine import WorkerOptions, ray_engine
@@ -32,8 +32,10 @@ from runtime.cli.common import (
     BAD_INPUT,
     INTERRUPTED,
     BatchOption,
+    ContextOption,
     DecoderProviderOption,
     EncoderProviderOption,
+    LanguageOption,
     MemoryOption,
     ModelOption,
     ProviderOption,
@@ -53,12 +55,12 @@ from runtime.model.manifest import MANIFEST
 from runtime.ort.providers import AskedProviders
 from runtime.transcriber import Transcriber, default_model
 
-# As many failures are listed at the end; all of them are in the output.
+# Failures that are listed at the end; all of them are in the output.
 _LISTED = 20
 
 
 class EngineName(StrEnum):
-    """Where the work is done."""
+    """Where jobs run."""
 
     local = "local"
     ray = "ray"
@@ -68,16 +70,23 @@ def batch(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Audio files, folders (to their depth), quoted patterns, or manifests: .jsonl with an object a line, "
-            "audio and where wanted id, language, context, channel.",
+            help="Audio file, folder (searched with its subfolders), quoted pattern, or manifest: a .jsonl file with "
+            "an object in each line, with audio and optionally id, language, context, channel.",
             metavar="INPUT...",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A file NAME.jsonl, a line of JSON a file; or a folder, a file a file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Output: a file NAME.jsonl with a line for each audio file, or a folder with a file for each."
+        ),
+    ],
     model: ModelOption = None,
-    format: Annotated[TranscriptFormat | None, typer.Option(help="Of the files in a folder. [default: json]")] = None,
-    language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
-    context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
+    format: Annotated[
+        TranscriptFormat | None, typer.Option(help="Format of the files in an output folder. [default: json]")
+    ] = None,
+    language: LanguageOption = "auto",
+    context: ContextOption = "",
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
@@ -87,26 +96,27 @@ def batch(
     segment_seconds: SegmentOption = None,
     vad: VadOption = True,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away what an earlier run put there instead of going on after it.")
+        bool, typer.Option("--restart", help="Delete the results of an earlier run instead of continuing it.")
     ] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="In this process, or on Ray: here, or on the cluster of RAY_ADDRESS.")
+        EngineName,
+        typer.Option(help="Run in this process (local), or on Ray: on this machine or on the cluster of RAY_ADDRESS."),
     ] = EngineName.local,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes on Ray. [default: one a machine]")
+        int | None, typer.Option(min=1, help="Worker processes on Ray. [default: one for each machine]")
     ] = None,
 ) -> None:
-    """Transcribe many files; results appear as they finish, and the same command goes on where it was stopped.
+    """Transcribe many files and write results as they finish. Run the same command again to continue a stopped batch.
 
-    Files that cannot be transcribed are recorded, listed at the end and tried again by the next run; the exit code is
-    then 2.
+    Files that cannot be transcribed are recorded in the output, listed at the end and tried again by the next run; the
+    exit code is then 2.
     """
     with guarded():
         if workers is not None and engine is EngineName.local:
-            raise OptionError("--workers is for --engine ray; in this process --threads says how many cores to use")
+            raise OptionError("--workers is for --engine ray; for --engine local set the cores with --threads")
         jobs = find_jobs(inputs)
         artifact = open_artifact(model if model is not None else default_model(), verify=False)  # the engine verifies
-        told = _language(artifact, language)
+        language_name = _language_name(artifact, language)
         providers = AskedProviders.of(provider, encoder_provider, decoder_provider)
         options = WorkerOptions(
             str(model.absolute()) if model is not None else None,
@@ -117,48 +127,52 @@ def batch(
             segment_seconds,
             vad,
         )
-        made_by = MadeBy(
+        settings = BatchSettings(
             artifact.manifest.name,
             hashlib.sha256((artifact.path / MANIFEST).read_bytes()).hexdigest(),
             providers.text,
             segment_seconds,
             vad,
-            told,
+            language_name,
             context,
         )
-        distributed = ray_engine(options, workers, told, context) if engine is EngineName.ray else None
-        with closing(open_output(out, format, made_by, restart=restart)) as output:
-            left = output.pending(jobs)
-            summary = Summary(files=len(jobs), skipped=len(jobs) - len(left))
+        distributed = ray_engine(options, workers, language_name, context) if engine is EngineName.ray else None
+        with closing(open_output(out, format, settings, restart=restart)) as output:
+            pending = output.pending(jobs)
+            summary = Summary(files=len(jobs), skipped=len(jobs) - len(pending))
             began = time.perf_counter()
-            if left and distributed:
-                _work(left, distributed, output, summary)
-            elif left:
-                transcriber = _open(options, left, told, context)
+            if pending and distributed:
+                _run(pending, distributed, output, summary)
+            elif pending:
+                transcriber = _open(options, pending, language_name, context)
                 with closing(SegmentLog(output.segments_path, restart=restart)) as log:
-                    _work(left, local_engine(transcriber, made_by, log), output, summary)
+                    _run(pending, local_engine(transcriber, settings, log), output, summary)
                     log.remove()
         _report(summary, output, time.perf_counter() - began)
     if summary.failures:
         raise typer.Exit(BAD_INPUT)
 
 
-def _language(artifact: Artifact, language: str) -> str | None:
-    """English name of what was given by name or code; what the model does not know is left for it to refuse."""
-    wanted = language.strip().lower()
-    known = artifact.manifest.languages
-    names = {entry.code.lower(): entry.name for entry in known} | {entry.name.lower(): entry.name for entry in known}
-    return None if wanted == "auto" else names.get(wanted, language)
+def _language_name(artifact: Artifact, language: str) -> str | None:
+    """Return the English name of a language given by name or code; None for ``auto``.
+
+    A language that the model does not know is returned unchanged; the model rejects it later.
+    """
+    key = language.strip().lower()
+    languages = artifact.manifest.languages
+    names = {entry.code.lower(): entry.name for entry in languages}
+    names |= {entry.name.lower(): entry.name for entry in languages}
+    return None if key == "auto" else names.get(key, language)
 
 
 def _open(options: WorkerOptions, jobs: list[Job], language: str | None, context: str) -> Transcriber:
     transcriber = options.open()
-    check_asked(transcriber, options_asked(jobs, language, context))
+    check_options(transcriber, requested_options(jobs, language, context))
     typer.echo(describe_plan(transcriber.plan), err=True)
     return transcriber
 
 
-def _work(jobs: list[Job], engine: Engine, output: Output, summary: Summary) -> None:
+def _run(jobs: list[Job], engine: Engine, output: Output, summary: Summary) -> None:
     try:
         with _bar(summary) as on_change:
             transcribe_jobs(
@@ -171,8 +185,8 @@ def _work(jobs: list[Job], engine: Engine, output: Output, summary: Summary) -> 
             )
     except KeyboardInterrupt:
         typer.echo(
-            f"error: interrupted; {summary.skipped + summary.done} of {summary.files} files are in {output.path}, "
-            "run the same command again to go on",
+            f"error: interrupted; {summary.skipped + summary.done} of {summary.files} files are in {output.path}; "
+            "run the same command again to continue",
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
@@ -202,7 +216,11 @@ def _speed(summary: Summary, seconds: float) -> str:
 
 @contextmanager
 def _bar(summary: Summary) -> Iterator[Callable[[], object]]:
-    """A bar over the files on a terminal; nothing in a pipe."""
+    """Show a progress bar over the files on standard error if it is a terminal.
+
+    Yields:
+        A callback that updates the bar from ``summary``.
+    """
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""``benchmark``: how fast a model is on this machine."""
+"""The command ``benchmark``: measure a model's speed and memory on this machine."""
 
 from __future__ import annotations
 
@@ -35,32 +35,40 @@ def benchmark(
     model: ModelOption = None,
     audio: Annotated[
         list[Path] | None,
-        typer.Option(help="Recordings to cut clips from; give it again for more. [default: samples that come along]"),
+        typer.Option(help="Recording to cut clips from; repeat for several. [default: the bundled samples]"),
     ] = None,
-    seconds: Annotated[str, typer.Option(help="Lengths of clips.")] = "1,5,10,30,60,600",
-    batch: Annotated[str, typer.Option(help="Batch sizes: segments that are decoded together.")] = "1,4,8",
+    seconds: Annotated[
+        str, typer.Option(help="Clip lengths in seconds, positive numbers separated by commas.")
+    ] = "1,5,10,30,60,600",
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, segments decoded together: positive whole numbers separated by commas.")
+    ] = "1,4,8",
     new_tokens: Annotated[
         str | None,
-        typer.Option(help="Force so many tokens for each clip, or N/s for each second: to time random weights."),
+        typer.Option(
+            help="Force N tokens for each clip, or N/s for each second of audio, to time a model with random weights. "
+            "[default: the model ends its texts]"
+        ),
     ] = None,
-    runs: Annotated[int, typer.Option(help="Runs of each configuration, after a warm-up.")] = 5,
+    runs: Annotated[int, typer.Option(help="Counted runs of each configuration after a warm-up, at least 1.")] = 5,
     clips: Annotated[
         int | None,
-        typer.Option(help="Clips that are transcribed together. [default: as many as give each row a segment]"),
+        typer.Option(help="Clips to transcribe together, at least 1. [default: enough to give each row a segment]"),
     ] = None,
     segment_seconds: SegmentOption = None,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
-    json: Annotated[Path | None, typer.Option(help="Write everything to this file as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all measurements to this file as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with charts to this file.")] = None,
 ) -> None:
-    """Measure a model's speed and memory on this machine: a table on standard output, files with everything.
+    """Measure a model's speed and memory on this machine, and print a table.
 
-    Every configuration runs in a process of its own. With the default lengths it takes minutes to an hour.
+    Each pair of clip length and batch size runs in a process of its own. With the default lengths the benchmark takes
+    from several minutes to an hour.
     """
-    # Here, so that other commands start without it.
+    # Imported when the command runs, so that other commands start faster.
     from runtime.bench.benchmark import NewTokens, Plan, parse_counts, parse_numbers, run_benchmark
     from runtime.bench.child import Setup
     from runtime.bench.report import as_page
@@ -109,11 +117,11 @@ def _positive(option: str, number: int) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """What is being measured now, on a terminal; nothing in a pipe."""
+    """Show the current measurement on standard error if it is a terminal; otherwise yield None."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
 
     with Console(file=sys.stderr).status("benchmark") as status:
-        yield lambda done, total, what: status.update(f"measurement {done + 1} of {total}: {what}")
+        yield lambda done, total, name: status.update(f"measurement {done + 1} of {total}: {name}")

@@ -1,4 +1,4 @@
-"""What the commands share: options, errors as one sentence, progress on a terminal, files written whole."""
+"""Parts that the commands share: options, error handling, progress bars, output files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ INTERRUPTED = 130
 
 
 class OutputFormat(StrEnum):
-    """What is written to standard output."""
+    """Format of standard output."""
 
     txt = "txt"
     json = "json"
 
 
 class TranscriptFormat(StrEnum):
-    """What a transcript is written as: the keys of :data:`runtime.writers.FORMATS`."""
+    """Format of a transcript: the keys of :data:`runtime.writers.FORMATS`."""
 
     txt = "txt"
     json = "json"
@@ -39,47 +39,79 @@ class TranscriptFormat(StrEnum):
 
 
 ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="The model's folder. [default: the small model that comes along]")
+    Path | None, typer.Option("--model", help="Folder of the model. [default: the small bundled model]")
+]
+LanguageOption = Annotated[
+    str, typer.Option("--language", help="Language of the speech: English name, ISO 639 code, or auto to detect it.")
+]
+ContextOption = Annotated[
+    str, typer.Option("--context", help="Free text or a list of words that guides the spelling of names and terms.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", help="Threads. [default: the cores this process may use]")
+    int | None,
+    typer.Option(
+        "--threads", help="Threads of each model graph, at least 1. [default: the cores this process may use]"
+    ),
 ]
 ProviderOption = Annotated[
     list[str] | None,
     typer.Option(
         "--provider",
-        help="Execution provider: NAME or NAME:key=value,...; repeat it for several, in order of priority. "
-        "[default: cpu]",
+        help="Execution provider: NAME or NAME:key=value,...; repeat for several, in order of priority. "
+        "`providers` lists them. [default: cpu]",
         metavar="NAME[:KEY=VALUE,...]",
     ),
 ]
 EncoderProviderOption = Annotated[
     list[str] | None,
-    typer.Option("--encoder-provider", help="The same for the encoder alone.", metavar="NAME[:KEY=VALUE,...]"),
+    typer.Option(
+        "--encoder-provider",
+        help="Execution provider of the encoder. [default: that of --provider]",
+        metavar="NAME[:KEY=VALUE,...]",
+    ),
 ]
 DecoderProviderOption = Annotated[
     list[str] | None,
-    typer.Option("--decoder-provider", help="The same for the decoder alone.", metavar="NAME[:KEY=VALUE,...]"),
+    typer.Option(
+        "--decoder-provider",
+        help="Execution provider of the decoder. [default: that of --provider]",
+        metavar="NAME[:KEY=VALUE,...]",
+    ),
 ]
-BatchOption = Annotated[int, typer.Option("--max-batch", help="Most segments that are decoded together.")]
+BatchOption = Annotated[
+    int, typer.Option("--max-batch", help="Decode at most this many segments together, at least 1.")
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
         "--memory",
-        help="What this process may have resident, such as 2GB: bounds the batch. [default: half of what is left]",
+        help="Limit of resident memory, such as 512MB, 2GB or 1.5GiB; it bounds the batch. "
+        "[default: half of the free memory]",
     ),
 ]
 SegmentOption = Annotated[
-    float | None, typer.Option("--segment-seconds", help="Longest segment. [default: what is fastest, 30 at most]")
+    float | None,
+    typer.Option(
+        "--segment-seconds",
+        help="Longest segment in seconds, from 1 to the limit of the model. "
+        "[default: the fastest length of the model, at most 30]",
+    ),
 ]
 VadOption = Annotated[
-    bool, typer.Option("--vad/--no-vad", help="Look for speech and send nothing else to the model, or send everything.")
+    bool,
+    typer.Option("--vad/--no-vad", help="Send only detected speech to the model, or send all audio."),
 ]
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Our errors become one sentence and exit code 2, an interrupt exit code 130; nothing else is caught."""
+    """Turn an :class:`AsrError` into one sentence and exit code 2, and an interrupt into exit code 130.
+
+    Other exceptions pass unchanged.
+
+    Raises:
+        typer.Exit: the block raised an :class:`AsrError` or was interrupted.
+    """
     try:
         yield
     except AsrError as error:
@@ -94,10 +126,13 @@ _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?))?B?", re.IGNORECAS
 
 
 def parse_bytes(text: str | None) -> int | None:
-    """Bytes of a size such as 512MB, 2 GB, 1.5GiB or a plain number; None of None.
+    """Parse a size such as ``512MB``, ``2 GB``, ``1.5GiB`` or a plain number.
+
+    Returns:
+        Bytes, at least 1; None for None.
 
     Raises:
-        OptionError: it is no size, or less than a byte.
+        OptionError: the text is not a size, or is less than 1 byte.
     """
     if text is None:
         return None
@@ -107,7 +142,7 @@ def parse_bytes(text: str | None) -> int | None:
         number, unit, binary = match.groups()
         size = int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit.upper()) + 1 if unit else 0))
     if size < 1:
-        raise OptionError(f"{text!r} is no size in bytes; write it like 512MB, 2GB or 1.5GiB")
+        raise OptionError(f"{text!r} is not a size in bytes; write it like 512MB, 2GB or 1.5GiB")
     return size
 
 
@@ -118,28 +153,31 @@ _INCOMPLETE = {
 
 
 def segment_warning(segment: Segment, file: str) -> str | None:
-    """What to say of a segment whose text may be incomplete: a budget that ran out, a loop that was cut."""
+    """Return a warning if the text of ``segment`` may be incomplete, else None.
+
+    A text may be incomplete when its token budget ended or a repetition was cut.
+    """
     where = f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s"
-    again = "; decoded again in shorter pieces" if segment.decoded_again else ""
+    retried = "; decoded again in shorter pieces" if segment.decoded_again else ""
     if segment.finish_reason in _INCOMPLETE:
-        return f"{where}: {_INCOMPLETE[segment.finish_reason]}{again}"
+        return f"{where}: {_INCOMPLETE[segment.finish_reason]}{retried}"
     if segment.decoded_again:
-        return f"{where}: {_INCOMPLETE[segment.decoded_again]}{again}, which ended well"
+        return f"{where}: {_INCOMPLETE[segment.decoded_again]}{retried}, which ended well"
     return None
 
 
 def warn(transcript: Transcript, file: str) -> None:
-    """Say which texts may be incomplete."""
+    """Print a warning for each segment whose text may be incomplete to standard error."""
     for segment in transcript.segments:
         if message := segment_warning(segment, file):
             typer.echo(message, err=True)
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a whole file or none.
+    """Write a file atomically.
 
     Raises:
-        OptionError: it cannot be written.
+        OptionError: the file cannot be written.
     """
     try:
         write_atomically(path, data)
@@ -148,10 +186,12 @@ def write(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work that :func:`write` could not put a file there.
+    """Check, before long work, that :func:`write` can create ``path``.
 
     Raises:
-        OptionError: it is a folder, or its folder does not exist or is not ours to write to.
+        OptionError: ``path`` is a folder.
+        OptionError: the folder of ``path`` does not exist.
+        OptionError: this user may not write to the folder of ``path``.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise OptionError(f"{path}: cannot be written; give a file in a folder that exists")
@@ -161,7 +201,11 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def progress_bar(name: str, unit: str = "s") -> Iterator[Callable[[float, float], None] | None]:
-    """A bar over what is done of ``name`` on a terminal; nothing in a pipe, nothing for a single step."""
+    """Show a progress bar on standard error if it is a terminal.
+
+    Yields:
+        A callback for (done, total), which shows the bar when there is more than one step; None without a terminal.
+    """
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""What ``info`` says about families and models, and ``providers`` about a machine."""
+"""Describe families and models for ``info``, and the machine for ``providers``."""
 
 from __future__ import annotations
 
@@ -15,54 +15,57 @@ from runtime.ort.ep_plugins import device_lines
 from runtime.ort.providers import describe_providers
 from runtime.ort.threads import usable_cores
 
+# Warnings about 8-bit products, by the value of `lacks_vnni`.
 _SATURATES = {
     True: "this processor has no VNNI: its 8-bit products can saturate; quantize with --reduce-range for it",
     None: "an x86 processor without VNNI needs a model quantized with --reduce-range; whether this is one is unknown",
 }
 
-
-# Capabilities in words, in the order in which they are listed.
+# Labels of the capabilities, in the order in which they are listed.
 LABELS = {
     "context": "context",
-    "language": "language can be given",
-    "language_detection": "says the language",
-    "words": "times of words",
-    "timestamps": "times of parts",
+    "language": "language option",
+    "language_detection": "language detection",
+    "words": "word timestamps",
+    "timestamps": "segment timestamps",
     "translation": "translation",
     "long_form": "long form",
     "forcing": "forced text",
 }
-EVERY_FAMILY = "audio of any length, many files in rows, live streams"
+EVERY_FAMILY = "audio of any length, batches, live streams"
 
 
-def abilities(can: Capabilities, *, missing: bool = False) -> list[str]:
-    """What there is in words, or what is ``missing``."""
-    return [label for name, label in LABELS.items() if getattr(can, name) is not missing]
+def abilities(capabilities: Capabilities, *, missing: bool = False) -> list[str]:
+    """List the labels of the capabilities that a model has, or of those that are ``missing``."""
+    return [label for name, label in LABELS.items() if getattr(capabilities, name) is not missing]
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines, each column as wide as its widest cell."""
+    """Format rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def describe_families() -> str:
-    """What ``info`` prints without a model: what families can do, all of their models or some."""
+    """Return the table of capabilities by family that ``info`` prints without a model.
+
+    A family has a capability if at least one of its models has it.
+    """
     families = {family: declared(family) for family in FAMILIES}
     rows = [["", *families]]
     for name, label in LABELS.items():
-        rows.append([label, *("yes" if getattr(can, name) else "-" for can in families.values())])
+        rows.append([label, *("yes" if getattr(declaration, name) else "-" for declaration in families.values())])
     return f"{in_columns(rows)}\n\nevery family: {EVERY_FAMILY}"
 
 
-def describe(manifest: Manifest, size: int, can: Capabilities, *, prepacked: bool = False) -> str:
-    """The summary that ``info`` prints of a model.
+def describe(manifest: Manifest, size: int, capabilities: Capabilities, *, prepacked: bool = False) -> str:
+    """Return the summary of a model that ``info`` prints.
 
     Args:
-        manifest: the model's.
-        size: bytes of its files.
-        can: what it can do.
+        manifest: manifest of the model.
+        size: size of its files in bytes.
+        capabilities: capabilities of the model.
         prepacked: whether ``prepare`` was run for this machine.
     """
     source = manifest.source
@@ -76,17 +79,17 @@ def describe(manifest: Manifest, size: int, can: Capabilities, *, prepacked: boo
         "quantization": manifest.quantization.recipe if manifest.quantization else "none (float32)",
         "prepared": "for this machine" if prepacked else "no; `prepare` makes it load faster on this machine",
         "languages": f"{len(languages)}: {', '.join(languages)}",
-        "can": ", ".join([*abilities(can), EVERY_FAMILY]),
-        "cannot": ", ".join(abilities(can, missing=True)) or "-",
+        "can": ", ".join([*abilities(capabilities), EVERY_FAMILY]),
+        "cannot": ", ".join(abilities(capabilities, missing=True)) or "-",
     }
     for role, graph in manifest.graphs.items():
         parity = manifest.parity.get(role)
-        checked = (
+        agreement = (
             f", at most {parity.max_abs_difference:.1e} from the reference in {len(parity.cases)} cases"
             if parity
             else ""
         )
-        lines[role] = f"{graph.file}{' with external data' if graph.data else ''}{checked}"
+        lines[role] = f"{graph.file}{' with external data' if graph.data else ''}{agreement}"
     if manifest.quantization:
         lines |= _quantization_lines(manifest.quantization)
     lines["made with"] = ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
@@ -102,14 +105,14 @@ _VNNI = {
 
 
 def describe_machine() -> str:
-    """What ``providers`` prints: the processor, then each execution provider, and how to get those that are absent."""
+    """Return the processor, each execution provider with how to install it, and the devices, for ``providers``."""
     lines = {
         "machine": f"{platform.system()} {platform.machine()}, {usable_cores()} cores for this process",
         "8 bits": _VNNI[lacks_vnni()],
         "onnxruntime": onnxruntime.__version__,
     }
-    for found in describe_providers():
-        lines[found.name] = found.reason if found.is_available else f"not here: {found.reason}"
+    for provider in describe_providers():
+        lines[provider.name] = provider.reason if provider.is_available else f"not available: {provider.reason}"
     devices = device_lines()
     width = max(map(len, lines))
     listed = [f"{key:<{width}}  {value}" for key, value in lines.items()]
@@ -119,11 +122,11 @@ def describe_machine() -> str:
 
 
 def _quantization_lines(quantization: Quantization) -> dict[str, str]:
-    """What was done to the graphs, and what the gate measured."""
+    """Describe the quantized graphs and the measurements of the gate."""
     gate = quantization.gate
     lines = {}
     for role, graph in quantization.graphs.items():
-        parts = [f"{count} {what}" for what, count in graph.nodes.items()]
+        parts = [f"{count} {method}" for method, count in graph.nodes.items()]
         if graph.smoothed:
             parts.append(f"{graph.smoothed} inputs smoothed")
         if graph.fallbacks:
@@ -143,5 +146,5 @@ def _quantization_lines(quantization: Quantization) -> dict[str, str]:
         if warning:
             lines["warning"] = warning
     elif quantization.integer_products:
-        lines["reduced range"] = "7-bit weights in integer products: right on processors without VNNI"
+        lines["reduced range"] = "7-bit weights in integer products: cannot saturate on processors without VNNI"
     return lines

@@ -1,4 +1,4 @@
-"""``evaluate``: a model's error rate on recordings with reference texts."""
+"""The command ``evaluate``: measure a model's error rate on recordings with reference texts."""
 
 from __future__ import annotations
 
@@ -28,30 +28,38 @@ from runtime.writers import evaluation_as_json, evaluation_as_text, hypotheses_a
 def evaluate(
     data: Annotated[
         Path,
-        typer.Option(help="Folder with an index.json, a LibriSpeech tree, or audio with a .txt beside each file."),
+        typer.Option(
+            help="Folder of recordings with reference texts: an index.json, index.jsonl or metadata.jsonl, a "
+            "LibriSpeech tree, or a .txt beside each audio file."
+        ),
     ],
     model: ModelOption = None,
     language: Annotated[
-        str | None, typer.Option(help="English name or code of the language of utterances that do not say theirs.")
+        str | None,
+        typer.Option(help="Language of utterances without one in the data: English name or ISO 639 code."),
     ] = None,
     force_language: Annotated[
-        bool, typer.Option("--force-language", help="Tell the model the language too; it detects it otherwise.")
+        bool,
+        typer.Option("--force-language", help="Set each utterance's language instead of letting the model detect it."),
     ] = False,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many utterances.")] = None,
-    format: Annotated[OutputFormat, typer.Option(help="A table, or one line of JSON.")] = OutputFormat.txt,
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate only the first utterances, at least 1. [default: all]")
+    ] = None,
+    format: Annotated[OutputFormat, typer.Option(help="Print a table, or one line of JSON.")] = OutputFormat.txt,
     hypotheses: Annotated[
-        Path | None, typer.Option(help="Write what was said and heard to this file, one line of JSON an utterance.")
+        Path | None,
+        typer.Option(help="Write reference and hypothesis of each utterance to this file, one line of JSON each."),
     ] = None,
 ) -> None:
     """Measure a model's word or character error rate on recordings with reference texts.
 
-    Needs the extra packages of asr-deploy[evaluate].
+    Needs the packages of asr-deploy[evaluate].
     """
-    # Here, so that the other commands do not wait for it.
+    # Imported when the command runs, so that other commands start faster.
     from runtime.evaluation import check_packages, load_utterances, recognize, summarize
 
     with guarded():
@@ -70,7 +78,7 @@ def evaluate(
         )
         with progress_bar(str(data), unit="utterances") as progress:
             transcripts = recognize(transcriber, utterances, own_language=force_language, on_progress=progress)
-        evaluation = summarize(transcriber, utterances, transcripts, told=force_language)
+        evaluation = summarize(transcriber, utterances, transcripts, forced_language=force_language)
         if hypotheses:
             write(hypotheses, hypotheses_as_json_lines(data, utterances, transcripts).encode())
     typer.echo(evaluation_as_json(evaluation) if format is OutputFormat.json else evaluation_as_text(evaluation))

@@ -1,4 +1,4 @@
-"""The loop of ``stream``: what is heard goes in, what is understood is shown, and Ctrl-C ends it in good order."""
+"""The loop of ``stream``: feed audio to a stream, show its events, end cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ from runtime.pipeline.streaming import Stream
 
 
 class Follower:
-    """Feeds what is heard to a stream and shows what it tells."""
+    """Feeds the audio of a source to a stream and shows the stream's events."""
 
     def __init__(
         self, source: LiveSource, stream: Stream, output: Output, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """``clock`` measures, in seconds."""
+        """Create a follower.
+
+        Args:
+            source: the audio.
+            stream: transcribes the audio.
+            output: shows the events.
+            clock: returns the time in seconds.
+        """
         self._source, self._stream, self._output, self._clock = source, stream, output, clock
         self._samples, self._segments = 0, 0
         self._compute = 0.0
@@ -33,13 +40,13 @@ class Follower:
         self._first_text: float | None = None
 
     def run(self) -> AsrError | None:
-        """Follow the source to its end, which may be that it fails: what was heard until then is finished and shown.
+        """Follow the source until it ends or fails, then finish the stream and show its last text.
 
         Returns:
-            How the source failed, None when it did not.
+            The error with which the source failed; None if it ended.
 
         Raises:
-            AsrError: the stream cannot go on.
+            AsrError: the stream cannot continue.
         """
         failure = None
         blocks = self._source.blocks()
@@ -57,9 +64,9 @@ class Follower:
         self._show(self._timed(self._stream.finish))
         return failure
 
-    def _timed(self, work: Callable[..., list[Event]], *samples: npt.NDArray[Any]) -> list[Event]:
+    def _timed(self, call: Callable[..., list[Event]], *samples: npt.NDArray[Any]) -> list[Event]:
         began = self._clock()
-        events = work(*samples)
+        events = call(*samples)
         self._compute += self._clock() - began
         return events
 
@@ -74,7 +81,7 @@ class Follower:
                     self._output.note(message)
 
     def stats(self) -> str:
-        """One line: how much was heard, and how fast."""
+        """Return one line: seconds of audio and of compute, real-time factor, time to the first text, segments."""
         seconds = self._samples / self._source.rate
         first = "no text" if self._first_text is None else f"first text {self._first_text:.2f} s after the first audio"
         return (
@@ -95,25 +102,26 @@ def _text(event: Event) -> str:
 
 @contextmanager
 def stopped_by_interrupt(source: LiveSource) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C stops ``source``, so that what was heard is finished; the second one interrupts as always.
+    """Stop ``source`` on the first Ctrl-C, so that its audio so far is transcribed; interrupt on the second.
 
     Yields:
-        Whether there was one.
+        A function that returns whether there was a Ctrl-C.
     """
-    usual = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(signal.SIGINT)
     pressed = False
-    if threading.current_thread() is not threading.main_thread() or usual == signal.SIG_IGN:
-        yield lambda: False  # only the main thread may have handlers; and who ignores interrupts wants none
+    # Only the main thread may set handlers, and a process that ignores interrupts must keep doing so.
+    if threading.current_thread() is not threading.main_thread() or previous == signal.SIG_IGN:
+        yield lambda: False
         return
 
     def stop(_number: int, _frame: Any) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, previous)
         source.stop()
 
     signal.signal(signal.SIGINT, stop)
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""``info``: what a model is, or what families can do."""
+"""The command ``info``: describe a model, or the capabilities of each family."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from runtime.transcriber import default_model
 
 def info(
     folder: Annotated[
-        Path | None, typer.Argument(help="The model's folder. [default: no model, but all families]", metavar="[MODEL]")
+        Path | None,
+        typer.Argument(help="Folder of the model. [default: describe the families instead]", metavar="[MODEL]"),
     ] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="The same.")] = None,
-    format: Annotated[OutputFormat, typer.Option(help="A summary, or JSON: the manifest and more.")] = OutputFormat.txt,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, instead of the argument.")] = None,
+    format: Annotated[
+        OutputFormat, typer.Option(help="Print a summary, or JSON: the manifest, size and capabilities.")
+    ] = OutputFormat.txt,
 ) -> None:
-    """Say what a model is: where it came from, what it can do, what was checked; or what each family can do."""
+    """Describe a model: its source, capabilities and checks. Without a model, list the capabilities of each family."""
     with guarded():
         if folder is not None and model is not None:
             raise OptionError(f"two models are given, {folder} and {model}; give one")
@@ -36,14 +39,14 @@ def info(
 def _families(format: OutputFormat) -> str:
     if format is OutputFormat.json:
         return msgspec.json.encode({"families": {family: declared(family) for family in FAMILIES}}).decode()
-    return f"{describe_families()}\nthe model that comes along: {default_model()}"
+    return f"{describe_families()}\nbundled model: {default_model()}"
 
 
 def _model(folder: Path, format: OutputFormat) -> str:
     artifact = open_artifact(folder)
-    can = capabilities_of(artifact)
+    capabilities = capabilities_of(artifact)
     prepacked = all(prepacked_graph(artifact, role, [ProviderSpec()]) for role in artifact.manifest.graphs)
     if format is OutputFormat.json:
-        more = {"bytes": artifact.size, "capabilities": can, "prepared": prepacked}
-        return msgspec.json.encode(msgspec.structs.asdict(artifact.manifest) | more).decode()
-    return describe(artifact.manifest, artifact.size, can, prepacked=prepacked)
+        fields = {"bytes": artifact.size, "capabilities": capabilities, "prepared": prepacked}
+        return msgspec.json.encode(msgspec.structs.asdict(artifact.manifest) | fields).decode()
+    return describe(artifact.manifest, artifact.size, capabilities, prepacked=prepacked)

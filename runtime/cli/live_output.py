@@ -1,4 +1,4 @@
-"""What ``stream`` writes into pipes and files: lines of text or JSON, subtitles, each as soon as it is known."""
+"""Output of ``stream`` to pipes and files: lines of text or JSON, or subtitles, written as events arrive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.writers import VTT_HEADER, on_one_line, srt_cue, vtt_cue
 
 
 class StreamFormat(StrEnum):
-    """What a stream's events are written as."""
+    """Format of the events of a stream."""
 
     txt = "txt"
     json = "json"
@@ -24,20 +24,20 @@ class StreamFormat(StrEnum):
 
 
 class Output(Protocol):
-    """Where events go."""
+    """Shows the events of a stream."""
 
     def show(self, events: Sequence[Event]) -> None:
-        """Write what became known."""
+        """Write new events."""
 
     def note(self, text: str) -> None:
-        """Say something that is no result, on standard error."""
+        """Write a message to standard error."""
 
     def close(self) -> None:
-        """Leave the terminal as others expect it."""
+        """Restore the terminal."""
 
 
-class _Written:
-    """Results go to ``out`` at once, whoever reads it; what is said goes elsewhere."""
+class _FlushedOutput:
+    """Writes results to ``out`` and flushes it each time; writes messages to standard error."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -47,65 +47,60 @@ class _Written:
         self._out.flush()
 
     def note(self, text: str) -> None:
-        """See :class:`Output`."""
         typer.echo(text, err=True)
 
     def close(self) -> None:
-        """See :class:`Output`."""
+        """Do nothing: there is no terminal to restore."""
 
 
-class TextLines(_Written):
-    """A line a segment, when it is final."""
-
-    def show(self, events: Sequence[Event]) -> None:
-        """See :class:`Output`."""
-        self._write("".join(f"{on_one_line(segment.text)}\n" for segment in spoken(events)))
-
-
-class JsonLines(_Written):
-    """A line an event, with what it is under ``type``."""
+class TextLines(_FlushedOutput):
+    """Writes a line of text for each final segment."""
 
     def show(self, events: Sequence[Event]) -> None:
-        """See :class:`Output`."""
+        self._write("".join(f"{on_one_line(segment.text)}\n" for segment in segments_with_text(events)))
+
+
+class JsonLines(_FlushedOutput):
+    """Writes a line of JSON for each event, with the kind of event under ``type``."""
+
+    def show(self, events: Sequence[Event]) -> None:
         self._write("".join(map(event_as_json, events)))
 
 
-class SrtCues(_Written):
-    """SubRip subtitles, a cue a segment, when it is final."""
+class SrtCues(_FlushedOutput):
+    """Writes SubRip subtitles, a cue for each final segment."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
         self._cues = 0
 
     def show(self, events: Sequence[Event]) -> None:
-        """See :class:`Output`."""
-        for segment in spoken(events):
+        for segment in segments_with_text(events):
             self._cues += 1
             self._write(("\n" if self._cues > 1 else "") + srt_cue(segment, self._cues))
 
 
-class VttCues(_Written):
-    """WebVTT subtitles, a cue a segment, when it is final."""
+class VttCues(_FlushedOutput):
+    """Writes WebVTT subtitles, a cue for each final segment."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
-        self._begun = False
+        self._has_header = False
 
     def show(self, events: Sequence[Event]) -> None:
-        """See :class:`Output`."""
-        header = "" if self._begun else VTT_HEADER
-        self._begun = True
-        self._write(header + "".join(f"\n{vtt_cue(segment)}" for segment in spoken(events)))
+        header = "" if self._has_header else VTT_HEADER
+        self._has_header = True
+        self._write(header + "".join(f"\n{vtt_cue(segment)}" for segment in segments_with_text(events)))
 
 
-def spoken(events: Sequence[Event]) -> list[Segment]:
-    """The segments that became final and have a text."""
+def segments_with_text(events: Sequence[Event]) -> list[Segment]:
+    """Return the final segments among ``events`` whose text is not empty."""
     finals = (event.result for event in events if isinstance(event, Final))
     return [segment for segment in finals if on_one_line(segment.text)]
 
 
 def event_as_json(event: Event) -> str:
-    """One line of JSON: the event's fields under their names, ``type`` first; seconds to the millisecond."""
+    """Return the event's fields as one line of JSON, ``type`` first; times are rounded to 1 ms."""
     fields: dict[str, Any] = fields_of(event)
     for times in (fields, fields.get("result", {})):
         for name in ("start", "end"):

@@ -1,7 +1,7 @@
-"""A stream on a terminal: finished segments as lines, and below them, in place, what is being said.
+"""Show a stream on a terminal: final segments as lines, and below them the open segments, updated in place.
 
-What is in place is drawn anew with every change, in one write and over what stood there, without clearing it first:
-nothing flickers. Escape codes are those of ECMA-48, which every terminal of today understands.
+The open segments are redrawn with each change, in one write over the previous text and without clearing it first, which
+avoids flicker. The escape codes are those of ECMA-48, which all current terminals support.
 """
 
 from __future__ import annotations
@@ -15,38 +15,43 @@ from typing import TextIO
 import typer
 from rich.cells import get_character_cell_size
 
-from runtime.cli.live_output import spoken
+from runtime.cli.live_output import segments_with_text
 from runtime.pipeline.events import Event, Final, Partial, Speech
 from runtime.writers import on_one_line
 
 _ERASE_LINE, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
-# Somebody speaks, and nothing is understood yet.
+# Shown for speech without any text yet.
 _LISTENING = "…"
-# Columns at the right: in the last one terminals do not agree on where the cursor is after it was written to, and the
-# two before take the ^C that a terminal shows of an interrupt; broken into the next line, it would leave remains.
+# Free columns at the right. Terminals differ in where the cursor is after writing to the last column. The two before
+# it take the ^C that a terminal shows for an interrupt, which would otherwise wrap and leave characters behind.
 _FREE = 3
-# A line does not begin with these.
+# Characters with which a line must not begin.
 _CLOSING = frozenset("、。，．・：；？！）］｝〉》」』】〕”’…ー")
 
 
 class TerminalView:
     """Draws events on a terminal.
 
-    What is stable of an open segment is drawn as it is, the rest of it dim, or in brackets on a terminal without
-    styles.
+    The stable text of an open segment is drawn as it is; the rest is dim, or in brackets on a terminal without styles.
     """
 
     def __init__(
         self, out: TextIO, *, styled: bool = True, size: Callable[[], os.terminal_size] = shutil.get_terminal_size
     ) -> None:
-        """Draw on ``out``; ``size`` is asked for its columns and lines every time, for windows change."""
+        """Draw on ``out``.
+
+        Args:
+            out: the terminal.
+            styled: whether it can show dim text.
+            size: returns the window's columns and lines; called for each redraw, since the window can be resized.
+        """
         self._out, self._styled, self._size = out, styled, size
         self._open: dict[int, tuple[str, str]] = {}
-        self._drawn: list[int] = []  # cells of each line that is in place
+        self._drawn: list[int] = []  # width in cells of each line of the open segments on the terminal
 
     def show(self, events: Sequence[Event]) -> None:
-        """Draw what became known; without news the terminal is left alone."""
+        """Draw new events; write nothing if there are none."""
         if not events:
             return
         for event in events:
@@ -58,10 +63,10 @@ class TerminalView:
                     self._open[number] = text if stable or unstable else ("", _LISTENING)
                 case Final(segment=number):
                     self._open.pop(number, None)
-        self._draw([_printable(on_one_line(segment.text)) for segment in spoken(events)])
+        self._draw([_printable(on_one_line(segment.text)) for segment in segments_with_text(events)])
 
     def note(self, text: str) -> None:
-        """Say something on standard error, which may be the same terminal."""
+        """Write a message to standard error, which may be the same terminal, and redraw the open segments."""
         self._out.write(self._rise() + _ERASE_BELOW)
         self._out.flush()
         self._drawn = []
@@ -69,7 +74,7 @@ class TerminalView:
         self._draw([])
 
     def close(self) -> None:
-        """Leave what is in place where it is, and the cursor below it."""
+        """Move the cursor below the open segments."""
         if self._drawn:
             self._out.write("\n")
             self._out.flush()
@@ -82,20 +87,23 @@ class TerminalView:
             text += _ERASE_BELOW + "".join(f"{line}\n" for line in finished)
         width = max(1, columns - _FREE)
         rows = [row for stable, unstable in self._open.values() for row in self._rows(stable, unstable, width)]
-        rows = rows[-max(1, lines - 1) :]  # what is above the window cannot be drawn over
+        rows = rows[-max(1, lines - 1) :]  # lines above the window could not be redrawn
         text += "\n".join(row + _ERASE_LINE for row, _ in rows) + _ERASE_BELOW
         self._drawn = [cells for _, cells in rows]
         self._out.write(text)
         self._out.flush()
 
     def _rise(self) -> str:
-        """To the beginning of what is in place; a window that was made narrower has broken its lines."""
+        """Return the code that moves the cursor to the first line of the open segments.
+
+        Counts the lines that a narrower window has wrapped.
+        """
         columns = max(1, self._size().columns)
         above = sum(max(1, -(-cells // columns)) for cells in self._drawn) - 1
         return "\r" + (f"\x1b[{above}A" if above > 0 else "")
 
     def _rows(self, stable: str, unstable: str, columns: int) -> list[tuple[str, int]]:
-        """Lines with their styles, and the cells that each takes."""
+        """Wrap the text of a segment into styled lines, each with its width in cells."""
         if not self._styled and stable and unstable:
             bare = unstable.lstrip(" ")
             unstable = f"{unstable[: len(unstable) - len(bare)]}[{bare}]"
@@ -109,23 +117,23 @@ class TerminalView:
 
 
 def wrap(text: str, columns: int) -> list[tuple[int, int]]:
-    """Break ``text`` into lines of at most ``columns`` cells.
+    """Wrap ``text`` into lines of at most ``columns`` cells.
 
-    Lines end at spaces, or beside a character that takes two cells (Chinese and Japanese have no spaces), or where
-    nothing else helps inside of a word.
+    Lines end at spaces, before or after a character of two cells (Chinese and Japanese have no spaces), or inside a
+    word that is longer than a line.
 
     Returns:
-        Where each line begins and ends in ``text``; the spaces between lines belong to none.
+        Start and end index of each line in ``text``; spaces between lines are left out.
     """
     spans: list[tuple[int, int]] = []
-    start, chance = _after_spaces(text, 0), 0
+    start, last_break = _after_spaces(text, 0), 0
     index, used = start, 0
     while index < len(text):
         if index > start and _may_break(text[index - 1], text[index]):
-            chance = index
+            last_break = index
         used += get_character_cell_size(text[index])
         if used > columns and text[index] != " " and index > start:
-            cut = chance if chance > start else index
+            cut = last_break if last_break > start else index
             spans.append((start, _before_spaces(text, cut)))
             start = index = _after_spaces(text, cut)
             used = 0
@@ -137,7 +145,7 @@ def wrap(text: str, columns: int) -> list[tuple[int, int]]:
 
 
 def cells_of(text: str) -> int:
-    """Cells of a terminal that ``text`` takes: two for a Chinese character, none for an accent that combines."""
+    """Return the width of ``text`` in terminal cells: 2 for a Chinese character, 0 for a combining accent."""
     return sum(map(get_character_cell_size, text))
 
 
@@ -161,5 +169,5 @@ def _before_spaces(text: str, index: int) -> int:
 
 
 def _printable(text: str) -> str:
-    """Text that cannot move the cursor."""
-    return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)
+    """Replace control characters, which could move the cursor, by spaces."""
+    return "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)

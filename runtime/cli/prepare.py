@@ -1,4 +1,4 @@
-"""``prepare``: make a model load faster, and smaller in memory, on this machine."""
+"""The command ``prepare``: write prepacked graphs, which load faster and share memory between processes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def prepare_model(
         Path | None,
         typer.Option(
             "--out",
-            help=f"Folder to write to, and to name in {FOLDER_VARIABLE} afterwards. [default: the user's cache]",
+            help=f"Folder to write to; set {FOLDER_VARIABLE} to it afterwards. [default: the user's cache]",
         ),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete what was prepared of this model instead.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the prepared graphs of this model instead.")] = False,
 ) -> None:
-    """Write a model's graphs with weights in the layout that this machine's processor reads.
+    """Write a model's graphs with weights prepacked for this machine's processor.
 
-    Loading maps them instead of packing the weights anew: faster, and in less memory that several processes share.
-    Takes about twice the model's size on the disk. What another processor or another onnxruntime made is never used.
+    Prepacked weights are mapped into memory at load time: loading is faster, and several processes share the memory.
+    Takes about twice the model's size on disk. Graphs that were prepared for another processor or by another version
+    of onnxruntime are not used.
     """
     with guarded():
         artifact = open_artifact(model if model is not None else default_model())
@@ -35,7 +36,7 @@ def prepare_model(
             freed = remove_prepacked(artifact, out)
             typer.echo(f"freed {freed / 1e6:.1f} MB" if freed else "nothing was prepared")
             return
-        made = prepack(artifact, out, on_progress=lambda role: typer.echo(f"preparing the {role} …", err=True))
-    for graph in made:
+        graphs = prepack(artifact, out, on_progress=lambda role: typer.echo(f"preparing the {role} …", err=True))
+    for graph in graphs:
         state = "prepared" if graph.new else "was prepared"
         typer.echo(f"{graph.role}: {state}, {graph.size / 1e6:.1f} MB in {graph.path.parent}")

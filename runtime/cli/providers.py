@@ -1,4 +1,4 @@
-"""``providers``: what this machine has, and how the providers compare."""
+"""The command ``providers``: list the execution providers of this machine, or compare them."""
 
 from __future__ import annotations
 
@@ -19,45 +19,52 @@ def providers(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure and compare providers: cpu,openvino or NAME:key=value,...; A+B are two in order of priority.",
+            help="Measure and compare these providers, separated by commas: cpu,openvino or NAME:key=value,...; A+B "
+            "uses A and, for the nodes that A does not take, B.",
             metavar="LIST",
         ),
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="The model to compare with. [default: the small model that comes along]"),
+        typer.Option("--model", help="Folder of the model to run. [default: the small bundled model]"),
     ] = None,
     audio: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Audio to transcribe; repeat it for several files. [default: samples that come along]", metavar="FILE"
-        ),
+        typer.Option(help="Audio file to transcribe; repeat for several. [default: bundled samples]", metavar="FILE"),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Compare with this model on the CPU, such as the float32 parent. [default: the same model]"),
+        typer.Option(
+            help="Folder of the model that runs on the CPU as the reference, such as the float32 parent. "
+            "[default: the same model]"
+        ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one that is not.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs after a warm-up.")] = 3,
     new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Force so many tokens of every segment, to time random weights.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Force this number of tokens for every segment, to time a model with random weights. "
+            "[default: the model ends its texts]",
+        ),
     ] = None,
     threads: ThreadsOption = None,
     packages: Annotated[
         list[str] | None,
         typer.Option(
-            help="A folder of packages that a provider's process finds first: an onnxruntime of another build, from "
-            "pip install --no-deps --target FOLDER.",
+            help="Folder of packages that come first on the path of the process of provider NAME: another build of "
+            "onnxruntime, installed with pip install --no-deps --target FOLDER. Repeat for several.",
             metavar="NAME=FOLDER",
         ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures to this file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all that was measured to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with charts to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all measurements to this file as JSON.")] = None,
 ) -> None:
-    """List the execution providers of this machine and how to get the others, or compare them with --compare.
+    """List the execution providers of this machine and how to install the others; compare them with --compare.
 
-    Compared is every provider in a process of its own, against the CPU on the same inputs: speed, memory, the nodes
-    that it runs, how far its outputs and texts are. Whether a listed provider becomes active also depends on its
-    drivers: `transcribe --provider NAME` fails if it does not.
+    --compare measures each provider in a process of its own and compares it with the CPU on the same inputs: speed,
+    memory, the nodes that it runs, the difference of its outputs and texts. A listed provider may still fail for lack
+    of drivers: `transcribe --provider NAME` reports it.
     """
     if not compare:
         if model or audio or reference or packages or html or json:
@@ -87,7 +94,7 @@ def providers(
             threads=threads,
             new_tokens=new_tokens,
             packages=dict(map(_named_folder, packages or ())),
-            progress=_say if sys.stderr.isatty() else lambda _: None,
+            on_progress=_print_progress if sys.stderr.isatty() else lambda _: None,
         )
         if json:
             write(json, msgspec.json.format(msgspec.json.encode(comparison), indent=1) + b"\n")
@@ -96,7 +103,7 @@ def providers(
     typer.echo(as_text(comparison))
 
 
-def _say(name: str) -> None:
+def _print_progress(name: str) -> None:
     typer.echo(f"measuring {name}", err=True)
 
 

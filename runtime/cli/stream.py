@@ -1,4 +1,4 @@
-"""``stream``: speech to text while it is spoken, from a microphone, a pipe or a file."""
+"""The command ``stream``: transcribe live speech from a microphone, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import typer
 from runtime.audio import open_audio
 from runtime.audio.live import LIVE_RATE, FileSource, LiveSource
 from runtime.cli.common import (
+    ContextOption,
     DecoderProviderOption,
     EncoderProviderOption,
+    LanguageOption,
     ModelOption,
     ProviderOption,
     SegmentOption,
@@ -26,53 +28,63 @@ from runtime.errors import AudioNotFoundError, DeviceError, OptionError
 from runtime.transcriber import Transcriber
 
 _MICROPHONE, _PIPE = "mic", "-"
-_PIECE_SECONDS = 0.1
+_CHUNK_SECONDS = 0.1
 
 
 def stream(
     source: Annotated[
         str,
         typer.Argument(
-            help="An audio file; - is standard input, raw s16le mono or any audio file; mic is the microphone.",
+            help="Audio file; - for standard input (raw s16le mono samples or an audio file); mic for the microphone.",
             metavar="FILE|-|mic",
         ),
     ] = _MICROPHONE,
     model: ModelOption = None,
-    language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
-    context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
+    language: LanguageOption = "auto",
+    context: ContextOption = "",
     format: Annotated[
-        StreamFormat, typer.Option(help="Text, a line of JSON an event, or subtitles as their segments end.")
+        StreamFormat, typer.Option(help="Text, a line of JSON for each event, or subtitles as segments end.")
     ] = StreamFormat.txt,
     interval: Annotated[
-        float, typer.Option(help="Seconds of new audio after which an open segment's text is told.")
+        float, typer.Option(help="Update the text of the open segment after this many seconds of new audio, 0.1 to 60.")
     ] = 1.0,
-    pause: Annotated[float, typer.Option(help="Seconds of silence that end a segment.")] = 0.8,
+    pause: Annotated[float, typer.Option(help="Seconds of silence that end a segment, 0.5 to 60.")] = 0.8,
     segment_seconds: SegmentOption = None,
     stable: Annotated[
-        bool, typer.Option("--stable/--no-stable", help="Report what will not change any more inside of open segments.")
+        bool,
+        typer.Option(
+            "--stable/--no-stable", help="Mark the part of an open segment's text that will not change any more."
+        ),
     ] = True,
-    realtime: Annotated[
-        bool, typer.Option("--realtime", help="Feed a file at the pace at which it was spoken.")
-    ] = False,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Read a file at the speed of speech.")] = False,
     chunk: Annotated[
-        float | None, typer.Option(help=f"Seconds of a piece of a file. [default: {_PIECE_SECONDS}]")
+        float | None,
+        typer.Option(help=f"Length of the chunks of a file in seconds, 0.01 to 10. [default: {_CHUNK_SECONDS}]"),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Standard input is raw samples, whatever it looks like.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Read standard input as raw s16le mono samples, without format detection.")
+    ] = False,
     raw_rate: Annotated[
-        int | None, typer.Option(help=f"The same, and their rate in Hz. [default: {LIVE_RATE}]")
+        int | None,
+        typer.Option(help=f"Sample rate of raw samples in Hz, 8000 to 192000; implies --raw. [default: {LIVE_RATE}]"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Microphone, by its number or a part of its name.")] = None,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones, and do no more.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Microphone, by its number or a part of its name. [default: that of the system]"),
+    ] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones and exit.")] = False,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
     threads: ThreadsOption = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Say at the end how fast it was, on standard error.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print audio length, compute time and latency to standard error at the end.")
+    ] = False,
 ) -> None:
-    """Turn speech into text while it is spoken.
+    """Transcribe live speech.
 
-    On a terminal the text of the open segment changes in place: what is dim may still change. In a pipe each segment is
-    a line as soon as it is final. Ctrl-C ends the stream: what was said until then is shown.
+    On a terminal the text of the open segment is updated in place; dim text may still change. In a pipe each segment is
+    written as a line when it is final. Ctrl-C ends the stream after the text of the audio so far.
     """
     with guarded():
         if list_devices:
@@ -80,7 +92,7 @@ def stream(
             return
         _check_options(source, realtime=realtime, chunk=chunk, raw=raw or raw_rate is not None, device=device)
         with closing(_output(format)) as output:
-            with closing(_open(source, realtime, chunk, raw, raw_rate, device, output)) as heard:
+            with closing(_open(source, realtime, chunk, raw, raw_rate, device, output)) as live_source:
                 transcriber = Transcriber.from_artifact(
                     model,
                     provider=provider or "cpu",
@@ -90,18 +102,18 @@ def stream(
                     max_batch=1,
                     segment_seconds=segment_seconds,
                 )
-                text = transcriber.stream(
+                live_stream = transcriber.stream(
                     transcriber.resolve_language(language),
                     context,
-                    sample_rate=heard.rate,
+                    sample_rate=live_source.rate,
                     interval=interval,
                     pause=pause,
                     stable=stable,
                 )
                 if source == _MICROPHONE:
-                    output.note(f"listening to {heard.name} at {heard.rate} Hz; Ctrl-C ends")
-                follower = Follower(heard, text, output)
-                with stopped_by_interrupt(heard) as interrupted:
+                    output.note(f"listening to {live_source.name} at {live_source.rate} Hz; Ctrl-C ends")
+                follower = Follower(live_source, live_stream, output)
+                with stopped_by_interrupt(live_source) as interrupted:
                     failure = follower.run()
             if stats:
                 output.note(follower.stats())
@@ -112,14 +124,18 @@ def stream(
 
 
 def _check_options(source: str, *, realtime: bool, chunk: float | None, raw: bool, device: str | None) -> None:
-    """Refuse what would have no effect."""
+    """Reject options that have no effect on the source.
+
+    Raises:
+        OptionError: an option is for another kind of source.
+    """
     if source in (_MICROPHONE, _PIPE) and (realtime or chunk is not None):
         option = "--realtime" if realtime else "--chunk"
-        raise OptionError(f"{option} is for files; standard input and the microphone come at a pace of their own")
+        raise OptionError(f"{option} is for files; leave it out for standard input and the microphone")
     if source != _PIPE and raw:
         raise OptionError("--raw and --raw-rate are for standard input; stream a raw file with `stream - --raw < FILE`")
     if source != _MICROPHONE and device is not None:
-        raise OptionError("--device is for the microphone; leave the file away, or the device")
+        raise OptionError("--device is for the microphone; leave out the file or the device")
 
 
 def _open(
@@ -146,7 +162,7 @@ def _open(
         if sys.stdin.isatty():
             raise OptionError("standard input is a terminal; pipe audio into this command, or give a file or mic")
         return open_pipe(sys.stdin.buffer, raw=raw, raw_rate=raw_rate, warn=warn)
-    piece = _PIECE_SECONDS if chunk is None else chunk
+    piece = _CHUNK_SECONDS if chunk is None else chunk
     return FileSource(open_audio(source, LIVE_RATE), source, piece=piece, realtime=realtime)
 
 
@@ -160,7 +176,7 @@ def _output(format: StreamFormat) -> Output:
             return VttCues(sys.stdout)
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return TextLines(sys.stdout)
-    from runtime.cli.live_view import TerminalView  # rich takes its time to import
+    from runtime.cli.live_view import TerminalView  # imports rich, which is slow
 
     return TerminalView(sys.stdout, styled=not os.environ.get("NO_COLOR"))
 

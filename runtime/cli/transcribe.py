@@ -1,4 +1,4 @@
-"""``transcribe``: audio files to text on standard output."""
+"""The command ``transcribe``: transcribe audio files to standard output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 from runtime.cli.common import (
     BAD_INPUT,
     BatchOption,
+    ContextOption,
     DecoderProviderOption,
     EncoderProviderOption,
+    LanguageOption,
     MemoryOption,
     ModelOption,
     ProviderOption,
@@ -34,28 +36,31 @@ from runtime.writers import FORMATS, as_json
 def transcribe(
     files: Annotated[list[str], typer.Argument(help="Audio files; - is standard input.", metavar="FILE...")],
     model: ModelOption = None,
-    language: Annotated[str, typer.Option(help="English name or code of the language, or auto.")] = "auto",
-    context: Annotated[str, typer.Option(help="Hot words or free text that decides between spellings.")] = "",
+    language: LanguageOption = "auto",
+    context: ContextOption = "",
     format: Annotated[
-        TranscriptFormat, typer.Option(help="Text, one line of JSON a file, or a file's segments with their times.")
+        TranscriptFormat,
+        typer.Option(help="Text, one line of JSON for each file, or the segments of a single file with their times."),
     ] = TranscriptFormat.txt,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
     channel: Annotated[
-        int | None, typer.Option(help="Use one channel, counted from 0, instead of the mean of all.")
+        int | None, typer.Option(help="Transcribe this channel, counted from 0. [default: the mean of all channels]")
     ] = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Let the model time the parts of its text, where it can.")
+        bool,
+        typer.Option("--timestamps", help="Split the text into parts with times from the model, if it can time them."),
     ] = False,
     translate: Annotated[
-        bool, typer.Option("--translate", help="Write English, whatever is spoken, where the model can.")
+        bool,
+        typer.Option("--translate", help="Translate speech in any language to English, if the model can translate."),
     ] = False,
     long_form: Annotated[
         bool,
         typer.Option(
             "--long-form",
-            help="Let the model say where each of its windows ends, where it can, instead of cutting at pauses.",
+            help="Let the model decide where each of its windows ends, instead of cutting at pauses, if it can.",
         ),
     ] = False,
     threads: ThreadsOption = None,
@@ -64,9 +69,10 @@ def transcribe(
     segment_seconds: SegmentOption = None,
     vad: VadOption = True,
 ) -> None:
-    """Turn audio files into text on standard output.
+    """Transcribe audio files and print the text.
 
-    A file that cannot be transcribed is named on standard error and does not stop the others; the exit code is then 2.
+    A file that cannot be transcribed is reported on standard error and does not stop the others; the exit code is then
+    2.
     """
     with guarded():
         if len(files) > 1 and format not in (TranscriptFormat.txt, TranscriptFormat.json):
@@ -85,8 +91,8 @@ def transcribe(
         task: Task = "translate" if translate else "transcribe"
         transcriber.check(
             Request("", language, context, timestamps=timestamps, task=task, long_form=long_form)
-        )  # what no file could be asked for is said once
-        asked: dict[str, Any] = {
+        )  # before the first file, so that an option that the model lacks is reported once
+        options: dict[str, Any] = {
             "language": language,
             "context": context,
             "channel": channel,
@@ -94,7 +100,7 @@ def transcribe(
             "task": task,
             "long_form": long_form,
         }
-        failed = sum(not _transcribe_one(transcriber, file, files, asked, format) for file in files)
+        failed = sum(not _transcribe_one(transcriber, file, files, options, format) for file in files)
     if failed:
         if len(files) > 1:
             typer.echo(f"error: {failed} of {len(files)} files failed", err=True)
@@ -105,14 +111,18 @@ def _transcribe_one(
     transcriber: Transcriber,
     file: str,
     files: list[str],
-    asked: dict[str, Any],
+    options: dict[str, Any],
     format: TranscriptFormat,
 ) -> bool:
-    """Print one file's transcript as ``asked`` for, or on standard error why there is none; False then."""
+    """Print the transcript of one file, or an error on standard error.
+
+    Returns:
+        Whether the file was transcribed.
+    """
     try:
         with progress_bar(file) as progress:
             source = _standard_input() if file == "-" else file
-            transcript = transcriber.transcribe(source, on_progress=progress, **asked)
+            transcript = transcriber.transcribe(source, on_progress=progress, **options)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         return False

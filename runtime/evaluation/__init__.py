@@ -1,4 +1,4 @@
-"""Error rates of a model on recordings with reference texts.
+"""Measure error rates of a model on recordings with reference texts.
 
 utterances = load_utterances("LibriSpeech/test-clean")
 transcripts = recognize(transcriber, utterances)

@@ -1,4 +1,4 @@
-"""Recordings with reference texts: an index, a tree as LibriSpeech has it, or a text beside each audio."""
+"""Load recordings with reference texts from an index, a LibriSpeech tree, or text files beside the audio."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ INDEXES = ("index.json", "index.jsonl", "metadata.jsonl")
 
 
 class Utterance(msgspec.Struct, frozen=True):
-    """A recording and what is said in it.
+    """A recording and its reference text.
 
-    ``text`` may be empty (nobody speaks). ``language`` is an English name or a code, as the data set gives it, or None;
-    ``context`` is what the model is told besides the audio.
+    Attributes:
+        audio: path of the recording.
+        text: reference text; empty for no speech.
+        language: English name or code, as in the data set; None if it has none.
+        context: context for the model.
     """
 
     audio: Path
@@ -40,22 +43,26 @@ class _Entry(msgspec.Struct):
 
 
 def load_utterances(folder: str | os.PathLike[str], language: str | None = None) -> list[Utterance]:
-    """Utterances of a folder, sorted by path.
+    """Load the utterances of a folder, sorted by path. Hidden files are ignored.
 
-    The first of these that is there: ``index.json`` (an array) or ``index.jsonl`` or ``metadata.jsonl`` (an object a
-    line), with ``file`` (or ``file_name``, ``audio_filepath``), ``text`` (or ``transcription``), and where wanted
-    ``language`` and ``context``; ``*.trans.txt`` anywhere below, lines ``ID TEXT`` for ``ID.flac`` or ``ID.wav`` beside
-    it, as LibriSpeech has it; audio anywhere below with a ``.txt`` of the same stem beside it (audio without one is
-    left out). Hidden files are not looked at.
+    The first of these formats that the folder has is used:
+
+    - ``index.json`` (an array of objects), ``index.jsonl`` or ``metadata.jsonl`` (an object in each line), with
+      ``file`` (or ``file_name``, ``audio_filepath``), ``text`` (or ``transcription``) and optionally ``language`` and
+      ``context``;
+    - LibriSpeech: ``*.trans.txt`` in any subfolder, with lines ``ID TEXT`` for ``ID.flac`` or ``ID.wav`` beside it;
+    - audio in any subfolder with a ``.txt`` of the same stem beside it; audio without one is left out.
 
     Args:
-        folder: where to look; a file that an index names must lie in it.
-        language: of utterances that do not say theirs; LibriSpeech's are English when it is None.
+        folder: folder of the data set. Files of an index must be inside it.
+        language: language of utterances without one; English name or code. None: English for LibriSpeech, else none.
 
     Raises:
-        DatasetNotFoundError: no such folder, or nothing of these in it.
-        DatasetInvalidError: a text is malformed or not UTF-8, a listed path points outside, something cannot be read.
-        AudioNotFoundError: a listed audio is missing.
+        DatasetNotFoundError: the folder does not exist or has none of these formats.
+        DatasetInvalidError: an index or a text is malformed or not UTF-8.
+        DatasetInvalidError: a path of an index points outside the folder.
+        DatasetInvalidError: a file or a folder cannot be read.
+        AudioNotFoundError: a listed audio does not exist.
         OptionError: ``language`` is unknown.
     """
     folder = Path(folder)
@@ -66,15 +73,15 @@ def load_utterances(folder: str | os.PathLike[str], language: str | None = None)
             kind = "is a file, not a folder" if folder.exists() else "no such folder"
             raise DatasetNotFoundError(f"{folder}: {kind}; give a folder of audio with reference texts")
         for load in (_from_index, _from_librispeech, _from_pairs):
-            if found := list(load(folder, language)):
-                return sorted(found, key=lambda utterance: utterance.audio)
+            if utterances := list(load(folder, language)):
+                return sorted(utterances, key=lambda utterance: utterance.audio)
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise
         raise DatasetInvalidError(f"{error.filename or folder}: cannot be read ({os.strerror(error.errno)})") from None
     raise DatasetNotFoundError(
-        f"{folder}: holds no reference texts; put an {INDEXES[0]}, an {INDEXES[1]} or a {INDEXES[2]} into it, a "
-        "*.trans.txt, or a .txt beside each audio file"
+        f"{folder}: has no reference texts; add an {INDEXES[0]}, an {INDEXES[1]}, a {INDEXES[2]}, a *.trans.txt, or a "
+        ".txt beside each audio file"
     )
 
 
@@ -87,7 +94,7 @@ def _from_index(folder: Path, language: str | None) -> Iterator[Utterance]:
         try:
             entries = msgspec.json.decode(_read(path), type=list[msgspec.Raw])
         except msgspec.DecodeError as error:
-            raise DatasetInvalidError(f"{path}: is not an array in JSON ({error}); mend the file") from None
+            raise DatasetInvalidError(f"{path}: is not an array in JSON ({error}); correct the file") from None
         rows = [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
     else:
         rows = [(f"{path}: line {number}", line) for number, line in _lines(path)]
@@ -97,7 +104,7 @@ def _from_index(folder: Path, language: str | None) -> Iterator[Utterance]:
         try:
             entry = msgspec.json.decode(row, type=_Entry)
         except msgspec.DecodeError as error:
-            raise DatasetInvalidError(f"{where}: is malformed ({error}); mend it") from None
+            raise DatasetInvalidError(f"{where}: is malformed ({error}); correct it") from None
         name = next(filter(None, (entry.file, entry.file_name, entry.audio_filepath)), None)
         text = entry.text if entry.text is not None else entry.transcription
         if name is None or text is None:
@@ -118,7 +125,7 @@ def _from_librispeech(folder: Path, language: str | None) -> Iterator[Utterance]
             name, *text = line.split(maxsplit=1)
             if Path(name).name != name:
                 raise DatasetInvalidError(
-                    f"{path}: line {number}: is malformed ({name!r} is no plain name); write ID TEXT"
+                    f"{path}: line {number}: is malformed ({name!r} is not a plain name); write ID TEXT"
                 )
             audio = next((a for suffix in (".flac", ".wav") if (a := path.with_name(name + suffix)).is_file()), None)
             if audio is None:
@@ -135,7 +142,7 @@ def _from_pairs(folder: Path, language: str | None) -> Iterator[Utterance]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files below that are not hidden: systems put resource forks and the like beside what was copied."""
+    """Yield the files below ``folder`` that are not hidden; macOS puts hidden resource forks beside copied files."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
@@ -153,5 +160,8 @@ def _read(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1. Only a line feed ends one: JSON may hold other separators."""
+    """Yield number and text of the lines that are not blank, counted from 1.
+
+    Only a line feed ends a line: JSON strings may contain other separators.
+    """
     return ((number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip())

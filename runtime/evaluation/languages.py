@@ -1,4 +1,4 @@
-"""Names and codes of languages, for metrics: what a data set says is not always what a model calls it."""
+"""Names and codes of languages for metrics. A data set may use other names than a model."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ LANGUAGES = dict(entry.split(maxsplit=1) for entry in _TABLE.split(","))
 _BY_SPELLING = {
     **{name.lower(): name for name in LANGUAGES.values()},
     **LANGUAGES,
-    # Common Voice, FLEURS and the three-letter codes of the languages that a metric treats in its own way.
+    # Spellings of Common Voice and FLEURS, and three-letter codes, of the languages with metric rules of their own.
     **{"cmn": "Chinese", "zho": "Chinese", "mandarin": "Chinese", "eng": "English", "jpn": "Japanese", "tha": "Thai"},
 }
 
 
 def language_name(language: str) -> str | None:
-    """English name of a language given by name, ISO code or locale (``en-US``, ``cmn_hans_cn``); None when unknown."""
-    wanted = language.strip().lower()
-    return _BY_SPELLING.get(wanted) or _BY_SPELLING.get(wanted.replace("_", "-").partition("-")[0])
+    """Return the English name of a language; None if it is unknown.
+
+    Args:
+        language: English name, ISO 639 code or locale (``en-US``, ``cmn_hans_cn``), in any case.
+    """
+    key = language.strip().lower()
+    return _BY_SPELLING.get(key) or _BY_SPELLING.get(key.replace("_", "-").partition("-")[0])

@@ -1,9 +1,9 @@
-"""Word and character error rates, as published tables count them.
+"""Compute word and character error rates with the normalization of published tables.
 
-English is normalized as Whisper does it (``EnglishTextNormalizer``), everything else by Whisper's basic rules: lower
-case, bracketed text dropped, symbols, punctuation and combining marks to spaces. The basic rules are coarse for scripts
-that write vowels or tones as combining marks: a Thai tone mark is not counted, and a Hindi word falls apart at its
-vowel signs. They are kept as they are because published tables were made with them.
+English is normalized by Whisper's ``EnglishTextNormalizer``, other languages by Whisper's basic rules: lower case;
+bracketed text removed; symbols, punctuation and combining marks replaced by spaces. The basic rules are coarse for
+scripts that write vowels or tones as combining marks: a Thai tone mark is not counted, and a Hindi word is split at its
+vowel signs. They are used unchanged because published tables use them.
 """
 
 from __future__ import annotations
@@ -24,26 +24,35 @@ from runtime.evaluation.languages import LANGUAGES, language_name
 
 Unit = Literal["words", "characters"]
 
-UNKNOWN = "und"  # ISO 639 for a language that nobody said
-PACKAGES = {"jiwer": "jiwer", "whisper_normalizer.english": "whisper-normalizer"}  # by the module that is imported
-# Written without spaces between words, so counted by characters.
+UNKNOWN = "und"  # ISO 639 code of an undetermined language
+PACKAGES = {"jiwer": "jiwer", "whisper_normalizer.english": "whisper-normalizer"}  # by their modules
+# Languages without spaces between words, whose errors are counted by characters.
 _BY_CHARACTERS = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d]")
 _HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _HANGUL = re.compile("[\u1100-\u11ff\u3131-\u318e\uac00-\ud7af]")
 _THAI = re.compile("[\u0e01-\u0e7f]")
-# What the package adds to the contractions that Whisper expands; "cause" would be taken for "because".
+# Contractions that the package expands and Whisper does not; it would turn the word "cause" into "because".
 _NOT_WHISPERS = (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b")
 _RESAMPLES, _SEED, _CONFIDENCE = 1000, 0, 95.0
-_DRAWN_AT_ONCE = 2**21  # indices, 16 MB
+_INDICES_PER_BLOCK = 2**21  # 16 MB of int64
 
 
 class Score(msgspec.Struct, frozen=True):
     """Errors in one language.
 
-    ``rate`` is (substitutions + deletions + insertions) / reference units, 0 and up, with the bounds of its 95 %
-    bootstrap interval; all three are None where no reference has a unit. ``exact`` is the share of utterances, 0..1,
-    whose text equals the reference after normalization.
+    Attributes:
+        language: English name of the language, or ``und``.
+        unit: unit of the counts.
+        utterances: number of utterances.
+        reference_units: units of all references.
+        substitutions: substituted units.
+        deletions: deleted units.
+        insertions: inserted units.
+        rate: (substitutions + deletions + insertions) / reference units, 0 and above; None if there are no units.
+        low: lower bound of the 95 % bootstrap interval of ``rate``; None if there are no units.
+        high: upper bound of that interval; None if there are no units.
+        exact: share of utterances, 0 to 1, whose normalized text equals the normalized reference.
     """
 
     language: str
@@ -60,7 +69,11 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def check_packages() -> None:
-    """Raise :class:`PackageMissingError` unless the packages of the extra ``evaluate`` can be imported."""
+    """Check that the packages of the extra ``evaluate`` can be imported.
+
+    Raises:
+        PackageMissingError: one of them is not installed.
+    """
     for module, package in PACKAGES.items():
         try:
             importlib.import_module(module)
@@ -71,7 +84,7 @@ def check_packages() -> None:
 
 
 def metric_language(utterance: Utterance) -> str:
-    """English name of the language to score by: the utterance's, else by the script of its text, else ``und``."""
+    """Return the language whose rules score the utterance: its own, else that of its text's script, else ``und``."""
     if utterance.language:
         return language_name(utterance.language) or utterance.language.strip()
     if _KANA.search(utterance.text):
@@ -82,12 +95,12 @@ def metric_language(utterance: Utterance) -> str:
 
 
 def error_unit(language: str) -> Unit:
-    """Characters for Chinese, Cantonese, Japanese and Thai; words otherwise."""
+    """Return ``characters`` for Chinese, Cantonese, Japanese and Thai, else ``words``."""
     return "characters" if language in _BY_CHARACTERS else "words"
 
 
 def normalize(text: str, language: str) -> str:
-    """``text`` as it is compared: normalized by the rules of ``language``, without spaces where characters count.
+    """Normalize ``text`` by the rules of ``language``, and remove spaces if its unit is characters.
 
     Raises:
         PackageMissingError: the extra ``evaluate`` is not installed.
@@ -95,7 +108,7 @@ def normalize(text: str, language: str) -> str:
     english, basic = _normalizers()
     try:
         normalized = (english if language == "English" else basic)(text)
-    except (AssertionError, ValueError):  # a number of over 4300 digits, which Python does not convert
+    except (AssertionError, ValueError):  # a number of more than 4300 digits, which Python does not convert
         normalized = basic(text)
     return ("" if error_unit(language) == "characters" else " ").join(normalized.split())
 
@@ -113,7 +126,10 @@ def _normalizers() -> tuple[Callable[[str], str], Callable[[str], str]]:
 
 
 def score(utterances: Sequence[Utterance], texts: Sequence[str]) -> list[Score]:
-    """Errors of ``texts`` against the references, one score a language, by name; languages are never merged.
+    """Count the errors of ``texts`` against the references of ``utterances``, for each language separately.
+
+    Returns:
+        A score for each language, sorted by name.
 
     Raises:
         PackageMissingError: the extra ``evaluate`` is not installed.
@@ -126,15 +142,15 @@ def score(utterances: Sequence[Utterance], texts: Sequence[str]) -> list[Score]:
         language = metric_language(utterance)
         reference, hypothesis = normalize(utterance.text, language), normalize(text, language)
         align = jiwer.process_words if error_unit(language) == "words" else jiwer.process_characters
-        found = align(reference, hypothesis)
-        units = found.hits + found.substitutions + found.deletions
-        row = (units, found.substitutions, found.deletions, found.insertions, reference == hypothesis)
+        counts = align(reference, hypothesis)
+        units = counts.hits + counts.substitutions + counts.deletions
+        row = (units, counts.substitutions, counts.deletions, counts.insertions, reference == hypothesis)
         rows.setdefault(language, []).append(row)
     return [_score(language, np.array(rows[language], np.int64)) for language in sorted(rows)]
 
 
 def _score(language: str, rows: npt.NDArray[np.int64]) -> Score:
-    """Of rows [utterances, (reference units, substitutions, deletions, insertions, exact)]."""
+    """Return the score of rows [utterances, 5]: reference units, substitutions, deletions, insertions, exact."""
     units, substitutions, deletions, insertions, exact = (int(total) for total in rows.sum(axis=0))
     errors = rows[:, 1:4].sum(axis=1)
     low, high = bootstrap_interval(errors, rows[:, 0])
@@ -156,19 +172,26 @@ def _score(language: str, rows: npt.NDArray[np.int64]) -> Score:
 def bootstrap_interval(
     errors: npt.NDArray[np.int64], units: npt.NDArray[np.int64]
 ) -> tuple[float, float] | tuple[None, None]:
-    """95 % percentile bootstrap interval of sum(errors) / sum(units), both [utterances].
+    """Return the 95 % percentile bootstrap interval of sum(errors) / sum(units).
 
-    Utterances are drawn with replacement 1000 times, from a fixed seed. A draw without a reference unit has no rate and
-    is left out; (None, None) when all are.
+    Utterances are sampled with replacement 1000 times, from a fixed seed. Samples without a reference unit have no rate
+    and are left out.
+
+    Args:
+        errors: errors of each utterance, int64 [utterances].
+        units: reference units of each utterance, int64 [utterances].
+
+    Returns:
+        Lower and upper bound; (None, None) if no sample has a reference unit.
     """
     rng = np.random.default_rng(_SEED)
     count = len(errors)
-    block = max(1, _DRAWN_AT_ONCE // count)
+    block = max(1, _INDICES_PER_BLOCK // count)
     rates = []
     for done in range(0, _RESAMPLES, block):
-        drawn = rng.integers(0, count, (min(block, _RESAMPLES - done), count))
-        sums = units[drawn].sum(axis=1)
-        rates.append(errors[drawn].sum(axis=1)[sums > 0] / sums[sums > 0])
+        indices = rng.integers(0, count, (min(block, _RESAMPLES - done), count))
+        sums = units[indices].sum(axis=1)
+        rates.append(errors[indices].sum(axis=1)[sums > 0] / sums[sums > 0])
     joined = np.concatenate(rates)
     if not len(joined):
         return None, None

@@ -1,4 +1,4 @@
-"""Running a model over a data set."""
+"""Transcribe a data set and summarize its errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from runtime.transcriber import Request, Transcriber
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Scores and how they came about.
+    """Scores of a model, with its settings and its speed.
 
-    ``quantization`` is the model's recipe or ``float32``; ``language`` says whether the model was told it, or found it,
-    or does neither (``implicit``: Parakeet, GigaAM). Processing
-    is features, encoder and decoder, without reading the file; ``real_time_factor`` is processing / audio.
+    Attributes:
+        scores: errors for each language.
+        model: name of the model.
+        quantization: recipe of the model, or ``float32``.
+        provider: execution providers.
+        language: ``told`` if the language was set, ``detected`` if the model detected it, ``implicit`` if the model
+            does neither (Parakeet, GigaAM).
+        processing_seconds: time of features, encoder and decoder, without reading the files.
+        audio_seconds: length of all audio.
+        real_time_factor: processing / audio; None for no audio.
+        versions: version by package.
     """
 
     scores: list[Score]
@@ -47,23 +55,28 @@ def recognize(
 
     Args:
         transcriber: the model.
-        utterances: what to transcribe.
-        language: told to the model for all of them; by default it detects the language.
-        own_language: tell the model each utterance's own language instead.
+        utterances: utterances to transcribe.
+        language: language of all of them; None: the model detects it.
+        own_language: set each utterance's own language instead of ``language``.
         on_progress: called with (utterances done, utterances in all) after each.
 
+    Returns:
+        Transcripts in the order of ``utterances``.
+
     Raises:
-        OptionError: a language is asked for that the model does not know or that the utterance does not say, or a
-            context of a model that cannot use one; found before the first is transcribed.
-        AudioInvalidError and its kin: an audio cannot be read; the message names it.
+        OptionError: the model does not know a language, or ``own_language`` is set and an utterance has none; raised
+            before the first utterance is transcribed.
+        AudioNotFoundError: a recording does not exist.
+        AudioInvalidError: a recording cannot be decoded.
+        AudioUnsupportedError: a recording needs an optional package.
     """
-    told = [transcriber.resolve_language(language)] * len(utterances)
+    languages = [transcriber.resolve_language(language)] * len(utterances)
     if own_language:
-        told = [transcriber.resolve_language(_own_language(utterance)) for utterance in utterances]
-    hints = transcriber.capabilities.context
+        languages = [transcriber.resolve_language(_own_language(utterance)) for utterance in utterances]
+    takes_context = transcriber.capabilities.context
     requests = [
-        Request(utterance.audio, name, utterance.context if hints else "")
-        for utterance, name in zip(utterances, told, strict=True)
+        Request(utterance.audio, name, utterance.context if takes_context else "")
+        for utterance, name in zip(utterances, languages, strict=True)
     ]
     for utterance, request in zip(utterances, requests, strict=True):
         try:
@@ -80,16 +93,30 @@ def recognize(
 
 def _own_language(utterance: Utterance) -> str:
     if utterance.language is None:
-        raise OptionError(f"{utterance.audio}: says no language that could be forced; give one with --language")
+        raise OptionError(f"{utterance.audio}: has no language to force; give one with --language")
     return language_name(utterance.language) or utterance.language
 
 
 def summarize(
-    transcriber: Transcriber, utterances: Sequence[Utterance], transcripts: Sequence[Transcript], *, told: bool
+    transcriber: Transcriber,
+    utterances: Sequence[Utterance],
+    transcripts: Sequence[Transcript],
+    *,
+    forced_language: bool,
 ) -> Evaluation:
-    """Score at least one transcript, and say what made it; ``told`` is whether the model was told the language."""
+    """Score transcripts against the references.
+
+    Args:
+        transcriber: the model of the transcripts.
+        utterances: the references.
+        transcripts: a transcript for each utterance, at least one.
+        forced_language: whether the languages of the utterances were set.
+
+    Raises:
+        PackageMissingError: the extra ``evaluate`` is not installed.
+    """
     manifest = transcriber.artifact.manifest
-    untold: Literal["detected", "implicit"] = "detected" if transcriber.capabilities.language_detection else "implicit"
+    unset: Literal["detected", "implicit"] = "detected" if transcriber.capabilities.language_detection else "implicit"
     timings = [transcript.timings for transcript in transcripts]
     processing = sum(each.features + each.encode + each.prefill + each.decode for each in timings)
     duration = sum(transcript.duration for transcript in transcripts)
@@ -98,7 +125,7 @@ def summarize(
         model=manifest.name,
         quantization=manifest.quantization.recipe if manifest.quantization else "float32",
         provider=transcripts[0].provider,
-        language="told" if told else untold,
+        language="told" if forced_language else unset,
         processing_seconds=processing,
         audio_seconds=duration,
         real_time_factor=processing / duration if duration else None,

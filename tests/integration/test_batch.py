@@ -1,4 +1,4 @@
-"""`batch` as a user meets it: killed, interrupted, gone on with, on a terminal, and on Ray with two workers."""
+"""The command ``batch``: killed, interrupted, continued, on a terminal, and on Ray with two workers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from runtime.__main__ import app
 from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
-# What one run may take; nothing here comes near it, but a run that hangs must end.
-_PATIENCE = 300.0
+# Longest time of a run in seconds; much more than any takes, so that a run that hangs ends.
+_TIMEOUT = 300.0
 # The samples, and a part of the evaluation set: long enough to be stopped half-way.
 INPUTS = (DATA / "*.wav", DATA / "evaluation" / "en-*.ogg")
 
@@ -39,7 +39,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 @contextmanager
 def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A run of its own, in a process group of its own; it is not there any more afterwards."""
+    """Run ``batch`` in a process group of its own, which is killed at the end of the block."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
         command(*arguments),
@@ -57,17 +57,17 @@ def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait(condition: Callable[[], Any], running: subprocess.Popen[str]) -> Any:
-    """What ``condition`` gives as soon as it is true."""
-    end = time.monotonic() + _PATIENCE
-    while not (found := condition()):
+    """Return the value of ``condition`` as soon as it is true."""
+    end = time.monotonic() + _TIMEOUT
+    while not (value := condition()):
         assert running.poll() is None, running.communicate()
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
-    return found
+    return value
 
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
-    """Lines by id, without what differs from run to run. No id is there twice."""
+    """Return lines by id without their timings, after a check that ids are unique."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len({line["id"] for line in lines}) == len(lines)
     for line in lines:
@@ -81,22 +81,22 @@ def count(path: Path) -> int:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What an uninterrupted run writes."""
+    """Results of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "out.jsonl"
     result = run(*INPUTS, "--out", out)
     assert result.exit_code == 0, result.output
     return results(out)
 
 
-def test_lines_hold_what_was_said(whole: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> None:
-    said = {sample["file"]: sample["text"] for sample in samples}
+def test_lines_have_the_texts_of_the_files(whole: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> None:
+    texts = {sample["file"]: sample["text"] for sample in samples}
     for file in ("en-1.wav", "ru-1.wav", "zh-1.wav"):
-        assert whole[file]["text"] == said[file]
+        assert whole[file]["text"] == texts[file]
     assert whole["en-01.ogg"]["audio"] == str(DATA / "evaluation" / "en-01.ogg")
     assert len(whole) == len([*DATA.glob("*.wav"), *DATA.glob("evaluation/en-*.ogg")])
 
 
-def test_files_bad_ones_and_the_second_run(samples: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_bad_files_are_tried_again_by_the_next_run(samples: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     manifest = tmp_path / "list.jsonl"
     lines = [
@@ -148,10 +148,10 @@ def test_many_failures_are_not_all_listed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["absent", "--out", "{tmp}/o.jsonl"], "error: absent: no such file or folder"),
-        (["en-1.wav", "--out", "{tmp}/o.json"], "is no place for many results"),
+        (["en-1.wav", "--out", "{tmp}/o.json"], "o.json: cannot store many results"),
         (["en-1.wav", "--out", "{tmp}/o.jsonl", "--format", "vtt"], "for vtt give a folder to --out"),
         (["en-1.wav", "--out", "{tmp}/o.jsonl", "--workers", "2"], "--workers is for --engine ray"),
-        (["en-1.wav", "--out", "{tmp}/o.jsonl", "--memory", "much"], "'much' is no size in bytes"),
+        (["en-1.wav", "--out", "{tmp}/o.jsonl", "--memory", "much"], "'much' is not a size in bytes"),
         (["en-1.wav", "--out", "{tmp}/o.jsonl", "--language", "englsh"], "did you mean English (en)"),
         (["en-1.wav", "--out", "{tmp}/o.jsonl", "--model", "/nowhere"], "/nowhere: no such model folder"),
         (["en-1.wav", "--out", "{tmp}/o.jsonl", "--provider", "tpu"], "unknown provider 'tpu'"),
@@ -171,23 +171,24 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert result.stderr.count("\n") == 1
 
 
-def test_other_settings_need_another_place_or_a_restart(tmp_path: Path) -> None:
+def test_other_settings_need_another_output_or_a_restart(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert run(DATA / "en-1.wav", "--out", out, "--language", "en").exit_code == 0
     assert "1 done before" in run(DATA / "en-1.wav", "--out", out, "--language", "ENGLISH").stderr
     result = run(DATA / "en-1.wav", "--out", out, "--language", "ru")
     assert result.exit_code == 2
-    assert "(language English there, Russian now); give another --out, or --restart" in result.stderr
+    for fact in (str(out), "'en-1.wav'", "language: English there, Russian now", "--out", "--restart"):
+        assert fact in result.stderr
     assert run(DATA / "en-1.wav", "--out", out, "--language", "ru", "--restart").exit_code == 0
     assert results(out)["en-1.wav"]["language"] == "Russian"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_stopped_is_gone_on_with(
+def test_a_stopped_run_can_be_continued(
     number: signal.Signals, whole: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Killed, it has lost only what was in flight; interrupted, it says how to go on. Both end as if undisturbed."""
+    """A killed run loses only unfinished files; an interrupted one prints how to continue. The results are the same."""
     out = tmp_path / "out.jsonl"
     with process(*INPUTS, "--out", out) as running:
         wait(lambda: count(out) >= 3, running)
@@ -197,7 +198,7 @@ def test_a_run_that_is_stopped_is_gone_on_with(
         assert running.returncode == 130
         _, message = errors.splitlines()
         assert message.startswith("error: interrupted; ")
-        assert message.endswith(f" of {len(whole)} files are in {out}, run the same command again to go on")
+        assert f" of {len(whole)} files are in {out}; run the same command again" in message
     else:
         assert running.returncode == -signal.SIGKILL
     before = count(out)
@@ -223,7 +224,7 @@ def test_a_terminal_has_a_bar_and_a_pipe_has_none(tmp_path: Path) -> None:
         while True:
             try:
                 block = os.read(controller, 65536)
-            except OSError:  # how a terminal ends on Linux
+            except OSError:  # Linux raises it at the end of a terminal
                 break
             if not block:
                 break
@@ -237,7 +238,7 @@ def test_a_terminal_has_a_bar_and_a_pipe_has_none(tmp_path: Path) -> None:
 
 
 def ray_workers(root: int) -> list[int]:
-    """Processes below ``root`` in which Ray runs our workers."""
+    """Return the ids of the processes below ``root`` in which Ray runs workers."""
     parents, names = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -257,7 +258,7 @@ def ray_workers(root: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_two_workers_on_ray_do_the_same_and_survive_the_death_of_one(
+def test_ray_gives_the_same_results_after_the_death_of_a_worker(
     whole: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(b"no audio")
@@ -274,14 +275,14 @@ def test_two_workers_on_ray_do_the_same_and_survive_the_death_of_one(
     *_, error, summary = errors.splitlines()
     assert error.startswith(f"error: {tmp_path / 'bad.wav'}: is not audio")
     assert summary.startswith(f"{len(whole) + 1} files: {len(whole)} transcribed, 1 failed; ")
-    found = results(out)
-    assert found.pop("bad.wav")["error"].startswith(f"{tmp_path / 'bad.wav'}: is not audio")
-    assert found == whole
+    stored = results(out)
+    assert stored.pop("bad.wav")["error"].startswith(f"{tmp_path / 'bad.wav'}: is not audio")
+    assert stored == whole
     assert ray_workers(running.pid) == []
 
 
 @pytest.mark.slow
-def test_ray_is_interrupted_refuses_and_goes_on(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_on_ray_is_interrupted_and_continued(whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with process(*INPUTS, "--out", out, "--engine", "ray", "--workers", "2") as running:
         wait(lambda: count(out) >= 2, running)
@@ -300,7 +301,7 @@ def test_ray_is_interrupted_refuses_and_goes_on(whole: dict[str, dict[str, Any]]
     assert "unknown language 'xx'" in result.stderr
 
 
-def test_a_ray_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     result = run(DATA / "en-1.wav", "--out", tmp_path / "out.jsonl", "--engine", "ray")
     assert result.exit_code == 2
@@ -311,7 +312,7 @@ def test_a_ray_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_killed_run_keeps_the_finished_segments_of_a_long_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was decoded before the kill is not decoded again, and the text is that of a run that was not killed."""
+    """Segments from before the kill are not decoded again, and the text equals that of an uninterrupted run."""
     parts = [soundfile.read(path, dtype="float32")[0] for path in sorted(DATA.glob("*-3.wav"))]
     pause = np.zeros(2 * 16_000, np.float32)
     soundfile.write(
@@ -323,18 +324,18 @@ def test_a_killed_run_keeps_the_finished_segments_of_a_long_recording(
         wait(lambda: segments.exists() and segments.read_bytes().count(b"\n") >= 5, running)
         os.killpg(running.pid, signal.SIGKILL)
     assert out.read_bytes() == b""
-    kept = segments.read_bytes().count(b"\n")
-    heard: list[Any] = []
+    stored = segments.read_bytes().count(b"\n")
+    decoded: list[Any] = []
     decode = Qwen3AsrEngine._finish
 
-    def counted(*given: Any) -> Any:
-        heard.append(given)
-        return decode(*given)
+    def counted(*segment: Any) -> Any:
+        decoded.append(segment)
+        return decode(*segment)
 
     monkeypatch.setattr(Qwen3AsrEngine, "_finish", counted)
     assert run(*arguments).exit_code == 0
     resumed = json.loads(out.read_text())
-    assert len(heard) <= len(resumed["segments"]) - kept + 1  # one line may be torn
+    assert len(decoded) <= len(resumed["segments"]) - stored + 1  # one line may be torn
     assert not segments.exists()
     whole = tmp_path / "whole.jsonl"
     assert run(tmp_path / "long.flac", "--out", whole, "--max-batch", "2").exit_code == 0

@@ -1,4 +1,4 @@
-"""``python -m runtime benchmark``: the report's structure, its page, and bad input as one sentence before any work."""
+"""``python -m runtime benchmark``: structure of the report, its page, errors before any measurement."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ AUDIO = str(DATA / "en-1.wav")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def benchmark_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Standard output of a small benchmark, and the folder with its files."""
     folder = tmp_path_factory.mktemp("benchmark")
-    asked = ["--seconds", "2,0.5", "--batch", "1,2", "--runs", "2", "--new-tokens", "6", "--audio", AUDIO]
+    options = ["--seconds", "2,0.5", "--batch", "1,2", "--runs", "2", "--new-tokens", "6", "--audio", AUDIO]
     files = ["--json", str(folder / "x.json"), "--html", str(folder / "x.html")]
-    result = CliRunner().invoke(app, ["benchmark", "--model", str(ARTIFACT), *asked, *files])
+    result = CliRunner().invoke(app, ["benchmark", "--model", str(ARTIFACT), *options, *files])
     assert result.exit_code == 0, result.output
     assert not result.stderr
     return result.stdout, folder
 
 
 @pytest.fixture(scope="module")
-def report(made: tuple[str, Path]) -> Report:
-    return msgspec.json.decode((made[1] / "x.json").read_bytes(), type=Report, strict=True)
+def report(benchmark_run: tuple[str, Path]) -> Report:
+    return msgspec.json.decode((benchmark_run[1] / "x.json").read_bytes(), type=Report, strict=True)
 
 
 def test_every_configuration_is_measured(report: Report) -> None:
-    found = report.configurations
-    assert [(each.seconds, each.batch, each.clips) for each in found] == [
+    measured = report.configurations
+    assert [(each.seconds, each.batch, each.clips) for each in measured] == [
         (0.5, 1, 1), (0.5, 2, 2), (2.0, 1, 1), (2.0, 2, 2),
     ]  # fmt: skip
     assert not report.failures
-    for each in found:
+    for each in measured:
         assert each.tokens.generated == 6 * each.clips
         assert each.tokens.steps == 5
         assert each.total.low <= each.total.median <= each.total.high
@@ -65,9 +65,9 @@ def test_every_configuration_is_measured(report: Report) -> None:
     assert report.model.bytes == open_artifact(ARTIFACT).size
 
 
-def test_the_schema_is_stable(made: tuple[str, Path]) -> None:
-    """Names that readers of the file rely on."""
-    data = json.loads((made[1] / "x.json").read_text())
+def test_the_schema_is_stable(benchmark_run: tuple[str, Path]) -> None:
+    """Names of fields that readers of the file use."""
+    data = json.loads((benchmark_run[1] / "x.json").read_text())
     assert data["kind"] == "benchmark"
     assert data["schema_version"] == 1
     assert set(data) == {
@@ -82,8 +82,8 @@ def test_the_schema_is_stable(made: tuple[str, Path]) -> None:
     assert data["settings"]["new_tokens"] == "6"
 
 
-def test_the_table_has_a_row_for_each(made: tuple[str, Path]) -> None:
-    lines = made[0].splitlines()
+def test_the_table_has_a_row_for_each(benchmark_run: tuple[str, Path]) -> None:
+    lines = benchmark_run[0].splitlines()
     (head,) = (index for index, line in enumerate(lines) if line.split()[:2] == ["clip", "batch"])
     assert [line.split()[:3] for line in lines[head + 1 :]] == [
         ["0.5", "s", "1"], ["0.5", "s", "2"], ["2", "s", "1"], ["2", "s", "2"],
@@ -91,8 +91,8 @@ def test_the_table_has_a_row_for_each(made: tuple[str, Path]) -> None:
     assert len({len(line) for line in lines[head:]}) == 1
 
 
-def test_the_page_is_self_contained(made: tuple[str, Path]) -> None:
-    document = (made[1] / "x.html").read_text(encoding="utf-8")
+def test_the_page_is_self_contained(benchmark_run: tuple[str, Path]) -> None:
+    document = (benchmark_run[1] / "x.html").read_text(encoding="utf-8")
     reader = read(document)
     assert "http:" not in document
     assert "https:" not in document
@@ -103,7 +103,7 @@ def test_the_page_is_self_contained(made: tuple[str, Path]) -> None:
         assert sum(name == text for text in reader.text) >= 3
 
 
-def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
+def test_hostile_names_and_messages_are_escaped(report: Report) -> None:
     model = msgspec.structs.replace(report.model, name=HOSTILE, recipe=HOSTILE)
     settings = msgspec.structs.replace(report.settings, audio=[HOSTILE])
     failures = [Failure(5.0, 1, HOSTILE)]
@@ -114,10 +114,10 @@ def test_a_hostile_model_and_a_failure_stay_text(report: Report) -> None:
     assert HOSTILE in as_table(changed)
 
 
-def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
-    """What it does not have is not shown as 0, nor held against a limit."""
+def test_a_ctc_model_has_no_prompt_and_no_steps(report: Report) -> None:
+    """The page leaves out the stages and limits that the model does not have."""
     none = {"per_token": None, "step": None}
-    made = [
+    configurations = [
         msgspec.structs.replace(
             each,
             stages={name: spread for name, spread in each.stages.items() if name != "prefill"},
@@ -129,19 +129,19 @@ def test_a_model_of_frames_has_no_prompt_and_no_steps(report: Report) -> None:
     ]
     assert report.limits
     limits = Limits(report.limits.rates, Work(integer_products=True, encoder_operations=1e6))
-    changed = msgspec.structs.replace(report, configurations=made, limits=limits)
-    for said in (" ".join(read(as_page(changed)).text), as_table(changed)):
-        assert "decoding" in said
+    changed = msgspec.structs.replace(report, configurations=configurations, limits=limits)
+    for document in (" ".join(read(as_page(changed)).text), as_table(changed)):
+        assert "decoding" in document
         for absent in ("prefill", "per token", "steps", "keys and values", "None"):
-            assert absent not in said
+            assert absent not in document
     assert ">50.0 %<" in as_page(changed)
     shown = as_page(report)
     for present in ("prefill", "per token", "steps", "keys and values"):
         assert present in shown
 
 
-def test_one_length_one_batch_and_nothing_at_all(report: Report) -> None:
-    """Lines need two places: otherwise there are bars."""
+def test_reports_with_one_configuration_and_with_none(report: Report) -> None:
+    """A line needs two points; with one there are bars."""
     one = msgspec.structs.replace(report, configurations=report.configurations[:1])
     assert read(as_page(one)).counts.get("polyline", 0) == 0
     failed = msgspec.structs.replace(
@@ -171,7 +171,7 @@ def test_one_length_one_batch_and_nothing_at_all(report: Report) -> None:
         (["--html", "x", "--json", "./x"], "--json and --html are the same file"),
     ],
 )
-def test_bad_input_is_one_sentence_before_any_work(
+def test_bad_input_is_one_sentence_before_any_measurement(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def no_work(*_: Any) -> Any:
@@ -187,7 +187,7 @@ def test_bad_input_is_one_sentence_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_without_write_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     result = CliRunner().invoke(app, ["benchmark", "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 2
@@ -195,19 +195,19 @@ def test_a_folder_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_configuration_that_dies_does_not_stop_the_others(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process is killed, as if memory had run out; the rest is reported, and the exit code is 2."""
+    """One process is killed as if out of memory; the other results are reported, and the exit code is 2."""
     assert report.limits is not None
-    found, limits = report.configurations[0], report.limits
+    configuration, limits = report.configurations[0], report.limits
 
     def child(job: Job) -> bytes:
         if isinstance(job, MeasureJob) and job.batch == 2:
-            raise benchmark._failed(-9, b"")
-        answers: dict[type, Any] = {MeasureJob: found, WorkJob: limits.work, RatesJob: limits.rates}
+            raise benchmark._failure(-9, b"")
+        answers: dict[type, Any] = {MeasureJob: configuration, WorkJob: limits.work, RatesJob: limits.rates}
         return msgspec.json.encode(answers[type(job)])
 
-    monkeypatch.setattr(benchmark, "_child", child)
-    asked = ["--seconds", "0.5", "--batch", "1,2", "--runs", "1", "--new-tokens", "2"]
-    result = CliRunner().invoke(app, ["benchmark", "--audio", AUDIO, *asked])
+    monkeypatch.setattr(benchmark, "_run_job", child)
+    options = ["--seconds", "0.5", "--batch", "1,2", "--runs", "1", "--new-tokens", "2"]
+    result = CliRunner().invoke(app, ["benchmark", "--audio", AUDIO, *options])
     assert result.exit_code == 2
     assert (
         "failed: 0.5 s, batch 2: the measuring process was ended by SIGKILL; memory may have run out" in result.stdout
@@ -217,13 +217,13 @@ def test_a_configuration_that_dies_does_not_stop_the_others(report: Report, monk
 
 
 def test_why_a_process_failed() -> None:
-    assert str(benchmark._failed(1, b"Traceback\nValueError: x\n")) == "ValueError: x"
-    assert str(benchmark._failed(1, b"")) == "the measuring process ended with exit code 1 and no result"
-    assert str(benchmark._failed(-15, b"noise")) == "the measuring process was ended by SIGTERM"
+    assert str(benchmark._failure(1, b"Traceback\nValueError: x\n")) == "ValueError: x"
+    assert "exit code 1" in str(benchmark._failure(1, b""))
+    assert str(benchmark._failure(-15, b"noise")).endswith("SIGTERM")
 
 
 def test_a_model_that_cannot_start_is_one_sentence(tmp_path: Path) -> None:
-    """The manifest is right, but the graph is none: that is known only when a session is made."""
+    """The manifest is valid by itself but does not fit the graphs."""
     broken = tmp_path / "model"
     shutil.copytree(ARTIFACT, broken)
     manifest = json.loads((broken / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Execution providers compared for real, and those that cannot be."""
+"""Comparison of execution providers in real processes, and providers that cannot be measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runtime.ort.providers import availability
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 AUDIO = [DATA / "en-1.wav", DATA / "zh-1.wav"]
-# An onnxruntime with OpenVINO built in, which takes processors that the plugin does not: `make test` puts it there.
+# An onnxruntime with OpenVINO built in, installed by `make test`; supports processors that the plugin does not.
 OPENVINO = REPOSITORY / "build" / "onnxruntime-openvino"
 
 
@@ -36,7 +36,7 @@ def total(measured: Measured, role: str) -> int:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """The CPU, a provider that is not here, and one that takes its process down."""
+    """A comparison of the CPU, of providers that are not installed, and of one that aborts its process."""
     broken = tmp_path_factory.mktemp("broken") / "onnxruntime"
     broken.mkdir()
     (broken / "__init__.py").write_text("import os\nos.abort()\n", encoding="utf-8")
@@ -73,27 +73,27 @@ def test_the_cpu_is_the_reference_and_all_nodes_run_on_it(compared: Comparison, 
 
 def test_the_report_has_every_provider(compared: Comparison) -> None:
     text, page = as_text(compared), as_page(compared)
-    for said in (text, page):
+    for report in (text, page):
         for outcome in compared.outcomes:
-            assert outcome.provider in said
-        assert "SIGABRT" in said
-        assert "409" in said
+            assert outcome.provider in report
+        assert "SIGABRT" in report
+        assert "409" in report
     assert "<script" not in page
     assert page.count("<svg") == 4
-    failed = msgspec.structs.replace(compared, outcomes=[Outcome("cuda", error="not here")])
-    assert "not here" in as_text(failed)
-    assert "not here" in as_page(failed)
+    failed = msgspec.structs.replace(compared, outcomes=[Outcome("cuda", error="no such device")])
+    assert "no such device" in as_text(failed)
+    assert "no such device" in as_page(failed)
 
 
 @pytest.mark.slow
 def test_cpu_and_openvino_for_real(float_artifact: Path, tmp_path: Path) -> None:
-    """The plugin where the processor is Intel's, else the onnxruntime that has OpenVINO built in.
+    """Uses the plugin on an Intel processor, else the onnxruntime with OpenVINO built in.
 
-    In float32: that one's GroupQueryAttention is too old to know a cache in 8 bits.
+    In float32, because the GroupQueryAttention of that onnxruntime does not support a cache in 8 bits.
     """
     packages = [] if availability("openvino").is_available else ["--packages", f"openvino={OPENVINO}"]
     if packages and not OPENVINO.is_dir():
-        # Wheels are for x86-64 alone; there the comparison must not be left out.
+        # There are wheels for x86-64 only; on it the comparison must not be skipped.
         assert (sys.platform, platform.machine()) != ("linux", "x86_64"), "run `make build/onnxruntime-openvino`"
         result = run("--compare", "cpu,openvino", "--audio", AUDIO[0], "--runs", "1")
         assert "openvino: provider 'openvino' is not available here" in result.stdout
@@ -124,8 +124,8 @@ def test_cpu_and_openvino_for_real(float_artifact: Path, tmp_path: Path) -> None
         assert on["openvino"] > 0.8 * total(openvino, role)
         assert total(openvino, role) <= total(cpu, role)  # OpenVINO folds more constants, and adds no node
     assert openvino.placement["decoder"]["cpu"]["GroupQueryAttention"] == 4
-    # Float32 where the graph is: bfloat16, which OpenVINO takes unasked, is off by 0.04.
-    assert all(0 < found.relative < 0.02 for found in openvino.differences.values())
+    # OpenVINO runs in float32 here; with bfloat16, its default on some processors, the difference would be 0.04.
+    assert all(0 < difference.relative < 0.02 for difference in openvino.differences.values())
     assert openvino.differences["decoder"].same_choices == 1.0
     assert openvino.texts == cpu.texts
     assert comparison.outcomes[1].first_difference is None
@@ -138,18 +138,18 @@ def test_a_quantized_model_beside_its_float32_parent(float_artifact: Path) -> No
     (outcome,) = comparison.outcomes
     assert outcome.measured is not None
     assert comparison.reference == "qwen3-asr-tiny on the CPU"
-    assert all(1e-4 < found.relative < 0.2 for found in outcome.measured.differences.values())
+    assert all(1e-4 < difference.relative < 0.2 for difference in outcome.measured.differences.values())
     assert outcome.word_errors == 0
 
 
 def test_the_work_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference, the same against itself, in fixed windows, and on a provider that is not here."""
-    asked, result, outputs = tmp_path / "request.json", tmp_path / "result.json", str(tmp_path / "reference.npz")
+    """The reference, the same model against it, with fixed windows, and on a provider that is not installed."""
+    request_path, result, outputs = tmp_path / "request.json", tmp_path / "result.json", str(tmp_path / "reference.npz")
 
     def work(provider: str, reference: str | None, audio: Path = AUDIO[0]) -> int:
         request = Request(str(ARTIFACT), [provider], [str(audio)], 1, 1, None, outputs, reference)
-        asked.write_bytes(msgspec.json.encode(request))
-        return provider_run.main(asked, result)
+        request_path.write_bytes(msgspec.json.encode(request))
+        return provider_run.main(request_path, result)
 
     assert work("cpu", None) == 0
     assert work("cpu", outputs) == 0
@@ -159,7 +159,7 @@ def test_the_work_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert work("cpu:fixed_windows=1", outputs) == 0
     measured = msgspec.json.decode(result.read_bytes(), type=Measured)
     assert 0 <= measured.differences["encoder"].relative < 1e-5
-    assert measured.differences["decoder"].relative == 0  # it got the reference's rows, not those of its own encoder
+    assert measured.differences["decoder"].relative == 0  # its inputs are the reference's rows
     assert capsys.readouterr().err == ""
     assert work("directml", outputs) == 2
     assert capsys.readouterr().err.startswith("error: provider 'directml' is not available here")
@@ -187,7 +187,7 @@ def test_forced_tokens_are_as_many(tmp_path: Path) -> None:
         (["--compare", "cpu", "--audio", AUDIO[0], "--html", "none/page.html"], "cannot be written"),
     ],
 )
-def test_what_cannot_be_compared_is_an_error(arguments: list[str | Path], message: str) -> None:
+def test_invalid_options_are_one_sentence(arguments: list[str | Path], message: str) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
@@ -216,5 +216,5 @@ def test_models_without_a_common_tokenizer_are_not_compared(tmp_path: Path) -> N
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # sha256 of nothing
     manifest["files"]["tokenizer.json"] = {"sha256": empty, "size": 0}
     (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(OptionError, match="has another family or tokenizer"):
+    with pytest.raises(OptionError, match="family or tokenizer differs"):
         compare(ARTIFACT, [("cpu",)], AUDIO, reference=other)

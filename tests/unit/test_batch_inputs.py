@@ -1,4 +1,4 @@
-"""What a batch works on: every kind of input, names that do not depend on one another, and what is refused."""
+"""Inputs of a batch: every kind of input, names of jobs, invalid inputs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def ids(*inputs: str | Path) -> list[str]:
     return [job.id for job in find_jobs(map(str, inputs))]
 
 
-def test_a_folder_is_searched_to_its_depth(tmp_path: Path) -> None:
+def test_a_folder_is_searched_with_its_subfolders(tmp_path: Path) -> None:
     put(tmp_path, "b.wav", "a/z.FLAC", "a/deep/er/c.m4a", ".hidden.wav", ".git/d.wav", "a/notes.txt", "a/list.jsonl")
     jobs = find_jobs([str(tmp_path)])
     assert [job.id for job in jobs] == ["a/deep/er/c.m4a", "a/z.FLAC", "b.wav"]
     assert all(job.audio == tmp_path / job.id for job in jobs)
 
 
-def test_a_pattern_names_what_is_below_its_fixed_part(tmp_path: Path) -> None:
+def test_jobs_of_a_pattern_are_named_below_its_fixed_part(tmp_path: Path) -> None:
     put(tmp_path, "x/one/a.wav", "x/two/a.wav", "x/two/b.sph", "x/two/n.txt", "x/.h/a.wav", "y/a.wav")
     assert ids(tmp_path / "x/*/*") == ["one/a.wav", "two/a.wav"]
-    assert ids(tmp_path / "x/**/*.sph") == ["two/b.sph"]  # asked for by its suffix
+    assert ids(tmp_path / "x/**/*.sph") == ["two/b.sph"]  # the pattern has the suffix
     assert ids(tmp_path / "?/a.wav") == ["y/a.wav"]
     assert ids(tmp_path / "**/a.wav") == ["x/one/a.wav", "x/two/a.wav", "y/a.wav"]
 
@@ -47,7 +47,7 @@ def test_a_name_with_brackets_is_a_file_when_it_exists(tmp_path: Path) -> None:
     assert ids(tmp_path / "talk[1].wav") == ["talk[1].wav"]
 
 
-def test_a_manifest_says_more(tmp_path: Path) -> None:
+def test_a_manifest_sets_id_language_context_and_channel(tmp_path: Path) -> None:
     path = manifest(
         tmp_path,
         '\ufeff{"audio": "a.wav"}',
@@ -76,7 +76,7 @@ def test_a_manifest_says_more(tmp_path: Path) -> None:
         ('{"audio": "a.wav", "text": "hello"}', "unknown field `text`"),
         ('{"audio": ""}', "is malformed"),
         ('{"audio": 3}', "is malformed"),
-        ('{"audio": "a\\u0000.wav"}', "is no path"),
+        ('{"audio": "a\\u0000.wav"}', "is not a path"),
         ('{"audio": "a.wav", "channel": -1}', "is malformed"),
         ('{"audio": "a.wav", "id": ""}', "cannot name a file"),
         ('{"audio": "a.wav", "id": "../../etc/passwd"}', "cannot name a file"),
@@ -86,7 +86,7 @@ def test_a_manifest_says_more(tmp_path: Path) -> None:
         ('{"audio": "."}', "cannot name a file"),
     ],
 )
-def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_reported_with_its_number(line: str, message: str, tmp_path: Path) -> None:
     path = manifest(tmp_path, '{"audio": "a.wav"}', "", line)
     with pytest.raises(DatasetInvalidError) as caught:
         find_jobs([str(path)])
@@ -102,17 +102,17 @@ def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
         find_jobs([str(path)])
 
 
-@pytest.mark.parametrize("given", ["absent.wav", "empty", "*.nothing", "none.jsonl", "*.txt/../*.wav"])
-def test_nothing_found_is_an_error(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["absent.wav", "empty", "*.nothing", "none.jsonl", "*.txt/../*.wav"])
+def test_nothing_found_is_an_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "empty/notes.txt", "none.jsonl", "a.wav")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AsrError) as caught:
-        find_jobs(["a.wav", given])
-    assert isinstance(caught.value, OptionError if ".." in given else AudioNotFoundError)
-    assert str(caught.value).startswith(given)
+        find_jobs(["a.wav", text])
+    assert isinstance(caught.value, OptionError if ".." in text else AudioNotFoundError)
+    assert str(caught.value).startswith(text)
 
 
-def test_what_several_inputs_name_is_done_once_under_its_first_name(tmp_path: Path) -> None:
+def test_an_audio_of_several_inputs_is_one_job_under_its_first_name(tmp_path: Path) -> None:
     put(tmp_path, "x/a.wav", "x/b.wav")
     (tmp_path / "x/link.wav").symlink_to(tmp_path / "x/a.wav")
     path = manifest(tmp_path, '{"audio": "x/b.wav", "id": "other"}')
@@ -127,10 +127,10 @@ def test_names_do_not_depend_on_the_other_inputs(tmp_path: Path) -> None:
 
 def test_different_audio_of_one_name_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, "x/a.wav", "y/a.wav")
-    with pytest.raises(OptionError, match=r"x/a.wav and .*y/a.wav would both be named 'a.wav'; give the folder"):
+    with pytest.raises(OptionError, match=r"x/a\.wav and .*y/a\.wav .*'a\.wav'.*folder.*pattern.*manifest"):
         find_jobs([str(tmp_path / "x"), str(tmp_path / "y/a.wav")])
     path = manifest(tmp_path, '{"audio": "x/a.wav", "channel": 0}', '{"audio": "x/a.wav", "channel": 1}')
-    with pytest.raises(OptionError, match=r"list.jsonl: line 2: the id 'x/a.wav' is that of .*list.jsonl: line 1"):
+    with pytest.raises(OptionError, match=r"list\.jsonl: line 2: the id 'x/a\.wav' .*list\.jsonl: line 1.*`id`"):
         find_jobs([str(path)])
 
 

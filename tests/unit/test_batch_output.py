@@ -1,4 +1,4 @@
-"""Results that survive: torn lines, kills between any two steps, other people's files, a second writer."""
+"""Outputs of a batch: torn lines, kills between any two steps, foreign files, a second writer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from runtime import Transcript
-from runtime.batch import Job, MadeBy, open_output
+from runtime.batch import BatchSettings, Job, open_output
 from runtime.batch.output import ERRORS, JOURNAL
 from runtime.errors import OptionError, OutputError
 from runtime.results import Timings, TokenCounts
 
-MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
+SETTINGS = BatchSettings("tiny", "ab" * 32, "cpu", None, True)
 LAYOUTS = ["out.jsonl", "out"]
 
 
@@ -34,13 +34,13 @@ def transcript(text: str) -> Transcript:
     return Transcript(text, "English", 1.0, [], Timings(), TokenCounts(0, 0, 0), "tiny", "cpu", {})
 
 
-def finish(out: Path, todo: Sequence[Job], *, made_by: MadeBy = MADE_BY, **options: Any) -> list[str]:
-    """Run what is pending; the ids of it."""
-    with closing(open_output(out, options.pop("format", None), made_by, **options)) as output:
-        left = output.pending(todo)
-        for each in left:
+def finish(out: Path, inputs: Sequence[Job], *, settings: BatchSettings = SETTINGS, **options: Any) -> list[str]:
+    """Finish all pending jobs and return their ids."""
+    with closing(open_output(out, options.pop("format", None), settings, **options)) as output:
+        pending = output.pending(inputs)
+        for each in pending:
             output.add(each, transcript(f"text of {each.id}"))
-    return [each.id for each in left]
+    return [each.id for each in pending]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -48,42 +48,42 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_finished_job_is_not_done_again(layout: str, tmp_path: Path) -> None:
+def test_a_finished_job_is_not_run_again(layout: str, tmp_path: Path) -> None:
     out = tmp_path / layout
     assert finish(out, jobs("a.wav", "sub/b.wav")) == ["a.wav", "sub/b.wav"]
     assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == ["c.wav"]
     assert finish(out, jobs("a.wav", "sub/b.wav", "c.wav")) == []
 
 
-def test_a_line_says_what_it_is_of(tmp_path: Path) -> None:
+def test_a_line_has_audio_and_settings(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     finish(out, [Job("a", Path("/audio/x/../a.wav"), language="ru", channel=1)])
     (line,) = lines(out)
     assert (line["id"], line["audio"], line["text"]) == ("a", "/audio/a.wav", "text of a")
-    assert line["batch"] == msgspec.to_builtins(msgspec.structs.replace(MADE_BY, language="ru", channel=1))
+    assert line["batch"] == msgspec.to_builtins(msgspec.structs.replace(SETTINGS, language="ru", channel=1))
 
 
-def test_a_line_torn_anywhere_is_cut_away_and_done_again(tmp_path: Path) -> None:
+def test_a_torn_line_is_removed_and_its_job_runs_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    todo = jobs("a.wav", "b.wav", "c.wav")
-    finish(out, todo)
+    inputs = jobs("a.wav", "b.wav", "c.wav")
+    finish(out, inputs)
     whole = out.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     for end in range(last, len(whole)):
         out.write_bytes(whole[:end])
-        assert finish(out, todo) == ["c.wav"], end
+        assert finish(out, inputs) == ["c.wav"], end
         assert out.read_bytes() == whole
     first = whole.index(b"\n")
-    for end in (1, 6, 7, 60, first):  # the only line there is
+    for end in (1, 6, 7, 60, first):  # the file has a single, torn line
         out.write_bytes(whole[:end])
-        assert finish(out, todo) == ["a.wav", "b.wav", "c.wav"]
+        assert finish(out, inputs) == ["a.wav", "b.wav", "c.wav"]
         assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b'{"audio": "a.wav"}\n',  # a manifest, given to --out by mistake
+        b'{"audio": "a.wav"}\n',  # a manifest, passed to --out by mistake
         b'{"id":"a","audio":"a.wav"}',
         b"notes without an end",
         b"notes\n",
@@ -92,11 +92,11 @@ def test_a_line_torn_anywhere_is_cut_away_and_done_again(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("restart", [False, True])
-def test_what_a_batch_did_not_write_is_left_alone(content: bytes, restart: bool, tmp_path: Path) -> None:
+def test_a_file_not_written_by_a_batch_is_not_changed(content: bytes, restart: bool, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(content)
-    with pytest.raises(OutputError, match="line 1 was not written by batch; give another --out"):
-        open_output(out, None, MADE_BY, restart=restart)
+    with pytest.raises(OutputError, match=r"out\.jsonl: line 1 .*not written by batch.*--out"):
+        open_output(out, None, SETTINGS, restart=restart)
     assert out.read_bytes() == content
 
 
@@ -114,26 +114,27 @@ def test_a_journal_that_points_outside_removes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "other"}, "(model tiny there, other now)"),
-        ({"manifest_sha256": "cd" * 32}, "(the model's manifest abababababababababababa… there, cdcd"),
-        ({"provider": "openvino"}, "provider cpu there, openvino now"),
-        ({"segment_seconds": 10.0, "vad": False}, "(segment seconds None there, 10.0 now, voice activity True there"),
-        ({"language": "English"}, "its 'a.wav' was made otherwise (language None there, English now)"),
-        ({"context": "Kris"}, "its 'a.wav' was made otherwise (context '' there, Kris now)"),
+        ({"model": "other"}, "(model: tiny there, other now)"),
+        ({"manifest_sha256": "cd" * 32}, "(the model's manifest: abababababababababababa… there, cdcd"),
+        ({"provider": "openvino"}, "provider: cpu there, openvino now"),
+        ({"segment_seconds": 10.0, "vad": False}, "(segment seconds: None there, 10.0 now, voice activity: True there"),
+        ({"language": "English"}, "'a.wav' was written with other settings (language: None there, English now)"),
+        ({"context": "Kris"}, "'a.wav' was written with other settings (context: '' there, Kris now)"),
     ],
 )
-def test_other_settings_are_refused_and_restart_begins_anew(
+def test_other_settings_are_refused_without_restart(
     change: dict[str, Any], message: str, layout: str, tmp_path: Path
 ) -> None:
     out = tmp_path / layout
     finish(out, jobs("a.wav", "b.wav"))
-    other = msgspec.structs.replace(MADE_BY, **change)
+    other = msgspec.structs.replace(SETTINGS, **change)
     with pytest.raises(OutputError) as caught:
-        finish(out, jobs("a.wav"), made_by=other)
+        finish(out, jobs("a.wav"), settings=other)
     assert message in str(caught.value)
-    assert str(caught.value).endswith("give another --out, or --restart to throw away what is there")
-    assert finish(out, jobs("a.wav"), made_by=other, restart=True) == ["a.wav"]
-    assert finish(out, jobs("a.wav"), made_by=other) == []
+    assert "--out" in str(caught.value)
+    assert "--restart" in str(caught.value)
+    assert finish(out, jobs("a.wav"), settings=other, restart=True) == ["a.wav"]
+    assert finish(out, jobs("a.wav"), settings=other) == []
     if layout == "out":
         assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "a.wav.json"]
 
@@ -141,18 +142,18 @@ def test_other_settings_are_refused_and_restart_begins_anew(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_same_name_of_other_audio_is_refused(layout: str, tmp_path: Path) -> None:
     finish(tmp_path / layout, jobs("a.wav"))
-    with pytest.raises(OutputError, match=r"its 'a.wav' is of /audio/a.wav, not of /other/a.wav"):
+    with pytest.raises(OutputError, match=r"'a\.wav' .*/audio/a\.wav.*/other/a\.wav"):
         finish(tmp_path / layout, [Job("a.wav", Path("/other/a.wav"))])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_failure_is_recorded_once_and_tried_again(layout: str, tmp_path: Path) -> None:
     out = tmp_path / layout
-    todo = jobs("bad.wav", "good.wav", "worse.wav")
+    inputs = jobs("bad.wav", "good.wav", "worse.wav")
     for _ in range(2):
-        with closing(open_output(out, None, MADE_BY)) as output:
-            left = output.pending(todo)
-            for each in left:
+        with closing(open_output(out, None, SETTINGS)) as output:
+            pending = output.pending(inputs)
+            for each in pending:
                 if each.id == "good.wav":
                     output.add(each, transcript("good"))
                 else:
@@ -163,8 +164,8 @@ def test_a_failure_is_recorded_once_and_tried_again(layout: str, tmp_path: Path)
             ("bad.wav", "/audio/bad.wav", "/audio/bad.wav: is empty"),
             ("worse.wav", "/audio/worse.wav", "/audio/worse.wav: is empty"),
         ]
-    assert [each.id for each in left] == ["bad.wav", "worse.wav"]
-    assert finish(out, todo) == ["bad.wav", "worse.wav"]
+    assert [each.id for each in pending] == ["bad.wav", "worse.wav"]
+    assert finish(out, inputs) == ["bad.wav", "worse.wav"]
     if layout == "out":
         assert not (out / ERRORS).exists()
     else:
@@ -176,22 +177,22 @@ def test_a_failure_is_recorded_once_and_tried_again(layout: str, tmp_path: Path)
 def test_a_second_writer_is_refused(layout: str, tmp_path: Path) -> None:
     out = tmp_path / layout
     finish(out, jobs("a.wav"))
-    with closing(open_output(out, None, MADE_BY)) as output:
+    with closing(open_output(out, None, SETTINGS)) as output:
         with pytest.raises(OutputError, match="another batch is writing to it"):
-            open_output(out, None, MADE_BY)
+            open_output(out, None, SETTINGS)
         output.fail(job("b.wav"), "broken")
-        output.pending(jobs("a.wav", "b.wav"))  # which replaces the file of lines
+        output.pending(jobs("a.wav", "b.wav"))  # replaces the file of lines
         with pytest.raises(OutputError, match="another batch is writing to it"):
-            open_output(out, None, MADE_BY)
+            open_output(out, None, SETTINGS)
     assert finish(out, jobs("a.wav")) == []
 
 
-def test_every_format_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_every_format_has_its_own_file(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    todo = jobs("sub/a.wav")
+    inputs = jobs("sub/a.wav")
     for format in ("json", "txt", "srt", "vtt", "tsv"):
-        assert finish(out, todo, format=format) == ["sub/a.wav"]
-        assert finish(out, todo, format=format) == []
+        assert finish(out, inputs, format=format) == ["sub/a.wav"]
+        assert finish(out, inputs, format=format) == []
     assert (out / "sub/a.wav.txt").read_text() == "text of sub/a.wav\n"
     result = msgspec.json.decode((out / "sub/a.wav.json").read_bytes())
     assert (result["id"], result["audio"], result["text"]) == ("sub/a.wav", "/audio/sub/a.wav", "text of sub/a.wav")
@@ -202,7 +203,7 @@ def test_every_format_is_a_file_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_kill_between_the_steps_of_writing_a_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the journal's entry, and between it and the renaming: the file is done again, and nothing else is lost."""
+    """Killed before the journal's entry, or between it and the renaming: only this file is transcribed again."""
     out = tmp_path / "out"
     finish(out, jobs("a.wav"))
 
@@ -213,7 +214,7 @@ def test_a_kill_between_the_steps_of_writing_a_file(step: str, tmp_path: Path, m
         raise Killed
 
     with monkeypatch.context() as patch:
-        output = open_output(out, None, MADE_BY)
+        output = open_output(out, None, SETTINGS)
         patch.setattr(os, step, kill)
         with pytest.raises(Killed):
             output.add(job("b.wav"), transcript("lost"))
@@ -223,24 +224,22 @@ def test_a_kill_between_the_steps_of_writing_a_file(step: str, tmp_path: Path, m
     assert sorted(path.name for path in out.iterdir()) == [JOURNAL, "a.wav.json", "b.wav.json"]
 
 
-def test_a_file_removed_by_hand_is_done_again(tmp_path: Path) -> None:
+def test_a_deleted_file_is_written_again(tmp_path: Path) -> None:
     finish(tmp_path / "out", jobs("a.wav", "b.wav"))
     (tmp_path / "out" / "a.wav.json").unlink()
     assert finish(tmp_path / "out", jobs("a.wav", "b.wav")) == ["a.wav"]
 
 
-def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.wav.txt").write_text("by hand")
-    with pytest.raises(OutputError, match=r"a.wav.txt: exists, and this batch did not write it; move it away"):
+    with pytest.raises(OutputError, match=r"a\.wav\.txt: exists.*--out"):
         finish(tmp_path, jobs("a.wav"), format="txt")
     assert finish(tmp_path, jobs("b.wav"), format="txt", restart=True) == ["b.wav"]
     assert (tmp_path / "a.wav.txt").read_text() == "by hand"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_continues_after_a_full_disk(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / layout
     write = os.write
 
@@ -249,7 +248,7 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data[:20])
 
-    with closing(open_output(out, None, MADE_BY)) as output:
+    with closing(open_output(out, None, SETTINGS)) as output:
         output.add(job("a.wav"), transcript("kept"))
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
@@ -261,25 +260,25 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(
 @pytest.mark.parametrize(
     ("out", "format", "message"),
     [
-        ("out.jsonl", "srt", "holds lines of JSON; for srt give a folder"),
+        ("out.jsonl", "srt", r"out\.jsonl: .*lines of JSON.*srt.*folder"),
         ("absent/out.jsonl", None, "give a file in a folder that exists"),
         ("folder.jsonl", None, "give a file in a folder that exists"),
-        ("out.json", None, "is no place for many results"),
-        ("out.txt", "txt", "is no place for many results"),
-        ("file", None, "is no place for many results"),
+        ("out.json", None, r"out\.json: .*give a folder, or a file that ends in \.jsonl"),
+        ("out.txt", "txt", r"out\.txt: .*give a folder, or a file that ends in \.jsonl"),
+        ("file", None, r"file: .*give a folder, or a file that ends in \.jsonl"),
     ],
 )
-def test_places_that_do_not_fit(out: str, format: str | None, message: str, tmp_path: Path) -> None:
+def test_an_unsuitable_output_is_refused(out: str, format: str | None, message: str, tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OptionError, match=message):
-        open_output(tmp_path / out, format, MADE_BY)
+        open_output(tmp_path / out, format, SETTINGS)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"file/out: cannot be written \(Not a directory\)"):
-        open_output(tmp_path / "file" / "out", None, MADE_BY)
+        open_output(tmp_path / "file" / "out", None, SETTINGS)
     finish(tmp_path / "out", [Job("a.wav.json/b", Path("/audio/b"))])
     with pytest.raises(OutputError, match="exists, and this batch did not write it"):
         finish(tmp_path / "out", jobs("a.wav"))

@@ -1,4 +1,4 @@
-"""Rows within a memory budget, and what the system says of its memory."""
+"""Rows within a memory budget, and the memory that the system reports."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ MEGA = 10**6
 
 
 @given(
-    limit=st.integers(1, 64),
+    max_rows=st.integers(1, 64),
     budget=st.integers(1, 4000),
     free=st.integers(0, 4000),
     work=st.integers(0, 500),
     positions=st.integers(1, 9000),
 )
-def test_rows_fit_or_are_refused(limit: int, budget: int, free: int, work: int, positions: int) -> None:
+def test_rows_fit_or_are_refused(max_rows: int, budget: int, free: int, work: int, positions: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
         patch.setattr("runtime.engines.batch_plan.available_bytes", lambda: free * MEGA)
         sizes = {"positions": positions, "position_bytes": 20_000, "work_bytes": work * MEGA}
-        least = 300 * MEGA + work * MEGA + positions * 20_000
-        if budget * MEGA < least:
+        minimum = 300 * MEGA + work * MEGA + positions * 20_000
+        if budget * MEGA < minimum:
             with pytest.raises(OptionError, match="give at least"):
-                plan_rows(limit, budget * MEGA, **sizes)
+                plan_rows(max_rows, budget * MEGA, **sizes)
         else:
-            plan = plan_rows(limit, budget * MEGA, **sizes)
-            assert 1 <= plan.rows <= limit
+            plan = plan_rows(max_rows, budget * MEGA, **sizes)
+            assert 1 <= plan.rows <= max_rows
             used = plan.fixed_bytes + plan.rows * plan.row_bytes
             assert used <= plan.memory == budget * MEGA
-            assert plan.rows == limit or used + plan.row_bytes > plan.memory
-        unasked = plan_rows(limit, None, **sizes)
-        assert unasked.rows == max(1, min(limit, (free * MEGA // 2 - work * MEGA) // (positions * 20_000)))
+            assert plan.rows == max_rows or used + plan.row_bytes > plan.memory
+        automatic = plan_rows(max_rows, None, **sizes)
+        assert automatic.rows == max(1, min(max_rows, (free * MEGA // 2 - work * MEGA) // (positions * 20_000)))
 
 
-def test_the_least_that_is_named_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_in_the_error_message_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
-    with pytest.raises(OptionError, match=r"a memory budget of 200 MB is too small: .* give at least 351 MB"):
+    with pytest.raises(OptionError, match=r"200 MB .*at least 351 MB"):
         plan_rows(4, 200 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0)
     assert plan_rows(4, 351 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0).rows == 1
     with pytest.raises(OptionError, match="max_batch must be at least 1"):
@@ -54,7 +54,7 @@ def test_the_least_that_is_named_is_enough(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups and /proc are Linux's")
 class TestLinux:
-    def test_a_large_array_is_seen(self) -> None:
+    def test_a_large_array_raises_the_resident_memory(self) -> None:
         before, left = memory.resident_bytes(), memory.available_bytes()
         array = np.ones(25 * MEGA, np.float64)
         assert memory.resident_bytes() - before > 150 * MEGA
@@ -72,7 +72,7 @@ class TestLinux:
             (folder / "memory.current").write_text(f"{used}\n")
         assert min(memory._cgroup_room(tmp_path)) == 700
 
-    def test_version_1_too(self, tmp_path: Path) -> None:
+    def test_control_groups_of_version_1(self, tmp_path: Path) -> None:
         (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/a\n4:memory:/docker/x\n")
         (tmp_path / "mountinfo").write_text(f"1 0 0:1 / {tmp_path} rw - cgroup cgroup rw,memory\n")
         folder = tmp_path / "docker" / "x"

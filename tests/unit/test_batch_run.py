@@ -14,16 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import Transcriber, Transcript
-from runtime.batch import Job, MadeBy, Result, Summary, check_asked, open_output, options_asked, transcribe_jobs
+from runtime.batch import (
+    BatchSettings,
+    Job,
+    Result,
+    Summary,
+    check_options,
+    open_output,
+    requested_options,
+    transcribe_jobs,
+)
 from runtime.batch.ray_engine import Ledger, Worker, WorkerOptions, block_size, cores_each, ray_engine
-from runtime.batch.run import Asked, Seconds, requests
+from runtime.batch.run import OnProgress, RequestedOption, requests
 from runtime.cli.common import parse_bytes
 from runtime.errors import OptionError, PackageMissingError
 from runtime.ort.providers import AskedProviders
 from runtime.results import Timings, TokenCounts
 from runtime.transcriber import Outcome, Request
 
-MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
+SETTINGS = BatchSettings("tiny", "ab" * 32, "cpu", None, True)
 OPTIONS = WorkerOptions(None, AskedProviders(), 1, 2, None, None, True)
 
 
@@ -31,35 +40,35 @@ def transcript(text: str) -> Transcript:
     return Transcript(text, "English", 1.5, [], Timings(), TokenCounts(0, 0, 0), "tiny", "cpu", {})
 
 
-def test_results_are_kept_as_they_come_and_in_any_order(tmp_path: Path) -> None:
+def test_results_are_stored_as_they_finish_in_any_order(tmp_path: Path) -> None:
     jobs = [Job(name, Path("/audio", name)) for name in ("a", "b", "c")]
     out = tmp_path / "out.jsonl"
     summary = Summary(files=5, skipped=2)
-    kept: list[list[str]] = []
+    stored: list[list[str]] = []
     closed = []
 
-    def engine(given: Sequence[Job], heard: Seconds) -> Generator[Result, None, None]:
+    def engine(_jobs: Sequence[Job], on_progress: OnProgress) -> Generator[Result, None, None]:
         try:
-            heard(1.5)
+            on_progress(1.5)
             yield Result(2, transcript("third"))
             yield Result(0, None, "a: is empty")
-            heard(1.5)
+            on_progress(1.5)
             yield Result(1, transcript("second"))
         finally:
             closed.append(True)
 
     def changed() -> None:
-        kept.append([msgspec.json.decode(line)["id"] for line in out.read_bytes().splitlines()])
+        stored.append([msgspec.json.decode(line)["id"] for line in out.read_bytes().splitlines()])
 
-    with closing(open_output(out, None, MADE_BY)) as output:
+    with closing(open_output(out, None, SETTINGS)) as output:
         transcribe_jobs(jobs, engine, output, summary, on_change=changed, on_transcript=lambda *_: None)
-    assert kept == [[], ["c"], ["c", "a"], ["c", "a"], ["c", "a", "b"]]
+    assert stored == [[], ["c"], ["c", "a"], ["c", "a"], ["c", "a", "b"]]
     assert (summary.done, summary.audio_seconds, summary.finished) == (2, 3.0, 5)
     assert summary.failures == [(jobs[0], "a: is empty")]
     assert closed == [True]
 
 
-def test_a_job_goes_before_the_batch() -> None:
+def test_options_of_a_job_override_those_of_the_batch() -> None:
     jobs = [Job("a", Path("a")), Job("b", Path("b"), "ru", "", 1), Job("c", Path("c"), "zh", "names")]
     assert list(requests(jobs, "English", "all")) == [
         Request(Path("a"), "English", "all"),
@@ -68,21 +77,23 @@ def test_a_job_goes_before_the_batch() -> None:
     ]
 
 
-def test_languages_are_checked_once_each_and_say_who_asked(transcriber: Transcriber) -> None:
+def test_each_language_is_checked_once_and_reported_with_its_input(transcriber: Transcriber) -> None:
     jobs = [Job("a", Path("a"), "ru", where="list: line 1"), Job("b", Path("b"), "ru", where="list: line 2")]
-    assert options_asked(jobs, None, "") == [Asked("list: line 1", "ru")]
-    assert options_asked([], None, "") == []
-    check_asked(transcriber, options_asked(jobs, "en", ""))
-    with pytest.raises(OptionError, match=r"^list: line 9: unknown language 'rusian'; did you mean Russian"):
-        check_asked(transcriber, options_asked([*jobs, Job("c", Path("c"), "rusian", where="list: line 9")], "en", ""))
+    assert requested_options(jobs, None, "") == [RequestedOption("list: line 1", "ru")]
+    assert requested_options([], None, "") == []
+    check_options(transcriber, requested_options(jobs, "en", ""))
+    with pytest.raises(OptionError, match=r"^list: line 9: .*'rusian'.*Russian"):
+        check_options(
+            transcriber, requested_options([*jobs, Job("c", Path("c"), "rusian", where="list: line 9")], "en", "")
+        )
     with pytest.raises(OptionError, match=r"^unknown language 'xx'"):
-        check_asked(transcriber, options_asked(jobs, "xx", ""))
+        check_options(transcriber, requested_options(jobs, "xx", ""))
 
 
-def test_one_context_is_checked_and_says_who_gave_it() -> None:
+def test_one_context_is_checked_and_reported_with_its_input() -> None:
     jobs = [Job("a", Path("a")), Job("b", Path("b"), context="Kris", where="list: line 2"), Job("c", Path("c"))]
-    assert options_asked(jobs, None, "") == [Asked("list: line 2", context="Kris")]
-    assert options_asked(jobs, None, "names") == [Asked("", context="names")]
+    assert requested_options(jobs, None, "") == [RequestedOption("list: line 2", context="Kris")]
+    assert requested_options(jobs, None, "names") == [RequestedOption("", context="names")]
 
 
 @given(st.integers(1, 10**6), st.integers(1, 200), st.integers(1, 64))
@@ -100,16 +111,16 @@ def test_blocks_fill_rows_and_leave_no_worker_idle(files: int, workers: int, row
     ("machines", "workers", "expected"),
     [([2.0], 2, 1.0), ([2.0], 1, 2.0), ([7.0], 2, 3.0), ([2.0], 4, 0.5), ([16.0, 8.0], 2, 8.0), ([16.0, 8.0], 3, 4.0)],
 )
-def test_cores_are_shared_out_so_that_every_worker_fits(machines: list[float], workers: int, expected: float) -> None:
+def test_every_worker_has_its_share_of_cores(machines: list[float], workers: int, expected: float) -> None:
     assert cores_each(machines, workers) == expected
 
 
 class Died(BaseException):
-    """A process that is gone."""
+    """Stands for the death of the process."""
 
 
 class Deadly:
-    """A transcriber whose process dies of some files, in the middle of others."""
+    """A transcriber whose process dies when it starts one of the deadly files."""
 
     def __init__(self, deadly: set[str]) -> None:
         self.deadly = deadly
@@ -124,12 +135,12 @@ class Deadly:
 
 
 def test_a_file_that_kills_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Ray does: the same block again for as long as its worker dies."""
+    """As Ray does, the test runs the same block again each time its worker dies."""
     transcriber = Deadly({"c", "e"})
     monkeypatch.setattr(WorkerOptions, "open", lambda *_: transcriber)
     ledger = Ledger()
     worker = Worker(OPTIONS, 1, [], None)
-    monkeypatch.setattr(worker, "_ask", lambda method, argument: getattr(ledger, method)(argument))
+    monkeypatch.setattr(worker, "_call_ledger", lambda method, argument: getattr(ledger, method)(argument))
     from runtime.batch.ray_engine import _Task
 
     tasks = [_Task(index, name.encode(), None, "", None) for index, name in enumerate("abcdef")]
@@ -144,23 +155,20 @@ def test_a_file_that_kills_workers_fails_alone(monkeypatch: pytest.MonkeyPatch) 
             assert deaths < 10
             continue
         break
-    assert deaths == 3  # together; alone, each of the two
-    assert answers == {
-        0: "a",
-        1: "b",
-        2: "c: the worker process died of it (out of memory?)",
-        3: "d",
-        4: "e: the worker process died of it (out of memory?)",
-        5: "f",
-    }
-    # A block that ended is begun as if for the first time: all of it together.
+    assert deaths == 3  # once as a block, once for each deadly file alone
+    errors = {index: answers.pop(index) for index in (2, 4)}
+    assert answers == {0: "a", 1: "b", 3: "d", 5: "f"}
+    for index, name in ((2, "c"), (4, "e")):
+        assert str(errors[index]).startswith(f"{name}: ")
+        assert "worker process died" in str(errors[index])
+    # After a block has ended, it runs as a whole again.
     transcriber.begun.clear()
     transcriber.deadly = set()
     assert len(list(worker._answers(tasks[:2]))) == 2
     assert ledger.begin_block([0, 1]) == (False, [])
 
 
-def test_a_worker_without_a_model_says_so_in_one_sentence() -> None:
+def test_a_worker_without_a_model_reports_it_in_one_sentence() -> None:
     options = msgspec.structs.replace(OPTIONS, model="/nowhere")
     (answer,) = Worker(options, 1, [], None)._answers([])
     assert answer.fatal
@@ -168,7 +176,7 @@ def test_a_worker_without_a_model_says_so_in_one_sentence() -> None:
     assert answer.error.startswith("/nowhere: no such model folder")
 
 
-def test_without_ray_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_has_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(
         PackageMissingError, match=r"--engine ray needs Ray Data \(.*\): pip install 'asr-deploy\[ray\]'"
@@ -194,6 +202,6 @@ def test_sizes(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.2", "-1GB", "GB", "1PB", "1,5GB", "1e9", "2GiBs", "１GB"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(OptionError, match=r"is no size in bytes; write it like 512MB, 2GB or 1\.5GiB"):
+def test_an_invalid_size_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match=r"not a size in bytes.*512MB"):
         parse_bytes(text)

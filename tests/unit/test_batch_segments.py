@@ -1,4 +1,4 @@
-"""Finished segments of unfinished files: kept through a kill, and taken for the same audio and settings alone."""
+"""Finished segments of unfinished files: they survive a kill and are used only for the same audio and settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from runtime.batch.inputs import Job
-from runtime.batch.journal import MadeBy
+from runtime.batch.journal import BatchSettings
 from runtime.batch.segments import SegmentLog
 from runtime.engines.base import SegmentResult, Span
 from runtime.errors import OutputError
 
-MADE_BY = MadeBy("tiny", "ab" * 32, "cpu", None, True)
+SETTINGS = BatchSettings("tiny", "ab" * 32, "cpu", None, True)
 
 
 def span(start: int, text: str) -> Span:
@@ -29,33 +29,33 @@ def job(tmp_path: Path) -> Job:
     return Job("a", path)
 
 
-def test_what_a_killed_run_left_is_known(job: Job, tmp_path: Path) -> None:
+def test_segments_of_a_killed_run_are_read(job: Job, tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = SegmentLog(path)
-    assert log.known(job, MADE_BY) == []
-    log.add(job, MADE_BY, span(0, "first"))
-    log.add(job, MADE_BY, span(100, "second"))
+    assert log.known(job, SETTINGS) == []
+    log.add(job, SETTINGS, span(0, "first"))
+    log.add(job, SETTINGS, span(100, "second"))
     with path.open("ab") as torn:
         torn.write(b'{"origin":{"audio":"')
     again = SegmentLog(path)
-    assert again.known(job, MADE_BY) == [span(0, "first"), span(100, "second")]
-    again.add(job, MADE_BY, span(200, "third"))
+    assert again.known(job, SETTINGS) == [span(0, "first"), span(100, "second")]
+    again.add(job, SETTINGS, span(200, "third"))
     again.close()
-    assert len(SegmentLog(path).known(job, MADE_BY)) == 3
-    assert SegmentLog(path, restart=True).known(job, MADE_BY) == []
+    assert len(SegmentLog(path).known(job, SETTINGS)) == 3
+    assert SegmentLog(path, restart=True).known(job, SETTINGS) == []
     SegmentLog(path).remove()
     assert not path.exists()
 
 
-def test_other_audio_and_other_settings_know_nothing_of_it(job: Job, tmp_path: Path) -> None:
+def test_other_audio_and_other_settings_have_no_segments(job: Job, tmp_path: Path) -> None:
     log = SegmentLog(tmp_path / "log")
-    log.add(job, MADE_BY, span(0, "first"))
+    log.add(job, SETTINGS, span(0, "first"))
     log.close()
     log = SegmentLog(tmp_path / "log")
-    assert log.known(job, msgspec.structs.replace(MADE_BY, context="names")) == []
-    assert log.known(Job("b", tmp_path / "b.wav"), MADE_BY) == []
+    assert log.known(job, msgspec.structs.replace(SETTINGS, context="names")) == []
+    assert log.known(Job("b", tmp_path / "b.wav"), SETTINGS) == []
     job.audio.write_bytes(b"other audio")
-    assert log.known(job, MADE_BY) == []
+    assert log.known(job, SETTINGS) == []
 
 
 def test_a_full_disk_is_one_sentence(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +66,6 @@ def test_a_full_disk_is_one_sentence(job: Job, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("runtime.batch.segments.os.write", full)
     with pytest.raises(OutputError, match="log: cannot be written"):
-        log.add(job, MADE_BY, span(0, "first"))
+        log.add(job, SETTINGS, span(0, "first"))
     with pytest.raises(OutputError, match="cannot be written"):
         SegmentLog(tmp_path / "none" / "log")

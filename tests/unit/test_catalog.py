@@ -154,19 +154,9 @@ def test_installed_package_has_no_artifact_sizes(tmp_path: Path) -> None:
 
 
 def test_generated_tables_are_written_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tables = {"<!-- a -->": lambda: "| 1 |
-", "<!-- b -->": lambda: "| 2 |
-"}
+    tables = {"<!-- a -->": lambda: "| 1 |\n", "<!-- b -->": lambda: "| 2 |\n"}
     monkeypatch.setattr(readme, "TABLES", {tmp_path: tables})
-    page = f"Text
-<!-- a -->
-old
-{readme.END}
-<!-- b -->
-| 2 |
-{readme.END}
-more
-"
+    page = f"Text\n<!-- a -->\nold\n{readme.END}\n<!-- b -->\n| 2 |\n{readme.END}\nmore\n"
     (line,) = readme.violations(page, tmp_path)
     assert "<!-- a -->" in line
     assert "python -m tools.readme" in line
@@ -176,7 +166,6 @@ more
     assert len(readme.violations("nothing", tmp_path)) == 2
     with pytest.raises(ValueError, match="<!-- a -->"):
         readme.renewed("nothing", tmp_path)
-        readme.renewed("nothing")
 
 
 def run(*arguments: str) -> Any:

@@ -1,4 +1,4 @@
-"""How far outputs, tokens and texts are from the reference's."""
+"""Differences of outputs, tokens and texts from the reference."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def measured(texts: list[str], tokens: list[list[int]]) -> Measured:
     return Measured(0.1, spread, spread, None, spread, 4.0, 1, {}, {}, texts, tokens, {})
 
 
-def test_a_spread_is_the_median_between_least_and_most() -> None:
+def test_a_spread_has_median_smallest_and_largest() -> None:
     assert Spread.of([2.0, 1.0, 4.0]) == Spread(2.0, 1.0, 4.0)
     assert measured([], []).rtf == 0.5
 
 
 def test_differences_are_relative_to_the_reference() -> None:
     theirs = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
-    found = difference(theirs + np.array([[0.0, 0.5], [0.0, 0.5]], np.float32), theirs, choices=True)
-    assert found.largest == 0.5
-    assert found.relative == pytest.approx(np.sqrt(0.5) / 5)
-    assert found.same_choices == 0.5  # of two equal logits the first is chosen, and here the second became larger
+    result = difference(theirs + np.array([[0.0, 0.5], [0.0, 0.5]], np.float32), theirs, choices=True)
+    assert result.largest == 0.5
+    assert result.relative == pytest.approx(np.sqrt(0.5) / 5)
+    assert result.same_choices == 0.5  # of two equal logits the first is chosen; in one row the second is larger
     assert difference(theirs, theirs, choices=False) == Difference(0.0, 0.0, None)
     nothing = np.zeros((2, 2), np.float32)
     assert difference(theirs, nothing, choices=False).relative == 1.0
@@ -79,7 +79,7 @@ def test_texts_are_compared_by_words_and_by_characters_where_there_are_no_spaces
 
 
 def test_a_report_has_the_graphs_that_the_family_has() -> None:
-    """No decoder: no prefill, and what the joint is off and chooses has a column of its own."""
+    """A model without a decoder has no prefill; the joint's difference and choices have their own columns."""
     graphs = {"encoder": {"cpu": {"MatMul": 2}}, "decoder_joint": {"cpu": {"MatMul": 1}}}
     differences = {"encoder": Difference(0.1, 0.01, None), "decoder_joint": Difference(0.2, 0.02, 0.75)}
     ours = msgspec.structs.replace(measured(["a"], [[1]]), placement=graphs, differences=differences)

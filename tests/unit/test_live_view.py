@@ -1,4 +1,4 @@
-"""What a terminal shows of a stream: read back by a small terminal."""
+"""The terminal view of a stream, checked with a small terminal emulator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def final(number: int, text: str) -> Final:
 
 
 class Screen(io.StringIO):
-    """A terminal of so many columns and lines: what stands on it, dim text in braces; it knows what the view uses."""
+    """A terminal emulator with the escape codes that the view uses; dim text is shown in braces."""
 
     def __init__(self, columns: int = 40, lines: int = 10) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Screen(io.StringIO):
                 self.dim = False
             case _ if token.startswith("\x1b"):
                 up = re.fullmatch(r"\x1b\[(\d+)A", token)
-                assert up, f"the view uses {token!r}, which this terminal does not know"
+                assert up, f"the view uses {token!r}, which this emulator does not support"
                 assert int(up[1]) <= self.row - self.top, "the cursor cannot leave the window"
                 self.row -= int(up[1])
             case _:
@@ -91,7 +91,7 @@ class Screen(io.StringIO):
         self.column += len(cells)
 
     def resize(self, columns: int) -> None:
-        """As terminals do: lines that are too long are broken, and the cursor stays at its character."""
+        """Resize as terminals do: long lines are wrapped, and the cursor stays at its character."""
         broken: list[list[str]] = []
         for number, row in enumerate(self.rows):
             pieces = [row[index : index + columns] for index in range(0, max(1, len(row)), columns)]
@@ -116,7 +116,7 @@ def view(screen: Screen) -> TerminalView:
     return TerminalView(screen, size=screen.size)
 
 
-def test_an_open_segment_changes_in_place_and_is_a_line_when_it_is_over(screen: Screen, view: TerminalView) -> None:
+def test_an_open_segment_is_updated_in_place_and_becomes_a_line(screen: Screen, view: TerminalView) -> None:
     view.show([speech(0)])
     assert screen.shown == ["{…}"]
     view.show([partial(0, "", "It wash")])
@@ -132,7 +132,7 @@ def test_an_open_segment_changes_in_place_and_is_a_line_when_it_is_over(screen: 
     assert screen.shown == ["It was very quiet.", "And dark.", ""]
 
 
-def test_without_news_nothing_is_drawn(screen: Screen, view: TerminalView) -> None:
+def test_without_events_nothing_is_drawn(screen: Screen, view: TerminalView) -> None:
     view.show([])
     view.show([partial(0, "It was")])
     drawn = screen.getvalue()
@@ -155,18 +155,18 @@ def test_the_next_segment_may_open_before_the_last_is_final(screen: Screen, view
     assert screen.shown == ["One two.", "{Three}"]
 
 
-def test_long_text_is_wrapped_at_spaces_and_its_lines_vanish_again(view: TerminalView, screen: Screen) -> None:
+def test_long_text_is_wrapped_at_spaces_and_its_lines_are_removed(view: TerminalView, screen: Screen) -> None:
     screen.columns = 23
     view.show([partial(0, "Please invite Carl to", " the dentist appointment")])
     assert screen.shown == ["Please invite Carl", "to {the} {dentist}", "{appointment}"]
     view.show([partial(0, "Please", " invite")])
     assert screen.shown == ["Please {invite}"]
     view.show([final(0, "Please invite Carl to the dentist appointment."), speech(1)])
-    assert screen.shown == ["Please invite Carl to t", "he dentist appointment.", "{…}"]  # the terminal's own break
+    assert screen.shown == ["Please invite Carl to t", "he dentist appointment.", "{…}"]  # wrapped by the terminal
 
 
 def test_chinese_is_two_cells_a_character(screen: Screen, view: TerminalView) -> None:
-    screen.columns = 13  # five characters, and the columns that stay free
+    screen.columns = 13  # five characters and the free columns
     view.show([partial(0, "请在八点五十分", "给老师打电话")])
     assert screen.shown == ["请在八点五", "十分{给老师}", "{打电话}"]
     view.show([partial(0, "", "好")])
@@ -184,23 +184,23 @@ def test_a_text_that_is_longer_than_the_window_shows_its_end(screen: Screen, vie
     assert screen.shown == ["Over.", ""]
 
 
-def test_the_echo_of_an_interrupt_leaves_no_remains(screen: Screen, view: TerminalView) -> None:
+def test_the_echo_of_an_interrupt_is_overwritten(screen: Screen, view: TerminalView) -> None:
     screen.columns = 23
     view.show([partial(0, "Please invite Carl to 12345678901234567")])
-    assert screen.shown == ["Please invite Carl", "to 12345678901234567"]  # the second is as long as lines may be
-    screen.write("^C")  # the terminal does
+    assert screen.shown == ["Please invite Carl", "to 12345678901234567"]  # the second line has the maximum length
+    screen.write("^C")  # as the terminal echoes it
     view.show([final(0, "Call Mark.")])
     assert screen.shown == ["Call Mark.", ""]
 
 
-def test_a_window_made_narrower_keeps_no_remains(screen: Screen, view: TerminalView) -> None:
+def test_a_narrower_window_is_redrawn_completely(screen: Screen, view: TerminalView) -> None:
     view.show([partial(0, "Please invite Carl to the dentist", " appointment on Monday")])
     screen.resize(13)
     view.show([partial(0, "Call", " Mark")])
     assert screen.shown == ["Call {Mark}"]
 
 
-def test_without_styles_brackets_say_what_may_change(screen: Screen) -> None:
+def test_without_styles_unstable_text_is_in_brackets(screen: Screen) -> None:
     view = TerminalView(screen, styled=False, size=screen.size)
     view.show([partial(0, "It was", " very quiet")])
     assert screen.shown == ["It was [very quiet]"]
@@ -211,7 +211,7 @@ def test_without_styles_brackets_say_what_may_change(screen: Screen) -> None:
     assert "\x1b[2m" not in screen.getvalue()
 
 
-def test_a_note_goes_to_standard_error_and_the_text_stands_below(
+def test_a_note_goes_to_standard_error_above_the_text(
     screen: Screen, view: TerminalView, capsys: pytest.CaptureFixture[str]
 ) -> None:
     view.show([partial(0, "It was", " very")])
@@ -241,10 +241,10 @@ def test_a_text_cannot_move_the_cursor(screen: Screen, view: TerminalView) -> No
         ("请在八点，给老师", 8, ["请在八", "点，给老", "师"]),  # no line begins with a comma
         ("ok 请在八", 6, ["ok 请", "在八"]),
         ("e\u0301e\u0301e\u0301", 2, ["e\u0301e\u0301", "e\u0301"]),
-        ("好好", 1, ["好", "好"]),  # wider than the window: one a line
+        ("好好", 1, ["好", "好"]),  # wider than the window: one character in each line
     ],
 )
-def test_lines_break_where_they_may(text: str, columns: int, lines: list[str]) -> None:
+def test_line_breaks(text: str, columns: int, lines: list[str]) -> None:
     assert [text[start:end] for start, end in wrap(text, columns)] == lines
 
 
@@ -266,11 +266,11 @@ def _events() -> Iterator[st.SearchStrategy[Event]]:
 
 
 @given(st.lists(st.one_of(*_events()), max_size=12))
-def test_whatever_happens_final_texts_stand_whole_and_in_order(events: list[Event]) -> None:
+def test_final_texts_are_complete_and_in_order_after_any_events(events: list[Event]) -> None:
     screen = Screen(columns=30, lines=6)
     view = TerminalView(screen, size=screen.size)
     for event in events:
         view.show([event])
     texts = [" ".join(event.result.text.split()) for event in events if isinstance(event, Final)]
-    said = "".join(text.replace(" ", "") for text in texts)
-    assert "".join(screen.shown).replace(" ", "").startswith(said)
+    expected = "".join(text.replace(" ", "") for text in texts)
+    assert "".join(screen.shown).replace(" ", "").startswith(expected)

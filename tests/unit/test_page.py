@@ -1,4 +1,4 @@
-"""Pages and pictures: escaped, self-contained, well-formed, and as large as their numbers say."""
+"""Pages and charts: escaped, self-contained, well-formed, and drawn to scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = "</title><script>alert('x')</script> \"quoted\" & http://example.org/x
 
 
 class Reader(HTMLParser):
-    """Checks that elements nest, and keeps what a test asks for."""
+    """Checks that elements nest, and records attributes, counts and text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 
 def read(document: str) -> Reader:
-    """Parse, and hold it to what every page keeps: it nests and refers to nothing outside."""
+    """Parse a page and check that its elements nest and that it refers to nothing outside."""
     reader = Reader()
     reader.feed(document)
     reader.close()
@@ -85,7 +85,7 @@ def hostile_page() -> Html:
     )
 
 
-def test_what_is_hostile_stays_text() -> None:
+def test_hostile_text_is_escaped() -> None:
     document = hostile_page()
     reader = read(document)
     assert "<script" not in document
@@ -94,7 +94,7 @@ def test_what_is_hostile_stays_text() -> None:
     assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in reader.attributes
 
 
-def test_tables_and_pictures_can_be_read_aloud() -> None:
+def test_tables_and_charts_have_accessible_descriptions() -> None:
     reader = read(hostile_page())
     assert reader.counts["caption"] == reader.counts["table"]
     scopes = [value for tag, name, value in reader.attributes if tag == "th" and name == "scope"]
@@ -105,8 +105,8 @@ def test_tables_and_pictures_can_be_read_aloud() -> None:
     assert reader.counts["desc"] == 3
 
 
-def test_a_row_that_does_not_fit_its_header() -> None:
-    with pytest.raises(ValueError, match="has not 2 cells"):
+def test_a_row_with_a_wrong_number_of_cells_is_refused() -> None:
+    with pytest.raises(ValueError, match="'x' .*2 cells"):
         pages.table("x", ["a", "b"], [["a"]])
 
 
@@ -127,26 +127,26 @@ def test_ticks_are_round(highest: float, ticks: list[float]) -> None:
 
 
 def widths(chart: str) -> dict[str, float]:
-    """Widths of the bars by their titles."""
-    found = re.findall(r'<rect [^>]*?width="([\d.]+)"[^>]*><title>([^<]*)</title>', chart)
-    return {title: float(width) for width, title in found}
+    """Return the widths of the bars by their titles."""
+    bars = re.findall(r'<rect [^>]*?width="([\d.]+)"[^>]*><title>([^<]*)</title>', chart)
+    return {title: float(width) for width, title in bars}
 
 
 def test_bars_are_as_long_as_their_values() -> None:
     chart = bar_chart("t", ["x"], [Series("a", [1.0]), Series("b", [2.5]), Series("c", [math.nan])], unit="s")
-    found = widths(chart)
-    assert found["b: 2.50 s"] == pytest.approx(2.5 * found["a: 1.00 s"], rel=0.01)
-    assert not [title for title in found if title.startswith("c:")]
+    bar_widths = widths(chart)
+    assert bar_widths["b: 2.50 s"] == pytest.approx(2.5 * bar_widths["a: 1.00 s"], rel=0.01)
+    assert not [title for title in bar_widths if title.startswith("c:")]
     wider = widths(bar_chart("t", ["x"], [Series("a", [1.0])], unit="s", highest=50))
-    assert wider["a: 1.00 s"] < found["a: 1.00 s"] / 10
+    assert wider["a: 1.00 s"] < bar_widths["a: 1.00 s"] / 10
 
 
-def test_stacked_bars_follow_one_another() -> None:
+def test_stacked_bars_are_adjacent() -> None:
     chart = bar_chart("t", ["x"], [Series("a", [1.0]), Series("b", [2.0])], unit="s", stacked=True)
     indices = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*><title>[ab]:', chart)
     (first, width), (second, _) = [(float(x), float(w)) for x, w in indices]
     assert second == pytest.approx(first + width, abs=0.2)
-    assert ">3.00<" in chart  # the sum stands at the end
+    assert ">3.00<" in chart  # the sum at the end
 
 
 def test_short_names_are_not_cut() -> None:
@@ -154,13 +154,13 @@ def test_short_names_are_not_cut() -> None:
         assert f">{name}</text>" in bar_chart("t", [name], [Series("a", [1.0])], unit="s")
 
 
-def test_lines_go_where_their_points_are() -> None:
+def test_lines_are_drawn_at_the_positions_of_their_points() -> None:
     chart = line_chart("t", [Line("a", [(1, 0.0), (10, 5.0), (100, 10.0)])], x_unit="x", y_unit="y", log_x=True)
     path = re.search(r'<polyline [^>]*points="([^"]*)"', chart)
     assert path
     points = [tuple(map(float, pair.split(","))) for pair in path[1].split()]
     (x1, y1), (x2, y2), (x3, y3) = points
-    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)  # equal factors are equally far apart
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)  # equal factors have equal distances
     assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
     assert y3 < y1
     assert ">5.00<" in chart
@@ -188,7 +188,7 @@ def test_bars_that_cannot_be_drawn() -> None:
     assert read(bar_chart("t", [], [], unit="s")).counts["svg"] == 1
 
 
-def test_a_line_without_points_keeps_its_colour() -> None:
+def test_a_line_without_points_keeps_its_color() -> None:
     chart = line_chart("t", [Line("a", []), Line("b", [(1, 1)]), Line("c", [(1, 2)])], x_unit="x", y_unit="y")
     assert "var(--s1)" not in chart
     assert "var(--s2)" in chart
@@ -196,11 +196,11 @@ def test_a_line_without_points_keeps_its_colour() -> None:
     assert ">b<" in chart
 
 
-def test_long_and_wide_names_are_cut_but_told() -> None:
+def test_long_and_wide_names_are_cut_with_the_full_name_as_tooltip() -> None:
     name = "длинное имя " * 20
     chart = bar_chart("t", [name], [Series("速度" * 60, [1.0]), Series("b", [1.0])], unit="s")
     assert "…" in chart
-    assert "速度" * 60 in chart  # in the title that a pointer shows
+    assert "速度" * 60 in chart  # in the tooltip
 
 
 @pytest.mark.parametrize(
