@@ -47,22 +47,22 @@ class DeviceError(AsrError, OSError):
 
 
 class OptionError(AsrError, ValueError):
-    """An option has an invalid value, or the model does not support it."""
-
-
-class CapabilityError(OptionError):
-    """The model does not support an option of :meth:`Transcriber.transcribe`.
+    """An option has an invalid value, or the model does not support it.
 
     Attributes:
-        option: name of the option.
+        option: name of the option of :meth:`Transcriber.transcribe`, if it is one.
     """
 
-    def __init__(self, message: str, option: str) -> None:
+    def __init__(self, message: str, option: str | None = None) -> None:
         super().__init__(message, option)
         self.option = option
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CapabilityError(OptionError):
+    """The model does not support an option of :meth:`Transcriber.transcribe`."""
 
 
 class ProviderError(AsrError, RuntimeError):

@@ -131,6 +131,11 @@ class Transcriber:
         return self._engine
 
     @property
+    def audio_in_prompt(self) -> bool:
+        """Whether prompt positions in :class:`TokenCounts` include the audio's rows."""
+        return self._engine.audio_in_prompt
+
+    @property
     def vad(self) -> bool:
         """Whether speech is detected and silence left out."""
         return self._vad

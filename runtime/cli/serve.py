@@ -100,7 +100,7 @@ def serve(
     """
     with guarded():
         _check_packages()
-        from runtime.server.http.keys import read_keys, readable_by_others
+        from runtime.server.keys import read_keys, readable_by_others
         from runtime.server.logs import configure_logging
         from runtime.server.metrics import Metrics
         from runtime.server.scheduling.service import Service

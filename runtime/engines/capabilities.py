@@ -157,7 +157,8 @@ def _resolve_language(
     spellings = {entry.name.lower(): entry for entry in known} | {entry.code.lower(): entry for entry in known}
     near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
     listed = ", ".join(dict.fromkeys(_label(entry) for entry in near or known))
-    raise OptionError(f"unknown language {language!r}; {'did you mean' if near else 'this model knows'} {listed}")
+    question = "did you mean" if near else "this model knows"
+    raise OptionError(f"unknown language {language!r}; {question} {listed}", "language")
 
 
 def _label(language: Language) -> str:

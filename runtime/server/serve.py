@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from runtime.errors import OptionError
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.http.connections import uvicorn_options
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, settings: Settings, on_ready: Callable[[], object]) -> None:
         """Args:
-        app: application made by :func:`runtime.server.http.app.make_app`.
+        app: application made by :func:`runtime.server.app.make_app`.
         settings: settings of the server.
         on_ready: called once the server accepts requests.
         """

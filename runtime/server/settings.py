@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.server.http.keys import is_valid_key
+from runtime.server.keys import is_valid_key
 from runtime.server.limits import Limits
 
 

@@ -8,19 +8,20 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from starlette.applications import Starlette
 
+from runtime.engines.base import SegmentOptions
 from runtime.engines.capabilities import Capabilities
 from runtime.errors import CapabilityError, OptionError
 from runtime.results import Segment, Timings, TokenCounts, Transcript
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service
 from runtime.server.serve import Server, bind, url
 from runtime.server.settings import Settings
-from runtime.transcriber import Request
+from runtime.transcriber import Request, ValidatedRequest
 
 
 def segment(text: str, start: float = 0.0, end: float = 1.0) -> Segment:
@@ -64,7 +65,8 @@ class FakeService:
         self.entered, self.cancelled = threading.Event(), threading.Event()
         self.release: asyncio.Event | None = None
         self.transcriber = SimpleNamespace(
-            check=self._check,
+            validate=self._validate,
+            audio_in_prompt=True,
             capabilities=Capabilities(context=True, language=True, language_detection=True),
             artifact=SimpleNamespace(
                 manifest=SimpleNamespace(languages=[SimpleNamespace(code="en", name="English")]),
@@ -72,12 +74,12 @@ class FakeService:
         )
         self.drained: float | None = None
 
-    def _check(self, request: Request, **options: bool) -> str | None:
+    def _validate(self, request: Request, **options: bool) -> ValidatedRequest:
         if options.get("words"):
             raise CapabilityError("times of words are not supported", "words")
         if request.language not in (None, "en", "English"):
-            raise OptionError(f"unknown language {request.language!r}")
-        return "English" if request.language else None
+            raise OptionError(f"unknown language {request.language!r}", "language")
+        return ValidatedRequest(request, SegmentOptions("English" if request.language else None, request.context))
 
     async def start(self) -> None:
         self.ready = True
@@ -87,8 +89,9 @@ class FakeService:
         if self.release:
             await self.release.wait()
 
-    async def transcribe(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Transcript:
-        self.calls.append((source.read(), language, context))
+    async def transcribe(self, request: ValidatedRequest) -> Transcript:
+        source: Any = request.request.source
+        self.calls.append((source.read(), request.options.language, request.options.context))
         self.entered.set()
         try:
             if self.release:
@@ -100,10 +103,8 @@ class FakeService:
             raise self.error
         return transcript(*self.results)
 
-    async def segments(
-        self, source: BinaryIO, *, language: str | None = None, context: str = ""
-    ) -> AsyncIterator[Segment | Transcript]:
-        whole = await self.transcribe(source, language=language, context=context)
+    async def segments(self, request: ValidatedRequest) -> AsyncIterator[Segment | Transcript]:
+        whole = await self.transcribe(request)
         for each in whole.segments:
             yield each
         if self.late_error:

@@ -23,7 +23,7 @@ from runtime.engines.capabilities import Capabilities
 from runtime.errors import CapabilityError, OptionError
 from runtime.families import FAMILIES, capabilities_of
 from runtime.model.artifact import open_artifact
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service

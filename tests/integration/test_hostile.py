@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from runtime import Transcriber
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service

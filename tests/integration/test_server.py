@@ -28,7 +28,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from runtime import Transcriber
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service

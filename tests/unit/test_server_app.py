@@ -64,15 +64,15 @@ def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "inputs", "text"),
+    ("counts", "in_prompt", "inputs", "text"),
     [
-        (TokenCounts(audio=26, prompt=40, generated=5), 40, 14),  # Qwen3-ASR: audio tokens are part of the prompt
-        (TokenCounts(audio=1500, prompt=4, generated=20), 1504, 4),  # Whisper: the decoder attends to the audio
-        (TokenCounts(audio=32, prompt=0, generated=17), 32, 0),  # CTC and transducers: no prompt
+        (TokenCounts(audio=26, prompt=40, generated=5), True, 40, 14),  # Qwen3-ASR: audio tokens are part of the prompt
+        (TokenCounts(audio=1500, prompt=4, generated=20), False, 1504, 4),  # Whisper: the decoder attends to the audio
+        (TokenCounts(audio=32, prompt=0, generated=17), False, 32, 0),  # CTC and transducers: no prompt
     ],
 )
-def test_token_usage(counts: TokenCounts, inputs: int, text: int) -> None:
-    usage = token_usage(msgspec.structs.replace(transcript(), tokens=counts))
+def test_token_usage(counts: TokenCounts, in_prompt: bool, inputs: int, text: int) -> None:
+    usage = token_usage(msgspec.structs.replace(transcript(), tokens=counts), audio_in_prompt=in_prompt)
     assert usage["input_tokens"] == inputs
     assert usage["total_tokens"] == inputs + counts.generated
     assert usage["input_token_details"] == {"audio_tokens": counts.audio, "text_tokens": text}

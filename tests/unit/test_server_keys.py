@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OptionError
-from runtime.server.http.keys import KEYS_VARIABLE, bearer_key, is_valid_key, read_keys, readable_by_others
+from runtime.server.keys import KEYS_VARIABLE, bearer_key, is_valid_key, read_keys, readable_by_others
 from runtime.server.settings import Settings
 
 

@@ -27,10 +27,14 @@ from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.live_stream import MOST_BEHIND_SECONDS
 from runtime.server.scheduling.service import LiveStream, Service
-from runtime.transcriber import Transcriber
+from runtime.transcriber import Request, Transcriber, ValidatedRequest
 from tests.helpers.stepped_engine import RATE, WAIT, FakeTranscriber, SteppedEngine, wav
 
 DATA = Path(__file__).parent.parent / "data"
+
+
+def validated(service: Service, source: io.BytesIO, **options: Any) -> ValidatedRequest:
+    return service.transcriber.validate(Request(source, name="the audio", **options))
 
 
 @pytest.fixture(autouse=True)
@@ -83,14 +87,19 @@ def test_a_file_is_transcribed_as_offline() -> None:
         async with serving(SteppedEngine(free=True), metrics=metrics) as service:
             assert service.ready
             answers = await asyncio.gather(
-                *(service.transcribe(wav(value, seconds)) for value, seconds in [(1, 100), (2, 3), (503, 50)])
+                *(
+                    service.transcribe(validated(service, wav(value, seconds)))
+                    for value, seconds in [(1, 100), (2, 3), (503, 50)]
+                )
             )
             offline = FakeTranscriber(SteppedEngine(free=True))
             for answer, (value, seconds) in zip(answers, [(1, 100), (2, 3), (503, 50)], strict=True):
                 expected = offline.transcribe(wav(value, seconds))
                 assert msgspec.structs.replace(answer, timings=expected.timings) == expected
                 assert answer.timings.total > 0
-            received = [item async for item in service.segments(wav(1, 100), language="ru", context="Names")]
+            received = [
+                item async for item in service.segments(validated(service, wav(1, 100), language="ru", context="Names"))
+            ]
             assert received[:-1] == received[-1].segments  # type: ignore[union-attr]
             assert {each.language for each in received} == {"Russian"}
         labels = {"model": "m", "kind": "file"}
@@ -116,11 +125,11 @@ def test_too_many_are_refused_and_may_come_back() -> None:
     async def test() -> None:
         engine, metrics = SteppedEngine(), Metrics()
         async with serving(engine, Limits(max_queue=2, max_streams=1), metrics) as service:
-            accepted = [asyncio.ensure_future(service.transcribe(wav(1, 5))) for _ in range(2)]
+            accepted = [asyncio.ensure_future(service.transcribe(validated(service, wav(1, 5)))) for _ in range(2)]
             await until(engine, lambda: len(engine.rows) > 0)
             assert metrics.registry.get_sample_value("asr_queue_requests", {"model": "m"}) == 2
             with pytest.raises(Busy, match="2 requests wait already") as refused:
-                service.segments(wav(1, 5))
+                service.segments(validated(service, wav(1, 5)))
             assert refused.value.retry_after >= 1
             stream = await service.open_stream(sample_rate=8000)
             with pytest.raises(Busy, match="1 live streams"):
@@ -130,7 +139,7 @@ def test_too_many_are_refused_and_may_come_back() -> None:
             assert await collected(stream) == []
             engine.let(10**9)
             assert [(await each).text for each in accepted] == ["1:5", "1:5"]
-            assert (await service.transcribe(wav(3, 5))).text == "3:5"
+            assert (await service.transcribe(validated(service, wav(3, 5)))).text == "3:5"
             await (await service.open_stream(sample_rate=8000)).close()
             labels = {"model": "m", "reason": "Busy"}
             assert metrics.registry.get_sample_value("asr_failures_total", labels) == 2
@@ -142,14 +151,14 @@ def test_what_is_wrong_is_said() -> None:
     async def test() -> None:
         async with serving(SteppedEngine(free=True), Limits(max_audio_seconds=10)) as service:
             with pytest.raises(OptionError, match="unknown language"):
-                service.segments(wav(1, 5), language="Klingon")
+                service.segments(validated(service, wav(1, 5), language="Klingon"))
             with pytest.raises(OptionError, match="unknown language"):
                 await service.open_stream(language="Klingon")
             with pytest.raises(AudioTooLong, match="the audio: is longer than the 10 s"):
-                await service.transcribe(wav(1, 11))
+                await service.transcribe(validated(service, wav(1, 11)))
             with pytest.raises(AudioInvalidError, match=r"^the audio: is empty"):
-                await service.transcribe(io.BytesIO())
-            results = service.segments(io.BytesIO(b"nothing"))
+                await service.transcribe(validated(service, io.BytesIO()))
+            results = service.segments(validated(service, io.BytesIO(b"nothing")))
             with pytest.raises(AudioInvalidError):
                 await anext(results)
             with pytest.raises(StopAsyncIteration):
@@ -162,7 +171,7 @@ def test_a_deadline_frees_the_row() -> None:
     async def test() -> None:
         engine = SteppedEngine(rows=1)
         async with serving(engine, Limits(deadline=0.01)) as service:
-            late = service.segments(wav(1, 15))
+            late = service.segments(validated(service, wav(1, 15)))
             with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
                 await anext(late)
             await until(engine, lambda: not engine.rows)
@@ -175,15 +184,15 @@ def test_a_client_who_goes_away_frees_the_row_for_the_next() -> None:
         engine, metrics = SteppedEngine(rows=1), Metrics()
         async with serving(engine, metrics=metrics) as service:
             source = wav(1, 15)
-            leaving = asyncio.ensure_future(service.transcribe(source))
+            leaving = asyncio.ensure_future(service.transcribe(validated(service, source)))
             await until(engine, lambda: len(engine.rows) == 1)
-            waiting = asyncio.ensure_future(service.transcribe(wav(2, 1)))
+            waiting = asyncio.ensure_future(service.transcribe(validated(service, wav(2, 1))))
             leaving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             source.close()
             await until(engine, lambda: any(value == 2 for value, _ in engine.begun))
-            reading = service.segments(wav(3, 100))
+            reading = service.segments(validated(service, wav(3, 100)))
             engine.let(10**9)
             first = await anext(reading)
             assert isinstance(first, Segment)
@@ -200,9 +209,11 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
         engine = SteppedEngine(rows=2)
         service = Service("m", FakeTranscriber(engine), Limits(), Metrics())
         with pytest.raises(Closing):
-            service.segments(wav(1, 1))
+            service.segments(validated(service, wav(1, 1)))
         await service.start()
-        accepted = [asyncio.ensure_future(service.transcribe(wav(value, 30))) for value in (1, 2, 3)]
+        accepted = [
+            asyncio.ensure_future(service.transcribe(validated(service, wav(value, 30)))) for value in (1, 2, 3)
+        ]
         stream = await service.open_stream(sample_rate=8000)
         await stream.feed(speech(4, 2))
         heard = asyncio.ensure_future(collected(stream))
@@ -211,7 +222,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
         while service.ready:
             await asyncio.sleep(0)
         with pytest.raises(Closing):
-            service.segments(wav(1, 1))
+            service.segments(validated(service, wav(1, 1)))
         with pytest.raises(Closing):
             await service.open_stream()
         with pytest.raises(Closing):
@@ -232,7 +243,7 @@ def test_draining_gives_up_after_its_grace() -> None:
         engine = SteppedEngine()
         service = Service("m", FakeTranscriber(engine), Limits(), Metrics())
         await service.start()
-        waiting = asyncio.ensure_future(service.transcribe(wav(1, 30)))
+        waiting = asyncio.ensure_future(service.transcribe(validated(service, wav(1, 30))))
         stream = await service.open_stream(sample_rate=8000)
         await stream.feed(speech(4, 2))
         await until(engine, lambda: len(engine.rows) > 0)
@@ -339,7 +350,7 @@ def test_a_stream_fails_with_the_engine() -> None:
             assert "0x" not in str(failure.value)
             with pytest.raises(EngineFailure):
                 await stream.feed(speech(13, 1))
-            assert (await service.transcribe(wav(1, 1))).text == "1:1"
+            assert (await service.transcribe(validated(service, wav(1, 1)))).text == "1:1"
 
     run(test())
 
@@ -411,7 +422,7 @@ def test_twelve_clients_at_once_get_the_texts_that_they_get_alone() -> None:
         await service.start()
         try:
             sources = [io.BytesIO((DATA / name).read_bytes()) for name in names]
-            answers = await asyncio.gather(*(service.transcribe(source) for source in sources))
+            answers = await asyncio.gather(*(service.transcribe(validated(service, source)) for source in sources))
             for name, source, answer in zip(names, sources, answers, strict=True):
                 expected = offline.transcribe(DATA / name)
                 assert isinstance(answer, Transcript)
@@ -449,7 +460,7 @@ def test_streams_and_files_at_once_get_the_texts_that_they_get_alone() -> None:
             spoken = ["en-3.wav", "ru-1.wav"]
             listening = [asyncio.ensure_future(heard(service, name)) for name in spoken]
             sources = [io.BytesIO((DATA / name).read_bytes()) for name in files]
-            answers = await asyncio.gather(*(service.transcribe(source) for source in sources))
+            answers = await asyncio.gather(*(service.transcribe(validated(service, source)) for source in sources))
             events = [await each for each in listening]
             for name, answer in zip(files, answers, strict=True):
                 assert answer.text == offline.transcribe(DATA / name).text

@@ -181,13 +181,16 @@ class Qwen3AsrEngine(AutoregressiveEngine[PendingText]):
         """
         ids = self.prompt_ids(0, options.context, options.language)
         if self.parameters.audio_pad_id in ids:
-            raise OptionError("the context contains <|audio_pad|>, which marks the audio's position; remove it")
+            raise OptionError(
+                "the context contains <|audio_pad|>, which marks the audio's position; remove it", "context"
+            )
         prompt = len(ids) + self.audio_tokens(self._longest_segment)
         room = self.parameters.context_length - prompt
         if room < (options.max_new_tokens or 1):
             raise OptionError(
                 f"the prompt takes {prompt} of the {self.parameters.context_length} positions this model was "
-                "exported with; give a shorter context"
+                "exported with; give a shorter context",
+                "context",
             )
 
     def _prepare(self, segments: list[SegmentJob]) -> Iterator[tuple[PendingText, TextJob]]:

@@ -181,16 +181,21 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
         context = self._context_ids(options.context)
         if special := [token for token in context if token >= parameters.stop_id]:
             token = self._tokenizer.id_to_token(special[0])
-            raise OptionError(f"the context contains {token}, which is a special token of the model; remove it")
+            raise OptionError(
+                f"the context contains {token}, which is a special token of the model; remove it", "context"
+            )
         # As in the model's training: the previous text has at most half of the positions, its marker included.
         limit = parameters.context_length // 2 - 1
         if len(context) > limit:
-            raise OptionError(f"the context has {len(context)} tokens; give a shorter one, of at most {limit}")
+            raise OptionError(
+                f"the context has {len(context)} tokens; give a shorter one, of at most {limit}", "context"
+            )
         prompt = len(self.prompt_ids(next(iter(self._codes.values())), options))
         if parameters.context_length - prompt < (options.max_new_tokens or 1):
             raise OptionError(
                 f"the prompt takes {prompt} of the {parameters.context_length} positions this model has; give a "
-                "shorter context"
+                "shorter context",
+                "context",
             )
 
     def encode(self, samples: Floats, timings: Timings, features: Floats | None = None) -> list[Floats]:

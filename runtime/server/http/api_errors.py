@@ -151,8 +151,8 @@ def to_api_error(error: AsrError | EngineFailure, request_id: str | None = None)
         case AudioInvalidError():
             return invalid(f"file: {message}", "file", "invalid_audio")
         case CapabilityError():
-            return invalid(message, _FIELDS.get(error.option, error.option), "unsupported_parameter")
+            return invalid(message, _FIELDS.get(error.option or "", error.option), "unsupported_parameter")
         case OptionError():
-            return invalid(message)
+            return invalid(message, _FIELDS.get(error.option, error.option) if error.option else None)
         case _:
             return internal_error(request_id)

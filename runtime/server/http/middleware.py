@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.server.http.api_errors import ApiError, head_too_large, internal_error, unknown_key
 from runtime.server.http.disconnects import ClientDisconnected
-from runtime.server.http.keys import bearer_key
 from runtime.server.http.origins import cross_site_error
+from runtime.server.keys import bearer_key
 from runtime.server.logs import Record
 from runtime.server.metrics import Metrics
 from runtime.server.settings import Settings

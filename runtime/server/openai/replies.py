@@ -27,12 +27,23 @@ _TEXTS: dict[str, tuple[str, str]] = {
 }
 
 
-def transcript_response(transcript: Transcript, format: ResponseFormat, *, words: bool = False) -> Response:
-    """Return the transcript in the requested format. ``words`` adds times of words to ``verbose_json``."""
+def transcript_response(
+    transcript: Transcript, format: ResponseFormat, *, words: bool = False, audio_in_prompt: bool
+) -> Response:
+    """Return the transcript in the requested format.
+
+    Args:
+        transcript: the transcript.
+        format: ``json``, ``verbose_json``, ``text``, ``srt`` or ``vtt``.
+        words: add word times to ``verbose_json``.
+        audio_in_prompt: the model's prompt positions include the audio's rows.
+    """
     if format in _TEXTS:
         name, media_type = _TEXTS[format]
         return Response(FORMATS[name](transcript), headers={"content-type": f"{media_type}; charset=utf-8"})
-    return json_response(verbose(transcript, words=words) if format == "verbose_json" else brief(transcript))
+    if format == "verbose_json":
+        return json_response(verbose(transcript, words=words))
+    return json_response(brief(transcript, audio_in_prompt=audio_in_prompt))
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -40,21 +51,22 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def brief(transcript: Transcript) -> dict[str, Any]:
+def brief(transcript: Transcript, *, audio_in_prompt: bool) -> dict[str, Any]:
     """Return OpenAI's ``Transcription``: text and token usage."""
-    return {"text": transcript.text, "usage": token_usage(transcript)}
+    return {"text": transcript.text, "usage": token_usage(transcript, audio_in_prompt=audio_in_prompt)}
 
 
-def token_usage(transcript: Transcript) -> dict[str, Any]:
+def token_usage(transcript: Transcript, *, audio_in_prompt: bool) -> dict[str, Any]:
     """Return OpenAI's ``UsageTokens``: input tokens of audio and prompt text, and generated tokens."""
     tokens = transcript.tokens
-    given = tokens.audio + tokens.text
+    text = tokens.prompt - tokens.audio if audio_in_prompt else tokens.prompt
+    inputs = tokens.audio + text
     return {
         "type": "tokens",
-        "input_tokens": given,
+        "input_tokens": inputs,
         "output_tokens": tokens.generated,
-        "total_tokens": given + tokens.generated,
-        "input_token_details": {"audio_tokens": tokens.audio, "text_tokens": tokens.text},
+        "total_tokens": inputs + tokens.generated,
+        "input_token_details": {"audio_tokens": tokens.audio, "text_tokens": text},
     }
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runtime.errors import CapabilityError, OptionError
 from runtime.results import Segment, Transcript
 from runtime.server.errors import Closing
 from runtime.server.http.api_errors import invalid, overloaded, unknown_model
 from runtime.server.http.disconnects import run_until_disconnect
-from runtime.server.http.sse import send_events, transcript_events
 from runtime.server.http.uploads import FILE_FIELD, Form, receive_form
 from runtime.server.logs import Record
 from runtime.server.openai.options import TranscriptionOptions, parse_options
 from runtime.server.openai.replies import json_response, model_entry, transcript_response
+from runtime.server.openai.sse import send_events, transcript_events
 from runtime.server.settings import Settings
 from runtime.transcriber import Request as TranscriptionRequest
+from runtime.transcriber import ValidatedRequest
 
 if TYPE_CHECKING:
     from runtime.server.scheduling.service import Results, Service
@@ -103,18 +104,21 @@ class TranscriptionEndpoint:
         record.model = service.name
         if form.file is None:
             raise invalid("The form has no field `file`.", FILE_FIELD)
-        language = _check_request(service, options)
+        request = await _validate(service, options, form.file)
+        audio_in_prompt = service.transcriber.audio_in_prompt
         if options.stream:
-            results = service.segments(form.file, language=language, context=options.prompt)
-            await self._stream(results, record, receive, send)
+            await self._stream(service.segments(request), audio_in_prompt, record, receive, send)
             return
-        work = service.transcribe(form.file, language=language, context=options.prompt)
-        transcript = await run_until_disconnect(receive, work)
+        transcript = await run_until_disconnect(receive, service.transcribe(request))
         record.set_transcript(transcript)
-        response = transcript_response(transcript, options.response_format, words=options.words)
+        response = transcript_response(
+            transcript, options.response_format, words=options.words, audio_in_prompt=audio_in_prompt
+        )
         await response(scope, receive, send)
 
-    async def _stream(self, results: Results, record: Record, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, results: Results, audio_in_prompt: bool, record: Record, receive: Receive, send: Send
+    ) -> None:
         """Send results as events. An error before the first result becomes an ordinary error response."""
 
         async def first_result() -> Segment | Transcript:
@@ -129,24 +133,20 @@ class TranscriptionEndpoint:
             yield result
 
         try:
-            events = transcript_events(all_results(await run_until_disconnect(receive, first_result())))
+            first = await run_until_disconnect(receive, first_result())
+            events = transcript_events(all_results(first), audio_in_prompt=audio_in_prompt)
             async with aclosing(events):
                 await send_events(events, receive, send, record.id)
         finally:
             await results.aclose()
 
 
-def _check_request(service: Service, options: TranscriptionOptions) -> str | None:
-    """Check the options against the model's capabilities and return the language's English name.
+async def _validate(service: Service, options: TranscriptionOptions, file: BinaryIO) -> ValidatedRequest:
+    """Validate the options against the model, in a thread: tokenizing a long prompt takes time.
 
     Raises:
         CapabilityError: the model does not support an option.
-        ApiError: the language is unknown.
+        OptionError: the language is unknown, or the prompt is invalid.
     """
-    request = TranscriptionRequest("", options.language, options.prompt)
-    try:
-        return service.transcriber.check(request, words=options.words)
-    except CapabilityError:
-        raise
-    except OptionError as error:
-        raise invalid(str(error), "language") from None
+    request = TranscriptionRequest(file, options.language, options.prompt, name="the audio")
+    return await asyncio.to_thread(service.transcriber.validate, request, words=options.words)

@@ -11,7 +11,6 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime.audio.segmentation import PAUSE_SECONDS
-from runtime.engines.base import SegmentOptions
 from runtime.errors import AsrError, CapabilityError, OptionError
 from runtime.pipeline.streaming import LiveOptions
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
@@ -198,19 +197,13 @@ class Connection:
             EventError: the prompt is invalid.
         """
         transcriber = self._services[config.model].transcriber
-        try:
-            language = transcriber.check(Request("", config.language, config.prompt))
-        except CapabilityError as error:
-            field = "prompt" if error.option == "context" else error.option
-            raise EventError(str(error), "unsupported_parameter", f"{path}.{field}") from None
-        except OptionError as error:
-            raise EventError(str(error), "invalid_value", f"{path}.language") from None
-        if not config.prompt:
-            return
+        request = Request("", config.language, config.prompt)
         try:  # in a thread, because tokenizing a long prompt takes time
-            await asyncio.to_thread(transcriber.engine.check, SegmentOptions(language, config.prompt))
+            await asyncio.to_thread(transcriber.validate, request)
         except OptionError as error:
-            raise EventError(str(error), "invalid_value", f"{path}.prompt") from None
+            code = "unsupported_parameter" if isinstance(error, CapabilityError) else "invalid_value"
+            field = "prompt" if error.option == "context" else error.option
+            raise EventError(str(error), code, f"{path}.{field}") from None
 
     async def _append(self, samples: Samples) -> None:
         """Feed samples [n] to the stream; open one if there is none."""

@@ -8,8 +8,8 @@ from contextlib import suppress
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime.server.http.api_errors import ApiError, unknown_key
-from runtime.server.http.keys import bearer_key
 from runtime.server.http.origins import cross_site_error
+from runtime.server.keys import bearer_key
 from runtime.server.realtime.connection import POLICY_VIOLATION, Connection
 from runtime.server.realtime.events import error_event
 from runtime.server.realtime.session import EventError, checked_model

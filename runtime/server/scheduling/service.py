@@ -6,7 +6,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import BinaryIO
 
 from runtime.audio.stream_resampler import StreamResampler
 from runtime.pipeline.streaming import DEFAULT_LIVE, LiveOptions
@@ -19,7 +18,7 @@ from runtime.server.scheduling.live_stream import LiveStream
 from runtime.server.scheduling.scheduler import Scheduler
 from runtime.server.scheduling.stream_ticket import Latency, StreamTicket
 from runtime.server.scheduling.throughput import Throughput
-from runtime.transcriber import Request, Transcriber
+from runtime.transcriber import Transcriber, ValidatedRequest
 
 __all__ = ["LiveStream", "Results", "Service"]
 
@@ -77,24 +76,23 @@ class Service:
         await asyncio.to_thread(self._scheduler.stop, reason)
         await asyncio.to_thread(self._executor.shutdown)  # at most one second of audio is still being cut
 
-    async def transcribe(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Transcript:
+    async def transcribe(self, request: ValidatedRequest) -> Transcript:
         """Return the transcript of an audio file; arguments and errors are those of :meth:`segments`.
 
         Cancelling the task cancels the request at once.
         """
-        async with aclosing(self.segments(source, language=language, context=context)) as results:
+        async with aclosing(self.segments(request)) as results:
             async for item in results:
                 if isinstance(item, Transcript):
                     return item
         raise AssertionError("results end with a transcript or an error")
 
-    def segments(self, source: BinaryIO, *, language: str | None = None, context: str = "") -> Results:
+    def segments(self, request: ValidatedRequest) -> Results:
         """Accept an audio file; return its segments in order, each as soon as it is final, and last its transcript.
 
         Args:
-            source: a seekable binary stream. It must stay open until the results have ended or are closed.
-            language: English name or code; None or ``auto`` detects it for each segment.
-            context: hot words or free text that guides spelling.
+            request: made by this model's :meth:`Transcriber.validate`. Its source is a seekable binary stream, which must
+                stay open until the results have ended or are closed.
 
         Returns:
             An iterator whose ``aclose()`` cancels the rest. While it is read it can raise DeadlineExceeded,
@@ -103,15 +101,12 @@ class Service:
         Raises:
             Closing: the service is shutting down.
             Busy: the queue is full.
-            OptionError: a language or context that the model cannot do.
         """
         self._check_open()
         if (files := self._scheduler.files) >= self._limits.max_queue:
             raise self._busy(f"{files} requests are waiting", self._files_done, files)
-        request = Request(source, language, context, name="the audio")
-        validated = self.transcriber.validate(request)
         return Results(
-            lambda deliver: self._scheduler.submit(validated, deliver), self._limits.deadline, self._file_ended
+            lambda deliver: self._scheduler.submit(request, deliver), self._limits.deadline, self._file_ended
         )
 
     async def open_stream(

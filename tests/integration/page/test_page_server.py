@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from runtime import Transcriber
-from runtime.server.http.app import make_app
+from runtime.server.app import make_app
 from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service

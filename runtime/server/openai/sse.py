@@ -26,7 +26,9 @@ _HEADERS = [
 ]
 
 
-async def transcript_events(results: AsyncIterator[Segment | Transcript]) -> AsyncGenerator[dict[str, Any], None]:
+async def transcript_events(
+    results: AsyncIterator[Segment | Transcript], *, audio_in_prompt: bool
+) -> AsyncGenerator[dict[str, Any], None]:
     """Convert results to events. The concatenated deltas are the whole text.
 
     Each segment yields ``transcript.text.delta``, unless it adds no text, and ``transcript.text.segment`` with its
@@ -35,6 +37,7 @@ async def transcript_events(results: AsyncIterator[Segment | Transcript]) -> Asy
 
     Args:
         results: segments in order of the audio, and the transcript last.
+        audio_in_prompt: the model's prompt positions include the audio's rows.
     """
     index, text = 0, ""
     async for result in results:
@@ -42,7 +45,7 @@ async def transcript_events(results: AsyncIterator[Segment | Transcript]) -> Asy
             yield {
                 "type": "transcript.text.done",
                 "text": result.text,
-                "usage": token_usage(result),
+                "usage": token_usage(result, audio_in_prompt=audio_in_prompt),
                 "language": result.language,
                 "duration": result.duration,
             }
