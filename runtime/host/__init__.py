@@ -1,1 +1,1 @@
-"""This machine: processor, memory, control groups, files."""
+"""The machine: processor, memory, control groups, files."""

@@ -6,6 +6,9 @@ import msgspec
 
 from runtime.errors import OptionError
 
+# Bytes of one WebSocket message: 16 s of 16-bit samples at 24 kHz in base64. uvicorn has the same limit.
+MAX_MESSAGE_BYTES = 1 << 20
+
 
 class Limits(msgspec.Struct, frozen=True):
     """Limits of a server. Limits on requests and streams apply to each model separately.

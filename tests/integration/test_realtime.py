@@ -26,9 +26,8 @@ from starlette.routing import WebSocketRoute
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from runtime import Transcriber
-from runtime.server.limits import Limits
+from runtime.server.limits import MAX_MESSAGE_BYTES, Limits
 from runtime.server.metrics import Metrics
-from runtime.server.realtime.connection import MAX_MESSAGE_BYTES
 from runtime.server.realtime.routes import realtime
 from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings

@@ -26,9 +26,11 @@ def test_replaced_names_do_not_come_back(package: str) -> None:
     found = []
     for path in python_files(package):
         with path.open("rb") as stream:
-            for token in tokenize.tokenize(stream.readline):
-                if token.type == tokenize.NAME and token.string in REPLACED_NAMES:
-                    found.append(f"{path.relative_to(REPOSITORY)}:{token.start[0]}: {token.string}")
+            found += [
+                f"{path.relative_to(REPOSITORY)}:{token.start[0]}: {token.string}"
+                for token in tokenize.tokenize(stream.readline)
+                if token.type == tokenize.NAME and token.string in REPLACED_NAMES
+            ]
     assert not found
 
 

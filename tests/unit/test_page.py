@@ -106,7 +106,7 @@ def test_tables_and_charts_have_accessible_descriptions() -> None:
 
 
 def test_a_row_with_a_wrong_number_of_cells_is_refused() -> None:
-    with pytest.raises(ValueError, match="'x' .*2 cells"):
+    with pytest.raises(ValueError, match=r"'x' .*2 cells"):
         pages.table("x", ["a", "b"], [["a"]])
 
 

@@ -14,9 +14,9 @@ from runtime.errors import CapabilityError, OptionError
 from runtime.pipeline.events import Speech
 from runtime.pipeline.streaming import LiveOptions
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
-from runtime.server.limits import Limits
+from runtime.server.limits import MAX_MESSAGE_BYTES, Limits
 from runtime.server.realtime import connection as realtime_connection
-from runtime.server.realtime.connection import MAX_CONSECUTIVE_ERRORS, MAX_MESSAGE_BYTES, Connection
+from runtime.server.realtime.connection import MAX_CONSECUTIVE_ERRORS, Connection
 from runtime.server.realtime.message_queue import MessageQueue
 from runtime.transcriber import Request
 from tests.helpers.realtime import (

@@ -23,8 +23,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from runtime.server.http.api_errors import ApiError, invalid, too_slow, unavailable
-from runtime.server.limits import Limits
-from runtime.server.realtime.connection import MAX_MESSAGE_BYTES
+from runtime.server.limits import MAX_MESSAGE_BYTES, Limits
 
 
 def connection_type(limits: Limits) -> type[asyncio.Protocol]:

@@ -14,7 +14,7 @@ from runtime.audio.segmentation import PAUSE_SECONDS
 from runtime.errors import AsrError, CapabilityError, OptionError
 from runtime.pipeline.streaming import LiveOptions
 from runtime.server.errors import AudioTooLong, Busy, Closing, EngineFailure
-from runtime.server.limits import Limits
+from runtime.server.limits import MAX_MESSAGE_BYTES, Limits
 from runtime.server.realtime.audio import Samples, decode_audio
 from runtime.server.realtime.events import EventTranslator, ServerEvent, error_event, new_id, server_event
 from runtime.server.realtime.message_queue import MessageQueue
@@ -29,8 +29,6 @@ from runtime.server.realtime.session import (
 from runtime.server.scheduling.service import LiveStream, Service
 from runtime.transcriber import Request
 
-# Bytes of one message: 16 s of 16-bit samples at 24 kHz in base64. uvicorn must have the same limit.
-MAX_MESSAGE_BYTES = 1 << 20
 # Characters of messages that are read ahead: half a minute of audio at 24 kHz.
 MAX_QUEUED_CHARACTERS = 2 * MAX_MESSAGE_BYTES
 # Seconds without an event from the client.

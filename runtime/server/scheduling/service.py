@@ -91,8 +91,8 @@ class Service:
         """Accept an audio file; return its segments in order, each as soon as it is final, and last its transcript.
 
         Args:
-            request: made by this model's :meth:`Transcriber.validate`. Its source is a seekable binary stream, which must
-                stay open until the results have ended or are closed.
+            request: made by this model's :meth:`Transcriber.validate`. Its source is a seekable binary stream, which
+                must stay open until the results have ended or are closed.
 
         Returns:
             An iterator whose ``aclose()`` cancels the rest. While it is read it can raise DeadlineExceeded,
