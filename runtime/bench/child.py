@@ -109,7 +109,7 @@ def run_on_stdin(run: Callable[[bytes], bytes]) -> int:
 
 
 def _run_job(data: bytes) -> bytes:
-    job = msgspec.json.decode(data, type=Job)
+    job: Job = msgspec.json.decode(data, type=Job)
     match job:
         case MeasureJob():
             return msgspec.json.encode(measure(job))
