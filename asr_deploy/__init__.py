@@ -1,1 +1,1 @@
-"""The ``asr-deploy`` command, which holds all commands of ``export``, ``quantize`` and ``runtime``."""
+"""The ``asr-deploy`` command, which has all commands of ``export``, ``quantize`` and ``runtime``."""

@@ -65,7 +65,7 @@ def _forward(context: typer.Context, package: str, activity: str, required: tupl
     """Run the command line of ``package`` with the remaining arguments; its exit code becomes that of the process.
 
     Args:
-        context: holds the arguments after the command's name.
+        context: has the arguments after the command's name.
         package: ``export`` or ``quantize``; also the name of the extra that installs what it needs.
         activity: the verb for the message about a missing package.
         required: modules that must be installed.

@@ -109,12 +109,14 @@ def run_on_stdin(run: Callable[[bytes], bytes]) -> int:
 
 
 def _run_job(data: bytes) -> bytes:
-    job = msgspec.json.decode(data, type=Job)
-    if isinstance(job, MeasureJob):
-        return msgspec.json.encode(measure(job))
-    if isinstance(job, WorkJob):
-        return msgspec.json.encode(measure_work(job.model, job.clip))
-    return msgspec.json.encode(measure_rates(job.threads))
+    job: Job = msgspec.json.decode(data, type=Job)
+    match job:
+        case MeasureJob():
+            return msgspec.json.encode(measure(job))
+        case WorkJob():
+            return msgspec.json.encode(measure_work(job.model, job.clip))
+        case RatesJob():
+            return msgspec.json.encode(measure_rates(job.threads))
 
 
 def measure(job: MeasureJob) -> Configuration:
