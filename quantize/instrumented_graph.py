@@ -68,4 +68,6 @@ class InstrumentedGraph:
         feeds = probe.feeds | self._zero_pushes | {f"push:{name}": array for name, array in (push or {}).items()}
         computed = [name for name in names if name not in self._graph_inputs]
         fed = {name: probe.feeds[name] for name in names if name in self._graph_inputs}
+        if not computed:  # the session would return all outputs
+            return fed
         return fed | dict(zip(computed, self._session.run(computed, feeds), strict=True))
