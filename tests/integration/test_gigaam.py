@@ -156,9 +156,9 @@ def test_max_new_tokens_ends_with_length(engine: Transcriber) -> None:
 
 
 def test_unsupported_options_are_refused(engine: Transcriber) -> None:
-    with pytest.raises(OptionError, match="a context was given, but models of the family 'gigaam-ctc' cannot use one"):
+    with pytest.raises(OptionError, match=r"context was given.* 'gigaam-ctc'"):
         engine.transcribe(DATA / "ru-1.wav", context="names")
-    with pytest.raises(OptionError, match=r"the language 'en' was given, but this model knows Russian \(ru\) alone"):
+    with pytest.raises(OptionError, match=r"language 'en' was given.* Russian \(ru\)"):
         engine.transcribe(DATA / "ru-1.wav", language="en")
     for options in (SegmentOptions(context="names"), SegmentOptions(language="German")):
         with pytest.raises(OptionError, match="was given, but"):
@@ -218,7 +218,7 @@ def test_command_line_writes_words(exported: tuple[Path, Path]) -> None:
         runtime_app, ["transcribe", str(DATA / "ru-1.wav"), "--model", str(exported[1]), "--language", "en"]
     )
     assert refused.exit_code == 2
-    assert "this model knows Russian (ru) alone; leave it out" in refused.stderr
+    assert "Russian (ru)" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_tokens_durations_and_text_equal_generate(tdt: ParakeetTdtEngine, clips:
         results = run(tdt, clips) if batched else [run(tdt, [clip])[0] for clip in clips]
         for result, row, clip in zip(results, rows, clips, strict=True):
             encoded, lengths = tdt.encode(*padded([tdt.features(clip)]))
-            ((_, hypothesis),) = tdt.decode([encoded[0, : lengths[0]]], [None], lambda _: True)
+            ((_, hypothesis),) = tdt.decode([encoded[0, : lengths[0]]], [None], lambda _: False)
             spans = zip(hypothesis.tokens, hypothesis.starts, hypothesis.ends, strict=True)
             assert [(token, start, end - start) for token, start, end in spans] == spoken(row)
             assert result.tokens == hypothesis.tokens
@@ -248,13 +248,11 @@ def test_file_is_transcribed(artifacts: dict[str, Path]) -> None:
     many = [DATA / f"{name}.wav" for name in ("en-1", "ru-1", "zh-1", "en-2")]
     outcomes = {each.index: each.result() for each in transcriber.transcribe_many(map(Request, many))}
     assert outcomes[0].text == whole.text
-    with pytest.raises(
-        OptionError, match="a context was given, but models of the family 'parakeet-tdt' cannot use one"
-    ):
+    with pytest.raises(OptionError, match=r"context was given.* 'parakeet-tdt'"):
         transcriber.transcribe(DATA / "en-1.wav", context="Sara")
     for code, message in (
-        ("de", r"'de' was given, but this model knows English \(en\)"),
-        ("en", "knows it alone and cannot"),
+        ("de", r"'de' was given.* English \(en\)"),
+        ("en", r"English \(en\) was given"),
     ):
         with pytest.raises(OptionError, match=message):
             transcriber.transcribe(DATA / "en-1.wav", code)

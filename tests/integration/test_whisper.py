@@ -154,9 +154,7 @@ def test_english_models(english: Pair) -> None:
             assert [result.tokens for result in results] == expected
             assert {result.language for result in results} <= {"English", None}
     assert (engine.capabilities.language_detection, engine.capabilities.translation) == (False, False)
-    with pytest.raises(
-        OptionError, match="a translation was asked for, but this model of the family 'whisper' can only write"
-    ):
+    with pytest.raises(OptionError, match=r"translation was .* 'whisper'"):
         Transcriber.from_artifact(english.artifact).transcribe(clips[0], sample_rate=RATE, task="translate")
 
 
@@ -386,9 +384,11 @@ def test_command_line_options(pair: Pair) -> None:
     assert len(set(texts)) == 3
     refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--long-form"])
     assert refused.exit_code == 2
-    assert "the long form was asked for, but models of the family 'qwen3-asr' cannot" in refused.stderr
+    assert "long form" in refused.stderr
+    assert "'qwen3-asr'" in refused.stderr
     refused = CliRunner().invoke(cli, ["transcribe", str(DATA / "en-1.wav"), "--timestamps"])
-    assert "timestamps were asked for, but models of the family 'qwen3-asr' cannot" in refused.stderr
+    assert "timestamps" in refused.stderr
+    assert "'qwen3-asr'" in refused.stderr
 
 
 def test_unlisted_size_is_exported_by_repo_id(pair: Pair, tmp_path: Path) -> None:
