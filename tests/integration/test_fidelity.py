@@ -54,7 +54,12 @@ def utterances() -> list[Utterance]:
     espeak, rng = Espeak(), random.Random(77_001)
     return [
         utterance(
-            espeak, rng, ("en", "ru", "zh")[i % 3], with_context=i % 2 == 0, joined=i % 10 == 9, held_out_voice=i % 7 == 0
+            espeak,
+            rng,
+            ("en", "ru", "zh")[i % 3],
+            with_context=i % 2 == 0,
+            joined=i % 10 == 9,
+            held_out_voice=i % 7 == 0,
         )
         for i in range(100)
     ]
