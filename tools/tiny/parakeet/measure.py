@@ -66,7 +66,8 @@ def _rates(code: str, items: Sequence[Item], transcripts: Sequence[Transcript]) 
 
 def missed(figures: Figures) -> list[str]:
     """Return one sentence for each target that the figures miss."""
-    values, limits = {"share of empty texts on noise": figures.empty}, {}
+    values = {"share of empty texts on noise": figures.empty}
+    limits: dict[str, float] = {}
     for code, rates in figures.rates.items():
         errors, starts = (
             f"{LANGUAGES[code]}: word error rate",
