@@ -78,11 +78,12 @@ PEERS = {
 REASONS = {
     ("qwen3-asr", "onnx-asr"): "has no Qwen3-ASR.",
     ("qwen3-asr", "sherpa-onnx"): (
-        "reads Qwen3-ASR as four graphs of its own exporter, whose decoder outputs caches of a fixed length; our decoder "
-        "has one buffer for past and present."
+        "reads Qwen3-ASR as four graphs of its own exporter, whose decoder outputs caches of a fixed length; our "
+        "decoder has one buffer for past and present."
     ),
     ("whisper", "sherpa-onnx"): (
-        "passes its decoder a cache of all 448 positions with an offset; our decoder's caches have the length of the text."
+        "passes its decoder a cache of all 448 positions with an offset; our decoder's caches have the length "
+        "of the text."
     ),
 }
 
