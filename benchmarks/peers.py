@@ -78,12 +78,12 @@ PEERS = {
 REASONS = {
     ("qwen3-asr", "onnx-asr"): "has no Qwen3-ASR.",
     ("qwen3-asr", "sherpa-onnx"): (
-        "knows Qwen3-ASR as four graphs of its own exporter, whose decoder hands on caches of a fixed length: ours, "
-        "with one buffer for past and present, are others in more than their names."
+        "reads Qwen3-ASR as four graphs of its own exporter, whose decoder outputs caches of a fixed length; our "
+        "decoder has one buffer for past and present."
     ),
     ("whisper", "sherpa-onnx"): (
-        "hands its decoder a cache of all 448 positions and an offset into it: ours, which hands on what there is, is "
-        "another graph."
+        "passes its decoder a cache of all 448 positions with an offset; our decoder's caches have the length "
+        "of the text."
     ),
 }
 

@@ -49,13 +49,13 @@ def errors(samples: list[dict[str, Any]], texts: list[str]) -> float:
 
 def test_error_rate_with_and_without_timestamps(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
     plain = [transcriber.transcribe(DATA / sample["file"]) for sample in samples]
-    assert [transcripts.language for transcripts in plain] == [sample["language"] for sample in samples]
-    assert errors(samples, [transcripts.text for transcripts in plain]) < MAX_ERROR_RATE
+    assert [transcript.language for transcript in plain] == [sample["language"] for sample in samples]
+    assert errors(samples, [transcript.text for transcript in plain]) < MAX_ERROR_RATE
     timed = [transcriber.transcribe(DATA / sample["file"], timestamps=True) for sample in samples]
-    assert errors(samples, [transcripts.text for transcripts in timed]) < MAX_ERROR_RATE
+    assert errors(samples, [transcript.text for transcript in timed]) < MAX_ERROR_RATE
     pairs = list(zip(timed, samples, strict=True))
-    begins = [transcripts.segments[0].start - sample["words"][0]["start"] for transcripts, sample in pairs]
-    ends = [transcripts.segments[-1].end - sample["words"][-1]["end"] for transcripts, sample in pairs]
+    begins = [transcript.segments[0].start - sample["words"][0]["start"] for transcript, sample in pairs]
+    ends = [transcript.segments[-1].end - sample["words"][-1]["end"] for transcript, sample in pairs]
     assert np.median(np.abs(begins)) < 2 * STEP
     assert np.median(np.abs(ends)) < 3 * STEP
     assert max(map(abs, [*begins, *ends])) < 0.6
@@ -72,13 +72,13 @@ def test_long_form_transcribes_window_after_window(transcriber: Transcriber, sam
         texts.append(sample["text"])
         pieces += [audio, np.zeros(RATE // 2, np.float32)]
         at += len(audio) / RATE + 0.5
-    transcripts = transcriber.transcribe(np.concatenate(pieces), sample_rate=RATE, long_form=True)
-    assert transcripts.language == "English"
+    transcript = transcriber.transcribe(np.concatenate(pieces), sample_rate=RATE, long_form=True)
+    assert transcript.language == "English"
     # Training had few full windows (docs/families.md); a lost or repeated window would be half of the text.
-    assert error_rate("en", [" ".join(texts)], [transcripts.text]) < 0.4
-    assert transcripts.text.count("Lunch is on Monday at 2:40.") == 2
-    assert 40 < transcripts.segments[-1].end <= transcripts.duration
-    segment_starts = np.array([segment.start for segment in transcripts.segments])
+    assert error_rate("en", [" ".join(texts)], [transcript.text]) < 0.4
+    assert transcript.text.count("Lunch is on Monday at 2:40.") == 2
+    assert 40 < transcript.segments[-1].end <= transcript.duration
+    segment_starts = np.array([segment.start for segment in transcript.segments])
     assert np.all(np.diff(segment_starts) >= 0)
     assert np.median([np.abs(segment_starts - start).min() for start in starts]) < 10 * STEP
 

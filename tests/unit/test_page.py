@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,6 +13,7 @@ from runtime.bench import page as pages
 from runtime.bench.charts import Line, Series, bar_chart, line_chart, round_ticks
 from runtime.bench.machine import describe
 from runtime.bench.page import Cell, Html, number, seconds, size
+from runtime.bench.panels import Group, panel_chart, svg_file
 
 VOID = {"meta", "line", "br"}
 HOSTILE = "</title><script>alert('x')</script> \"quoted\" & http://example.org/x.png"
@@ -219,3 +221,37 @@ def test_units() -> None:
         "–", "0 s", "0.500 ms", "999 ms", "1.00 s", "61.2 s",
     ]  # fmt: skip
     assert [size(value) for value in (None, 8.19e8, 1.3e9)] == ["–", "819 MB", "1.30 GB"]
+
+
+def test_panels_have_their_own_scales_and_common_rows() -> None:
+    groups = [Group("first", ["a", "b"]), Group("", ["c"])]
+    chart = panel_chart(
+        "t",
+        groups,
+        [Series("x, s", [1.0, 2.0, None]), Series("y, GB", [100.0, 50.0, 0.0])],
+        unit="u",
+        columns=2,
+        colors=[0, 1, 2],
+        missing="none",
+    )
+    found = widths(chart)
+    assert found["b, x, s: 2.00"] == pytest.approx(2 * found["a, x, s: 1.00"], abs=0.2)
+    assert found["a, y, GB: 100"] == pytest.approx(found["b, x, s: 2.00"], abs=0.2)
+    assert "c, x, s: –" not in found
+    for text in ("first", "a", "b", "c", "x, s", "y, GB", "none"):
+        assert chart.count(f">{text}</text>") == 1
+    with pytest.raises(ValueError, match="'x'"):
+        panel_chart("t", groups, [Series("x", [1.0])], unit="u", columns=1)
+    with pytest.raises(ValueError, match="negative"):
+        panel_chart("t", groups, [Series("x", [1.0, -1.0, 0.0])], unit="u", columns=1)
+
+
+def test_a_chart_becomes_a_whole_svg_file() -> None:
+    text = svg_file(bar_chart(HOSTILE, ["a"], [Series("s", [1.0])], unit="s"))
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert HOSTILE in "".join(root.itertext())
+    assert "--s1:" in text
+    assert "prefers-color-scheme: dark" in text
+    with pytest.raises(ValueError, match="no drawing"):
+        svg_file(pages.paragraph("text"))
