@@ -256,7 +256,7 @@ def test_model_without_prompts() -> None:
         if request.context:
             raise CapabilityError("context is not supported by this model", "context")
 
-    transcriber: Any = SimpleNamespace(check=check)
+    transcriber: Any = SimpleNamespace(validate=check)
     with connected(make_app(ScriptedService(transcriber))) as client:
         refused = client.update(transcription={"prompt": "Kris"})
         assert refused["error"]["param"] == "session.audio.input.transcription.prompt"

@@ -70,7 +70,7 @@ def test_port_in_use() -> None:
         (("--model", "a b=/x"), "a b=/x"),
         (("--model", "a=/x", "--model", "a=/y"), "two models are named 'a'"),
         (("--model", "/nonexistent", "--port", "0"), "/nonexistent"),
-        (("--memory", "much", "--port", "0"), "'much' is no size"),
+        (("--memory", "much", "--port", "0"), "'much' is not a size"),
     ],
 )
 def test_invalid_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:

@@ -128,7 +128,7 @@ def test_too_many_are_refused_and_may_come_back() -> None:
             accepted = [asyncio.ensure_future(service.transcribe(validated(service, wav(1, 5)))) for _ in range(2)]
             await until(engine, lambda: len(engine.rows) > 0)
             assert metrics.registry.get_sample_value("asr_queue_requests", {"model": "m"}) == 2
-            with pytest.raises(Busy, match="2 requests wait already") as refused:
+            with pytest.raises(Busy, match="2 requests are waiting") as refused:
                 service.segments(validated(service, wav(1, 5)))
             assert refused.value.retry_after >= 1
             stream = await service.open_stream(sample_rate=8000)
