@@ -136,7 +136,7 @@ def _select_recipe(name: str | None, *, int8: bool, int4: bool, reduce_range: bo
     options = (("int8", int8), ("int4", int4), (name or "", name is not None))
     names = [each for each, is_set in options if is_set]
     if len(names) > 1:
-        raise OptionError(f"{len(names)} recipes are asked for ({', '.join(names)}); give one")
+        raise OptionError(f"{len(names)} recipes are given ({', '.join(names)}); give one")
     if not names:
         if reduce_range:
             raise OptionError("--reduce-range is for quantization; give a recipe too")
