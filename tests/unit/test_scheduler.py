@@ -23,7 +23,6 @@ from runtime.server.scheduling.fairness import LIVE_AHEAD_SECONDS, LIVE_WEIGHT
 from runtime.server.scheduling.file_ticket import FileTicket
 from runtime.server.scheduling.scheduler import GROUP_SECONDS, Scheduler
 from runtime.server.scheduling.stream_ticket import Latency, StreamTicket
-from runtime.server.scheduling.throughput import Throughput
 from runtime.transcriber import Request
 from tests.helpers.stepped_engine import RATE, WAIT, FakeSession, FakeTranscriber, SteppedEngine, wav
 
@@ -32,17 +31,17 @@ from tests.helpers.stepped_engine import RATE, WAIT, FakeSession, FakeTranscribe
 class Waiter:
     """Collects the results of a file, in any thread."""
 
-    received: list[Segment | Transcript | BaseException] = field(default_factory=list)
+    items: list[Segment | Transcript | BaseException] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, item: Segment | Transcript | BaseException) -> None:
-        self.received.append(item)
+        self.items.append(item)
         if not isinstance(item, Segment):
             self.done.set()
 
     def outcome(self) -> Segment | Transcript | BaseException:
         assert self.done.wait(WAIT), "no outcome was delivered"
-        return self.received[-1]
+        return self.items[-1]
 
     def transcript(self) -> Transcript:
         outcome = self.outcome()
@@ -65,14 +64,14 @@ class Harness:
         return self.scheduler.submit(request, waiter), waiter
 
     def attach(self, session: FakeSession) -> tuple[StreamTicket, list[object]]:
-        received: list[object] = []
+        deliveries: list[object] = []
         ticket = self.scheduler.attach(
             lambda changed, ended: StreamTicket(
-                session, RATE, changed, deliver=received.append, progressed=lambda: None, ended=ended,
+                session, RATE, changed, deliver=deliveries.append, progressed=lambda: None, ended=ended,
                 latency=Latency(self.metrics, "m"),
             )
         )  # fmt: skip
-        return ticket, received
+        return ticket, deliveries
 
     def sample(self, name: str) -> float | None:
         registry: CollectorRegistry = self.metrics.registry
@@ -157,7 +156,7 @@ def test_segments_are_delivered_in_order_whatever_ends_first() -> None:
         waiters = [harness.submit(value, 110)[1] for value in (3, 501, 4)]
         for waiter, value in zip(waiters, (3, 501, 4), strict=True):
             transcript = waiter.transcript()
-            segments = waiter.received[:-1]
+            segments = waiter.items[:-1]
             assert segments == transcript.segments
             assert [each.start for each in transcript.segments] == sorted(each.start for each in transcript.segments)
             assert transcript.segments[0].start == 0
@@ -210,7 +209,7 @@ def test_a_cancelled_file_frees_its_row(harness: Harness) -> None:
     assert waiting.transcript().text == "3:1"
     assert other.transcript().text == "2:19"
     first.fail(GivenUp())  # the second call does nothing
-    assert len(cancelled.received) == 1
+    assert len(cancelled.items) == 1
 
 
 def test_the_source_is_released_when_no_thread_reads_it() -> None:
@@ -336,12 +335,12 @@ def test_an_error_in_a_callback_does_not_affect_other_clients(
 def test_stopping_fails_pending_requests_and_refuses_new_ones() -> None:
     for harness in running(Harness()):
         session = FakeSession()
-        stream, received = harness.attach(session)
+        stream, deliveries = harness.attach(session)
         waiters = [harness.submit(1, 100)[1], harness.submit(2, 100)[1]]
         harness.engine.wait_rows(1)
         assert not harness.scheduler.wait_idle(0)
         harness.scheduler.stop(Closing("bye"))
-        for outcome in (*(waiter.outcome() for waiter in waiters), received[-1]):
+        for outcome in (*(waiter.outcome() for waiter in waiters), deliveries[-1]):
             assert isinstance(outcome, Closing)
             assert str(outcome) == "bye"
         assert stream.over
@@ -377,15 +376,15 @@ def test_live_streams_go_before_files_up_to_a_bound() -> None:
         order = [value for value, _ in harness.engine.started[files_before:]]
         assert order[: int(LIVE_AHEAD_SECONDS / 10)] == [9] * int(LIVE_AHEAD_SECONDS / 10)
         assert harness.scheduler.streams == 2
-        for ticket, received in streams:
+        for ticket, deliveries in streams:
             ticket.finish()
             harness.until(lambda ticket=ticket: ticket.over)  # type: ignore[misc]
-            assert received[-1] is None
+            assert deliveries[-1] is None
 
 
 def test_live_audio_gets_the_next_free_row(harness: Harness) -> None:
     """More files wait than there are rows, and the engine could take their jobs ahead."""
-    ticket, received = harness.attach(FakeSession())
+    ticket, deliveries = harness.attach(FakeSession())
     harness.submit(1, 3)
     harness.engine.wait_rows(1)
     for value, seconds in ((2, 15), (3, 10), (4, 10)):
@@ -403,7 +402,7 @@ def test_live_audio_gets_the_next_free_row(harness: Harness) -> None:
     assert harness.sample("asr_rows_in_use") == 2
     harness.engine.allow(10**9)
     harness.until(lambda: ticket.over)
-    assert isinstance(received[-2], list)
+    assert isinstance(deliveries[-2], list)
 
 
 def constant_audio(value: int, seconds: float) -> Any:
@@ -420,7 +419,7 @@ def test_a_session_that_fails_ends_alone(harness: Harness) -> None:
         def take(self, key: Any, result: SegmentResult) -> list[Event]:
             raise ZeroDivisionError
 
-    good, received = harness.attach(FakeSession())
+    good, deliveries = harness.attach(FakeSession())
     for session in (FailsAtNextJob(), FailsAtResult()):
         ticket, ended = harness.attach(session)
         ticket.feed(constant_audio(1, 1))
@@ -437,21 +436,4 @@ def test_a_session_that_fails_ends_alone(harness: Harness) -> None:
     good.feed(constant_audio(2, 1))
     good.finish()
     harness.until(lambda: good.over)
-    assert received[-1] is None
-
-
-def test_retry_after_follows_the_rate_of_completed_requests() -> None:
-    now = 0.0
-    throughput = Throughput(lambda: now)
-    assert throughput.retry_after(100) == 5
-    for _ in range(10):
-        throughput.ended()
-        now += 2.0
-    assert throughput.retry_after(1) == 2  # one request ends every two seconds
-    assert throughput.retry_after(80) == 20  # an eighth of 80 requests is ten
-    assert throughput.retry_after(10**6) == 120
-    now = 18.001
-    fast = Throughput(lambda: now)
-    for _ in range(100):
-        fast.ended()
-    assert fast.retry_after(256) == 1
+    assert deliveries[-1] is None
