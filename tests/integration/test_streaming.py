@@ -131,9 +131,8 @@ def test_the_cost_of_a_chunk_does_not_grow_within_a_segment(transcriber: Transcr
             ((_, result),) = engine.run(lambda jobs=jobs: next(jobs, None))  # type: ignore[misc]
             draft = result.tokens
     assert windows[:8] == [100 * second for second in range(1, 9)]
-    assert (
-        windows.count(800) <= 3
-    )  # at 8 s, at 9 s when its last frames are final, and once if the audio becomes louder
+    # Full windows: at 8 s, at 9 s when the last frames are final, and once if the audio becomes louder.
+    assert windows.count(800) <= 3
     assert max(windows[-3:]) <= 600
     # From the tenth second on the first window's 104 positions are not computed again.
     prompt_length = len(engine.prompt_ids(engine.audio_tokens(14 * RATE), "", None))

@@ -72,9 +72,9 @@ class OneTokenPerFrame(FrameEngine):
         raise AssertionError
 
 
-def clip(values: Sequence[int], extra: int = 0) -> np.ndarray:
-    """Return samples with one frame for each value; a negative ``extra`` cuts so many samples off the end."""
-    return np.repeat(np.array([*values], np.float32), HOP)[: len(values) * HOP + extra or None]
+def clip(values: Sequence[int], cut: int = 0) -> np.ndarray:
+    """Return samples with one frame for each value, without the last ``cut`` samples."""
+    return np.repeat(np.array([*values], np.float32), HOP)[: len(values) * HOP - cut or None]
 
 
 def run(engine: FrameEngine, clips: Sequence[np.ndarray], **fields: Any) -> dict[int, SegmentResult]:
@@ -122,7 +122,7 @@ def test_segments_of_similar_length_are_encoded_together() -> None:
 
 
 def test_words_have_times_within_the_segment() -> None:
-    result = OneTokenPerFrame().transcribe(clip([0, 1, 2, 0, 3, 0, 0, 4, 5], extra=-4), NO_OPTIONS, Timings())
+    result = OneTokenPerFrame().transcribe(clip([0, 1, 2, 0, 3, 0, 0, 4, 5], cut=4), NO_OPTIONS, Timings())
     assert result.text == "123 4"  # the last frame is not complete
     assert [(word.text, round(word.start, 3), round(word.end, 3)) for word in result.words or []] == [
         ("123", 0.1, 0.5),

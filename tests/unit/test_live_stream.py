@@ -64,7 +64,7 @@ def test_events_end_with_the_last_final(rate: int) -> None:
 def test_length_rate_and_samples_are_checked() -> None:
     async def test() -> None:
         async with serving(SteppedEngine(automatic=True), Limits(stream_seconds=5)) as service:
-            with pytest.raises(OptionError, match=r"7999|samples"):
+            with pytest.raises(OptionError, match="7999"):
                 await service.open_stream(sample_rate=7999)
             stream = await service.open_stream(sample_rate=8000)
             for invalid in (np.zeros((2, 2), np.float32), np.zeros(3, np.int32), np.array([0.0, np.nan], np.float32)):

@@ -276,14 +276,14 @@ def test_progress_grows_up_to_the_duration() -> None:
 def test_reading_ahead_is_bounded() -> None:
     """An hour of audio is not read while the first rows are decoded."""
     long = file(0, 3600)
+    reader: Any = long.reader
     running = SegmentScheduler(
-        FakeEngine(2), [long], vad=False, on_progress=lambda each: counts.append(each.reader.blocks_read)
-    )  # type: ignore[union-attr]
+        FakeEngine(2), [long], vad=False, on_progress=lambda _: counts.append(reader.blocks_read)
+    )
     counts: list[int] = []
     assert [each.index for each in running.run()] == [0]
-    assert (
-        counts[0] <= 4.0 * (2 + 2 * 2 + 2) + 8
-    )  # rows, waiting pieces, one piece in each thread, and a block or two to cut from
+    # Rows, waiting pieces and one piece in each thread, each of 4 s; and some seconds to cut from.
+    assert counts[0] <= 4.0 * (2 + 2 * 2 + 2) + 8
 
 
 def test_closing_early_ends_the_reading_thread() -> None:

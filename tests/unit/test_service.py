@@ -48,7 +48,7 @@ def test_a_file_gets_the_offline_transcript() -> None:
         labels = {"model": "m", "kind": "file"}
         assert metrics.registry.get_sample_value("asr_audio_seconds_total", labels) == 253.0
         batches = metrics.registry.get_sample_value("asr_batch_size_count", {"model": "m"})
-        assert batches == len(engine_of(service).begun)
+        assert batches == len(engine_of(service).started)
 
     run(test())
 
