@@ -68,10 +68,8 @@ class GrowingSession:
 
     def next_job(self) -> SegmentJob:
         samples = np.zeros(round(self._seconds * RATE), np.float32)
-        state = SimpleNamespace(
-            settled=self._settled(len(samples) - RATE)
-        )  # as of the previous job, one second earlier
-        live = LiveSegment(state, final=False)
+        settled = self._settled(len(samples) - RATE)  # as of the previous job, one second earlier
+        live = LiveSegment(SimpleNamespace(settled=settled), final=False)
         return SegmentJob("key", samples, SegmentOptions(), Timings(), 0.0, live=live)
 
 

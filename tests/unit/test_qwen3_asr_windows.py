@@ -51,7 +51,7 @@ def test_final_rows_equal_those_of_the_whole_clip(seconds: float, seed: int, sto
 
 @given(st.floats(0.5, 19.9), st.floats(0.5, 19.9), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_a_clip_that_is_cut_shorter_gives_the_rows_of_the_rest(
+def test_a_clip_that_is_cut_gives_the_rows_of_the_shorter_clip(
     encoded_seconds: float, cut_seconds: float, seed: int
 ) -> None:
     """A stream may cut long speech earlier than the audio encoded so far, even inside a finished window."""
