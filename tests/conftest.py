@@ -1,4 +1,4 @@
-"""Shared fixtures: the tracked model, the checkpoint it came from, the sample recordings."""
+"""Shared fixtures: the bundled model, its source checkpoint and the sample recordings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from runtime import Transcriber
 
-settings.register_profile("no deadline", deadline=None)  # no test is about time
+settings.register_profile("no deadline", deadline=None)  # no test measures time
 settings.load_profile("no deadline")
 
-# A shell ignores interrupts for what it runs in the background, and whatever the tests start would inherit that.
+# A shell ignores SIGINT in background jobs, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ DATA = REPOSITORY / "tests" / "data"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The names of what failed, last of all: CI does not cut messages, and one of many lines would hide the others."""
+    """Print the names of failed tests at the very end: CI shows whole messages, and a long one hides the others."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         for kind in ("failed", "error"):
@@ -39,7 +39,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's caches, and none reaches the network."""
+    """Keep each test away from the user's caches."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.delenv("ASR_DEPLOY_PREPARED", raising=False)
@@ -47,13 +47,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 @pytest.fixture(scope="session")
 def transcriber() -> Transcriber:
-    """The tracked small model."""
+    """Return the bundled model, opened."""
     return Transcriber.from_artifact(ARTIFACT)
 
 
 @pytest.fixture(scope="session")
 def float_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint exported in float32, as ``python -m export qwen3-asr-tiny`` makes it."""
+    """Export the tiny checkpoint in float32 with ``python -m export qwen3-asr-tiny``; return the folder."""
     from export.__main__ import app  # only the tests that use this need torch
 
     out = tmp_path_factory.mktemp("export") / "qwen3-asr-tiny"
@@ -65,24 +65,24 @@ def float_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def float_transcriber(float_artifact: Path) -> Transcriber:
-    """The same, opened."""
+    """Return the float32 artifact, opened."""
     return Transcriber.from_artifact(float_artifact)
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[dict[str, Any]]:
-    """The sample recordings' index: file, language, text, context, words."""
+    """Return the index of the sample recordings: file, language, text, context, words."""
     index: list[dict[str, Any]] = json.loads((DATA / "index.json").read_text(encoding="utf-8"))
     return index
 
 
 @pytest.fixture(scope="session")
 def speech(samples: list[dict[str, Any]]) -> npt.NDArray[np.float32]:
-    """All recordings of the samples one after the other, 16 kHz."""
+    """Return all sample recordings joined, float32 [samples] at 16 kHz."""
     return np.concatenate([soundfile.read(DATA / sample["file"], dtype="float32")[0] for sample in samples])
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A seeded generator, fresh for each test."""
+    """Return a new seeded generator for each test."""
     return np.random.default_rng(1234)

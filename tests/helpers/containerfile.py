@@ -1,4 +1,4 @@
-"""What the Containerfile says, and its build without a container engine: as far as a folder can stand for an image."""
+"""Read the Containerfile, and run its build stages in a folder, without a container engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 class Instruction(msgspec.Struct, frozen=True):
-    """A line of a Containerfile: ``RUN``, its ``--options``, and the rest as it is written."""
+    """An instruction of a Containerfile: its keyword, its ``--options``, and the unparsed rest."""
 
     keyword: str
     options: tuple[str, ...]
@@ -27,34 +27,34 @@ class Instruction(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> list[str]:
-        """The rest as a list: of its JSON form where it has one (``ENTRYPOINT ["python"]``), else of shell words."""
+        """The rest as a list: a JSON array (``ENTRYPOINT ["python"]``) parsed as such, else split into shell words."""
         return json.loads(self.value) if self.value.startswith("[") else shlex.split(self.value)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """From one ``FROM`` to the next: what it is built on, its name, and its instructions."""
+    """A build stage: its base image, its name, and its instructions."""
 
     base: str
     name: str
     instructions: tuple[Instruction, ...]
 
     def all(self, keyword: str) -> list[Instruction]:
-        """Its instructions with this keyword, in order."""
+        """Return the instructions with this keyword, in order."""
         return [each for each in self.instructions if each.keyword == keyword]
 
     def only(self, keyword: str) -> Instruction:
-        """The one instruction with this keyword."""
-        (found,) = self.all(keyword)
-        return found
+        """Return the only instruction with this keyword."""
+        (instruction,) = self.all(keyword)
+        return instruction
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its ``ENV`` instructions set."""
+        """The variables that its ``ENV`` instructions set."""
         return dict(word.split("=", 1) for each in self.all("ENV") for word in each.words)
 
 
 class Containerfile(msgspec.Struct, frozen=True):
-    """A Containerfile: defaults of the arguments before the first stage, and the stages."""
+    """A parsed Containerfile: the arguments before the first stage with their defaults, and the stages."""
 
     arguments: dict[str, str]
     stages: tuple[Stage, ...]
@@ -66,7 +66,7 @@ class Containerfile(msgspec.Struct, frozen=True):
 
 
 def read(path: Path) -> Containerfile:
-    """Parse a Containerfile. Heredocs and escapes other than a backslash at a line's end are not known here."""
+    """Parse a Containerfile. Heredocs and escapes other than a backslash at a line's end are not supported."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     arguments: dict[str, str] = {}
@@ -92,7 +92,11 @@ def read(path: Path) -> Containerfile:
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with the values of ``$NAME`` and ``${NAME}``; a name without one is a KeyError."""
+    """Replace ``$NAME`` and ``${NAME}`` in ``text`` by their values.
+
+    Raises:
+        KeyError: a name has no value.
+    """
     return _NAMES.sub(lambda match: values[match[1] or match[2]], text)
 
 
@@ -101,7 +105,10 @@ def _arguments(instructions: Sequence[Instruction]) -> dict[str, str]:
 
 
 class Ignored:
-    """The patterns of a ``.containerignore``: the last one that matches a path, or a folder above it, decides."""
+    """The patterns of a ``.containerignore`` file.
+
+    The last pattern that matches a path or a folder above it decides whether the path is ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -116,22 +123,22 @@ class Ignored:
 
 
 def _matches(path: PurePosixPath, pattern: str) -> bool:
-    wanted = pattern.strip("/").split("/")
+    names = pattern.strip("/").split("/")
     for above in (path, *path.parents):
         parts = above.parts
-        if wanted[0] == "**" and any(_equal(parts[start:], wanted[1:]) for start in range(len(parts))):
+        if names[0] == "**" and any(_equal(parts[start:], names[1:]) for start in range(len(parts))):
             return True
-        if _equal(parts, wanted):
+        if _equal(parts, names):
             return True
     return False
 
 
-def _equal(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+def _equal(parts: Sequence[str], names: Sequence[str]) -> bool:
+    return len(parts) == len(names) and all(map(fnmatchcase, parts, names))
 
 
 def context_files(repository: Path, source: str, ignored: Ignored) -> Iterator[PurePosixPath]:
-    """The files that ``COPY source`` gets to see, relative to the repository."""
+    """Yield the files that ``COPY source`` copies, relative to the repository."""
     start = repository / source
     for path in sorted(start.rglob("*")) if start.is_dir() else [start]:
         below = PurePosixPath(path.relative_to(repository))
@@ -140,12 +147,15 @@ def context_files(repository: Path, source: str, ignored: Ignored) -> Iterator[P
 
 
 def build(file: Containerfile, repository: Path, ignored: Ignored, root: Path) -> None:
-    """Do what the stages before the final one do: their ``COPY`` and ``RUN``, in order, with ``root`` for ``/``.
+    """Run the ``COPY`` and ``RUN`` instructions of all stages before the final one, in order, with ``root`` as ``/``.
 
-    All stages share one folder. That is what the final stage's ``COPY --from`` makes of theirs, because they write the
-    same paths; and it leaves the virtual environment where it was made, which it could not do without. The commands are
-    the Containerfile's own, with absolute paths moved below ``root``, without ``--mount`` and with this interpreter as
-    ``python``. Sources are kept apart by stage, so that nothing is there that the stage did not copy.
+    All stages share one folder for their outputs. This equals the result of the final stage's ``COPY --from``, because
+    the stages write the same paths, and it keeps the virtual environment where it was created, which it requires. The
+    commands are those of the Containerfile, with absolute paths moved below ``root``, without ``--mount`` and with this
+    interpreter as ``python``. Each stage has its own folder of sources, so it sees only the files that it copies.
+
+    Raises:
+        ValueError: a stage has an instruction that cannot be replayed.
     """
     directories: dict[str, str] = {}
     for stage in file.stages[:-1]:
@@ -153,38 +163,38 @@ def build(file: Containerfile, repository: Path, ignored: Ignored, root: Path) -
         directory = directories.get(stage.base, "/")
         variables: dict[str, str] = {}
         for each in stage.instructions:
-            where = inside / directory.lstrip("/")
-            where.mkdir(parents=True, exist_ok=True)
+            folder = inside / directory.lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
             if each.keyword == "WORKDIR":
                 directory = each.value
             elif each.keyword == "ARG":
                 variables |= _arguments([each])
             elif each.keyword == "COPY":
-                _copy(each, repository, ignored, where)
+                _copy(each, repository, ignored, folder)
             elif each.keyword == "RUN":
-                _run(each.value.replace("/opt/", f"{root}/opt/"), where, variables)
+                _run(each.value.replace("/opt/", f"{root}/opt/"), folder, variables)
             else:
                 raise ValueError(f"{each.keyword} in the stage {stage.name} cannot be replayed")
         directories[stage.name] = directory
 
 
-def _copy(instruction: Instruction, repository: Path, ignored: Ignored, where: Path) -> None:
+def _copy(instruction: Instruction, repository: Path, ignored: Ignored, folder: Path) -> None:
     *sources, target = instruction.words
     for source in sources:
         for path in context_files(repository, source, ignored):
             # A folder's files go into the target, a file under its own name.
             below = path.relative_to(source) if source.endswith("/") else PurePosixPath(path.name)
-            copy = where / target / below
+            copy = folder / target / below
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(repository / path, copy)
 
 
-def _run(command: str, where: Path, variables: Mapping[str, str]) -> None:
+def _run(command: str, folder: Path, variables: Mapping[str, str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["/bin/sh", "-e", "-c", command],
-        cwd=where,
+        cwd=folder,
         env={**inherited, **variables, "PATH": path},
         capture_output=True,
         text=True,

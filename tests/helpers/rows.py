@@ -1,4 +1,4 @@
-"""Decoders that are not models."""
+"""Decoders with rows for tests, without a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class PlainRows:
-    """What a decoder without drafts need not have."""
+    """Base of decoders without drafts: their operations must not be called."""
 
     def extend_row(self, row: int, ids: Sequence[int], audio_embeds: Any, logits_count: int = 1) -> Any:
         raise AssertionError
@@ -25,9 +25,13 @@ class PlainRows:
 
 
 class HashedRows:
-    """A decoder whose logits are random, but always the same after the same tokens. It knows what each row holds.
+    """A decoder whose random logits depend on nothing but the tokens in the row.
 
-    ``blur`` is how far the logits of passes over many tokens are from those of steps.
+    ``blur`` is the largest difference between the logits of a pass over many tokens and those of single steps.
+
+    Attributes:
+        rows: the tokens in each row.
+        passes: the number of tokens of each prefill and extension.
     """
 
     def __init__(self, vocab: int, *, blur: float = 0.0) -> None:
@@ -36,11 +40,11 @@ class HashedRows:
         self.rows: list[list[int]] = []
         self.passes: list[int] = []
 
-    def _logits(self, held: Sequence[int], *, blurred: bool = False) -> np.ndarray:
-        made: np.ndarray = np.random.default_rng([7, *held]).standard_normal(self.vocab).astype(np.float32) * 3
+    def _logits(self, row: Sequence[int], *, blurred: bool = False) -> np.ndarray:
+        logits: np.ndarray = np.random.default_rng([7, *row]).standard_normal(self.vocab).astype(np.float32) * 3
         if blurred:
-            made += np.random.default_rng([8, *held]).uniform(-self.blur, self.blur, self.vocab).astype(np.float32)
-        return made
+            logits += np.random.default_rng([8, *row]).uniform(-self.blur, self.blur, self.vocab).astype(np.float32)
+        return logits
 
     def open_rows(self, rows: int, positions: int) -> None:
         self.layout = (rows, positions)
@@ -58,8 +62,8 @@ class HashedRows:
         assert len(self.rows[row]) <= self.layout[1]
         ends = range(len(self.rows[row]) - logits_count + 1, len(self.rows[row]) + 1)
         assert ends[0] > before
-        made: np.ndarray = np.stack([self._logits(self.rows[row][:end], blurred=before > 0) for end in ends])
-        return made
+        logits: np.ndarray = np.stack([self._logits(self.rows[row][:end], blurred=before > 0) for end in ends])
+        return logits
 
     def truncate_row(self, row: int, length: int) -> None:
         del self.rows[row][length:]
@@ -78,5 +82,5 @@ class HashedRows:
     def step(self, tokens: Sequence[int | None]) -> np.ndarray:
         for row, token in enumerate(tokens):
             self.rows[row] = [] if token is None else [*self.rows[row], token]
-        made: np.ndarray = np.stack([self._logits(self.rows[row]) for row in range(len(tokens))])
-        return made
+        logits: np.ndarray = np.stack([self._logits(self.rows[row]) for row in range(len(tokens))])
+        return logits

@@ -1,4 +1,4 @@
-"""An engine that is no model: it says of each segment what is in it, one second of audio a step, when it is let."""
+"""A fake engine that decodes one second of audio per step, when a test allows the step, and its fake transcriber."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ from runtime.results import Segment, Timings
 from runtime.transcriber import Transcriber, default_model
 
 RATE = 1000
-WAIT = 20.0  # seconds until a test that would hang fails
+WAIT = 20.0  # seconds before a hanging test fails
 
 
 @dataclass
 class Row:
+    """A job in the decoder's batch, and its remaining steps."""
+
     job: SegmentJob
-    left: int
+    steps_left: int
 
 
 def value_of(samples: np.ndarray) -> int:
-    """The number that :func:`wav` wrote into all samples."""
+    """Return the number that :func:`wav` wrote into all samples."""
     return round(float(samples[len(samples) // 2]) * 1000)
 
 
 class SteppedEngine:
-    """Collects, begins and steps as the real one does.
+    """Collects jobs, starts them in rows and steps, as the real engine does.
+
+    The text of a segment is its value and its length, such as ``7:2.5``.
 
     Attributes:
-        begun: value and seconds of each segment, in the order in which they begin.
-        groups: the audio of each collection, in seconds, and the steps that were made before.
-        steps: how many were made.
-        breaks: what to raise when a segment with this value begins.
+        started: value and seconds of each segment, in the order in which they start.
+        groups: the steps made before each group of jobs was collected, and the group's audio in seconds.
+        steps: number of steps made.
+        errors: the error to raise when a segment with this value starts.
+        run_error: the error to raise at the start of :meth:`run`.
+        rows: the rows that are being decoded.
     """
 
     capabilities = Capabilities(context=True, language=True, language_detection=True)
@@ -53,44 +59,44 @@ class SteppedEngine:
     sample_rate = RATE
     segment_seconds = 20.0
 
-    def __init__(self, rows: int = 2, *, free: bool = False) -> None:
-        """``free``: steps need not be let."""
+    def __init__(self, rows: int = 2, *, automatic: bool = False) -> None:
+        """``automatic``: every step is allowed."""
         self.plan = BatchPlan(rows, 100, 1, 1, 1000)
         self.changed = threading.Condition()
-        self.begun: list[tuple[int, float]] = []
+        self.started: list[tuple[int, float]] = []
         self.groups: list[tuple[int, float]] = []
         self.steps = 0
-        self.breaks: dict[int, BaseException] = {}
-        self.breaks_at_once: BaseException | None = None
+        self.errors: dict[int, BaseException] = {}
+        self.run_error: BaseException | None = None
         self.rows: list[Row] = []
-        self._allowed = 10**9 if free else 0
+        self._allowed = 10**9 if automatic else 0
 
-    def let(self, steps: int = 1) -> None:
-        """Let it make so many steps more."""
+    def allow(self, steps: int = 1) -> None:
+        """Allow ``steps`` more steps."""
         with self.changed:
             self._allowed += steps
             self.changed.notify_all()
 
-    def wait(self, true: Callable[[], bool]) -> None:
-        """Wait until ``true``, which is asked after everything that the engine does."""
+    def wait(self, predicate: Callable[[], bool]) -> None:
+        """Wait until ``predicate`` is true; it is checked after each action of the engine."""
         with self.changed:
-            assert self.changed.wait_for(true, WAIT), "it never came to this"
+            assert self.changed.wait_for(predicate, WAIT), "the engine did not reach the expected state"
 
     def wait_rows(self, rows: int) -> None:
-        """Wait until so many are being decoded."""
+        """Wait until ``rows`` rows are being decoded."""
         self.wait(lambda: len(self.rows) == rows)
 
     def step(self, steps: int = 1) -> None:
-        """Let it make so many steps, and wait until they are made."""
+        """Allow ``steps`` steps, and wait until they are made."""
         for _ in range(steps):
             with self.changed:
-                wanted = self.steps + 1
+                target = self.steps + 1
                 self._allowed += 1
                 self.changed.notify_all()
-                assert self.changed.wait_for(lambda: self.steps >= wanted, WAIT)  # noqa: B023 (waited for here)
+                assert self.changed.wait_for(lambda: self.steps >= target, WAIT)  # noqa: B023 (called in this iteration)
 
     def live(self) -> Any:
-        """Sessions are fakes too."""
+        """Return None: fake sessions have no state in the engine."""
 
     def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
         raise AssertionError
@@ -113,8 +119,8 @@ class SteppedEngine:
         raise AssertionError
 
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
-        if self.breaks_at_once:
-            raise self.breaks_at_once
+        if self.run_error:
+            raise self.run_error
         ready: deque[SegmentJob] = deque()
         rows: list[Row] = []
         with self.changed:
@@ -131,17 +137,17 @@ class SteppedEngine:
                 if job.is_cancelled():
                     continue
                 with self.changed:
-                    self.begun.append((value_of(job.samples), len(job.samples) / RATE))
+                    self.started.append((value_of(job.samples), len(job.samples) / RATE))
                     rows.append(Row(job, max(1, round(len(job.samples) / RATE))))
                     self.changed.notify_all()
-                if (error := self.breaks.get(value_of(job.samples))) is not None:
+                if (error := self.errors.get(value_of(job.samples))) is not None:
                     raise error
             with self.changed:
                 rows[:] = [row for row in rows if not row.job.is_cancelled()]
                 self.changed.notify_all()
                 if not rows:
                     return
-                # The real engine goes on stepping; here a text that is not wanted must not wait for a step.
+                # The real engine steps on its own; here a cancelled job must not wait until a step is allowed.
                 while not self._allowed and not any(row.job.is_cancelled() for row in rows):
                     self.changed.wait(0.01)
                 if not self._allowed:
@@ -150,16 +156,16 @@ class SteppedEngine:
                 self._allowed -= 1
                 self.steps += 1
                 for row in rows:
-                    row.left -= 1
-                ended = [row for row in rows if not row.left]
-                rows[:] = [row for row in rows if row.left]
+                    row.steps_left -= 1
+                ended = [row for row in rows if not row.steps_left]
+                rows[:] = [row for row in rows if row.steps_left]
                 self.changed.notify_all()
             for row in ended:
                 yield row.job.key, result(row.job)
 
 
 def result(job: SegmentJob) -> SegmentResult:
-    """Values over 500 loop unless they are guarded; so that every text is decoded again, in parts."""
+    """Return the result of a job. Values over 500 loop without a penalty, so they are decoded again in parts."""
     value, seconds = value_of(job.samples), len(job.samples) / RATE
     looped = value > 500 and job.options.repetition_penalty == 1.0
     return SegmentResult(
@@ -174,20 +180,20 @@ def result(job: SegmentJob) -> SegmentResult:
 
 
 def wav(value: int, seconds: float) -> io.BytesIO:
-    """A file whose samples all are ``value`` thousandths."""
-    made = io.BytesIO()
-    soundfile.write(made, np.full(round(seconds * RATE), value / 1000, np.float32), RATE, format="WAV", subtype="FLOAT")
-    made.seek(0)
-    return made
+    """Return a WAV file of ``seconds`` at :data:`RATE` whose samples all are ``value`` / 1000."""
+    file = io.BytesIO()
+    soundfile.write(file, np.full(round(seconds * RATE), value / 1000, np.float32), RATE, format="WAV", subtype="FLOAT")
+    file.seek(0)
+    return file
 
 
-class Session:
-    """A live session that takes everything for speech: a partial a feed, a final where it is committed."""
+class FakeSession:
+    """A live session that treats all audio as speech: each feed gives a partial, each commit a final."""
 
     def __init__(self) -> None:
         self.complete = False
         self.duration = self.behind = 0.0
-        self.fails: Exception | None = None
+        self.feed_error: Exception | None = None
         self._open: list[np.ndarray] = []
         self._start = 0.0
         self._segment = 0
@@ -195,8 +201,8 @@ class Session:
         self._partial = self._in_flight = self._finished = False
 
     def feed(self, samples: np.ndarray) -> list[Event]:
-        if self.fails:
-            raise self.fails
+        if self.feed_error:
+            raise self.feed_error
         events: list[Event] = [] if self._open else [Speech(self._segment, self._start)]
         self._open.append(samples)
         self.duration += len(samples) / RATE
@@ -232,24 +238,24 @@ class Session:
 
     def take(self, key: Any, result: SegmentResult) -> list[Event]:
         self._in_flight = False
-        segment, start, final, samples = key
+        index, start, final, samples = key
         end = start + samples / RATE
         self.complete = self._finished and not self._finals
         if not final:
-            return [Partial(segment, start, end, "", result.text, result.language)]
-        said = Segment(start, end, result.text, result.language, result.confidence, "stop", result.tokens)
-        return [Final(segment, said, as_offline=True)]
+            return [Partial(index, start, end, "", result.text, result.language)]
+        segment = Segment(start, end, result.text, result.language, result.confidence, "stop", result.tokens)
+        return [Final(index, segment, as_offline=True)]
 
 
 class FakeTranscriber(Transcriber):
-    """A transcriber with that engine and that session."""
+    """A transcriber with a :class:`SteppedEngine` and :class:`FakeSession` objects."""
 
     def __init__(self, engine: SteppedEngine, *, vad: bool = False) -> None:
         with patch("runtime.transcriber.make_engine", lambda *_: engine):
             super().__init__(open_artifact(default_model()), EngineOptions(), vad=vad)
-        self.sessions: list[Session] = []
+        self.sessions: list[FakeSession] = []
 
     def live(self, language: str | None = None, context: str = "", live: LiveOptions = LiveOptions()) -> Any:  # noqa: B008
         self.resolve_language(language)
-        self.sessions.append(Session())
+        self.sessions.append(FakeSession())
         return self.sessions[-1]

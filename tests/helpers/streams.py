@@ -1,4 +1,4 @@
-"""Streams as tests and benchmarks look at them: joined recordings, their events, and what is to hold of these."""
+"""Helpers for tests and benchmarks of live streams: join recordings, collect events and check them."""
 
 from __future__ import annotations
 
@@ -16,49 +16,48 @@ from runtime.results import Timings
 RATE = 16_000
 Floats = npt.NDArray[np.float32]
 
-_NOTHING_ASKED = SegmentOptions()
+_NO_OPTIONS = SegmentOptions()
 
 
 def joined(clips: Sequence[Floats], gap: float) -> tuple[Floats, list[float]]:
-    """Clips with so many seconds of faint noise behind each, and where each begins, in seconds."""
+    """Join clips with ``gap`` seconds of faint noise after each; return the audio and each clip's start in seconds."""
     noise = np.random.default_rng(0)
     parts: list[Floats] = []
-    starts, at = [], 0
+    starts, position = [], 0
     for clip in clips:
-        starts.append(at / RATE)
+        starts.append(position / RATE)
         parts += [clip, (noise.standard_normal(int(gap * RATE)) * 1e-4).astype(np.float32)]
-        at += len(clip) + len(parts[-1])
+        position += len(clip) + len(parts[-1])
     return np.concatenate(parts), starts
 
 
 def streamed(stream: Stream, audio: Floats, piece: float) -> list[Event]:
-    """All events of ``audio`` that is fed in pieces of so many seconds."""
+    """Feed ``audio`` in pieces of ``piece`` seconds and return all events."""
     step = int(piece * RATE)
-    events = [event for at in range(0, len(audio), step) for event in stream.feed(audio[at : at + step])]
+    events = [event for start in range(0, len(audio), step) for event in stream.feed(audio[start : start + step])]
     return [*events, *stream.finish()]
 
 
 def finals(events: Sequence[Event]) -> list[Final]:
+    """Return the final results among ``events``."""
     return [event for event in events if isinstance(event, Final)]
 
 
-def offline(
-    engine: Engine, audio: Floats, options: SegmentOptions = _NOTHING_ASKED
-) -> list[tuple[Piece, SegmentResult]]:
-    """Every piece that a stream of ``audio`` is cut into, and its result alone."""
+def offline(engine: Engine, audio: Floats, options: SegmentOptions = _NO_OPTIONS) -> list[tuple[Piece, SegmentResult]]:
+    """Return each piece that a stream of ``audio`` is cut into, and its result when transcribed alone."""
     pieces = speech_pieces([audio], RATE, engine.segment_seconds, pause=DEFAULT_LIVE.pause, live=True)
     return [(piece, engine.transcribe(piece.samples, options, Timings())) for piece in pieces]
 
 
 def ends_as_offline(final: Final, piece: Piece, result: SegmentResult) -> bool:
-    """Whether a segment's start, text, tokens and confidence are those of the piece alone."""
-    given = final.result
-    found = (given.start, given.text, given.tokens, given.confidence)
-    return found == (round(piece.start / RATE, 3), result.text, result.tokens, round(result.confidence, 4))
+    """Return whether a segment's start, text, tokens and confidence equal those of the piece alone."""
+    segment = final.result
+    fields = (segment.start, segment.text, segment.tokens, segment.confidence)
+    return fields == (round(piece.start / RATE, 3), result.text, result.tokens, round(result.confidence, 4))
 
 
 def taken_back(events: Sequence[Event]) -> int:
-    """How often a later text of a segment does not begin with what was stable."""
+    """Count the texts of a segment that do not begin with its earlier stable text."""
     stable: dict[int, str] = {}
     count = 0
     for event in events:

@@ -1,6 +1,6 @@
-"""Every family with every option, by the library, the command line and the server: it works, or it is refused.
+"""Every family with every option, in the library, the command line and the server: an option works or is refused.
 
-The models are noise, but noise that depends on what is asked: an option that works changes something.
+The models have random weights, and their output depends on the options: an option that works changes the transcript.
 """
 
 from __future__ import annotations
@@ -29,28 +29,31 @@ from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service
 from runtime.server.settings import Settings
 from tests.conftest import ARTIFACT, DATA
-from tests.helpers import gigaam_checkpoint, whisper_checkpoint
-from tests.helpers import parakeet_checkpoint as tiny_parakeet
+from tests.helpers import gigaam_checkpoint, parakeet_checkpoint, whisper_checkpoint
 
 pytestmark = pytest.mark.slow
 
 AUDIO = DATA / "en-1.wav"
 
 
-def transducer_of_two_languages(folder: Path) -> None:
-    tiny_parakeet.write(tiny_parakeet.tdt_model(), folder)
+def write_bilingual_transducer(folder: Path) -> None:
+    """Write a checkpoint of ``parakeet-tdt`` with two languages."""
+    parakeet_checkpoint.write(parakeet_checkpoint.tdt_model(), folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"languages": ["en", "de"]}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 CHECKPOINTS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "parakeet-tdt": ("parakeet-tdt-0.6b-v3", transducer_of_two_languages),
-    "parakeet-ctc": ("parakeet-ctc-1.1b", lambda to: tiny_parakeet.write(tiny_parakeet.ctc_model(), to)),
-    "gigaam-ctc": ("gigaam-v3-ctc", lambda to: gigaam_checkpoint.write("ctc", to, **gigaam_checkpoint.TINY)),
+    "parakeet-tdt": ("parakeet-tdt-0.6b-v3", write_bilingual_transducer),
+    "parakeet-ctc": (
+        "parakeet-ctc-1.1b",
+        lambda folder: parakeet_checkpoint.write(parakeet_checkpoint.ctc_model(), folder),
+    ),
+    "gigaam-ctc": ("gigaam-v3-ctc", lambda folder: gigaam_checkpoint.write("ctc", folder, **gigaam_checkpoint.TINY)),
     "whisper": ("whisper-large-v3-turbo", whisper_checkpoint.write),
     "whisper, English": (
         "whisper-large-v3-turbo",
-        lambda to: whisper_checkpoint.write(to, multilingual=False),
+        lambda folder: whisper_checkpoint.write(folder, multilingual=False),
     ),
 }
 MODELS = ["qwen3-asr", *CHECKPOINTS]
@@ -58,14 +61,14 @@ MODELS = ["qwen3-asr", *CHECKPOINTS]
 
 @dataclass
 class Model:
-    """An artifact, opened for the library and behind a server."""
+    """An artifact, opened in the library and in a server."""
 
     folder: Path
     transcriber: Transcriber
     client: TestClient
 
     @property
-    def can(self) -> Capabilities:
+    def capabilities(self) -> Capabilities:
         return self.transcriber.capabilities
 
     @property
@@ -85,8 +88,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         root = tmp_path_factory.mktemp("model")
         folder = root / "artifact"
         write(root / "checkpoint")
-        made = CliRunner().invoke(export_app, [name, "--checkpoint", str(root / "checkpoint"), "--out", str(folder)])
-        assert made.exit_code == 0, made.output
+        result = CliRunner().invoke(export_app, [name, "--checkpoint", str(root / "checkpoint"), "--out", str(folder)])
+        assert result.exit_code == 0, result.output
     metrics = Metrics()
     service = Service("model", Transcriber.from_artifact(folder, vad=False), Limits(), metrics)
     with TestClient(make_app({"model": service}, Settings(), metrics), base_url="http://127.0.0.1") as client:
@@ -95,10 +98,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @dataclass(frozen=True)
 class Option:
-    """Something to ask for, in the words of each entry; empty where that entry has no such option.
+    """An option as each interface takes it; empty where an interface has no such option.
 
-    ``works`` says of a model whether it can do it, ``changed`` whether a transcript shows that it was done, beside one
-    of the same audio without it.
+    Attributes:
+        name: the name of the option in test ids.
+        works: whether a model supports it.
+        changed: whether the transcript with the option, compared with the one without it, shows that it was applied.
+        library: keyword arguments of the library.
+        command: arguments of the command line.
+        form: fields of the server's form.
+        param: the ``param`` of the server's error.
     """
 
     name: str
@@ -114,15 +123,15 @@ def tokens(transcript: Transcript) -> list[int]:
     return [token for segment in transcript.segments for token in segment.tokens]
 
 
-def differs(asked: Transcript, plain: Transcript) -> bool:
-    return tokens(asked) != tokens(plain)
+def differs(with_option: Transcript, plain: Transcript) -> bool:
+    return tokens(with_option) != tokens(plain)
 
 
 OPTIONS = [
     Option(
         "context",
-        lambda model: model.can.context,
-        lambda asked, plain: asked.tokens.prompt > plain.tokens.prompt,
+        lambda model: model.capabilities.context,
+        lambda with_option, plain: with_option.tokens.prompt > plain.tokens.prompt,
         {"context": "Kris"},
         ("--context", "Kris"),
         {"prompt": "Kris"},
@@ -130,24 +139,24 @@ OPTIONS = [
     ),
     Option(
         "a language",
-        lambda model: "en" in model.languages and model.can.language,
-        lambda asked, _: asked.language == ("English" if asked.text else None),
+        lambda model: "en" in model.languages and model.capabilities.language,
+        lambda with_option, _: with_option.language == ("English" if with_option.text else None),
         {"language": "en"},
         ("--language", "en"),
         {"language": "en"},
         "language",
     ),
     Option(
-        "a language that is not spoken, or the only one",
-        lambda model: "ru" in model.languages and model.can.language,
-        lambda asked, _: asked.language == ("Russian" if asked.text else None),
+        "another language, or the only one",
+        lambda model: "ru" in model.languages and model.capabilities.language,
+        lambda with_option, _: with_option.language == ("Russian" if with_option.text else None),
         {"language": "Russian"},
         ("--language", "Russian"),
         {"language": "Russian"},
         "language",
     ),
     Option(
-        "a language that none of them knows",
+        "an unknown language",
         lambda _: False,
         differs,
         {"language": "Esperanto"},
@@ -157,68 +166,71 @@ OPTIONS = [
     ),
     Option(
         "timestamps",
-        lambda model: model.can.timestamps,
+        lambda model: model.capabilities.timestamps,
         differs,
         {"timestamps": True},
         ("--timestamps",),
     ),
     Option(
         "translation",
-        lambda model: model.can.translation,
+        lambda model: model.capabilities.translation,
         differs,
         {"task": "translate"},
         ("--translate",),
     ),
-    Option("long form", lambda model: model.can.long_form, differs, {"long_form": True}, ("--long-form",)),
+    Option("long form", lambda model: model.capabilities.long_form, differs, {"long_form": True}, ("--long-form",)),
     Option(
         "a forced length",
-        lambda model: model.can.forcing,
-        lambda asked, _: {len(segment.tokens) for segment in asked.segments} == {7},
+        lambda model: model.capabilities.forcing,
+        lambda with_option, _: {len(segment.tokens) for segment in with_option.segments} == {7},
         {"max_new_tokens": 7, "ignore_stop": True},
     ),
     Option(
-        "times of words",
-        lambda model: model.can.words,
-        lambda asked, _: all(segment.words for segment in asked.segments if segment.text),
+        "word times",
+        lambda model: model.capabilities.words,
+        lambda with_option, _: all(segment.words for segment in with_option.segments if segment.text),
         {},
         (),
         {"response_format": "verbose_json", "timestamp_granularities[]": "word"},
         "timestamp_granularities",
     ),
 ]
-BY_LIBRARY = [option for option in OPTIONS if option.library]
-BY_COMMAND = [option for option in OPTIONS if option.command]
-BY_FORM = [option for option in OPTIONS if option.form]
+LIBRARY_OPTIONS = [option for option in OPTIONS if option.library]
+COMMAND_OPTIONS = [option for option in OPTIONS if option.command]
+FORM_OPTIONS = [option for option in OPTIONS if option.form]
 
 
-def named(options: list[Option]) -> pytest.MarkDecorator:
+def each_option(options: list[Option]) -> pytest.MarkDecorator:
+    """Parametrize a test by ``options``, with their names as ids."""
     return pytest.mark.parametrize("option", options, ids=[option.name for option in options])
 
 
-def test_every_family_is_here() -> None:
+def test_every_family_has_a_model() -> None:
     assert {name.partition(",")[0] for name in MODELS} == set(FAMILIES)
 
 
-def test_what_it_can_do_is_known_before_it_is_opened(model: Model) -> None:
-    assert capabilities_of(open_artifact(model.folder)) == model.can
-    said = json.loads(CliRunner().invoke(cli, ["info", "--model", str(model.folder), "--format", "json"]).stdout)
+def test_capabilities_are_known_without_opening_the_graphs(model: Model) -> None:
+    assert capabilities_of(open_artifact(model.folder)) == model.capabilities
+    described = json.loads(CliRunner().invoke(cli, ["info", "--model", str(model.folder), "--format", "json"]).stdout)
     (served,) = model.client.get("/v1/models").json()["data"]
-    for received in (said, served):
-        assert received["capabilities"] == {name: getattr(model.can, name) for name in Capabilities.__struct_fields__}
+    for entry in (described, served):
+        assert entry["capabilities"] == {
+            name: getattr(model.capabilities, name) for name in Capabilities.__struct_fields__
+        }
 
 
-@named(BY_LIBRARY)
+@each_option(LIBRARY_OPTIONS)
 def test_the_library(model: Model, option: Option) -> None:
     transcriber = model.transcriber
     if option.works(model):
         assert option.changed(transcriber.transcribe(AUDIO, **option.library), transcriber.transcribe(AUDIO))
         return
-    with pytest.raises(OptionError, match=r"leave|did you mean|this model knows") as refused:
+    with pytest.raises(OptionError, match=r"leave|did you mean|this model knows") as refusal:
         transcriber.transcribe(AUDIO, **option.library)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(refusal.value)
 
 
-@named([option for option in BY_LIBRARY if {"language", "context"} & {*option.library}])
+@each_option([option for option in LIBRARY_OPTIONS if {"language", "context"} & {*option.library}])
 def test_streams_and_batches_of_the_library(model: Model, option: Option) -> None:
     (outcome,) = model.transcriber.transcribe_many([Request(AUDIO, **option.library)])
     assert bool(outcome.transcript) is option.works(model)
@@ -229,13 +241,14 @@ def test_streams_and_batches_of_the_library(model: Model, option: Option) -> Non
         model.transcriber.stream(**option.library)
 
 
-def test_words_come_unasked_or_not_at_all(model: Model) -> None:
-    heard = model.transcriber.transcribe(AUDIO)
-    assert [segment.words is not None for segment in heard.segments] == [model.can.words] * len(heard.segments) != []
+def test_word_times_are_always_present_or_never(model: Model) -> None:
+    transcript = model.transcriber.transcribe(AUDIO)
+    assert transcript.segments
+    assert {segment.words is not None for segment in transcript.segments} == {model.capabilities.words}
 
 
-def test_an_engine_ignores_nothing_either(model: Model) -> None:
-    """What calls it without a transcriber, as quantization does."""
+def test_an_engine_refuses_unsupported_options(model: Model) -> None:
+    """Quantization, for example, calls the engine without a transcriber."""
     engine = model.transcriber.engine
     for name, options in (
         ("context", SegmentOptions(context="Kris")),
@@ -243,39 +256,39 @@ def test_an_engine_ignores_nothing_either(model: Model) -> None:
         ("translation", SegmentOptions(task="translate")),
         ("forcing", SegmentOptions(ignore_stop=True, max_new_tokens=3)),
     ):
-        if getattr(model.can, name):
+        if getattr(model.capabilities, name):
             engine.check(options)
         else:
             with pytest.raises(CapabilityError):
                 engine.check(options)
 
 
-@named(BY_COMMAND)
+@each_option(COMMAND_OPTIONS)
 def test_the_command_line(model: Model, option: Option, tmp_path: Path) -> None:
     base = ["transcribe", str(AUDIO), "--no-vad", "--model", str(model.folder)]
-    asked = CliRunner().invoke(cli, [*base, *option.command])
+    result = CliRunner().invoke(cli, [*base, *option.command])
     if option.works(model):
-        assert asked.exit_code == 0, asked.output
+        assert result.exit_code == 0, result.output
         return
-    assert (asked.exit_code, asked.stdout) == (2, "")
-    (sentence,) = asked.stderr.splitlines()
-    assert sentence.startswith("error: ")
-    two = CliRunner().invoke(cli, ["transcribe", str(AUDIO), *base[1:], *option.command])
-    assert two.stderr == asked.stderr  # said once, not of every file
+    assert (result.exit_code, result.stdout) == (2, "")
+    (message,) = result.stderr.splitlines()
+    assert message.startswith("error: ")
+    two_files = CliRunner().invoke(cli, ["transcribe", str(AUDIO), *base[1:], *option.command])
+    assert two_files.stderr == result.stderr  # once, not for each file
     if {"--language", "--context"} & {*option.command}:
         out = ["--out", str(tmp_path / "out.jsonl")]
         for command in (["batch", str(AUDIO), *out], ["stream", str(AUDIO)]):
-            refused = CliRunner().invoke(cli, [*command, "--model", str(model.folder), *option.command])
-            assert (refused.exit_code, refused.stdout) == (2, "")
-            assert sentence in refused.stderr
+            command_result = CliRunner().invoke(cli, [*command, "--model", str(model.folder), *option.command])
+            assert (command_result.exit_code, command_result.stdout) == (2, "")
+            assert message in command_result.stderr
 
 
-@named(BY_FORM)
+@each_option(FORM_OPTIONS)
 def test_the_server(model: Model, option: Option) -> None:
     answer = model.send(**option.form)
     if option.works(model):
         assert answer.status_code == 200, answer.text
-        if option.name == "times of words":
+        if option.name == "word times":
             words = answer.json()["words"]
             assert " ".join(word["word"] for word in words) == " ".join(answer.json()["text"].split())
         return
@@ -286,8 +299,8 @@ def test_the_server(model: Model, option: Option) -> None:
     assert error["message"]
 
 
-@named([option for option in BY_FORM if option.param in ("prompt", "language")])
-def test_live_audio_of_the_server(model: Model, option: Option) -> None:
+@each_option([option for option in FORM_OPTIONS if option.param in ("prompt", "language")])
+def test_realtime_sessions_of_the_server(model: Model, option: Option) -> None:
     with model.client.websocket_connect("/v1/realtime") as socket:
         assert socket.receive_json()["type"] == "session.created"
         transcription = {"session": {"type": "transcription", "audio": {"input": {"transcription": option.form}}}}
@@ -299,11 +312,11 @@ def test_live_audio_of_the_server(model: Model, option: Option) -> None:
         assert answer["error"]["param"] == f"session.audio.input.transcription.{option.param}"
 
 
-def test_tokens_are_forced_of_models_that_can_be(model: Model, tmp_path: Path) -> None:
-    """Before anything is measured; that it works is for the tests of these commands."""
-    if model.can.forcing:
+def test_commands_that_force_a_text_length_refuse_models_without_forcing(model: Model, tmp_path: Path) -> None:
+    """They refuse before any measurement; other tests run these commands with supported models."""
+    if model.capabilities.forcing:
         return
     for command in (["benchmark", "--seconds", "1"], ["providers", "--compare", "cpu"]):
-        refused = CliRunner().invoke(cli, [*command, "--model", str(model.folder), "--new-tokens", "5"])
-        assert (refused.exit_code, refused.stdout) == (2, "")
-        assert "a text of a forced length was asked for" in refused.stderr
+        result = CliRunner().invoke(cli, [*command, "--model", str(model.folder), "--new-tokens", "5"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "forced" in result.stderr

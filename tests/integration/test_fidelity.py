@@ -1,4 +1,4 @@
-"""The runtime against transformers' ``Qwen3ASRForConditionalGeneration`` with the bundled trained checkpoint."""
+"""Compare the runtime with transformers' ``Qwen3ASRForConditionalGeneration`` on the bundled trained checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def engine(float_transcriber: Transcriber) -> Qwen3AsrEngine:
 
 @pytest.fixture(scope="module")
 def utterances() -> list[Utterance]:
-    """100 utterances with seeds that training did not use; half of them have a context, a few are joined."""
+    """Make 100 utterances with seeds that training did not use; half have a context, a tenth are joined."""
     espeak, rng = Espeak(), random.Random(77_001)
     return [
         utterance(
@@ -75,7 +75,7 @@ def request(processor: Any, samples: Floats, language: str | None = None, contex
 
 @torch.no_grad()
 def reference_tokens(model: Any, inputs: Any, budget: int) -> list[int]:
-    """Tokens of ``generate``, without the stop token."""
+    """Return the tokens of ``generate``, without the stop token."""
     output = model.generate(**inputs, max_new_tokens=budget, do_sample=False)
     ids: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
     return ids[: next((i for i, token in enumerate(ids) if token in stop_ids(model)), len(ids))]
@@ -87,7 +87,7 @@ def stop_ids(model: Any) -> set[int]:
 
 @torch.no_grad()
 def greedy_choices(model: Any, inputs: Any, tokens: list[int]) -> list[int]:
-    """The reference's greedy choice after the prompt and after each of ``tokens``, in one pass.
+    """Return the reference's greedy choice after the prompt and after each of ``tokens``, from one pass.
 
     Greedy decoding gives exactly ``tokens`` if and only if these are the choices and a stop token follows.
     """
@@ -102,14 +102,14 @@ def greedy_choices(model: Any, inputs: Any, tokens: list[int]) -> list[int]:
 
 @torch.no_grad()
 def test_encoder_rows(reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
-    """From samples to the decoder's input, front end included, for less than a chunk to many windows."""
+    """Compare the path from samples to the decoder's input, for clips of less than a chunk up to many windows."""
     for seconds in (0.03, 0.5, 0.73, 1.0, 3.21, 8.0, 8.01, 29.0):
         clip = speech[: int(seconds * RATE)]
         inputs = request(processor, clip)
         expected = reference.get_audio_features(inputs["input_features"], inputs["input_features_mask"]).pooler_output
-        ours = engine.encode(log_mel(clip, engine._front_end))
-        assert ours.shape == tuple(expected.shape)
-        assert np.abs(ours - expected.numpy()).max() <= 1e-4, seconds
+        actual = engine.encode(log_mel(clip, engine._front_end))
+        assert actual.shape == tuple(expected.shape)
+        assert np.abs(actual - expected.numpy()).max() <= 1e-4, seconds
 
 
 def test_prompt_ids_equal_the_processor(processor: Any, engine: Qwen3AsrEngine, speech: Floats) -> None:
@@ -124,7 +124,7 @@ def test_prompt_ids_equal_the_processor(processor: Any, engine: Qwen3AsrEngine, 
 def test_logits_at_prefill_and_at_every_step(
     reference: Any, processor: Any, engine: Qwen3AsrEngine, speech: Floats
 ) -> None:
-    """Single rows and a ragged batch of three, through preallocated buffers."""
+    """Compare single rows and a batch of three lengths, in preallocated buffers."""
     clips = [speech[: int(0.6 * RATE)], speech[RATE : 5 * RATE], speech[5 * RATE : 14 * RATE]]
     prompts, audio, references, tokens = [], [], [], []
     for clip in clips:
@@ -166,7 +166,7 @@ def test_generated_tokens_are_identical(
     forced: bool,
     with_context: bool,
 ) -> None:
-    """All 100 held-out utterances without a context, and those that have a context with it."""
+    """Compare all 100 held-out utterances without a context, and the 50 that have one with it."""
     selected = [each for each in utterances if each.sentence.context] if with_context else utterances
     assert len(selected) == (50 if with_context else 100)
     for index, clip in enumerate(selected):
@@ -178,16 +178,16 @@ def test_generated_tokens_are_identical(
         *choices, last = greedy_choices(reference, inputs, result.tokens)
         assert choices == result.tokens, clip.sentence.text
         assert last in stop_ids(reference)
-        if index % 20 == 0:  # also with generate, which is slow
+        if index % 20 == 0:  # compare with generate too, which is slow
             assert reference_tokens(reference, inputs, 250) == result.tokens
 
 
-@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+@pytest.mark.parametrize("fixture", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
 def test_onnxruntime_genai_gives_the_same_tokens(
-    opened: str, utterances: list[Utterance], request: pytest.FixtureRequest
+    fixture: str, utterances: list[Utterance], request: pytest.FixtureRequest
 ) -> None:
-    """A second engine over the same decoder graph and its ``genai_config.json``."""
-    transcriber = request.getfixturevalue(opened)
+    """Run the same decoder graph in onnxruntime-genai, with its ``genai_config.json``."""
+    transcriber = request.getfixturevalue(fixture)
     engine, model = transcriber._engine, og.Model(str(transcriber.artifact.path))
     stops = set(engine.parameters.stop_ids)
     for clip in utterances[:12]:
@@ -209,16 +209,16 @@ def test_onnxruntime_genai_gives_the_same_tokens(
 def test_sample_transcripts(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
     """The bundled model's transcripts equal the references, with names spelled as in their contexts.
 
-    It may be wrong for one of the twelve, five sentences in a row: an error of the model, not of the runtime.
+    The model may be wrong for one of the twelve recordings, five sentences in a row.
     """
-    wrong = []
+    mismatches = []
     for sample in samples:
         transcript = transcriber.transcribe(DATA / sample["file"], context=sample["context"])
         assert transcript.language == sample["language"]
         assert transcript.duration == pytest.approx(soundfile.info(DATA / sample["file"]).duration, abs=1e-3)
         if transcript.text != sample["text"]:
-            wrong.append(sample["file"])
-    assert wrong in ([], ["en-3.wav"])
+            mismatches.append(sample["file"])
+    assert mismatches in ([], ["en-3.wav"])
 
 
 def test_silence_and_noise_give_no_text(transcriber: Transcriber) -> None:
@@ -228,50 +228,52 @@ def test_silence_and_noise_give_no_text(transcriber: Transcriber) -> None:
         assert (transcript.text, transcript.language) == ("", None)
 
 
-def test_paths_are_only_read(transcriber: Transcriber, tmp_path: Path) -> None:
+def test_transcribing_writes_no_file_beside_the_audio(transcriber: Transcriber, tmp_path: Path) -> None:
     path = tmp_path / "copy.wav"
     path.write_bytes((DATA / "en-1.wav").read_bytes())
     transcriber.transcribe(path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+@pytest.mark.parametrize("fixture", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
 def test_segments_decoded_together_equal_single_runs(
-    opened: str, speech: Floats, request: pytest.FixtureRequest
+    fixture: str, speech: Floats, request: pytest.FixtureRequest
 ) -> None:
-    """The same tokens with fewer rows than segments, as many, and more."""
-    artifact = request.getfixturevalue(opened).artifact
+    """Tokens are equal for fewer rows than segments, as many, and more."""
+    artifact = request.getfixturevalue(fixture).artifact
     audio = np.concatenate([speech, np.zeros(RATE, np.float32), speech[::-1]])
-    alone = Transcriber(artifact, EngineOptions(max_batch=1)).transcribe(audio, sample_rate=RATE)
-    assert len(alone.segments) >= 6
-    for rows in (2, len(alone.segments), 20):
+    single = Transcriber(artifact, EngineOptions(max_batch=1)).transcribe(audio, sample_rate=RATE)
+    assert len(single.segments) >= 6
+    for rows in (2, len(single.segments), 20):
         progress: list[tuple[float, float]] = []
         transcriber = Transcriber(artifact, EngineOptions(max_batch=rows))
         batched = transcriber.transcribe(
             audio, sample_rate=RATE, on_progress=lambda *times, progress=progress: progress.append(times)
         )
-        done = [seconds for seconds, _ in progress]
-        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in alone.segments]
-        assert batched.text == alone.text
-        assert batched.tokens == alone.tokens
-        assert done == sorted(done)
-        assert done[-1] == pytest.approx(alone.duration, abs=1e-3)
+        decoded_seconds = [seconds for seconds, _ in progress]
+        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in single.segments]
+        assert batched.text == single.text
+        assert batched.tokens == single.tokens
+        assert decoded_seconds == sorted(decoded_seconds)
+        assert decoded_seconds[-1] == pytest.approx(single.duration, abs=1e-3)
 
 
-@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+@pytest.mark.parametrize("fixture", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
 def test_files_decoded_together_equal_single_runs(
-    opened: str, samples: list[dict[str, Any]], request: pytest.FixtureRequest
+    fixture: str, samples: list[dict[str, Any]], request: pytest.FixtureRequest
 ) -> None:
-    """Files with their own language and context, some of them twice, one of them missing."""
-    artifact = request.getfixturevalue(opened).artifact
+    """Decode files with their own language and context; some occur twice, and one is missing."""
+    artifact = request.getfixturevalue(fixture).artifact
     requests = [
         Request(DATA / sample["file"], sample["language"] if index % 2 else None, sample["context"])
         for index, sample in enumerate([*samples, *samples[:3]])
     ]
     requests.insert(4, Request(DATA / "none.wav"))
-    single, many = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
+    one_row, five_rows = (Transcriber(artifact, EngineOptions(max_batch=rows)) for rows in (1, 5))
     progress: list[float] = []
-    results = {outcome.index: outcome for outcome in many.transcribe_many(iter(requests), on_progress=progress.append)}
+    results = {
+        outcome.index: outcome for outcome in five_rows.transcribe_many(iter(requests), on_progress=progress.append)
+    }
     assert sorted(results) == list(range(len(requests)))
     seconds = sum(outcome.transcript.duration for outcome in results.values() if outcome.transcript)
     assert sum(progress) == pytest.approx(seconds, abs=0.01)
@@ -279,18 +281,18 @@ def test_files_decoded_together_equal_single_runs(
         if index == 4:
             assert isinstance(results[4].error, AudioNotFoundError)
             continue
-        alone = single.transcribe(each.source, each.language, each.context)
+        single = one_row.transcribe(each.source, each.language, each.context)
         batched = results[index].result()
-        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in alone.segments]
-        assert (batched.text, batched.language, batched.duration) == (alone.text, alone.language, alone.duration)
+        assert [segment.tokens for segment in batched.segments] == [segment.tokens for segment in single.segments]
+        assert (batched.text, batched.language, batched.duration) == (single.text, single.language, single.duration)
 
 
-@pytest.mark.parametrize("opened", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
+@pytest.mark.parametrize("fixture", ["float_transcriber", "transcriber"], ids=["float32", "int8"])
 def test_windows_encoded_together_equal_single_runs(
-    opened: str, speech: Floats, request: pytest.FixtureRequest
+    fixture: str, speech: Floats, request: pytest.FixtureRequest
 ) -> None:
-    """Bit by bit, for many segments with last windows of equal and different lengths."""
-    engine = request.getfixturevalue(opened)._engine
+    """Rows are equal bit by bit, for segments with last windows of equal and different lengths."""
+    engine = request.getfixturevalue(fixture)._engine
     seconds = (0.6, 2.5, 8.0, 9.2, 2.1, 12.0, 7.95, 3.99, 9.9)
     features = [log_mel(speech[: int(length * RATE)], engine._front_end) for length in seconds]
     for batched, each in zip(engine._encoder.encode_many(features), features, strict=True):

@@ -1,7 +1,7 @@
-"""What the container image holds, made in a folder: its build's commands, its size, and its server, started and used.
+"""Build the container image's virtual environment in a folder, check its packages and size, and run its server.
 
-No container engine is needed. What is proven: the set of packages works by itself, in a process that has no home,
-writes nothing but temporary files, and inherits nothing of this environment.
+No container engine is needed. The tests show that the installed packages are sufficient in a process that has no home
+folder, writes only temporary files, and inherits no environment variables.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.helpers import containerfile
 pytestmark = pytest.mark.slow
 
 LARGEST_INSTALL = 300 * 10**6
-# What must not be there: what exports and quantizes, what is optional elsewhere, and what installs.
+# Packages that the image must not have: for export and quantization, optional dependencies, and installers.
 ABSENT = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime_genai", "safetensors", "jiwer"),
     *("sentencepiece", "ray", "pandas", "pyarrow", "av", "scipy", "sympy", "openai", "pytest", "pip", "setuptools"),
@@ -41,31 +41,31 @@ NAME = re.compile(r"[-_.]+")
 
 
 class Image(msgspec.Struct, frozen=True):
-    """The virtual environment that the image would have, and the stage that says how it is used."""
+    """The virtual environment of the image, and the final stage of the Containerfile."""
 
     environment: Path
     stage: containerfile.Stage
 
     @property
     def packages(self) -> Path:
-        (found,) = self.environment.glob("lib/python3.*/site-packages")
-        return found
+        (packages,) = self.environment.glob("lib/python3.*/site-packages")
+        return packages
 
     def variables(self, temporary: Path) -> dict[str, str]:
-        """What a process in the image has in its environment, and nothing of this one's. Its home could be made."""
-        said = self.stage.environment
-        moved = {name: value.replace("/opt/asr-deploy", str(self.environment)) for name, value in said.items()}
+        """Return the environment variables of a process in the image. Its home folder is missing but can be created."""
+        variables = self.stage.environment
+        moved = {name: value.replace("/opt/asr-deploy", str(self.environment)) for name, value in variables.items()}
         return moved | {"HOME": str(temporary.parent / "no-home"), "TMPDIR": str(temporary)}
 
     def command(self, words: list[str]) -> list[str]:
-        """A command of the Containerfile, with the environment's own Python."""
+        """Return a command of the Containerfile that runs the virtual environment's Python."""
         assert words[0] == "python"
         return [str(self.environment / "bin" / "python"), *words[1:]]
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """Built by the Containerfile's commands from what it copies, and of that from what .containerignore leaves."""
+    """Run the Containerfile's build stages on the files that it copies and .containerignore does not exclude."""
     file = containerfile.read(REPOSITORY / "Containerfile")
     root = tmp_path_factory.mktemp("image").resolve()
     containerfile.build(file, REPOSITORY, containerfile.Ignored(REPOSITORY / ".containerignore"), root)
@@ -75,20 +75,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 
 def sizes(packages: Path) -> Counter[str]:
-    """Bytes of each distribution's files, bytecode too."""
+    """Return the bytes of each distribution's files, including bytecode."""
     owners = {
         path.parts[0]: distribution.name
         for distribution in importlib.metadata.distributions(path=[str(packages)])
         for path in distribution.files or ()
         if path.parts[0] != ".."
     }
-    found: Counter[str] = Counter()
+    sizes_by_name: Counter[str] = Counter()
     for path in packages.rglob("*"):
         if path.is_file():
             top = path.relative_to(packages).parts
             name = top[1].partition(".")[0] + ".py" if top[0] == "__pycache__" else top[0]
-            found[owners[name]] += path.stat().st_size
-    return found
+            sizes_by_name[owners[name]] += path.stat().st_size
+    return sizes_by_name
 
 
 def test_only_pinned_packages_are_installed(image: Image) -> None:
@@ -106,33 +106,33 @@ def test_only_pinned_packages_are_installed(image: Image) -> None:
     assert installed == {name: pins.get(name, "not pinned") for name in installed}
     assert {"starlette", "uvicorn", "websockets", "prometheus-client", "python-multipart"} <= installed.keys()
     check = [sys.executable, "-m", "pip", "--python", str(image.environment / "bin" / "python"), "check"]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run(check, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
 
 
-def test_nothing_that_it_does_not_need_is_there(image: Image, tmp_path: Path) -> None:
-    found = "from importlib.util import find_spec as find; import sys; print(*filter(find, sys.argv[1:]))"
-    done = subprocess.run(
-        image.command(["python", "-c", found, *ABSENT, "numpy"]),
+def test_unneeded_packages_are_not_installed(image: Image, tmp_path: Path) -> None:
+    code = "from importlib.util import find_spec as find; import sys; print(*filter(find, sys.argv[1:]))"
+    process = subprocess.run(
+        image.command(["python", "-c", code, *ABSENT, "numpy"]),
         env=image.variables(tmp_path),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["numpy"]
+    assert process.stdout.split() == ["numpy"]
 
 
 def test_the_install_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    found = sizes(image.packages)
-    lines = [f"  {size / 1e6:6.1f} MB  {name}" for name, size in found.most_common(10)]
+    package_sizes = sizes(image.packages)
+    lines = [f"  {size / 1e6:6.1f} MB  {name}" for name, size in package_sizes.most_common(10)]
     with capsys.disabled():
-        sys.stdout.write(f"\ninstalled: {found.total() / 1e6:.1f} MB, of it\n" + "\n".join(lines) + "\n")
-    assert found.total() <= LARGEST_INSTALL
+        sys.stdout.write(f"\ninstalled: {package_sizes.total() / 1e6:.1f} MB, including\n" + "\n".join(lines) + "\n")
+    assert package_sizes.total() <= LARGEST_INSTALL
 
 
 def test_every_module_has_bytecode(image: Image) -> None:
-    """A process with a read-only root would compile what has none at every start."""
+    """With a read-only root, modules without bytecode would be compiled at every start."""
     sources = list((image.packages / "runtime").rglob("*.py"))
     assert sources
     missing = [path for path in sources if not list(path.parent.glob(f"__pycache__/{path.stem}.cpython-*.pyc"))]
@@ -147,7 +147,7 @@ def free_port() -> int:
 
 
 def fetch(request: urllib.request.Request | str) -> tuple[int, str, bytes]:
-    """Status, content type and body, past any proxy of the environment."""
+    """Return status, content type and body; ignore any proxy of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=30) as answer:
@@ -157,21 +157,21 @@ def fetch(request: urllib.request.Request | str) -> tuple[int, str, bytes]:
 
 
 def wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask until it says that it is ready: there is no event to wait for in another process."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
+    """Poll ``/ready`` until the server is ready: another process has no event to wait for."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text(encoding="utf-8")
         try:
             if fetch(f"{address}/ready")[0] == 200:
                 return
-        except urllib.error.URLError:  # it does not listen yet
+        except urllib.error.URLError:  # the server does not listen yet
             pass
         time.sleep(0.05)
     pytest.fail(f"not ready after {START_SECONDS:.0f} s: {log.read_text(encoding='utf-8')}")
 
 
 def multipart(fields: dict[str, str], name: str, audio: bytes) -> tuple[str, bytes]:
-    """Content type and body of a form with one file."""
+    """Return content type and body of a form with one file."""
     boundary = uuid.uuid4().hex
     parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{fields[key]}\r\n' for key in fields]
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
@@ -181,7 +181,7 @@ def multipart(fields: dict[str, str], name: str, audio: bytes) -> tuple[str, byt
 
 
 def websocket_status(port: int, path: str, key: str) -> str:
-    """The first line of the answer to a WebSocket's handshake."""
+    """Return the first line of the response to a WebSocket handshake."""
     head = [
         *(f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: Upgrade", "Upgrade: websocket"),
         *("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", f"Authorization: Bearer {key}"),
@@ -196,10 +196,10 @@ def files(folder: Path) -> set[Path]:
 
 
 def test_the_image_serves(image: Image, tmp_path: Path) -> None:
-    """The entry point, the health check and the signal of the Containerfile, on one port of the loopback interface."""
-    temporary, elsewhere, keys, log = (tmp_path / name for name in ("tmp", "cwd", "keys.txt", "log.txt"))
+    """Use the entry point, the health check and the stop signal of the Containerfile on a loopback port."""
+    temporary, working, keys, log = (tmp_path / name for name in ("tmp", "cwd", "keys.txt", "log.txt"))
     temporary.mkdir()
-    elsewhere.mkdir()
+    working.mkdir()
     keys.write_text("a-key-of-this-test\n", encoding="utf-8")
     keys.chmod(0o600)
     before = files(image.environment)
@@ -211,12 +211,12 @@ def test_the_image_serves(image: Image, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{port}"
 
     def healthy() -> bool:
-        return subprocess.run(check, env=variables, cwd=elsewhere, stderr=subprocess.DEVNULL).returncode == 0
+        return subprocess.run(check, env=variables, cwd=working, stderr=subprocess.DEVNULL).returncode == 0
 
     assert not healthy()
     with log.open("wb") as output:
         server = subprocess.Popen(
-            image.command(entry), env=variables, cwd=elsewhere, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            image.command(entry), env=variables, cwd=working, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
         wait_until_ready(address, server, log)
@@ -256,6 +256,6 @@ def test_the_image_serves(image: Image, tmp_path: Path) -> None:
         server.wait()
     assert "Madrid" not in log.read_text(encoding="utf-8")
     assert not list(temporary.iterdir())
-    assert not list(elsewhere.iterdir())
-    assert not Path(variables["HOME"]).exists()  # as a telemetry's identifier and database would be
+    assert not list(working.iterdir())
+    assert not Path(variables["HOME"]).exists()  # for example, by an identifier or database of telemetry
     assert files(image.environment) == before

@@ -1,4 +1,4 @@
-"""Rows within a memory budget, and the memory that the system reports."""
+"""Rows that fit a memory budget, and the memory that Linux reports."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def test_rows_fit_or_are_refused(max_rows: int, budget: int, free: int, work: in
 
 def test_the_budget_in_the_error_message_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.engines.batch_plan.resident_bytes", lambda: 300 * MEGA)
-    with pytest.raises(OptionError, match=r"200 MB .*at least 351 MB"):
+    with pytest.raises(OptionError, match=r"200 MB .*351 MB"):
         plan_rows(4, 200 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0)
     assert plan_rows(4, 351 * MEGA, positions=1000, position_bytes=50_001, work_bytes=0).rows == 1
-    with pytest.raises(OptionError, match="max_batch must be at least 1"):
+    with pytest.raises(OptionError, match=r"max_batch .*1.*0"):
         plan_rows(0, None, positions=1, position_bytes=1, work_bytes=0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups and /proc are Linux's")
 class TestLinux:
     def test_a_large_array_raises_the_resident_memory(self) -> None:
-        before, left = memory.resident_bytes(), memory.available_bytes()
+        before, available = memory.resident_bytes(), memory.available_bytes()
         array = np.ones(25 * MEGA, np.float64)
         assert memory.resident_bytes() - before > 150 * MEGA
         assert memory.peak_resident_bytes() >= memory.resident_bytes() - 50 * MEGA
-        assert 0 < left < 2**50
+        assert 0 < available < 2**50
         del array
 
     def test_the_tightest_control_group_counts(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a model cannot do is one sentence that names the option, says what to do, and which families can."""
+"""Capability checks: each refusal is one line that names the option, a remedy and the families that support it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from runtime.model.artifact import open_artifact
 from runtime.model.manifest import Language, Manifest
 from tests.conftest import ARTIFACT
 
-NOTHING = Capabilities(context=False, language=False, language_detection=False)
-EVERYTHING = msgspec.convert(dict.fromkeys(Capabilities.__struct_fields__, True), Capabilities)
+NO_CAPABILITIES = Capabilities(context=False, language=False, language_detection=False)
+ALL_CAPABILITIES = msgspec.convert(dict.fromkeys(Capabilities.__struct_fields__, True), Capabilities)
 
 
 def manifest(*languages: tuple[str, str], family: str = "parakeet-tdt") -> Manifest:
@@ -25,11 +25,11 @@ def manifest(*languages: tuple[str, str], family: str = "parakeet-tdt") -> Manif
     return cast(Manifest, SimpleNamespace(family=family, languages=listed))
 
 
-TWO = manifest(("English", "en"), ("German", "de"))
-ONE = manifest(("Russian", "ru"))
+TWO_LANGUAGES = manifest(("English", "en"), ("German", "de"))
+ONE_LANGUAGE = manifest(("Russian", "ru"))
 
 
-def test_every_capability_has_words() -> None:
+def test_every_capability_is_described() -> None:
     assert set(LABELS) == set(Capabilities.__struct_fields__)
     for family in FAMILIES:
         assert family in describe_families().splitlines()[0]
@@ -38,7 +38,7 @@ def test_every_capability_has_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "option"),
+    ("request_options", "option"),
     [
         ({"context": "Kris"}, "context"),
         ({"timestamps": True}, "timestamps"),
@@ -49,54 +49,54 @@ def test_every_capability_has_words() -> None:
         ({"language": "en"}, "language"),
     ],
 )
-def test_each_option_is_refused_or_not(asked: dict[str, Any], option: str) -> None:
-    with pytest.raises(CapabilityError, match=r"of the family 'parakeet-tdt' .*; (leave|request)") as refused:
-        check_request(TWO, NOTHING, **asked)
-    assert refused.value.option == option
-    assert str(refused.value) == refused.value.args[0]
-    assert "\n" not in str(refused.value)
-    check_request(TWO, EVERYTHING, **asked)
+def test_each_option_is_refused_without_its_capability(request_options: dict[str, Any], option: str) -> None:
+    with pytest.raises(CapabilityError, match=r"'parakeet-tdt' .*; (leave|request)") as refusal:
+        check_request(TWO_LANGUAGES, NO_CAPABILITIES, **request_options)
+    assert refusal.value.option == option
+    assert str(refusal.value) == refusal.value.args[0]
+    assert "\n" not in str(refusal.value)
+    check_request(TWO_LANGUAGES, ALL_CAPABILITIES, **request_options)
 
 
-def test_a_refusal_names_the_families_that_can() -> None:
-    with pytest.raises(CapabilityError, match=r"qwen3-asr and whisper models can$"):
-        check_capabilities(["context"], NOTHING, "parakeet-tdt", families_that)
-    with pytest.raises(CapabilityError, match=r"models like this one of the family 'whisper'") as refused:
-        check_capabilities(["translation"], NOTHING, "whisper", families_that)
-    assert "models can" not in str(refused.value)  # no other family can
-    with pytest.raises(CapabilityError, match="models of the family 'of tomorrow'"):
-        check_capabilities(["words"], NOTHING, "of tomorrow", families_that)
+def test_a_refusal_names_the_families_that_support_the_option() -> None:
+    with pytest.raises(CapabilityError, match=r"qwen3-asr and whisper"):
+        check_capabilities(["context"], NO_CAPABILITIES, "parakeet-tdt", families_that)
+    with pytest.raises(CapabilityError, match=r"models like this one .*'whisper'") as refusal:
+        check_capabilities(["translation"], NO_CAPABILITIES, "whisper", families_that)
+    assert "models can" not in str(refusal.value)  # no other family supports it
+    with pytest.raises(CapabilityError, match="'unknown'"):
+        check_capabilities(["words"], NO_CAPABILITIES, "unknown", families_that)
 
 
 def test_a_language_is_known_by_name_or_code() -> None:
     for spelling in ("German", "german", " DE "):
-        assert check_request(TWO, EVERYTHING, language=spelling) == "German"
-    for nothing in (None, "auto", " AUTO ", ""):
-        assert check_request(TWO, NOTHING, language=nothing) is None
-    with pytest.raises(OptionError, match=r"unknown language 'Germain'; did you mean German \(de\)"):
-        check_request(TWO, EVERYTHING, language="Germain")
-    with pytest.raises(OptionError, match=r"unknown language 'xx'; this model knows English \(en\), German \(de\)"):
-        check_request(TWO, EVERYTHING, language="xx")
+        assert check_request(TWO_LANGUAGES, ALL_CAPABILITIES, language=spelling) == "German"
+    for language in (None, "auto", " AUTO ", ""):
+        assert check_request(TWO_LANGUAGES, NO_CAPABILITIES, language=language) is None
+    with pytest.raises(OptionError, match=r"'Germain'; did you mean German \(de\)$"):
+        check_request(TWO_LANGUAGES, ALL_CAPABILITIES, language="Germain")
+    with pytest.raises(OptionError, match=r"'xx'; .*English \(en\), German \(de\)"):
+        check_request(TWO_LANGUAGES, ALL_CAPABILITIES, language="xx")
 
 
-def test_the_only_language_is_named_where_one_can_be_and_no_other() -> None:
-    assert check_request(ONE, EVERYTHING, language="ru") == "Russian"
-    for can in (EVERYTHING, NOTHING):
+def test_a_model_with_one_language_refuses_others() -> None:
+    assert check_request(ONE_LANGUAGE, ALL_CAPABILITIES, language="ru") == "Russian"
+    for capabilities in (ALL_CAPABILITIES, NO_CAPABILITIES):
         with pytest.raises(
             CapabilityError,
-            match=r"'en' was given.*Russian \(ru\).*leave it out",
+            match=r"'en'.*Russian \(ru\).*leave it out",
         ):
-            check_request(ONE, can, language="en")
+            check_request(ONE_LANGUAGE, capabilities, language="en")
     for spelling in ("ru", "Russian"):
         with pytest.raises(
             CapabilityError,
-            match=r"Russian \(ru\) was given.*leave it out",
+            match=r"Russian \(ru\).*leave it out",
         ):
-            check_request(ONE, NOTHING, language=spelling)
+            check_request(ONE_LANGUAGE, NO_CAPABILITIES, language=spelling)
 
 
-def test_each_option_that_a_model_cannot_do_is_refused() -> None:
-    check_request(ONE, EVERYTHING, language="Russian", forcing=True)
+def test_each_option_of_a_request_is_checked() -> None:
+    check_request(ONE_LANGUAGE, ALL_CAPABILITIES, language="Russian", forcing=True)
     requests: list[dict[str, Any]] = [
         {"context": "x"},
         {"language": "German"},
@@ -108,8 +108,8 @@ def test_each_option_that_a_model_cannot_do_is_refused() -> None:
     ]
     for request in requests:
         with pytest.raises(CapabilityError):
-            check_request(TWO, NOTHING, **request)
+            check_request(TWO_LANGUAGES, NO_CAPABILITIES, **request)
 
 
-def test_what_a_model_can_do_is_known_without_opening_its_graphs() -> None:
+def test_capabilities_are_known_without_opening_graphs() -> None:
     assert capabilities_of(open_artifact(ARTIFACT)) == declared("qwen3-asr")

@@ -1,4 +1,4 @@
-"""Greedy decoding in rows, with decoders that are not models."""
+"""Greedy decoding in rows, with fake decoders."""
 
 from __future__ import annotations
 
@@ -19,37 +19,44 @@ VOCAB, STOP = 50, 49
 NO_AUDIO = np.zeros((0, 4), np.float32)
 
 
-class Scripts(PlainRows):
-    """A decoder whose row emits the script that its prompt names; what rows are fed is recorded by script."""
+class ScriptedRows(PlainRows):
+    """A decoder whose rows emit scripted tokens; a prompt's first token selects the script.
+
+    Attributes:
+        fed: the tokens fed to the row of each script.
+        script_of: the script of each row.
+        steps: the number of rows in each step.
+        layouts: rows and positions of each layout that was opened.
+    """
 
     def __init__(self, scripts: list[list[int]], *, movable: bool = True) -> None:
         self.movable = movable
         self.scripts = scripts
         self.fed: list[list[int]] = [[] for _ in scripts]
-        self.at: dict[int, int] = {}
+        self.script_of: dict[int, int] = {}
         self.steps: list[int] = []
         self.layout = (0, 0)
         self.layouts: list[tuple[int, int]] = []
 
     def _logits(self, script: int) -> np.ndarray:
-        row = np.zeros(VOCAB, np.float32)
+        logits = np.zeros(VOCAB, np.float32)
         tokens = self.scripts[script]
-        row[tokens[min(len(self.fed[script]), len(tokens) - 1)]] = 5.0
-        return row
+        logits[tokens[min(len(self.fed[script]), len(tokens) - 1)]] = 5.0
+        return logits
 
     def open_rows(self, rows: int, positions: int) -> None:
         self.layout = (rows, positions)
         self.layouts.append(self.layout)
-        self.at.clear()
+        self.script_of.clear()
 
     def prefill_row(self, row: int, prompt: list[int], audio_embeds: np.ndarray) -> np.ndarray:
         assert 0 <= row < self.layout[0]
-        self.at[row] = prompt[0]
+        self.script_of[row] = prompt[0]
         return self._logits(prompt[0])
 
     def move_row(self, source: int, target: int) -> None:
         assert self.movable
-        self.at[target] = self.at.pop(source)
+        self.script_of[target] = self.script_of.pop(source)
 
     def step(self, tokens: Sequence[int | None]) -> np.ndarray:
         self.steps.append(len(tokens))
@@ -58,15 +65,15 @@ class Scripts(PlainRows):
             if token is None:
                 assert not self.movable
                 continue
-            self.fed[self.at[row]].append(token)
-            logits[row] = self._logits(self.at[row])
+            self.fed[self.script_of[row]].append(token)
+            logits[row] = self._logits(self.script_of[row])
         return logits
 
 
 def decode(
-    decoder: Scripts, jobs: Iterable[TextJob], rows: int, forbidden_ids: Collection[int] = ()
+    decoder: ScriptedRows, jobs: Iterable[TextJob], rows: int, forbidden_ids: Collection[int] = ()
 ) -> Iterator[tuple[int, Hypothesis]]:
-    """All jobs by their places, in rows as long as the first one needs or longer."""
+    """Decode all jobs; yield their indices and texts. Rows have 100 positions, or as many as a longer job needs."""
     waiting = iter(enumerate(jobs))
     return greedy_rows(
         decoder,
@@ -77,14 +84,14 @@ def decode(
     )
 
 
-def script(tokens: list[int]) -> tuple[Scripts, list[int]]:
-    """A decoder that emits ``tokens``, and what it is fed."""
-    made = Scripts([tokens])
-    return made, made.fed[0]
+def script(tokens: list[int]) -> tuple[ScriptedRows, list[int]]:
+    """Return a decoder that emits ``tokens``, and the list of tokens that it is fed."""
+    decoder = ScriptedRows([tokens])
+    return decoder, decoder.fed[0]
 
 
-def greedy(decoder: Scripts, budget: int, *, ignore_stop: bool = False, penalty: float = 1.0) -> Hypothesis:
-    """The only text of a decoder."""
+def greedy(decoder: ScriptedRows, budget: int, *, ignore_stop: bool = False, penalty: float = 1.0) -> Hypothesis:
+    """Return the text of a decoder's only script."""
     ((index, result),) = decode(decoder, [TextJob([0], NO_AUDIO, budget, ignore_stop, penalty)], 1)
     assert index == 0
     return result
@@ -100,19 +107,19 @@ def test_stops_at_a_stop_id() -> None:
     assert result.confidence == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_empty_text_has_the_stop_ids_confidence() -> None:
+def test_the_confidence_of_an_empty_text_is_that_of_the_stop_id() -> None:
     decoder, _ = script([STOP])
     result = greedy(decoder, 100)
     assert result.tokens == []
     assert 0.7 < result.confidence < 0.8
 
 
-def test_the_budget_is_exact() -> None:
+def test_a_text_has_at_most_budget_tokens() -> None:
     tokens = list(range(40))
     decoder, fed = script(tokens)
     result = greedy(decoder, 7)
     assert (result.tokens, result.finish_reason) == (tokens[:7], "length")
-    assert len(fed) == 6  # the last token's successor is not asked for
+    assert len(fed) == 6  # no step follows the last token
 
 
 def test_a_loop_ends_and_keeps_one_period() -> None:
@@ -122,7 +129,7 @@ def test_a_loop_ends_and_keeps_one_period() -> None:
     assert len(fed) < 40
 
 
-def test_ignoring_stops_gives_exactly_the_asked_length() -> None:
+def test_ignore_stop_gives_exactly_budget_tokens() -> None:
     decoder, _ = script([STOP] * 100)
     result = greedy(decoder, 60, ignore_stop=True)
     assert (len(result.tokens), result.finish_reason) == (60, "length")
@@ -131,65 +138,67 @@ def test_ignoring_stops_gives_exactly_the_asked_length() -> None:
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 12))
 def test_any_long_repetition_is_a_loop(period: list[int], prefix: int) -> None:
     tokens = [90 + i for i in range(prefix)] + period * 40
-    found = loop_period(tokens)
-    assert found
-    assert len(period) % found == 0
-    assert loop_start(tokens, found) == prefix
+    length = loop_period(tokens)
+    assert length
+    assert len(period) % length == 0
+    assert loop_start(tokens, length) == prefix
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(2, 5))
 def test_a_few_repeats_of_a_phrase_are_no_loop(phrase: list[int], times: int) -> None:
-    """People do say things twice, and count: up to five repeats of a phrase without inner repetition pass."""
+    """Speech contains repetitions and counting: up to five repeats of a phrase without inner repetition pass."""
     distinct = [100 + index for index in range(len(phrase))]
     assert loop_period([1, 2, *distinct * times]) == 0
 
 
 def test_log_probabilities_are_a_log_softmax() -> None:
-    class Fixed(Scripts):
+    class FixedLogits(ScriptedRows):
         def _logits(self, script: int) -> np.ndarray:
-            row = np.full(VOCAB, -5.0, np.float32)
-            row[:2] = 1000.0, 999.0
-            return row
+            logits = np.full(VOCAB, -5.0, np.float32)
+            logits[:2] = 1000.0, 999.0
+            return logits
 
-    ((_, result),) = decode(Fixed([[0]]), [TextJob([0], NO_AUDIO, 2)], 1)
+    ((_, result),) = decode(FixedLogits([[0]]), [TextJob([0], NO_AUDIO, 2)], 1)
     assert result.log_probabilities == pytest.approx([-math.log1p(math.exp(-1))] * 2, rel=1e-5)
 
 
-def test_a_penalty_makes_what_was_said_less_likely() -> None:
-    """Positive logits are divided, negative ones multiplied, and the confidence is that of the model all the same."""
+def test_a_penalty_makes_earlier_tokens_less_likely() -> None:
+    """Positive logits are divided, negative ones multiplied; log-probabilities are those without the penalty."""
     logits = np.array([2.0, -2.0, 1.5, 0.0], np.float32)
     assert penalize(logits, [0, 1, 0], 2.0).tolist() == [1.0, -4.0, 1.5, 0.0]
     assert logits[0] == 2.0
 
-    class Loop(Scripts):
+    class Looping(ScriptedRows):
         def _logits(self, script: int) -> np.ndarray:
-            row = np.zeros(VOCAB, np.float32)
-            row[[7, 8]] = 5.0, 4.0
-            return row
+            logits = np.zeros(VOCAB, np.float32)
+            logits[[7, 8]] = 5.0, 4.0
+            return logits
 
-    assert greedy(Loop([[]]), 60).finish_reason == "repetition"
-    received = greedy(Loop([[]]), 3, penalty=1.5)
-    assert received.tokens[:2] == [7, 8]
+    assert greedy(Looping([[]]), 60).finish_reason == "repetition"
+    result = greedy(Looping([[]]), 3, penalty=1.5)
+    assert result.tokens[:2] == [7, 8]
     total = math.log(math.exp(5) + math.exp(4) + VOCAB - 2)
-    assert received.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
+    assert result.log_probabilities[:2] == pytest.approx([5 - total, 4 - total], rel=1e-5)
 
 
 texts = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size=9)
 
 
 @given(texts, st.integers(1, 5), st.integers(1, 12), st.booleans())
-def test_rows_change_nothing_but_the_order(scripts: list[list[int]], rows: int, budget: int, movable: bool) -> None:
-    """Every text is what it is alone, whatever else is decoded beside it and however many rows there are."""
+def test_the_number_of_rows_changes_only_the_order_of_texts(
+    scripts: list[list[int]], rows: int, budget: int, movable: bool
+) -> None:
+    """Each text equals that of a single run, for any other jobs and any number of rows."""
     scripts = [[*tokens, STOP] for tokens in scripts]
     jobs = [TextJob([index], NO_AUDIO, budget) for index in range(len(scripts))]
-    found = dict(decode(Scripts(scripts, movable=movable), jobs, rows))
-    assert sorted(found) == list(range(len(scripts)))
+    results = dict(decode(ScriptedRows(scripts, movable=movable), jobs, rows))
+    assert sorted(results) == list(range(len(scripts)))
     for index, tokens in enumerate(scripts):
-        assert found[index] == greedy(Scripts([tokens]), budget)
+        assert results[index] == greedy(ScriptedRows([tokens]), budget)
 
 
-def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
-    scripts = Scripts([[1, 1, 2, 1, 2, 3, STOP], [4, STOP], [5, 6, STOP], [STOP], [7, STOP]])
+def test_a_free_row_is_filled_at_once_and_a_job_is_taken_when_a_row_is_free() -> None:
+    scripts = ScriptedRows([[1, 1, 2, 1, 2, 3, STOP], [4, STOP], [5, 6, STOP], [STOP], [7, STOP]])
     taken: list[int] = []
 
     def jobs() -> Iterator[TextJob]:
@@ -201,64 +210,64 @@ def test_a_free_row_is_filled_at_once_and_jobs_are_taken_late() -> None:
     for index, _ in decode(scripts, jobs(), 2):
         ended.append(index)
         if len(ended) == 1:
-            assert taken == [0, 1]  # the third is made when there is a row for it
+            assert taken == [0, 1]  # the third job is taken when a row is free
     assert ended == [1, 2, 3, 4, 0]
     assert scripts.layouts == [(2, 100)]
-    assert scripts.steps == [2, 2, 2, 2, 1, 1]  # both rows work as long as there is work for two
+    assert scripts.steps == [2, 2, 2, 2, 1, 1]  # both rows are used while there are two texts
 
 
-def test_what_no_text_may_contain_is_passed_over() -> None:
-    """The next most probable token comes in its place, at the first position and later."""
-    scripts = Scripts([[5, 1, 5, STOP]])
+def test_forbidden_ids_are_skipped() -> None:
+    """The most probable allowed token is chosen instead, at the first position and later."""
+    scripts = ScriptedRows([[5, 1, 5, STOP]])
     ((_, result),) = decode(scripts, [TextJob([0], NO_AUDIO, 10)], 1, forbidden_ids=[5])
     assert result.tokens == [0, 1, 0]
     assert scripts.fed[0] == [0, 1, 0]
 
 
 def test_a_job_too_long_for_the_rows_gets_rows_of_its_own() -> None:
-    """It waits for the texts before it, and those after it wait for it: each layout is opened once."""
-    scripts = Scripts([[1, STOP], [2, 2, STOP], [3, STOP], [4, STOP]])
+    """It waits for earlier texts, and later jobs wait for it: each layout is opened once."""
+    scripts = ScriptedRows([[1, STOP], [2, 2, STOP], [3, STOP], [4, STOP]])
     jobs = [TextJob([index], NO_AUDIO, 300 if index == 2 else 20) for index in range(4)]
-    found = list(decode(scripts, jobs, 2))
-    assert [index for index, _ in found] == [0, 1, 2, 3]
-    assert [result.tokens for _, result in found] == [[1], [2, 2], [3], [4]]
+    results = list(decode(scripts, jobs, 2))
+    assert [index for index, _ in results] == [0, 1, 2, 3]
+    assert [result.tokens for _, result in results] == [[1], [2, 2], [3], [4]]
     assert scripts.layouts == [(2, 100), (1, 301), (2, 100)]
 
 
-def test_a_job_may_come_after_a_text_has_ended() -> None:
-    """What a result gives rise to is decoded too, though there was nothing more to begin when it was asked for."""
-    scripts = Scripts([[1, STOP], [2, 3, STOP]])
+def test_a_result_may_add_a_job() -> None:
+    """A job added after a result is decoded, although no job was left when the result was computed."""
+    scripts = ScriptedRows([[1, STOP], [2, 3, STOP]])
     waiting: list[tuple[int, TextJob]] = [(0, TextJob([0], NO_AUDIO, 20))]
-    found = []
+    texts = []
     ended = greedy_rows(scripts, lambda: waiting.pop() if waiting else None, lambda _: (4, 100), {STOP})
     for index, result in ended:
-        found.append(result.tokens)
+        texts.append(result.tokens)
         if index == 0:
             waiting.append((1, TextJob([1], NO_AUDIO, 20)))
-    assert found == [[1], [2, 3]]
+    assert texts == [[1], [2, 3]]
 
 
-def test_time_is_told_for_those_it_was_spent_on() -> None:
-    scripts = Scripts([[1, STOP], [2, 2, 2, STOP]])
+def test_timings_name_the_jobs_of_each_stage() -> None:
+    scripts = ScriptedRows([[1, STOP], [2, 2, 2, STOP]])
     jobs = iter([(name, TextJob([index], NO_AUDIO, 20)) for index, name in enumerate("ab")])
-    received: list[tuple[str, list[str]]] = []
+    timings: list[tuple[str, list[str]]] = []
     ended = greedy_rows(
         scripts,
         lambda: next(jobs, None),
         lambda _: (2, 100),
         {STOP},
-        on_timing=lambda stage, keys, seconds: received.append((stage, list(keys))) if seconds >= 0 else None,
+        on_timing=lambda stage, keys, seconds: timings.append((stage, list(keys))) if seconds >= 0 else None,
     )
     assert [key for key, _ in ended] == ["a", "b"]
     prefills = [("prefill", ["a"]), ("prefill", ["b"])]
-    assert received == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
+    assert timings == [*prefills, ("decode", ["a", "b"]), ("decode", ["b"]), ("decode", ["b"])]
 
 
 WORDS = 12
 
 
 def decoded(job: TextJob, *, blur: float = 0.0, stop: int = WORDS - 1) -> tuple[Hypothesis, HashedRows]:
-    """A job in the middle of others, as it is decoded by a decoder with logits from its rows' contents."""
+    """Decode a job beside three others, with :class:`HashedRows`; return its text and the decoder."""
     decoder = HashedRows(WORDS, blur=blur)
     others = [TextJob([1, 2, 3], NO_AUDIO, 9), TextJob([5], NO_AUDIO, 4), TextJob([6, 6], NO_AUDIO, 12)]
     jobs = iter(enumerate([others[0], job, *others[1:]]))
@@ -272,8 +281,8 @@ token_lists = st.lists(st.integers(0, WORDS - 2), max_size=20)
 
 
 @given(token_lists, st.integers(1, 15), st.integers(0, 5), st.booleans())
-def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exact: bool) -> None:
-    """Whatever it says, right, wrong, or right to a place: the text is what it is without it."""
+def test_a_draft_does_not_change_the_text(tokens: list[int], budget: int, right: int, exact: bool) -> None:
+    """The text is the same for a right draft, a wrong draft, and one that is right up to some token."""
     plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget))
     tokens = [*plain.tokens[:right], *tokens]
     drafted, decoder = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, exact=exact)))
@@ -283,7 +292,7 @@ def test_a_draft_changes_nothing(tokens: list[int], budget: int, right: int, exa
 
 
 @given(token_lists, st.integers(1, 12))
-def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) -> None:
+def test_tokens_within_the_margin_of_a_pass_are_decided_by_single_steps(tokens: list[int], budget: int) -> None:
     plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget))
     draft = Draft([*plain.tokens[:4], *tokens], exact=True, min_margin=1.0)
     drafted, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=draft), blur=0.5)
@@ -291,16 +300,16 @@ def test_what_passes_blur_is_decided_by_steps(tokens: list[int], budget: int) ->
 
 
 @given(token_lists, st.integers(0, 22), st.integers(1, 15))
-def test_forced_tokens_stay(tokens: list[int], forced: int, budget: int) -> None:
+def test_forced_tokens_are_kept(tokens: list[int], forced: int, budget: int) -> None:
     drafted, _ = decoded(TextJob(PROMPT, NO_AUDIO, budget, draft=Draft(tokens, forced=forced)))
     if drafted.finish_reason != "repetition":
-        saved = tokens[: min(forced, budget)]
-        assert drafted.tokens[: len(saved)] == saved
-        going, _ = decoded(TextJob([*PROMPT, *saved], NO_AUDIO, budget))
-        assert drafted.tokens[len(saved) :] == going.tokens[: budget - len(saved)]
+        kept_tokens = tokens[: min(forced, budget)]
+        assert drafted.tokens[: len(kept_tokens)] == kept_tokens
+        rest, _ = decoded(TextJob([*PROMPT, *kept_tokens], NO_AUDIO, budget))
+        assert drafted.tokens[len(kept_tokens) :] == rest.tokens[: budget - len(kept_tokens)]
 
 
-def test_a_kept_prefix_is_not_computed_again() -> None:
+def test_a_snapshot_prefix_is_not_computed_again() -> None:
     plain, _ = decoded(TextJob(PROMPT, NO_AUDIO, 8))
     first, _ = decoded(TextJob([*PROMPT[:4], 9], NO_AUDIO, 8, draft=Draft([], snapshot_length=4)))
     assert first.snapshot == PROMPT[:4]
@@ -311,16 +320,18 @@ def test_a_kept_prefix_is_not_computed_again() -> None:
     assert second.snapshot == PROMPT
 
 
-def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
-    """A vocabulary has 150,000 words: several floats each, for every token of a draft, would be hundreds of MB."""
+def test_a_long_draft_uses_little_memory_besides_its_logits() -> None:
+    """With a vocabulary of 150,000, several floats per word and token of the draft would be hundreds of MB."""
     draft, size = [1 + index % 90 for index in range(300)], 4000
     logits = np.zeros((len(draft) + 1, size), np.float32)
     logits[np.arange(len(draft)), draft] = 9.0
     logits[-1, 0] = 9.0
 
     class Agreeing(HashedRows):
-        def extend_row(self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, keep: int = 1) -> np.ndarray:
-            assert keep == len(logits)
+        def extend_row(
+            self, row: int, ids: Sequence[int], audio_embeds: np.ndarray, logits_count: int = 1
+        ) -> np.ndarray:
+            assert logits_count == len(logits)
             return logits
 
         def truncate_row(self, row: int, length: int) -> None:
@@ -335,22 +346,22 @@ def test_a_long_draft_takes_little_memory_beside_its_logits() -> None:
     assert peak < logits.nbytes / 3
 
 
-def test_a_text_that_nobody_waits_for_frees_its_row() -> None:
-    scripts = Scripts([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
-    dead: set[int] = set()
+def test_a_cancelled_text_frees_its_row() -> None:
+    scripts = ScriptedRows([[7] * 3 + [8] * 30 + [STOP], [1, 2, STOP], [3, STOP]])
+    cancelled: set[int] = set()
     waiting = iter([(0, TextJob([0], NO_AUDIO, 50)), (1, TextJob([1], NO_AUDIO, 50)), (2, TextJob([2], NO_AUDIO, 50))])
-    received = []
+    completed = []
     for key, _ in greedy_rows(
-        scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key in dead
+        scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key in cancelled
     ):
-        received.append(key)
-        dead.add(0)
-    assert received == [1, 2]
+        completed.append(key)
+        cancelled.add(0)
+    assert completed == [1, 2]
     assert len(scripts.fed[0]) < 10
 
 
-def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
-    scripts = Scripts([[1, STOP], [2, STOP]])
+def test_a_job_cancelled_while_waiting_is_not_started() -> None:
+    scripts = ScriptedRows([[1, STOP], [2, STOP]])
     waiting = iter([(0, TextJob([0], NO_AUDIO, 50)), (1, TextJob([1], NO_AUDIO, 50))])
     done = list(
         greedy_rows(scripts, lambda: next(waiting, None), lambda _: (2, 100), {STOP}, is_cancelled=lambda key: key == 0)
@@ -359,7 +370,7 @@ def test_a_job_that_died_while_it_waited_is_never_begun() -> None:
     assert scripts.fed[0] == []
 
 
-def test_of_a_forced_loop_the_probabilities_are_those_of_what_was_chosen() -> None:
+def test_a_forced_loop_has_log_probabilities_of_chosen_tokens_only() -> None:
     forced = [1, 2] + [3] * 30
     looped, _ = decoded(TextJob(PROMPT, NO_AUDIO, 50, draft=Draft(forced, forced=len(forced))))
     assert looped.finish_reason == "repetition"

@@ -1,4 +1,4 @@
-"""Joining follows the script, and the punctuation at the seam."""
+"""Joining of segment texts depends on the script and on punctuation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from runtime.pipeline.join_text import is_unspaced, join_texts
         (["Привет,", "мир"], "Привет, мир"),
         (["السلام", "عليكم"], "السلام عليكم"),
         (["नमस्ते।", "दुनिया"], "नमस्ते। दुनिया"),
-        # Quotation marks and dots are of every script: what is behind them decides.
+        # Quotation marks and dots belong to any script: the character next to them decides.
         (["他说", "“你好”"], "他说“你好”"),
         (["她说……", "再见"], "她说……再见"),
         (["He said", "“hello”", "to me"], "He said “hello” to me"),
         (["你好。", "“Hello”"], "你好。 “Hello”"),
-        # Punctuation that belongs to the text before, and brackets to the text after.
+        # Punctuation joins the text before it, and opening brackets join the text after them.
         (["Well", ", yes"], "Well, yes"),
         (["你好", "，世界"], "你好，世界"),
         (["Hello", "，世界"], "Hello，世界"),
@@ -39,17 +39,17 @@ from runtime.pipeline.join_text import is_unspaced, join_texts
         ([], ""),
     ],
 )
-def test_joining(texts: list[str], joined: str) -> None:
+def test_texts_are_joined(texts: list[str], joined: str) -> None:
     assert join_texts(texts) == joined
 
 
 @given(st.lists(st.text(max_size=8)))
-def test_nothing_is_lost_and_nothing_but_spaces_added(texts: list[str]) -> None:
+def test_joining_adds_only_spaces_and_loses_nothing(texts: list[str]) -> None:
     joined = join_texts(texts)
     assert "".join(joined.split()) == "".join("".join(texts).split())
     assert joined == joined.strip()
 
 
-def test_scripts() -> None:
+def test_scripts_without_spaces_are_recognized() -> None:
     assert all(map(is_unspaced, "你ぁーㄅกກក။。（"))
     assert not any(map(is_unspaced, "aя한ㄱअ.“… 1ﾡ"))

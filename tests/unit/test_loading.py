@@ -1,4 +1,4 @@
-"""Parts of a model load at the same time; an error is the first part's and comes when all are done."""
+"""Load the parts of a model in parallel; the first part's error is raised when all have ended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from runtime.engines.loading import load_together
 from tests.conftest import REPOSITORY
 
 
-def test_they_run_together_and_return_in_order() -> None:
-    meeting = threading.Barrier(3, timeout=30)  # breaks unless all three are running
+def test_parts_load_in_parallel_and_return_in_order() -> None:
+    barrier = threading.Barrier(3, timeout=30)  # raises an error unless all three are running
 
-    def meet(value: int) -> int:
-        meeting.wait()
+    def load(value: int) -> int:
+        barrier.wait()
         return value
 
-    assert load_together(lambda: meet(1), lambda: meet(2), lambda: meet(3)) == (1, 2, 3)
+    assert load_together(lambda: load(1), lambda: load(2), lambda: load(3)) == (1, 2, 3)
 
 
 def test_the_first_error_is_raised_when_all_have_ended() -> None:
@@ -38,10 +38,10 @@ def test_the_first_error_is_raised_when_all_have_ended() -> None:
     assert ended == [True]
 
 
-def test_transcribing_does_not_import_what_it_does_not_need() -> None:
-    """Imports are a fifth of a cold start."""
+def test_transcribing_imports_no_unneeded_modules() -> None:
+    """Imports take a fifth of a cold start."""
     code = "import runtime.__main__, sys; print(*sorted(sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    loaded = set(said.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = set(process.stdout.split())
     assert "runtime.transcriber" in loaded
     assert not loaded & {"runtime.evaluation", "jiwer", "rich", "av", "tokenizers", "importlib.metadata"}

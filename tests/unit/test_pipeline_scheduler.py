@@ -1,4 +1,4 @@
-"""Many files through one engine, with engines that are not models."""
+"""Schedule the segments of many files on one fake engine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RATE = 100
 
 
 class Reader:
-    """An audio of so many seconds in blocks of one second; breaks after ``breaks`` of them."""
+    """Constant audio of ``seconds`` in blocks of one second; raises an error after ``fail_after`` blocks."""
 
-    def __init__(self, seconds: int, value: float, breaks: int | None = None) -> None:
+    def __init__(self, seconds: int, value: float, fail_after: int | None = None) -> None:
         self.duration: float | None = float(seconds)
-        self._value, self._breaks = value, breaks
+        self._value, self._fail_after = value, fail_after
         self.closed = False
-        self.read = 0
+        self.blocks_read = 0
 
     def __enter__(self) -> Reader:
         return self
@@ -44,14 +44,14 @@ class Reader:
 
     def blocks(self) -> Iterator[np.ndarray]:
         for number in range(int(self.duration or 0)):
-            if number == self._breaks:
+            if number == self._fail_after:
                 raise AudioInvalidError("clip.wav: is truncated")
-            self.read += 1
+            self.blocks_read += 1
             yield np.full(RATE, self._value, np.float32)
 
 
 class Windows:
-    """A long form in windows of 3 s, whose text is that of :class:`Echo`."""
+    """Long-form decoding in windows of 3 s with the texts of :class:`FakeEngine`."""
 
     def __init__(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> None:
         self._samples, self._options, self._timings = samples, options, timings
@@ -78,8 +78,11 @@ class Windows:
         self._seek += 3 * RATE
 
 
-class Echo:
-    """Says of each segment its value and length; segments of a value over 100 loop unless they are guarded."""
+class FakeEngine:
+    """Gives each segment's value and length as its text.
+
+    Segments of a value over 100 loop without a repetition penalty, those of a value over 200 with one too.
+    """
 
     capabilities = Capabilities(context=True, language=True, language_detection=True)
     audio_in_prompt = False
@@ -114,16 +117,16 @@ class Echo:
         raise AssertionError
 
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
-        """As many at a time as there are rows, the last one first."""
+        """Take as many jobs at a time as there are rows, and yield the result of the last one first."""
         while True:
-            taken: deque[SegmentJob] = deque()
-            while len(taken) < self.plan.rows and (job := next_job()):
-                taken.append(job)
-            if not taken:
+            batch: deque[SegmentJob] = deque()
+            while len(batch) < self.plan.rows and (job := next_job()):
+                batch.append(job)
+            if not batch:
                 return
-            self.jobs += taken
-            while taken:
-                job = taken.pop()
+            self.jobs += batch
+            while batch:
+                job = batch.pop()
                 value, seconds = int(job.samples[0]), len(job.samples) / RATE
                 looped = value > 100 and (job.options.repetition_penalty == 1.0 or value > 200)
                 yield (
@@ -142,21 +145,26 @@ class Echo:
                 )
 
 
-def file(index: int, seconds: int, value: float | None = None, breaks: int | None = None, **options: Any) -> AudioFile:
-    made = AudioFile(index, RATE, Timings(), options=SegmentOptions(**options))
-    made.reader = Reader(seconds, index if value is None else value, breaks)  # type: ignore[assignment]
-    return made
+def file(
+    index: int, seconds: int, value: float | None = None, fail_after: int | None = None, **options: Any
+) -> AudioFile:
+    """Return a file whose samples all are ``value``, by default its index."""
+    audio_file = AudioFile(index, RATE, Timings(), options=SegmentOptions(**options))
+    audio_file.reader = Reader(seconds, index if value is None else value, fail_after)  # type: ignore[assignment]
+    return audio_file
 
 
-def work(engine: Echo, files: Iterator[AudioFile] | list[AudioFile], **options: Any) -> list[AudioFile]:
-    checked: Engine = engine
+def transcribe(engine: FakeEngine, files: Iterator[AudioFile] | list[AudioFile], **options: Any) -> list[AudioFile]:
+    checked: Engine = engine  # the type checker compares it with the protocol
     return list(SegmentScheduler(checked, files, vad=False, **options).run())
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_file_gets_its_own_pieces_in_order(rows: int, ahead: bool) -> None:
-    files = work(Echo(rows), [file(index, seconds) for index, seconds in enumerate([9, 1, 17, 4])], read_ahead=ahead)
+    files = transcribe(
+        FakeEngine(rows), [file(index, seconds) for index, seconds in enumerate([9, 1, 17, 4])], read_ahead=ahead
+    )
     assert sorted(each.index for each in files) == [0, 1, 2, 3]
     for each in files:
         assert each.error is None
@@ -168,57 +176,57 @@ def test_every_file_gets_its_own_pieces_in_order(rows: int, ahead: bool) -> None
         assert each.duration == each.done == [9, 1, 17, 4][each.index]
         assert each.reader is not None
         assert each.reader.closed  # type: ignore[attr-defined]
-        assert not any(slot.piece for slot in each.slots)  # samples of what is done are let go
+        assert not any(slot.piece for slot in each.slots)  # samples of finished segments are released
 
 
-def test_a_bad_file_stops_no_other_and_what_was_heard_of_it_is_dropped() -> None:
-    wrong = file(1, 0)
-    wrong.error = AudioInvalidError("no language")
-    files = work(Echo(), [file(0, 6), wrong, file(2, 30, breaks=20), file(3, 5)])
-    found = {each.index: each for each in files}
-    assert sorted(found) == [0, 1, 2, 3]
-    assert (found[0].error, found[3].error) == (None, None)
-    assert str(found[1].error) == "no language"
-    assert str(found[2].error) == "clip.wav: is truncated"
+def test_an_invalid_file_fails_alone() -> None:
+    invalid = file(1, 0)
+    invalid.error = AudioInvalidError("no language")
+    files = transcribe(FakeEngine(), [file(0, 6), invalid, file(2, 30, fail_after=20), file(3, 5)])
+    by_index = {each.index: each for each in files}
+    assert sorted(by_index) == [0, 1, 2, 3]
+    assert (by_index[0].error, by_index[3].error) == (None, None)
+    assert str(by_index[1].error) == "no language"
+    assert str(by_index[2].error) == "clip.wav: is truncated"
 
 
 def test_a_loop_is_decoded_again_once_in_shorter_pieces_with_a_penalty() -> None:
-    engine = Echo()
-    (looped,) = work(engine, [file(0, 4, value=101)])
+    engine = FakeEngine()
+    (looped,) = transcribe(engine, [file(0, 4, value=101)])
     (span,) = looped.spans
     assert span.decoded_again == "repetition"
     assert span.result.finish_reason == "stop"
     assert [job.options.repetition_penalty for job in engine.jobs] == [1.0, REPETITION_PENALTY, REPETITION_PENALTY]
-    first, *again = engine.jobs
-    assert np.array_equal(np.concatenate([job.samples for job in again]), first.samples)
-    assert span.result.text == " ".join(f"101:{len(job.samples) / RATE:g}" for job in again)
+    first, *parts = engine.jobs
+    assert np.array_equal(np.concatenate([job.samples for job in parts]), first.samples)
+    assert span.result.text == " ".join(f"101:{len(job.samples) / RATE:g}" for job in parts)
     assert (span.result.tokens, span.result.audio_tokens, span.result.language) == ([101, 101], 2, "English")
     assert span.result.confidence == pytest.approx(0.5)
 
-    engine = Echo()
-    (still,) = work(engine, [file(0, 4, value=201)])
+    engine = FakeEngine()
+    (still,) = transcribe(engine, [file(0, 4, value=201)])
     assert (still.spans[0].decoded_again, still.spans[0].result.finish_reason) == ("repetition", "repetition")
-    assert len(engine.jobs) == 3  # once, and not for ever
+    assert len(engine.jobs) == 3  # decoded again only once
 
 
-def test_words_of_parts_have_the_times_of_the_whole() -> None:
-    engine = Echo()
-    (found,) = work(engine, [file(0, 4, value=101)])
+def test_word_times_of_parts_count_from_the_segment_start() -> None:
+    engine = FakeEngine()
+    (looped,) = transcribe(engine, [file(0, 4, value=101)])
     first = len(engine.jobs[1].samples) / RATE
     expected = [Word("101", 0.25, first, 0.5), Word("101", first + 0.25, 4.0, 0.5)]
-    assert found.spans[0].result.words == expected
-    (without,) = work(Echo(), [file(0, 4, value=301)])
+    assert looped.spans[0].result.words == expected
+    (without,) = transcribe(FakeEngine(), [file(0, 4, value=301)])
     assert without.spans[0].result.words is None
 
 
-def test_times_count_from_the_beginning_of_the_audio() -> None:
-    """Those of parts from the piece's beginning, those of segments from the file's."""
-    engine = Echo()
-    (looped,) = work(engine, [file(0, 8, value=101, timestamps=True)])
+def test_segment_times_count_from_the_start_of_the_audio() -> None:
+    """Phrases of parts have times from the piece's start, segments have times from the file's start."""
+    engine = FakeEngine()
+    (looped,) = transcribe(engine, [file(0, 8, value=101, timestamps=True)])
     assert len(looped.spans) > 1
     for number, span in enumerate(looped.spans):
         parts = {job.key[2]: len(job.samples) / RATE for job in engine.jobs if job.key[1] == number}
-        ends = np.cumsum([parts[index] for index in range(len(parts) - 1)])  # the whole piece has the key None
+        ends = np.cumsum([parts[index] for index in range(len(parts) - 1)])  # the key of the whole piece is None
         starts = [0.25, *(ends[:-1] + 0.25)]
         assert [phrase.start for phrase in span.result.phrases] == pytest.approx(starts)
         assert [phrase.end for phrase in span.result.phrases] == pytest.approx(ends)
@@ -226,75 +234,81 @@ def test_times_count_from_the_beginning_of_the_audio() -> None:
         assert [segment.end for segment in segments] == pytest.approx(span.start / RATE + ends)
         assert [segment.decoded_again for segment in segments] == [None] * (len(ends) - 1) + ["repetition"]
     assert max(len(span.result.phrases) for span in looped.spans) > 1
-    (still,) = work(Echo(), [file(0, 4, value=201, timestamps=True)])
+    (still,) = transcribe(FakeEngine(), [file(0, 4, value=201, timestamps=True)])
     assert [segment.finish_reason for segment in segments_of(still.spans[0], RATE)] == ["stop", "repetition"]
 
 
-def test_a_bound_that_was_asked_for_is_no_reason_to_decode_again() -> None:
-    (bounded,) = work(Echo(), [file(0, 4, value=101, max_new_tokens=5)])
+def test_a_segment_with_max_new_tokens_is_not_decoded_again() -> None:
+    (bounded,) = transcribe(FakeEngine(), [file(0, 4, value=101, max_new_tokens=5)])
     assert (bounded.spans[0].decoded_again, bounded.spans[0].result.finish_reason) == (None, "repetition")
 
 
-def test_what_was_heard_before_is_not_decoded_again() -> None:
-    saved: list[tuple[int, Span]] = []
-    (whole,) = work(Echo(), [file(0, 17)], on_segment=lambda each, span: saved.append((each.index, span)))
-    assert len(saved) == len(whole.spans) - 1  # the last one ends the file
-    assert all(index == 0 and span in whole.spans for index, span in saved)
-    engine, again = Echo(), file(0, 17)
-    again.known = {(span.start, span.length): span for span in whole.spans[1:3]} | {(5, 5): whole.spans[0]}
-    (resumed,) = work(engine, [again])
+def test_known_spans_are_not_decoded_again() -> None:
+    delivered: list[tuple[int, Span]] = []
+    (whole,) = transcribe(
+        FakeEngine(), [file(0, 17)], on_segment=lambda each, span: delivered.append((each.index, span))
+    )
+    assert len(delivered) == len(whole.spans) - 1  # the last span completes the file
+    assert all(index == 0 and span in whole.spans for index, span in delivered)
+    engine, unfinished = FakeEngine(), file(0, 17)
+    unfinished.known = {(span.start, span.length): span for span in whole.spans[1:3]} | {(5, 5): whole.spans[0]}
+    (resumed,) = transcribe(engine, [unfinished])
     assert resumed.spans == whole.spans
     assert len(engine.jobs) == len(whole.spans) - 2
-    everything = file(0, 17)
-    everything.known = {(span.start, span.length): span for span in whole.spans}
-    (known,) = work(Echo(), [everything])
+    complete = file(0, 17)
+    complete.known = {(span.start, span.length): span for span in whole.spans}
+    (known,) = transcribe(FakeEngine(), [complete])
     assert (known.spans, known.done) == (whole.spans, 17.0)
 
 
-def test_progress_grows_to_the_duration() -> None:
-    received: dict[int, list[float]] = {}
-    work(
-        Echo(3),
+def test_progress_grows_up_to_the_duration() -> None:
+    progress: dict[int, list[float]] = {}
+    transcribe(
+        FakeEngine(3),
         [file(0, 17), file(1, 3)],
-        on_progress=lambda each: received.setdefault(each.index, []).append(each.done),
+        on_progress=lambda each: progress.setdefault(each.index, []).append(each.done),
     )
     for index, seconds in ((0, 17.0), (1, 3.0)):
-        assert received[index] == sorted(received[index])
-        assert received[index][-1] == seconds
+        assert progress[index] == sorted(progress[index])
+        assert progress[index][-1] == seconds
 
 
-def test_reading_stays_a_little_ahead() -> None:
-    """An hour is not read while the first rows are decoded."""
+def test_reading_ahead_is_bounded() -> None:
+    """An hour of audio is not read while the first rows are decoded."""
     long = file(0, 3600)
-    running = SegmentScheduler(Echo(2), [long], vad=False, on_progress=lambda each: counts.append(each.reader.read))  # type: ignore[union-attr]
+    reader: Any = long.reader
+    running = SegmentScheduler(
+        FakeEngine(2), [long], vad=False, on_progress=lambda _: counts.append(reader.blocks_read)
+    )
     counts: list[int] = []
     assert [each.index for each in running.run()] == [0]
-    assert counts[0] <= 4.0 * (2 + 2 * 2 + 2) + 8  # rows, what waits, one in each hand; and a block or two to cut from
+    # Rows, waiting pieces and one piece in each thread, each of 4 s; and some seconds to cut from.
+    assert counts[0] <= 4.0 * (2 + 2 * 2 + 2) + 8
 
 
-def test_leaving_early_ends_the_thread() -> None:
+def test_closing_early_ends_the_reading_thread() -> None:
     before = threading.active_count()
-    going = SegmentScheduler(Echo(), (file(index, 5) for index in range(1000)), vad=False).run()
-    next(going)
-    going.close()
+    results = SegmentScheduler(FakeEngine(), (file(index, 5) for index in range(1000)), vad=False).run()
+    next(results)
+    results.close()
     assert threading.active_count() == before
 
 
-def test_what_the_reading_thread_raises_is_raised_here() -> None:
+def test_an_error_in_the_reading_thread_is_raised_in_the_caller() -> None:
     def files() -> Iterator[AudioFile]:
         yield file(0, 5)
         raise RuntimeError("the caller's own iterator")
 
     with pytest.raises(RuntimeError, match="the caller's own"):
-        work(Echo(), files())
+        transcribe(FakeEngine(), files())
 
 
 def test_long_form_runs_beside_other_files() -> None:
-    """Its windows follow one another, and the rows between them serve the other files."""
-    engine, done = Echo(2), list[float]()
+    """Its windows run one after another, and other files use the free rows."""
+    engine, done = FakeEngine(2), list[float]()
     files = [file(1, 10), file(2, 9)]
     files[0].use_long_form = True
-    complete = work(engine, files, on_progress=lambda each: done.append(each.done) if each.index == 1 else None)
+    complete = transcribe(engine, files, on_progress=lambda each: done.append(each.done) if each.index == 1 else None)
     by_index = {each.index: each for each in complete}
     assert [span.result.text for span in by_index[1].spans] == ["1:3", "1:3", "1:3", "1:1"]
     assert sum(span.length for span in by_index[2].spans) == 9 * RATE
@@ -305,12 +319,12 @@ def test_long_form_runs_beside_other_files() -> None:
 def test_long_form_of_an_empty_audio_is_empty() -> None:
     empty = file(0, 0)
     empty.use_long_form = True
-    (complete,) = work(Echo(), [empty])
+    (complete,) = transcribe(FakeEngine(), [empty])
     assert (complete.spans, complete.duration, complete.error) == ([], 0.0, None)
 
 
-def test_a_truncated_audio_fails_in_long_form_too() -> None:
-    broken = file(0, 9, breaks=4)
-    broken.use_long_form = True
-    (complete,) = work(Echo(), [broken])
+def test_truncated_audio_fails_in_long_form() -> None:
+    truncated = file(0, 9, fail_after=4)
+    truncated.use_long_form = True
+    (complete,) = transcribe(FakeEngine(), [truncated])
     assert isinstance(complete.error, AudioInvalidError)

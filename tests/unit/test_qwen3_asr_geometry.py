@@ -1,4 +1,4 @@
-"""How many rows audio of any length gives, against the reference's own functions."""
+"""Number of encoder rows for audio of any length, compared with the reference's functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEN_MINUTES = 600 * 16_000
 
 
 def reference_frames(samples: int) -> int:
-    """The extractor's mask, one entry a hop over the padded samples, without a last partial one."""
+    """Return the length of the extractor's mask: one entry per hop of the padded samples, without a partial one."""
     padded = max(samples, 8_000)
     return len(range(0, padded, 160)) - (1 if padded % 160 else 0)
 
@@ -33,21 +33,21 @@ def test_any_length_gives_the_reference_number_of_tokens(samples: int) -> None:
     expected = int(_get_feat_extract_output_lengths(torch.tensor(frames)))
     assert GEOMETRY.tokens(frames) == expected
     assert int(window_token_count(torch.tensor(frames))) == expected
-    # Windows cut the same frames without changing their number.
+    # Cutting the frames into windows does not change the number of tokens.
     windows = [min(800, frames - start) for start in range(0, frames, 800)]
     assert sum(GEOMETRY.tokens(width) for width in windows) == expected
 
 
 @given(st.integers(1, 40_000))
 @settings(max_examples=25, deadline=None)
-def test_features_have_as_many_frames_as_said(samples: int) -> None:
+def test_frame_count_is_the_number_of_feature_frames(samples: int) -> None:
     features = log_mel(np.zeros(samples, np.float32), CONFIG)
     assert features.shape == (128, frame_count(samples, CONFIG))
 
 
 @given(st.integers(1, 27 * 16_000))
 @settings(max_examples=15, deadline=None)
-def test_the_engine_returns_that_many_rows(transcriber: Transcriber, samples: int) -> None:
+def test_the_engine_returns_the_expected_number_of_rows(transcriber: Transcriber, samples: int) -> None:
     engine = transcriber._engine
     assert isinstance(engine, Qwen3AsrEngine)
     rows = engine.encode(log_mel(np.zeros(samples, np.float32), CONFIG))

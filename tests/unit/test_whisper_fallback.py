@@ -1,4 +1,4 @@
-"""Guards on decoded texts, against the reference's arithmetic."""
+"""Checks of decoded texts: loops, silence and language probabilities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runtime.families.whisper.fallback import compression_ratio, is_silence, likeliest_language, probability, repeats
 
 
-def test_a_loop_compresses_and_speech_does_not() -> None:
+def test_loops_are_found_by_compression() -> None:
     assert not repeats("And so my fellow Americans ask not what your country can do for you.")
     assert not repeats("")
     assert not repeats("no no no")
@@ -19,7 +19,7 @@ def test_a_loop_compresses_and_speech_does_not() -> None:
 
 
 @given(st.text(max_size=200))
-def test_repeating_a_text_never_lowers_its_ratio_much(text: str) -> None:
+def test_repeating_a_text_does_not_lower_its_compression_ratio(text: str) -> None:
     assert compression_ratio(text) >= 0
     assert compression_ratio(text * 20) >= compression_ratio(text) * 0.9
 
@@ -31,16 +31,16 @@ def test_probability_is_a_softmax(seed: int, token: int) -> None:
     assert abs(probability(logits, token) - expected) < 1e-6
 
 
-def test_silence_is_what_is_likely_silent_and_unlikely_text() -> None:
+def test_silence_needs_high_no_speech_probability_and_low_log_probability() -> None:
     assert is_silence(0.7, -1.5)
     assert not is_silence(0.7, -0.5)
     assert not is_silence(0.5, -1.5)
 
 
-def test_only_languages_count() -> None:
+def test_only_language_tokens_are_compared() -> None:
     logits = np.zeros(10, np.float32)
     logits[[2, 5]] = 1.0, 3.0
-    logits[9] = 8.0  # some other token
-    code, share = likeliest_language(logits, {"en": 2, "de": 5, "ru": 6})
+    logits[9] = 8.0  # not a language token
+    code, language_probability = likeliest_language(logits, {"en": 2, "de": 5, "ru": 6})
     assert code == "de"
-    assert abs(share - np.exp(3) / (np.exp(1) + np.exp(3) + 1)) < 1e-6
+    assert abs(language_probability - np.exp(3) / (np.exp(1) + np.exp(3) + 1)) < 1e-6

@@ -1,4 +1,4 @@
-"""Whisper's rules on the next token against transformers' logits processors, and what its timestamps say."""
+"""Whisper's rules on the next token, compared with transformers' logits processors, and its timestamps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ids(values: list[int]) -> np.ndarray:
 def reference(
     logits: np.ndarray, tokens: list[int], *, timestamps: bool, max_initial: int | None, begin: list[int]
 ) -> np.ndarray:
-    """What transformers makes of the same logits, its processors in the order in which ``generate`` has them."""
+    """Return the logits after transformers' processors, in the order of ``generate``."""
     config = GenerationConfig(eos_token_id=STOP, no_timestamps_token_id=NO_TIMESTAMPS)
     config.max_initial_timestamp_index = max_initial
     processors = LogitsProcessorList(
@@ -45,8 +45,10 @@ def reference(
     )
     if timestamps:
         processors.append(WhisperTimeStampLogitsProcessor(config, begin_index=len(PROMPT)))
-    made: np.ndarray = processors(torch.tensor([[*PROMPT, *tokens]]), torch.from_numpy(logits[None].copy()))[0].numpy()
-    return made
+    processed: np.ndarray = processors(torch.tensor([[*PROMPT, *tokens]]), torch.from_numpy(logits[None].copy()))[
+        0
+    ].numpy()
+    return processed
 
 
 @given(
@@ -56,10 +58,10 @@ def reference(
     timestamps=st.booleans(),
     max_initial=st.sampled_from([None, 0, 5]),
 )
-def test_rules_are_those_of_transformers(
+def test_rules_equal_those_of_transformers(
     tokens: list[int], seed: int, spread: float, timestamps: bool, max_initial: int | None
 ) -> None:
-    """After every beginning of a text, sensible or not, and with timestamps that are likely or not."""
+    """After any tokens, valid or not, and for likely and unlikely timestamps."""
     logits = (np.random.default_rng(seed).standard_normal(VOCAB) * spread).astype(np.float32)
     expected = reference(logits, tokens, timestamps=timestamps, max_initial=max_initial, begin=[0, STOP])
     timed = TimestampRules(STOP, NO_TIMESTAMPS, max_initial) if timestamps else None
@@ -68,11 +70,11 @@ def test_rules_are_those_of_transformers(
 
 
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.5, 2.0, 5.0]))
-def test_what_is_decoded_by_the_rules_has_times_in_order(seed: int, spread: float) -> None:
+def test_texts_decoded_with_the_rules_have_times_in_order(seed: int, spread: float) -> None:
     class Rows(HashedRows):
-        def _logits(self, held: object, *, blurred: bool = False) -> np.ndarray:
-            made: np.ndarray = np.random.default_rng([seed, *held]).standard_normal(self.vocab).astype(np.float32)  # type: ignore[misc]
-            return made * np.float32(spread)
+        def _logits(self, row: object, *, blurred: bool = False) -> np.ndarray:
+            logits: np.ndarray = np.random.default_rng([seed, *row]).standard_normal(self.vocab).astype(np.float32)  # type: ignore[misc]
+            return logits * np.float32(spread)
 
     rules = NextTokenRules(ids([21, 22, 23, 24, 25]), ids([STOP]), TimestampRules(STOP, NO_TIMESTAMPS, 5))
     jobs = iter([(index, TextJob([21, index], None, 40, rules=rules)) for index in range(3)])
@@ -84,12 +86,12 @@ def test_what_is_decoded_by_the_rules_has_times_in_order(seed: int, spread: floa
         assert NO_TIMESTAMPS not in tokens
         for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
             assert not before >= FIRST <= token or after < FIRST  # never three in a row
-        found = phrases(tokens, RULES, 0.02, 30.0)
-        assert [token for phrase in found for token in phrase.tokens] == [token for token in tokens if token < STOP]
+        timed = phrases(tokens, RULES, 0.02, 30.0)
+        assert [token for phrase in timed for token in phrase.tokens] == [token for token in tokens if token < STOP]
 
 
-def test_rules_see_the_text_that_a_draft_has_so_far() -> None:
-    """A draft is taken token by token: what the rules forbid after the first is not taken from the second."""
+def test_rules_get_the_accepted_tokens_of_a_draft() -> None:
+    """A draft is accepted token by token, and the rules apply to each token after the accepted ones."""
     seen: list[list[int]] = []
 
     def rules(logits: np.ndarray, tokens: Sequence[int]) -> None:
@@ -118,11 +120,11 @@ def test_rules_see_the_text_that_a_draft_has_so_far() -> None:
     ],
     ids=["nothing", "no text", "one", "no end", "no times", "later than the audio", "backwards", "special tokens"],
 )
-def test_phrases(tokens: list[int], expected: list[tuple[float, float, list[int]]]) -> None:
-    found = phrases(tokens, RULES, 0.02, 0.5)
-    assert [phrase.tokens for phrase in found] == [text for _, _, text in expected]
+def test_tokens_are_split_into_phrases(tokens: list[int], expected: list[tuple[float, float, list[int]]]) -> None:
+    timed = phrases(tokens, RULES, 0.02, 0.5)
+    assert [phrase.tokens for phrase in timed] == [text for _, _, text in expected]
     edges = [edge for start, end, _ in expected for edge in (start, end)]
-    assert [edge for phrase in found for edge in (phrase.start, phrase.end)] == pytest.approx(edges)
+    assert [edge for phrase in timed for edge in (phrase.start, phrase.end)] == pytest.approx(edges)
 
 
 @pytest.mark.parametrize(
@@ -141,35 +143,35 @@ def test_phrases(tokens: list[int], expected: list[tuple[float, float, list[int]
     ],
     ids=[
         "no end",
-        "nobody after it",
+        "no text after it",
         "cut",
-        "nobody after the second",
+        "no text after the second",
         "cut after the second",
         "cut after the first",
         "no length",
-        "behind the end",
+        "after the end",
         "no timestamps",
         "nothing",
     ],
 )
-def test_where_the_next_window_begins(tokens: list[int], expected: tuple[int, int]) -> None:
-    saved, frames = advance(tokens, RULES, 100, 2)
-    assert (saved, frames) == expected
+def test_start_of_the_next_window(tokens: list[int], expected: tuple[int, int]) -> None:
+    used, frames = advance(tokens, RULES, 100, 2)
+    assert (used, frames) == expected
     if expected[1] == 60:
-        assert advance(tokens, RULES, 40, 2) == (4, 40)  # never behind the audio
+        assert advance(tokens, RULES, 40, 2) == (4, 40)  # not after the end of the audio
 
 
 @given(st.lists(st.integers(0, VOCAB - 1), max_size=30), st.integers(1, 3000))
-def test_every_window_gets_further_and_no_further_than_its_end(tokens: list[int], frames: int) -> None:
-    saved, further = advance(tokens, RULES, frames, 2)
-    assert 0 <= saved <= len(tokens)
-    assert 1 <= further <= frames
+def test_every_window_advances_at_most_to_its_end(tokens: list[int], frames: int) -> None:
+    used, advanced = advance(tokens, RULES, frames, 2)
+    assert 0 <= used <= len(tokens)
+    assert 1 <= advanced <= frames
 
 
 @given(st.lists(st.integers(0, VOCAB - 1), max_size=30), st.floats(0.01, 30.0))
-def test_phrases_of_anything_are_in_order_and_inside_of_the_audio(tokens: list[int], duration: float) -> None:
-    found: list[Phrase] = phrases(tokens, RULES, 0.02, duration)
-    edges = [edge for phrase in found for edge in (phrase.start, phrase.end)]
+def test_phrases_are_in_order_and_within_the_audio(tokens: list[int], duration: float) -> None:
+    timed: list[Phrase] = phrases(tokens, RULES, 0.02, duration)
+    edges = [edge for phrase in timed for edge in (phrase.start, phrase.end)]
     assert edges == sorted(edges)
     assert all(0 <= edge <= duration for edge in edges)
-    assert [token for phrase in found for token in phrase.tokens] == [token for token in tokens if token < STOP]
+    assert [token for phrase in timed for token in phrase.tokens] == [token for token in tokens if token < STOP]

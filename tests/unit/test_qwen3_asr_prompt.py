@@ -1,4 +1,4 @@
-"""What the model writes becomes language and text; nothing of the format leaks."""
+"""Parse Qwen3-ASR's output into language and text, without its tags."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ from runtime.families.qwen3_asr.prompt import parse_output
         ("language learning is fun", None, (None, "language learning is fun")),
     ],
 )
-def test_parse(raw: str, forced: str | None, expected: tuple[str | None, str]) -> None:
+def test_output_is_parsed_into_language_and_text(
+    raw: str, forced: str | None, expected: tuple[str | None, str]
+) -> None:
     assert parse_output(raw, forced) == expected
 
 
@@ -48,7 +50,7 @@ def test_parse(raw: str, forced: str | None, expected: tuple[str | None, str]) -
     ),
     st.sampled_from([None, "English"]),
 )
-def test_no_tag_ever_leaks(pieces: list[str], forced: str | None) -> None:
+def test_parsed_text_has_no_tags(pieces: list[str], forced: str | None) -> None:
     language, text = parse_output("".join(pieces), forced)
     assert "<asr_text>" not in text
     assert text == text.strip()
