@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from export.__main__ import app as export_app
 from runtime import Request, Transcriber, Transcript
 from runtime.__main__ import app as cli
-from runtime.engines.base import SegmentOptions
 from runtime.engines.capabilities import Capabilities
 from runtime.errors import CapabilityError, OptionError
 from runtime.families import FAMILIES, capabilities_of
@@ -247,20 +246,21 @@ def test_word_times_are_always_present_or_never(model: Model) -> None:
     assert {segment.words is not None for segment in transcript.segments} == {model.capabilities.words}
 
 
-def test_an_engine_refuses_unsupported_options(model: Model) -> None:
-    """Quantization, for example, calls the engine without a transcriber."""
-    engine = model.transcriber.engine
-    for name, options in (
-        ("context", SegmentOptions(context="Kris")),
-        ("timestamps", SegmentOptions(timestamps=True)),
-        ("translation", SegmentOptions(task="translate")),
-        ("forcing", SegmentOptions(ignore_stop=True, max_new_tokens=3)),
-    ):
+def test_validation_refuses_before_the_audio_is_opened(model: Model) -> None:
+    requests: dict[str, tuple[Request, dict[str, Any]]] = {
+        "context": (Request("missing.wav", context="Kris"), {}),
+        "timestamps": (Request("missing.wav", timestamps=True), {}),
+        "translation": (Request("missing.wav", task="translate"), {}),
+        "long_form": (Request("missing.wav", long_form=True), {}),
+        "words": (Request("missing.wav"), {"words": True}),
+        "forcing": (Request("missing.wav"), {"ignore_stop": True, "max_new_tokens": 3}),
+    }
+    for name, (request, options) in requests.items():
         if getattr(model.capabilities, name):
-            engine.check(options)
+            model.transcriber.validate(request, **options)
         else:
             with pytest.raises(CapabilityError):
-                engine.check(options)
+                model.transcriber.validate(request, **options)
 
 
 @each_option(COMMAND_OPTIONS)
