@@ -11,6 +11,7 @@ from runtime.version import __version__
 
 project = "asr-deploy"
 author = "the asr-deploy authors"
+html_show_copyright = False
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -27,11 +28,12 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
 # The values of defaults as the code writes them, not as Python prints them.
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"asr-deploy {__version__}"

@@ -38,7 +38,7 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
         report: shows progress.
 
     Raises:
-        OutputError: ``out`` exists, or cannot be written (for example because the disk is full).
+        quantize.errors.OutputError: ``out`` exists, or cannot be written (for example because the disk is full).
         CheckpointNotFoundError: a file of the checkpoint is missing.
         CheckpointInvalidError: a file of the checkpoint cannot be read, or the geometry is not supported.
         ParityError: a graph differs from the reference by more than its tolerance.

@@ -93,7 +93,7 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         The quantized artifact.
 
     Raises:
-        OutputError: ``out`` exists or cannot be written.
+        quantize.errors.OutputError: ``out`` exists or cannot be written.
         QuantizationError: ``parent`` is already quantized and the recipe does not allow that.
         QuantizationError: A weight file of ``parent`` has a second hard link.
         QuantizationError: A weight has values beyond the range of float16.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,12 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [REPOSITORY / "CONTRIBUTING.md", DOCS / "howto" / "family.md", DOCS / "architecture.md"]
+    "page",
+    [page for page in PAGES if page.name not in {"CHANGELOG.md", "changelog.md"}],  # those have old names too
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
 )
 def test_python_names_exist(page: Path) -> None:
     names = set(re.findall(r"`((?:runtime|export|quantize)(?:\.\w+)+)`", page.read_text(encoding="utf-8")))
-    assert names
     for name in names:
         parts = name.split(".")
         if any(part.startswith(("mine", "py")) for part in parts):  # an example, or a file
@@ -156,6 +158,24 @@ def test_python_names_exist(page: Path) -> None:
                 assert hasattr(value, attribute), name
                 value = getattr(value, attribute)
             break
+
+
+def test_architecture_shows_the_floors_of_the_contract() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    floors = re.findall(r"<!-- floors:.*?<!-- end of floors -->", text, re.DOTALL)[0]
+    shown = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", floors, re.MULTILINE)]
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = [each["layers"] for each in contracts["contracts"] if each["name"] == "floors of the runtime"]
+    assert shown == [[name.strip().removeprefix("runtime.") for name in layer.split("|")] for layer in layers]
+
+
+def test_the_example_of_a_family_is_that_of_the_tests() -> None:
+    toy = REPOSITORY / "tests" / "helpers" / "toy_family"
+    lines = {line for path in toy.glob("*.py") for line in path.read_text(encoding="utf-8").splitlines()}
+    page = (DOCS / "howto" / "family.md").read_text(encoding="utf-8")
+    examples = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if block.startswith("class ")]
+    assert len(examples) == 2
+    assert not [line for block in examples for line in block.splitlines() if line not in lines]
 
 
 def test_make_targets_exist() -> None:

@@ -1,1 +1,1 @@
-"""HTTP layer: application, middleware, connections, uploads, errors and the web page."""
+"""HTTP layer: middleware, connections, uploads, errors and the web page."""
