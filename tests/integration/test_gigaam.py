@@ -226,8 +226,8 @@ def test_command_line_writes_words(exported: tuple[Path, Path]) -> None:
         ("front_end", "hop_length", 0, "make no front end"),
         ("parameters", "vocab_size", 5, "parameters.vocab_size is 5, but graph or tokenizer have"),
         ("parameters", "blank_id", 0, "parameters.blank_id is 0"),
-        ("parameters", "subsampling", 0, "not positive"),
-        ("parameters", "segment_seconds", 61, "segment_seconds is 61, but positions are for 60 s"),
+        ("parameters", "subsampling", 0, "must be positive"),
+        ("parameters", "segment_seconds", 61, "segment_seconds is 61, but positions cover 60 s"),
         ("parameters", "other", 1, "unknown field `other`"),
     ],
 )
