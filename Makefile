@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that run tests side by side; a file of tests stays in one, so that its fixtures are made once.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20
 
 .PHONY: demo lint test-fast test docs install install-check espeak chromium tiny benchmark clean
 
@@ -39,11 +42,11 @@ lint: $(STAMP)
 
 # The tests that take no more than a few seconds each: under two minutes.
 test-fast: $(STAMP) espeak
-	$(BIN)/python -m pytest -m "not slow" --durations=20
+	$(PYTEST) -m "not slow"
 
 # Lint, then all tests with coverage.
 test: lint espeak chromium $(OPENVINO)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 --durations=20
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 # The documentation as HTML in build/docs; a warning is an error.
 docs: $(STAMP)

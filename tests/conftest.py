@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from runtime import Transcriber
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's own threads would only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("no deadline", deadline=None)  # no test measures time
 settings.load_profile("no deadline")

@@ -93,6 +93,7 @@ def test_chinese_numbers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_interrupted_training_gives_the_same_weights(tmp_path: Path) -> None:
     """Two steps, then two more from the state on disk, give the weights of four steps in a row."""
     generate(tmp_path / "c", 50, 4, workers=1)

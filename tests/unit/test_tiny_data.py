@@ -113,6 +113,7 @@ def test_a_folder_stores_clips_exactly(tmp_path: Path) -> None:
         write_folder(items, clips, out)
 
 
+@pytest.mark.slow
 def test_held_out_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "UTTERANCES", 3)
     monkeypatch.setattr(evaluate, "CONTEXT_UTTERANCES", 3)

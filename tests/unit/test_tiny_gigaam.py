@@ -117,6 +117,7 @@ def test_training_and_runtime_have_the_same_features(speech: np.ndarray) -> None
         assert np.abs(features[row].numpy()[:, : reference.shape[1]] - reference).max() < 5e-3
 
 
+@pytest.mark.slow
 def test_training_resumes_and_learns(corpus: Corpus, tmp_path: Path) -> None:
     """An interrupted run gives the same weights, and all terms of the loss fall."""
     phonemes = phoneme_table(suited(corpus.items))

@@ -174,6 +174,7 @@ def test_padding_does_not_affect_training(speech: np.ndarray) -> None:
         torch.testing.assert_close(plain, padded, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_are_of_both_languages_and_the_loss_goes_down(corpus: Corpus, items: list[Item]) -> None:
     phonemes = phoneme_table(items)
     batches = Batches([corpus], (0,), TOKENIZER, phonemes, Plan(steps=2, batch=len(items)))

@@ -97,6 +97,7 @@ def test_the_function_is_unchanged(models: tuple[nn.Module, nn.Module], tokenize
     assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_the_tokens_are_unchanged(models: tuple[nn.Module, nn.Module], tokenizer: Tokenizer) -> None:
     """Also with the cache of keys and values, in which the twin's values are larger."""
     clips = [clip(file) for file in SAMPLES]

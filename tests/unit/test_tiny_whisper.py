@@ -128,6 +128,7 @@ def test_windows_have_whole_sentences_and_the_start_of_a_cut_one(corpus: Corpus,
     assert cuts  # sentences that end after the window have only a start
 
 
+@pytest.mark.slow
 def test_the_training_encoder_equals_that_of_the_model(corpus: Corpus, tokenizer: Tokenizer) -> None:
     """On a whole window; all weights have gradients, for clips and for windows."""
     phonemes = phoneme_table(corpus.items)
