@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from runtime import Transcriber
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: torch's own threads would only get in each other's way
+if "PYTEST_XDIST_WORKER" in os.environ:  # with tests side by side, threads of torch would only slow one another down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("no deadline", deadline=None)  # no test measures time
