@@ -186,7 +186,9 @@ class Transcriber:
             task=task,
             long_form=long_form,
         )
-        file = self.open_file(0, self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop))
+        start = time.perf_counter()
+        validated = self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop)
+        file = self.open_file(0, validated, start)
         report = (lambda file: on_progress(file.done, file.duration)) if on_progress else None
         (file,) = SegmentScheduler(self._engine, [file], vad=self._vad, on_progress=report).run()
         if file.error:
@@ -336,8 +338,13 @@ class Transcriber:
         """
         return self.check(Request("", language))
 
-    def open_file(self, index: int, validated: ValidatedRequest) -> AudioFile:
+    def open_file(self, index: int, validated: ValidatedRequest, began: float | None = None) -> AudioFile:
         """Open a request's audio for :class:`runtime.pipeline.scheduler.SegmentScheduler`, which closes its reader.
+
+        Args:
+            index: the request's input position.
+            validated: from :meth:`validate`.
+            began: start of the request (``time.perf_counter``), from which its total time counts; by default now.
 
         Raises:
             OptionError: an array without sample rate, or a file with one.
@@ -345,7 +352,7 @@ class Transcriber:
             AudioInvalidError: the audio is damaged, empty or truncated.
             AudioUnsupportedError: no installed decoder reads the format.
         """
-        request, start = validated.request, time.perf_counter()
+        request, start = validated.request, time.perf_counter() if began is None else began
         return AudioFile(
             index,
             self._engine.sample_rate,
@@ -359,9 +366,10 @@ class Transcriber:
 
     def _try_open(self, index: int, request: Request, max_new_tokens: int | None, *, ignore_stop: bool) -> AudioFile:
         """Validate and open a request; an error becomes the file's."""
+        start = time.perf_counter()
         try:
             validated = self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop)
-            return self.open_file(index, validated)
+            return self.open_file(index, validated, start)
         except AsrError as error:
             timings = Timings(load=self.load_seconds)
             return AudioFile(index, self._engine.sample_rate, timings, error=error)

@@ -145,14 +145,10 @@ class LongForm(Protocol):
     """One long audio decoded in windows whose ends the model decides."""
 
     def next_job(self) -> SegmentJob | None:
-        """Return the next window; None while one is being decoded, and after the last."""
+        """Return the next window; None after the last. Its result must be taken before the next call."""
 
     def take(self, result: SegmentResult) -> None:
         """Take the result of the window that was being decoded."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every window is decoded."""
 
     @property
     def done(self) -> int:

@@ -73,6 +73,7 @@ class AudioFile:
     slots: list[Slot] = field(default_factory=list)
     samples: int | None = None
     _long_form: LongForm | None = None
+    _long_form_spans: list[Span] | None = None
     _open: int = 0
     _done: int = 0
 
@@ -97,21 +98,21 @@ class AudioFile:
         """Whether everything is read and decoded, or the audio failed."""
         if self.error is not None:
             return True
-        if self.samples is None or self._open:
-            return False
-        return self._long_form is None or self._long_form.complete
+        return self.samples is not None and not self._open and self._long_form is None
 
     @property
     def spans(self) -> list[Span]:
         """All decoded pieces in order."""
         if self._long_form:
             return self._long_form.spans
+        if self._long_form_spans is not None:
+            return self._long_form_spans
         return [slot.span() for slot in self.slots if slot.result]
 
     def leading_spans(self, first: int) -> list[Span]:
         """Return the decoded pieces from number ``first`` up to the first one that is not decoded."""
-        if self._long_form:
-            return self._long_form.spans[first:]
+        if self.use_long_form:
+            return self.spans[first:]
         spans = []
         for slot in self.slots[first:]:
             if not slot.result:
@@ -131,14 +132,18 @@ class AudioFile:
         assert piece
         return self._job(slot, None, piece, self.options)
 
-    def start_long_form(self, long_form: LongForm) -> SegmentJob | None:
-        """Decode the audio by the model's own windows; return the first one's job, None for an empty audio."""
-        self._long_form = long_form
-        return self._next_window()
+    def start_long_form(self, long_form: LongForm, samples: int) -> SegmentJob | None:
+        """Decode the audio of ``samples`` by the model's own windows; return the first window's job, if any."""
+        self._long_form, self.samples = long_form, samples
+        return self._next_window(long_form)
 
-    def _next_window(self) -> SegmentJob | None:
-        job = self._long_form.next_job() if self._long_form else None
-        return msgspec.structs.replace(job, key=JobKey(self, None, None), began=self.began) if job else None
+    def _next_window(self, long_form: LongForm) -> SegmentJob | None:
+        job = long_form.next_job()
+        if job:
+            return msgspec.structs.replace(job, key=JobKey(self, None, None))
+        # Everything is decoded: keep the texts and drop samples and features.
+        self._long_form, self._long_form_spans = None, long_form.spans
+        return None
 
     def take(self, key: JobKey, result: SegmentResult) -> list[SegmentJob]:
         """Take a job's result; return the jobs that follow from it.
@@ -149,7 +154,7 @@ class AudioFile:
         if key.slot is None:
             assert self._long_form
             self._long_form.take(result)
-            job = self._next_window()
+            job = self._next_window(self._long_form)
             return [job] if job else []
         slot = self.slots[key.slot]
         if key.part is not None:

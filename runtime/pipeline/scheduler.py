@@ -29,11 +29,10 @@ class _PieceRead:
 
 
 @dataclass(frozen=True, slots=True)
-class _AudioRead:
-    """All samples of a file that is decoded in long form."""
+class _LongFormOpened:
+    """A file that is decoded in long form; its audio is read when its turn comes."""
 
     file: AudioFile
-    samples: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,10 @@ class _ReadEnded:
     error: AsrError | None = None
 
 
-_ReadEvent = _PieceRead | _AudioRead | _ReadEnded
+_ReadEvent = _PieceRead | _LongFormOpened | _ReadEnded
+
+# Long forms at a time: each holds all samples and features of its audio, 0.35 GB an hour.
+_MAX_LONG_FORMS = 2
 
 
 class SegmentScheduler:
@@ -76,6 +78,8 @@ class SegmentScheduler:
         self._read_ahead = read_ahead
         self._follow_ups: deque[SegmentJob] = deque()
         self._complete: deque[AudioFile] = deque()
+        self._held: _LongFormOpened | None = None
+        self._long_forms = 0
 
     def run(self) -> Generator[AudioFile, None, None]:
         """Yield every file once it is complete, in the order of completion."""
@@ -97,13 +101,16 @@ class SegmentScheduler:
             if file.error or not file.reader:
                 yield _ReadEnded(file, error=file.error)
                 continue
+            if file.use_long_form:
+                yield _LongFormOpened(file)
+                continue
             samples, seconds, start = 0, 0.0, time.perf_counter()
             try:
                 with file.reader as reader:
                     blocks = _CountingBlocks(reader.blocks())
-                    for event in self._read_file(file, blocks):
+                    for piece in cut(blocks, self._engine, vad=self._vad):
                         seconds += time.perf_counter() - start
-                        yield event
+                        yield _PieceRead(file, piece)
                         start = time.perf_counter()
                     samples = blocks.samples
             except AsrError as error:
@@ -111,17 +118,14 @@ class SegmentScheduler:
                 continue
             yield _ReadEnded(file, samples, seconds + time.perf_counter() - start)
 
-    def _read_file(self, file: AudioFile, blocks: Iterable[Floats]) -> Iterator[_ReadEvent]:
-        if file.use_long_form:
-            yield _AudioRead(file, concatenate(blocks))
-            return
-        for piece in cut(blocks, self._engine, vad=self._vad):
-            yield _PieceRead(file, piece)
-
     def _next_job(self) -> SegmentJob | None:
         if self._follow_ups:
             return self._follow_ups.popleft()
-        for event in self._events:
+        while event := self._held or next(self._events, None):
+            self._held = None
+            if isinstance(event, _LongFormOpened) and self._long_forms >= _MAX_LONG_FORMS:
+                self._held = event
+                return None
             if job := self._job_of(event):
                 return job
         return None
@@ -135,13 +139,29 @@ class SegmentScheduler:
             self._check_complete(file)
         elif file.error:
             return None
-        elif isinstance(event, _AudioRead):
-            return file.start_long_form(self._engine.long_form(event.samples, file.options, file.timings))
+        elif isinstance(event, _LongFormOpened):
+            return self._start_long_form(file)
         else:
             slot = file.add(event.piece)
             if not self._reuse_known(file, slot):
                 return file.job(slot)
         return None
+
+    def _start_long_form(self, file: AudioFile) -> SegmentJob | None:
+        """Read all of a file's audio and return its first window's job; None for an error or without a window."""
+        assert file.reader
+        job = None
+        try:
+            with file.reader as reader, file.timings.measure("segment"):
+                samples = concatenate(reader.blocks())
+            job = file.start_long_form(self._engine.long_form(samples, file.options, file.timings), len(samples))
+        except AsrError as error:
+            file.error = error
+        if job is None:
+            self._check_complete(file)
+        else:
+            self._long_forms += 1
+        return job
 
     def _reuse_known(self, file: AudioFile, index: int) -> bool:
         slot = file.slots[index]
@@ -157,6 +177,8 @@ class SegmentScheduler:
     def _take(self, key: JobKey, result: SegmentResult) -> None:
         file = key.file
         self._follow_ups.extend(file.take(key, result))
+        if key.slot is None and file.complete:
+            self._long_forms -= 1
         slot = None if key.slot is None else file.slots[key.slot]
         if (slot is None or slot.result) and not self._check_complete(file):
             self._report(file)

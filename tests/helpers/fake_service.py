@@ -81,6 +81,9 @@ class FakeService:
             raise OptionError(f"unknown language {request.language!r}", "language")
         return ValidatedRequest(request, SegmentOptions("English" if request.language else None, request.context))
 
+    def check_capacity(self) -> None:
+        pass
+
     async def start(self) -> None:
         self.ready = True
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import soundfile
 
-from runtime.engines.base import EngineOptions, Probe, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.base import EngineOptions, LongForm, Probe, SegmentJob, SegmentOptions, SegmentResult
 from runtime.engines.batch_plan import BatchPlan
 from runtime.engines.capabilities import Capabilities
 from runtime.model.artifact import open_artifact
@@ -22,6 +22,7 @@ from runtime.pipeline.events import Event, Final, Partial, Speech
 from runtime.pipeline.streaming import LiveOptions
 from runtime.results import Segment, Timings
 from runtime.transcriber import Transcriber, default_model
+from tests.helpers.long_form import FixedWindows
 
 RATE = 1000
 WAIT = 20.0  # seconds before a hanging test fails
@@ -69,6 +70,7 @@ class SteppedEngine:
         self.errors: dict[int, BaseException] = {}
         self.run_error: BaseException | None = None
         self.rows: list[Row] = []
+        self.long_forms = 0
         self._allowed = 10**9 if automatic else 0
 
     def allow(self, steps: int = 1) -> None:
@@ -101,8 +103,9 @@ class SteppedEngine:
     def read(self, tokens: Any, language: str | None, *, ended: bool) -> tuple[str | None, str]:
         raise AssertionError
 
-    def long_form(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> Any:
-        raise AssertionError
+    def long_form(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> LongForm:
+        self.long_forms += 1
+        return FixedWindows(samples, options, timings, 3 * RATE)
 
     def check(self, options: SegmentOptions) -> None: ...
 

@@ -21,6 +21,7 @@ from runtime.pipeline.audio_file import AudioFile
 from runtime.pipeline.scheduler import SegmentScheduler
 from runtime.pipeline.spans import segments_of
 from runtime.results import TimedText, Timings, Word
+from tests.helpers.long_form import FixedWindows
 
 RATE = 100
 
@@ -50,34 +51,6 @@ class Reader:
             yield np.full(RATE, self._value, np.float32)
 
 
-class Windows:
-    """Long-form decoding in windows of 3 s with the texts of :class:`FakeEngine`."""
-
-    def __init__(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> None:
-        self._samples, self._options, self._timings = samples, options, timings
-        self._seek, self._waiting = 0, False
-        self.spans: list[Span] = []
-
-    @property
-    def done(self) -> int:
-        return min(self._seek, len(self._samples))
-
-    @property
-    def complete(self) -> bool:
-        return self._seek >= len(self._samples)
-
-    def next_job(self) -> SegmentJob | None:
-        if self._waiting or self.complete:
-            return None
-        self._waiting = True
-        return SegmentJob(self, self._samples[self._seek : self._seek + 3 * RATE], self._options, self._timings, 0.0)
-
-    def take(self, result: SegmentResult) -> None:
-        self._waiting = False
-        self.spans.append(Span(self._seek, 3 * RATE, result, None))
-        self._seek += 3 * RATE
-
-
 class FakeEngine:
     """Gives each segment's value and length as its text.
 
@@ -91,6 +64,7 @@ class FakeEngine:
 
     def __init__(self, rows: int = 2) -> None:
         self.plan = BatchPlan(rows, 100, 1, 1, 1000)
+        self.long_forms = 0
         self.jobs: list[SegmentJob] = []
 
     def check(self, options: SegmentOptions) -> None: ...
@@ -108,7 +82,8 @@ class FakeEngine:
         raise AssertionError
 
     def long_form(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> LongForm:
-        return Windows(samples, options, timings)
+        self.long_forms += 1
+        return FixedWindows(samples, options, timings, 3 * RATE)
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         raise AssertionError
@@ -328,3 +303,20 @@ def test_truncated_audio_fails_in_long_form() -> None:
     truncated.use_long_form = True
     (complete,) = transcribe(FakeEngine(), [truncated])
     assert isinstance(complete.error, AudioInvalidError)
+
+
+def test_two_long_forms_are_held_at_a_time() -> None:
+    """Each holds all of its audio, so more than two are not read, however many rows there are."""
+    engine = FakeEngine(6)
+    files = [file(index, 9) for index in range(5)]
+    for each in files:
+        each.use_long_form = True
+    complete: list[AudioFile] = []
+    held: list[int] = []
+    scheduler = SegmentScheduler(
+        engine, files, vad=False, on_progress=lambda _: held.append(engine.long_forms - len(complete))
+    )
+    for each in scheduler.run():
+        complete.append(each)  # noqa: PERF402  (the callback above looks at it)
+    assert len(complete) == 5
+    assert max(held) == 2

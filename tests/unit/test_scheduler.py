@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runtime.engines.base import SegmentJob, SegmentResult
+from runtime.engines.base import SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import AudioInvalidError, OptionError
 from runtime.pipeline.events import Event
 from runtime.results import Segment, Transcript
@@ -23,7 +23,7 @@ from runtime.server.scheduling.fairness import LIVE_AHEAD_SECONDS, LIVE_WEIGHT
 from runtime.server.scheduling.file_ticket import FileTicket
 from runtime.server.scheduling.scheduler import GROUP_SECONDS, Scheduler
 from runtime.server.scheduling.stream_ticket import Latency, StreamTicket
-from runtime.transcriber import Request
+from runtime.transcriber import Request, ValidatedRequest
 from tests.helpers.stepped_engine import RATE, WAIT, FakeSession, FakeTranscriber, SteppedEngine, wav
 
 
@@ -437,3 +437,21 @@ def test_a_session_that_fails_ends_alone(harness: Harness) -> None:
     good.finish()
     harness.until(lambda: good.over)
     assert deliveries[-1] is None
+
+
+def test_long_form_delivers_its_windows_and_holds_two_audios_at_a_time(harness: Harness) -> None:
+    def submit_long(value: int, seconds: float) -> tuple[FileTicket, Waiter]:
+        waiter = Waiter()
+        request = Request(wav(value, seconds), name="a.wav", long_form=True)
+        return harness.scheduler.submit(ValidatedRequest(request, SegmentOptions()), waiter), waiter
+
+    long = [submit_long(value, 7) for value in (1, 2, 3, 4)]
+    short = harness.submit(5, 2)
+    harness.until(lambda: harness.engine.long_forms == 2 and sum(ticket.read for ticket, _ in long) == 2)
+    assert sum(ticket.scanned > 0 for ticket, _ in long) == 2
+    harness.engine.allow(10**9)
+    for value, (_, waiter) in enumerate(long, 1):
+        transcript = waiter.transcript()
+        assert [segment.text for segment in transcript.segments] == [f"{value}:3", f"{value}:3", f"{value}:1"]
+        assert transcript.duration == 7.0
+    assert short[1].transcript().text == "5:2"

@@ -104,7 +104,8 @@ class TranscriptionEndpoint:
         record.model = service.name
         if form.file is None:
             raise invalid("The form has no field `file`.", FILE_FIELD)
-        request = await _validate(service, options, form.file)
+        service.check_capacity()
+        request = await run_until_disconnect(receive, _validate(service, options, form.file))
         audio_in_prompt = service.transcriber.audio_in_prompt
         if options.stream:
             await self._stream(service.segments(request), audio_in_prompt, record, receive, send)

@@ -113,6 +113,11 @@ class FileTicket:
         return bool(self._follow_ups or self.ready)
 
     @property
+    def is_long_form(self) -> bool:
+        """Whether all of its audio is held until it is decoded."""
+        return self._request.request.long_form
+
+    @property
     def scanned(self) -> float:
         """Seconds that were read, speech or silence."""
         return self._samples / self._rate
@@ -157,9 +162,10 @@ class FileTicket:
         start = time.perf_counter()
         try:
             pieces, ended = self._read_some()
-            long_form = self._start_long_form() if ended else None
+            seconds = time.perf_counter() - start
+            long_form = self._start_long_form() if ended and not self.over else None
             with self._changed:
-                self._seconds += time.perf_counter() - start
+                self._seconds += seconds
                 self._advance(pieces, long_form, ended=ended)
         except GivenUp:
             pass
@@ -234,7 +240,7 @@ class FileTicket:
         self.ready.extend(self._file.add(piece) for piece in pieces)
         if not ended:
             return
-        if long_form and (job := self._file.start_long_form(long_form)):
+        if long_form and (job := self._file.start_long_form(long_form, self._samples)):
             self._follow_ups.append(job)
         self.read = True
         self._close()

@@ -29,6 +29,8 @@ GROUP_SECONDS = 20.0
 # without waiting pieces may exceed this up to twice, so that waiting pieces of long files do not delay a short one.
 _MAX_AHEAD, _MAX_AHEAD_FOR_NEW = 2, 4
 _READERS = 2
+# Files in long form whose audio is held at a time: 0.35 GB an hour each.
+_MAX_LONG_FORMS = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -311,6 +313,9 @@ class Scheduler:
         rows = self._engine.plan.rows
         ahead = sum(len(file.ready) + file.reading for file in self._files)
         unread = [file for file in self._files if not (file.read or file.reading)]
+        held = sum(file.is_long_form and (file.reading or file.scanned > 0) for file in self._files)
+        if held >= _MAX_LONG_FORMS:
+            unread = [file for file in unread if not file.is_long_form or file.scanned > 0]
         if ahead >= _MAX_AHEAD * rows:
             unread = [file for file in unread if not file.ready]
         if ahead >= _MAX_AHEAD_FOR_NEW * rows or not unread:

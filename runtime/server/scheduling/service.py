@@ -87,6 +87,17 @@ class Service:
                     return item
         raise AssertionError("results end with a transcript or an error")
 
+    def check_capacity(self) -> None:
+        """Check whether another file is accepted now.
+
+        Raises:
+            Closing: the service is shutting down.
+            Busy: the queue is full.
+        """
+        self._check_open()
+        if (files := self._scheduler.files) >= self._limits.max_queue:
+            raise self._busy(f"{files} requests are waiting", self._files_done, files)
+
     def segments(self, request: ValidatedRequest) -> Results:
         """Accept an audio file; return its segments in order, each as soon as it is final, and last its transcript.
 
@@ -102,9 +113,7 @@ class Service:
             Closing: the service is shutting down.
             Busy: the queue is full.
         """
-        self._check_open()
-        if (files := self._scheduler.files) >= self._limits.max_queue:
-            raise self._busy(f"{files} requests are waiting", self._files_done, files)
+        self.check_capacity()
         return Results(
             lambda deliver: self._scheduler.submit(request, deliver), self._limits.deadline, self._file_ended
         )
