@@ -47,16 +47,20 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Floats:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("piece", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize(("piece", "share"), [(0.02, 0.25), (0.1, 1.0), (1.0, 0.25)])
 def test_finals_of_a_hundred_utterances_equal_the_offline_results(
-    transcriber: Transcriber, hundred: Floats, piece: float
+    transcriber: Transcriber, hundred: Floats, piece: float, share: float
 ) -> None:
-    """Text, tokens and confidence are equal, and stable text is never retracted."""
-    events = events_of(transcriber, hundred, piece)
-    assert_as_offline(events, offline(transcriber.engine, hundred))
+    """Text, tokens and confidence are equal, and stable text is never retracted.
+
+    All utterances come in pieces of 100 ms, the first quarter of them in shorter and longer pieces too.
+    """
+    audio = hundred[: int(share * len(hundred))]
+    events = events_of(transcriber, audio, piece)
+    assert_as_offline(events, offline(transcriber.engine, audio))
     assert all(final.as_offline for final in finals(events))
     assert taken_back(events) == 0
-    assert sum(isinstance(event, Partial) for event in events) > 200
+    assert sum(isinstance(event, Partial) for event in events) > 200 * share
 
 
 @pytest.mark.slow
@@ -142,15 +146,15 @@ def test_the_cost_of_a_chunk_does_not_grow_within_a_segment(transcriber: Transcr
 
 @pytest.mark.slow
 def test_memory_of_a_long_stream_does_not_grow(transcriber: Transcriber, speech: Floats) -> None:
-    """In half an hour of speech and silence, resident memory does not grow after the first minutes."""
+    """In a quarter of an hour of speech and silence, resident memory does not grow after the first minutes."""
     stream = transcriber.stream(interval=5.0)
     audio, _ = joined([speech], 1.0)
     early_bytes, count = 0, 0
-    for number in range(30 * 60 // (len(audio) // RATE)):
+    for number in range(15 * 60 // (len(audio) // RATE)):
         for start in range(0, len(audio), RATE):
             count += len(finals(stream.feed(audio[start : start + RATE])))
-        if number == 5:
+        if number == 3:
             early_bytes = resident_bytes()
     count += len(finals(stream.finish()))
-    assert count > 200
+    assert count > 100
     assert resident_bytes() < early_bytes + 15e6
