@@ -177,7 +177,7 @@ def _measure_run(transcriber: Transcriber, job: MeasureJob, clips: int, max_toke
         for segment in transcript.segments
     ]
     # CTC and transducer models have no prompt and no stop id, and a step of their loop may give no token at all.
-    if "decoder" not in transcriber.artifact.manifest.graphs:
+    if not transcriber.capabilities.forcing:  # the text comes from encoder frames
         counts = []
         del stages["prefill"]
     return _Run(

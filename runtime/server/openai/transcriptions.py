@@ -72,8 +72,8 @@ class TranscriptionEndpoint:
 
         Raises:
             ClientDisconnected: the client disconnected.
-            AsrError, EngineFailure: the request failed before the response started; see
-                :func:`runtime.server.http.api_errors.to_api_error` for the response.
+            AsrError: the request is invalid; :func:`runtime.server.http.api_errors.to_api_error` makes the response.
+            EngineFailure: the engine failed before the response started.
         """
         if not any(service.ready for service in self._services.values()):
             raise Closing("The server is starting or shutting down; try again later.")
