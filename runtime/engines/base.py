@@ -145,7 +145,7 @@ class LongForm(Protocol):
     """One long audio decoded in windows whose ends the model decides."""
 
     def next_job(self) -> SegmentJob | None:
-        """Return the next window; None after the last. Its result must be taken before the next call."""
+        """Return the next window; None while one is being decoded, and after the last."""
 
     def take(self, result: SegmentResult) -> None:
         """Take the result of the window that was being decoded."""

@@ -55,7 +55,7 @@ class WhisperLongForm:
         with timings.measure("features"):
             self._features = log_mel(samples, msgspec.structs.replace(front_end, min_samples=front_end.n_fft))
         self._seek = 0
-        self._retrying = False
+        self._waiting = self._retrying = False
         self._spans: list[Span] = []
 
     @property
@@ -74,9 +74,10 @@ class WhisperLongForm:
         return min(int(self._features.shape[1]) - self._seek, self._window)
 
     def next_job(self) -> SegmentJob | None:
-        """Return the next window; None after the last. Its result must be taken before the next call."""
-        if self._frames <= 0:
+        """Return the next window; None while one is being decoded, and after the last."""
+        if self._waiting or self._frames <= 0:
             return None
+        self._waiting = True
         end = self._seek + self._frames
         features = np.pad(self._features[:, self._seek : end], ((0, 0), (0, self._window - self._frames)))
         penalty = REPETITION_PENALTY if self._retrying else self._options.repetition_penalty
@@ -91,6 +92,7 @@ class WhisperLongForm:
 
     def take(self, result: SegmentResult) -> None:
         """Take the result of the window that was being decoded, and move to the next one."""
+        self._waiting = False
         if result.finish_reason == "repetition" and not self._retrying and not self._options.max_new_tokens:
             self._retrying = True
             return
