@@ -1,0 +1,37 @@
+"""Layouts of Whisper checkpoints: transformers, CTranslate2 and OpenAI. They are told apart by their weight files."""
+
+from __future__ import annotations
+
+from export.checkpoints import CTRANSLATE2, PT, CheckpointFolder
+from export.errors import CheckpointNotFoundError
+from export.families.whisper.layouts.base import Layout
+from export.families.whisper.layouts.ctranslate2 import CTranslate2Layout
+from export.families.whisper.layouts.openai import OpenAILayout
+from export.families.whisper.layouts.transformers import TransformersLayout
+
+__all__ = ["Layout", "find_layout", "recognizes"]
+
+
+def find_layout(folder: CheckpointFolder) -> type[Layout]:
+    """Find the layout of a checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: a weight file is missing.
+        CheckpointInvalidError: there are several weight files without an index.
+    """
+    file = folder.weight_files()[0]
+    if file.name == CTRANSLATE2:
+        return CTranslate2Layout
+    return OpenAILayout if file.suffix == PT else TransformersLayout
+
+
+def recognizes(folder: CheckpointFolder) -> bool:
+    """Whether a folder without ``model_type`` has the files of a Whisper checkpoint of CTranslate2 or OpenAI.
+
+    Raises:
+        CheckpointInvalidError: there are several weight files without an index.
+    """
+    try:
+        return find_layout(folder) is not TransformersLayout
+    except CheckpointNotFoundError:
+        return False
