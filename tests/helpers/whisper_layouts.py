@@ -171,6 +171,7 @@ def openai_name(name: str) -> str:
 
 def openai_file(tensors: Mapping[str, Tensor], config: WhisperConfig) -> dict[str, Any]:
     """Contents of OpenAI's file."""
+    stored = {openai_name(name): tensor for name, tensor in tensors.items() if name != "proj_out.weight"}
     return {
         "dims": {
             "n_mels": config.num_mel_bins,
@@ -184,7 +185,7 @@ def openai_file(tensors: Mapping[str, Tensor], config: WhisperConfig) -> dict[st
             "n_text_head": config.decoder_attention_heads,
             "n_text_layer": config.decoder_layers,
         },
-        "model_state_dict": {openai_name(name): tensor for name, tensor in tensors.items() if name != "proj_out.weight"},
+        "model_state_dict": stored,
     }
 
 

@@ -136,8 +136,8 @@ def make_config(path: Path, geometry: Mapping[str, int], tokenizer: Tokenizer) -
         tokenizer: gives the ids of start and stop token.
 
     Raises:
-        CheckpointInvalidError: a size is not positive, the width is not divisible by the heads, or the tokenizer lacks a
-            token.
+        CheckpointInvalidError: a size is not positive, or the width is not divisible by the heads.
+        CheckpointInvalidError: the tokenizer lacks a token.
     """
     if wrong := [key for key, value in geometry.items() if value < 1]:
         raise CheckpointInvalidError(f"{path}: {wrong[0]} is {geometry[wrong[0]]}, not a positive number")
@@ -225,8 +225,8 @@ def load_added_tokenizer(folder: CheckpointFolder) -> Tokenizer:
     """
     if not any((folder.path / name).exists() for name in (SINGLE, *TOKENIZER_FILES)):
         raise CheckpointNotFoundError(
-            f"{folder.path}: holds no tokenizer; add the {SINGLE} of the model that these weights were trained from, or "
-            f"its {', '.join(TOKENIZER_FILES)}"
+            f"{folder.path}: holds no tokenizer; add the {SINGLE} of the model that these weights were trained from, "
+            f"or its {', '.join(TOKENIZER_FILES)}"
         )
     return load_tokenizer(folder)
 

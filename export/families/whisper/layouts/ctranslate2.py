@@ -182,7 +182,8 @@ class CTranslate2Layout(Layout):
             if index >= len(tokens) or tokens[index] != token:
                 listed = repr(tokens[index]) if index < len(tokens) else "nothing"
                 raise CheckpointInvalidError(
-                    f"{path}: has {listed} for the id {index}, but the tokenizer {token!r}: they are of different models"
+                    f"{path}: has {listed} for the id {index}, but the tokenizer {token!r}: they belong to different "
+                    "models"
                 )
 
 

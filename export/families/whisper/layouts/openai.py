@@ -32,27 +32,7 @@ _ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out
 _LAYER = {"attn_ln": "self_attn_layer_norm", "mlp_ln": "final_layer_norm", "mlp.0": "fc1", "mlp.2": "fc2"}
 # Text of tokens that are not speech, which OpenAI never generates: brackets, quotes and signs that annotate sound.
 _SIGNS = '"#()*+/:;<=>@[\\]^_`{|}~「」『』'
-_RUNS = (
-    "<<",
-    ">>",
-    "<<<",
-    ">>>",
-    "--",
-    "---",
-    "-(",
-    "-[",
-    "('",
-    '("',
-    "((",
-    "))",
-    "(((",
-    ")))",
-    "[[",
-    "]]",
-    "{{",
-    "}}",
-)
-_NOTE_RUNS = ("♪♪", "♪♪♪")
+_RUNS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 # Musical signs. Where one takes several tokens, the first of them is suppressed, which only signs begin with.
 _NOTES = "♩♪♫♬♭♮♯"
 # Not generated at the beginning of a word.
@@ -178,7 +158,7 @@ def suppressed_tokens(tokenizer: Tokenizer, path: Path) -> tuple[list[int], list
         return ids
 
     suppressed = {encode(text)[0] for text in _WORD_STARTS}
-    for text in (*_SIGNS, *_RUNS, *_NOTE_RUNS, *_NOTES):
+    for text in (*_SIGNS, *_RUNS.split(), *_NOTES):
         for ids in (encode(text), encode(f" {text}")):
             if len(ids) == 1 or text in _NOTES:
                 suppressed.add(ids[0])
