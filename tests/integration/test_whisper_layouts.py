@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -118,9 +119,10 @@ def test_8_bit_weights_are_divided_by_their_scales(
     assert 1e-4 < error < 0.05  # eight bits
 
 
-def change_model(
-    change: Callable[[dict[str, np.ndarray]], object], precision: Precision = "float32", **header: Any
-) -> Any:
+Change = Callable[[Path, Path], object]
+
+
+def change_model(change: Callable[[Any], object], precision: Precision = "float32", **header: Any) -> Change:
     """A change of a CTranslate2 folder: of its variables, or of the header of `model.bin`."""
 
     def apply(folder: Path, checkpoint: Path) -> None:
@@ -132,7 +134,7 @@ def change_model(
     return apply
 
 
-def cut(file: str, count: int) -> Callable[[Path, Path], object]:
+def cut(file: str, count: int) -> Change:
     def apply(folder: Path, _: Path) -> None:
         data = (folder / file).read_bytes()
         (folder / file).write_bytes(data[:count] if count < 0 else data + b"x" * count)
@@ -140,7 +142,7 @@ def cut(file: str, count: int) -> Callable[[Path, Path], object]:
     return apply
 
 
-def rewrite_json(file: str, **changes: Any) -> Callable[[Path, Path], object]:
+def rewrite_json(file: str, **changes: Any) -> Change:
     def apply(folder: Path, _: Path) -> None:
         raw = json.loads((folder / file).read_text()) | changes
         (folder / file).write_text(json.dumps({key: value for key, value in raw.items() if value is not None}))
@@ -148,7 +150,7 @@ def rewrite_json(file: str, **changes: Any) -> Callable[[Path, Path], object]:
     return apply
 
 
-def change_pt(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], object]:
+def change_pt(change: Callable[[dict[str, Any]], object]) -> Change:
     def apply(folder: Path, _: Path) -> None:
         value = torch.load(folder / "model.pt", weights_only=True)
         change(value)
@@ -209,7 +211,7 @@ nothing: Callable[[object], None] = lambda _: None  # noqa: E731
     ],
 )
 def test_invalid_ctranslate2_folders_are_one_line_errors(
-    change: Callable[[Path, Path], object], message: str, checkpoint: Path, tmp_path: Path
+    change: Change, message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = write_ctranslate2(checkpoint, tmp_path / "in" / "ct2")
     change(folder, checkpoint)
@@ -242,7 +244,7 @@ def test_invalid_ctranslate2_folders_are_one_line_errors(
     ],
 )
 def test_invalid_openai_files_are_one_line_errors(
-    change: Callable[[Path, Path], object], message: str, checkpoint: Path, tmp_path: Path
+    change: Change, message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = write_openai(checkpoint, tmp_path / "in" / "pt")
     change(folder, checkpoint)
@@ -254,8 +256,6 @@ def assert_refused(folder: Path, message: str, tmp_path: Path) -> None:
     result = export(folder, tmp_path / "out")
     assert result.exit_code == 2, result.output
     text = " ".join(result.stderr.split())
-    import re
-
     assert re.search(message, text), text
     assert text.count("error:") == 1
     assert "Traceback" not in result.output
