@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from export import languages
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.file_names import CTRANSLATE2, INDEX, PICKLED, PT, SINGLE
 from export.hub import download
 from export.sizes import GigaAMSizes, ParakeetSizes, Qwen3AsrSizes, Sizes, WhisperSizes, rounded
 
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-PICKLED = "pytorch_model.bin"
-CTRANSLATE2 = "model.bin"
-# Suffix of files that hold tensors and settings, such as OpenAI's.
-PT = ".pt"
 SENTENCEPIECE = "tokenizer.model"
 # Advice in messages about missing and damaged files.
 AGAIN = "download the checkpoint again"
@@ -302,8 +297,8 @@ class CheckpointFolder:
                 raise CheckpointInvalidError(f"{self.path / INDEX}: holds no `weight_map`")
             files = [self.path / name for name in sorted(set(weight_map.values()))]
         else:
-            present = (name for name in (SINGLE, PICKLED, CTRANSLATE2) if (self.path / name).is_file())
-            files = [self.path / next(present, self._pt_file() or SINGLE)]
+            present = [name for name in (SINGLE, PICKLED, CTRANSLATE2) if (self.path / name).is_file()]
+            files = [self.path / (present[0] if present else self._pt_file() or SINGLE)]
         for file in files:
             if not file.is_file():
                 raise CheckpointNotFoundError(f"{file}: this weight file of the checkpoint is missing")

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from export.checkpoints import CTRANSLATE2, PICKLED, PT
 from export.ctranslate2_file import CTranslate2File
 from export.errors import CheckpointInvalidError
+from export.file_names import CTRANSLATE2, PICKLED, PT
 
 # Errors of torch.load for files that are truncated, altered, or contain other objects than tensors.
 _UNREADABLE = (

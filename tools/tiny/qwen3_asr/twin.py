@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3ASRConfig
 
-from export.checkpoints import SINGLE, CheckpointFolder
+from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.qwen3_asr.exporter import native_config
+from export.file_names import SINGLE
 from quantize.output_folder import appearing
 
 SEED = 9300

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from export.checkpoints import CTRANSLATE2, PT, CheckpointFolder
+from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointNotFoundError
 from export.families.whisper.layouts.base import Layout
 from export.families.whisper.layouts.ctranslate2 import CTranslate2Layout
 from export.families.whisper.layouts.openai import OpenAILayout
 from export.families.whisper.layouts.transformers import TransformersLayout
+from export.file_names import CTRANSLATE2, PT
 
 __all__ = ["Layout", "find_layout", "recognizes"]
 

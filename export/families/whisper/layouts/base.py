@@ -267,4 +267,4 @@ def split_rows(path: Path, name: str, tensor: Tensor, parts: int) -> list[Tensor
         raise CheckpointInvalidError(
             f"{path}: tensor {name!r} has shape {list(tensor.shape)}, which is not {parts} stacked projections"
         )
-    return list(tensor.chunk(parts))
+    return list(tensor.reshape(parts, tensor.shape[0] // parts, *tensor.shape[1:]).unbind())
