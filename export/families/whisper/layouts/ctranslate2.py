@@ -32,6 +32,8 @@ from export.weights import NamedTensor
 SPECIFICATION, REVISION = "WhisperSpec", 3
 VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 STORED_EMBEDDING, STORED_HEAD = "decoder/embeddings/weight", "decoder/projection/weight"
+# Names of one token in tokenizers of different ages.
+_NO_SPEECH = {"<|nospeech|>", "<|nocaptions|>"}
 # Projections that are stacked in rows: the linear layer → modules of transformers' attention, in order.
 _SELF = {"linear_0": ("q_proj", "k_proj", "v_proj"), "linear_1": ("out_proj",)}
 _CROSS = {"linear_0": ("q_proj",), "linear_1": ("k_proj", "v_proj"), "linear_2": ("out_proj",)}
@@ -177,12 +179,11 @@ class CTranslate2Layout(Layout):
             )
         except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
             raise CheckpointInvalidError(f"{path}: cannot be read as a list of tokens ({error}); {AGAIN}") from None
-        for index in range(self.tokenizer.get_vocab_size()):
-            token = self.tokenizer.id_to_token(index)
-            if index >= len(tokens) or tokens[index] != token:
-                listed = repr(tokens[index]) if index < len(tokens) else "nothing"
+        for token, index in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            listed = tokens[index] if index < len(tokens) else None
+            if listed != token and {listed, token} != _NO_SPEECH:
                 raise CheckpointInvalidError(
-                    f"{path}: has {listed} for the id {index}, but the tokenizer {token!r}: they belong to different "
+                    f"{path}: has {listed!r} for the id {index}, but the tokenizer {token!r}: they belong to different "
                     "models"
                 )
 
