@@ -110,17 +110,21 @@ def test_difference_refuses_large_values_nan_and_other_shapes() -> None:
         comparison.add(good, good[:2], "x")
 
 
+def floats(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def test_differences_are_relative_to_the_largest_value() -> None:
     """Rounding of large activations passes, and values near zero have an absolute floor of 1e-5."""
     comparison = Comparison()
-    comparison.add(np.float32([8000.1, 1]), np.float32([8000, 1]), "large")
-    comparison.add(np.float32([9e-6]), np.float32([0]), "zero")
+    comparison.add(floats([8000.1, 1]), floats([8000, 1]), "large")
+    comparison.add(floats([9e-6]), floats([0]), "zero")
     assert comparison.absolute == pytest.approx(0.1, rel=0.05)
     assert comparison.relative == pytest.approx(9e-5)
     with pytest.raises(ParityError, match=r"by 2\.00e-05 where values reach 1\.00e-02"):
-        comparison.add(np.float32([0.01002]), np.float32([0.01]), "near zero")
+        comparison.add(floats([0.01002]), floats([0.01]), "near zero")
     with pytest.raises(ParityError, match="large, again"):
-        comparison.add(np.float32([8000, 2]), np.float32([8000, 1]), "large, again")
+        comparison.add(floats([8000, 2]), floats([8000, 1]), "large, again")
     assert comparison.result(["x"]).max_relative_difference == comparison.relative
 
 

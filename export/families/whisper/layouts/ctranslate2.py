@@ -190,7 +190,7 @@ class CTranslate2Layout(Layout):
 
 def tensor_names(encoder_layers: int, decoder_layers: int) -> dict[str, tuple[str, ...]]:
     """Names of all tensors in the file, and what is stacked in each, by names in transformers' model."""
-    names = {STORED_EMBEDDING: (EMBEDDING,), STORED_HEAD: (HEAD,)}
+    names: dict[str, tuple[str, ...]] = {STORED_EMBEDDING: (EMBEDDING,), STORED_HEAD: (HEAD,)}
     for conv in ("conv1", "conv2"):
         names |= {f"encoder/{conv}/{kind}": (f"model.encoder.{conv}.{kind}",) for kind in ("weight", "bias")}
     for side, count in (("encoder", encoder_layers), ("decoder", decoder_layers)):
