@@ -427,7 +427,7 @@ def test_silence_gives_no_text(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (
             SegmentOptions(context="a <|endoftext|> b"),
-            r"the context contains <\|endoftext\|> .*remove it",
+            r"the context contains <\|endoftext\|>.*remove it",
         ),
         (SegmentOptions(context="<|0.40|>"), r"the context contains <\|0.40\|>"),
         (SegmentOptions(context="x" * 60), "the context has 61 tokens; give a shorter one, of at most 47"),

@@ -14,13 +14,15 @@ __all__ = ["Layout", "find_layout", "recognizes"]
 
 
 def find_layout(folder: CheckpointFolder) -> type[Layout]:
-    """Find the layout of a checkpoint.
+    """Find the layout of a checkpoint by its weight file; that of transformers if there is none.
 
     Raises:
-        CheckpointNotFoundError: a weight file is missing.
         CheckpointInvalidError: there are several weight files without an index.
     """
-    file = folder.weight_files()[0]
+    try:
+        file = folder.weight_files()[0]
+    except CheckpointNotFoundError:
+        return TransformersLayout  # it names the files that are missing
     if file.name == CTRANSLATE2:
         return CTranslate2Layout
     return OpenAILayout if file.suffix == PT else TransformersLayout
@@ -32,7 +34,4 @@ def recognizes(folder: CheckpointFolder) -> bool:
     Raises:
         CheckpointInvalidError: there are several weight files without an index.
     """
-    try:
-        return find_layout(folder) is not TransformersLayout
-    except CheckpointNotFoundError:
-        return False
+    return find_layout(folder) is not TransformersLayout
