@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from export.errors import CheckpointInvalidError
 
 VERSION = 6
 # Type's number in the file → numpy dtype and name. bfloat16 is the upper half of a float32.
-_TYPES = {
+_TYPES: dict[int, tuple[np.dtype[Any], str]] = {
     0: (np.dtype("<f4"), "float32"),
     1: (np.dtype("i1"), "int8"),
     2: (np.dtype("<i2"), "int16"),
@@ -49,7 +50,7 @@ class Variable:
     """
 
     shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
+    dtype: np.dtype[Any]
     type: str
     offset: int
 
@@ -92,7 +93,7 @@ class CTranslate2File:
             name = self._string()
             self.variables[name] = self._variable(name)
         self.aliases = {self._string(): self._string() for _ in range(self._unpack("I"))}
-        self._stored = tuple(self.variables)
+        self._stored = frozenset(self.variables)
         for alias, name in self.aliases.items():
             if name not in self._stored:
                 raise CheckpointInvalidError(f"{path}: {alias!r} is an alias of {name!r}, which is missing")
@@ -137,7 +138,7 @@ class CTranslate2File:
         self._position += size
         return variable
 
-    def _array(self, name: str) -> npt.NDArray[np.generic]:
+    def _array(self, name: str) -> npt.NDArray[Any]:
         variable = self.variables[name]
         return np.frombuffer(self._data, variable.dtype, math.prod(variable.shape), variable.offset).reshape(
             variable.shape
@@ -153,7 +154,7 @@ class CTranslate2File:
             raise CheckpointInvalidError(f"{self.path}: variable {name!r} is missing")
         if self.variables[name].shape not in ((), (1,)) or self.variables[name].type in _FLOATS:
             raise CheckpointInvalidError(f"{self.path}: variable {name!r} is not an integer")
-        return int(self._array(name).item())  # type: ignore[arg-type]
+        return int(self._array(name).item())
 
     def scalars(self) -> Iterator[str]:
         """Yield the names of all scalars, which are settings and not weights."""

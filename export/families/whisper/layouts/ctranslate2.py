@@ -195,7 +195,8 @@ def tensor_names(encoder_layers: int, decoder_layers: int) -> dict[str, tuple[st
         names |= {f"encoder/{conv}/{kind}": (f"model.encoder.{conv}.{kind}",) for kind in ("weight", "bias")}
     for side, count in (("encoder", encoder_layers), ("decoder", decoder_layers)):
         names[f"{side}/position_encodings/encodings"] = (f"model.{side}.embed_positions.weight",)
-        norms, linears = {f"{side}/layer_norm": f"model.{side}.layer_norm"}, {}
+        norms = {f"{side}/layer_norm": f"model.{side}.layer_norm"}
+        linears: dict[str, tuple[str, ...]] = {}
         for index in range(count):
             stored, layer = f"{side}/layer_{index}", f"model.{side}.layers.{index}"
             norms |= {
