@@ -23,7 +23,8 @@ from transformers import WhisperConfig
 
 Precision = Literal["float32", "float16", "int8", "int8_float16"]
 Array = npt.NDArray[Any]
-TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
+# numpy has no bfloat16; its bits are written as uint16.
+TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "uint16": 5}
 
 
 def string(text: str) -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from export.checkpoints import CheckpointFolder, find_checkpoint, locate
@@ -15,6 +17,7 @@ from export.families.whisper.layouts import find_layout, recognizes
 from export.families.whisper.layouts.base import ENGLISH_STOP_ID, make_generation
 from export.families.whisper.layouts.openai import suppressed_tokens
 from tests.helpers.whisper_checkpoint import LANGUAGES, special_tokens, tokenizer
+from tests.helpers.whisper_layouts import encode_model
 
 
 def folder_with(path: Path, *names: str) -> CheckpointFolder:
@@ -82,3 +85,20 @@ def test_signs_are_suppressed_as_openai_does() -> None:
     assert {"((", "(", "Ġ-", "Ġ'", "Ġâ", "âĻ", "<|nospeech|>", "<|startoftranscript|>"} <= {*texts}
     assert not {"Ġ", "ab", "a", "-", "<|endoftext|>", "<|notimestamps|>"} & {*texts}
     assert [bpe.id_to_token(each) for each in first] == ["Ġ", "<|endoftext|>"]
+
+
+def test_every_type_of_weights_is_read(tmp_path: Path) -> None:
+    values = torch.tensor([[1.5, -2.0], [0.0, 0.25]])
+    bits = values.to(torch.bfloat16).view(torch.uint16).numpy()
+    variables = {
+        "a/weight": values.numpy(),
+        "b/weight": values.numpy().astype(np.float16),
+        "c/weight": bits,
+        "d/weight": np.array([[60, -80], [0, 10]], np.int8),
+        "d/weight_scale": np.array([40, 40], np.float32),
+    }
+    (tmp_path / "model.bin").write_bytes(encode_model(variables, {"e/weight": "a/weight"}))
+    tensors = dict(CheckpointFolder(tmp_path, "x", None).tensors())
+    assert list(tensors) == ["a/weight", "b/weight", "c/weight", "d/weight", "e/weight"]
+    assert all(torch.equal(tensor, values) for tensor in tensors.values())
+    assert CheckpointFolder(tmp_path, "x", None).parameters() == 16
