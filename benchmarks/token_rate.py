@@ -22,9 +22,9 @@ import typer
 from safetensors.torch import load_file, save_file
 from transformers import ParakeetForTDT
 
+from export import compare
 from export.checkpoints import CHECKPOINTS, locate
 from export.compare import RATE, speech
-from export.families.parakeet import parity as parakeet_parity
 from export.families.parakeet.exporter import FRONT_END
 from export.families.parakeet.modules import DecoderJoint
 from export.package import export_artifact
@@ -160,7 +160,7 @@ _TOLERANCE = 5e-3
 
 def export_changed(name: str, checkpoint: Path, out: Path) -> None:
     """Export a random Parakeet TDT checkpoint after set_rate(), with a larger tolerance of the parity check."""
-    parakeet_parity.TOLERANCE = _TOLERANCE
+    compare.TOLERANCE = _TOLERANCE
     with Report() as report:
         export_artifact(CHECKPOINTS[name], locate(CHECKPOINTS[name], checkpoint), out, report)
 

@@ -29,7 +29,7 @@ def main(
         str | None, typer.Argument(metavar="NAME", help=f"Model to export, or its repo id on the hub. {_NAMES}")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Local checkpoint folder to read instead of downloading.")
+        Path | None, typer.Option(help="Local checkpoint folder, or .pt file, to read instead of downloading.")
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Commit, tag or branch on the hub to use instead of the pinned commit.")
@@ -114,7 +114,7 @@ def main(
         typer.echo("error: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
     for graph, result in artifact.manifest.parity.items():
-        report.console.print(f"{graph}: largest difference from the reference {result.max_abs_difference:.1e}")
+        report.console.print(f"{graph}: {result.summary}")
     report.console.print(f"{artifact.size / 1e6:.1f} MB in {time.monotonic() - start:.0f} s, {peak_memory()}")
     typer.echo(artifact.path)
 

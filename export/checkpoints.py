@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from export import languages
 from export.errors import CheckpointInvalidError, CheckpointNotFoundError
+from export.file_names import CTRANSLATE2, INDEX, PICKLED, PT, SINGLE
 from export.hub import download
 from export.sizes import GigaAMSizes, ParakeetSizes, Qwen3AsrSizes, Sizes, WhisperSizes, rounded
 
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-PICKLED = "pytorch_model.bin"
 SENTENCEPIECE = "tokenizer.model"
 # Advice in messages about missing and damaged files.
 AGAIN = "download the checkpoint again"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 # Files that an export reads. A repo's README, images and duplicate weight formats are not downloaded.
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*")
+DOWNLOADED = ("*.json", "*.safetensors", CTRANSLATE2, "*.txt", "*.jinja", "LICENSE*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +241,13 @@ class CheckpointFolder:
         path: the folder.
         repo: repo id on the hub, or the folder's name for a local folder.
         revision: commit on the hub, None for a local or bundled folder.
+        file: weight file that was given instead of a folder; None if a folder was given.
     """
 
     path: Path
     repo: str
     revision: str | None
+    file: Path | None = None
 
     def config(self) -> dict[str, Any]:
         """Read ``config.json``.
@@ -280,25 +279,45 @@ class CheckpointFolder:
         return value
 
     def weight_files(self) -> list[Path]:
-        """Weight files: safetensors, by the index if the checkpoint is sharded, else ``pytorch_model.bin``.
+        """Weight files of one format.
+
+        The formats in order of precedence: the file that was given; safetensors, by the index if the checkpoint is
+        sharded; ``pytorch_model.bin``; CTranslate2's ``model.bin``; in a folder without config.json, a ``.pt`` file.
 
         Raises:
             CheckpointNotFoundError: a weight file is missing.
             CheckpointInvalidError: the index cannot be read.
+            CheckpointInvalidError: there are several ``.pt`` files.
         """
-        if (self.path / INDEX).is_file():
+        if self.file is not None:
+            files = [self.file]
+        elif (self.path / INDEX).is_file():
             weight_map = self.read_json(INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointInvalidError(f"{self.path / INDEX}: holds no `weight_map`")
             files = [self.path / name for name in sorted(set(weight_map.values()))]
-        elif (self.path / PICKLED).is_file() and not (self.path / SINGLE).is_file():
-            files = [self.path / PICKLED]
         else:
-            files = [self.path / SINGLE]
+            present = [name for name in (SINGLE, PICKLED, CTRANSLATE2) if (self.path / name).is_file()]
+            files = [self.path / (present[0] if present else self._pt_file() or SINGLE)]
         for file in files:
             if not file.is_file():
                 raise CheckpointNotFoundError(f"{file}: this weight file of the checkpoint is missing")
         return files
+
+    def _pt_file(self) -> str | None:
+        """Name of the only ``.pt`` file; None if there is none. A folder with config.json may have those of training.
+
+        Raises:
+            CheckpointInvalidError: there are several.
+        """
+        if (self.path / "config.json").exists():
+            return None
+        names = sorted(path.name for path in self.path.glob(f"*{PT}"))
+        if len(names) > 1:
+            raise CheckpointInvalidError(
+                f"{self.path}: holds several {PT} files ({', '.join(names)}); name one of them with --checkpoint"
+            )
+        return names[0] if names else None
 
     def parameters(self) -> int:
         """Number of floating-point values in the weight files, including untrained ones such as statistics of norms.
@@ -307,44 +326,21 @@ class CheckpointFolder:
             CheckpointNotFoundError: a weight file is missing.
             CheckpointInvalidError: a weight file cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
+        from export.weights import count_values  # imports torch
 
-        from export.weights import read_pickled  # imports torch
-
-        count = 0
-        for file in self.weight_files():
-            if file.name == PICKLED:
-                count += sum(each.numel() for each in read_pickled(file).values() if each.is_floating_point())
-                continue
-            try:
-                with safe_open(file, framework="pt", device="cpu") as handle:
-                    slices = map(handle.get_slice, handle.keys())
-                    count += sum(math.prod(each.get_shape()) for each in slices if "F" in each.get_dtype())
-            except SafetensorError as error:
-                raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
-        return count
+        return sum(map(count_values, self.weight_files()))
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every tensor with its name in the file, one at a time.
+        """Yield every tensor with its name in the file, one at a time; 8-bit weights of CTranslate2 as float32.
 
         Raises:
             CheckpointNotFoundError: a weight file is missing.
             CheckpointInvalidError: a weight file cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
-        from export.weights import read_pickled  # imports torch
+        from export.weights import read_tensors  # imports torch
 
         for file in self.weight_files():
-            if file.name == PICKLED:
-                yield from read_pickled(file).items()
-                continue
-            try:
-                with safe_open(file, framework="pt", device="cpu") as handle:
-                    for name in handle.keys():  # noqa: SIM118  (safe_open is not a mapping)
-                        yield name, handle.get_tensor(name)
-            except SafetensorError as error:
-                raise CheckpointInvalidError(f"{file}: not a readable safetensors file ({error})") from None
+            yield from read_tensors(file)
 
 
 def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | None = None) -> CheckpointFolder:
@@ -354,7 +350,7 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
 
     Args:
         checkpoint: from :func:`find_checkpoint`.
-        folder: a local folder to use instead.
+        folder: a local folder to use instead, or a ``.pt`` file.
         revision: a commit, tag or branch on the hub to use instead of the pinned commit.
 
     Raises:
@@ -368,6 +364,8 @@ def locate(checkpoint: Checkpoint, folder: Path | None = None, revision: str | N
             raise CheckpointInvalidError(
                 f"--revision {revision} names a commit on the hub and cannot be used with --checkpoint {folder}"
             )
+        if folder.suffix == PT and folder.is_file():
+            return CheckpointFolder(folder.parent, folder.stem, None, folder)
         if not folder.is_dir():
             raise CheckpointNotFoundError(f"{folder}: no such checkpoint folder")
         return CheckpointFolder(folder, folder.resolve().name, None)  # the origin of its weights is unknown

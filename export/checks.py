@@ -81,5 +81,5 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> Non
     tokens = tokenizer.get_vocab_size()
     if tokens > vocab_size:
         raise CheckpointInvalidError(
-            f"{folder}: the tokenizer has {tokens} tokens, more than the vocab_size {vocab_size} of config.json"
+            f"{folder}: the tokenizer has {tokens} tokens, more than the vocab_size {vocab_size} of the model"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
@@ -18,10 +19,13 @@ class FamilyRow:
         exporter: ``module:Class`` of a :class:`export.families.base.FamilyExporter`, imported when it is needed.
         model_types: values of ``model_type`` in config.json. They give the family of checkpoints that are exported by
             their repo id.
+        recognizes: ``module:function`` that says whether a :class:`export.checkpoints.CheckpointFolder` without
+            ``model_type`` belongs to the family; None if all checkpoints of the family have one.
     """
 
     exporter: str
     model_types: tuple[str, ...]
+    recognizes: str | None = None
 
 
 FAMILIES = {
@@ -29,17 +33,24 @@ FAMILIES = {
     "parakeet-tdt": FamilyRow("export.families.parakeet.exporter:ParakeetTdt", ("parakeet_tdt",)),
     "parakeet-ctc": FamilyRow("export.families.parakeet.exporter:ParakeetCtc", ("parakeet_ctc",)),
     "gigaam-ctc": FamilyRow("export.families.gigaam.exporter:GigaAM", ("gigaam",)),
-    "whisper": FamilyRow("export.families.whisper.exporter:Whisper", ("whisper",)),
+    "whisper": FamilyRow(
+        "export.families.whisper.exporter:Whisper", ("whisper",), "export.families.whisper.layouts:recognizes"
+    ),
 }
 
 
 def family_of(folder: CheckpointFolder) -> str:
-    """Find the family of a checkpoint by ``model_type`` in its config.json.
+    """Find the family of a checkpoint by ``model_type`` in its config.json, else by the families' ``recognizes``.
 
     Raises:
-        CheckpointNotFoundError: there is no config.json.
+        CheckpointNotFoundError: there is no config.json, and no family recognizes the folder.
         CheckpointInvalidError: config.json cannot be read, or no family of :data:`FAMILIES` has its model type.
     """
+    has_config = folder.file is None and (folder.path / "config.json").exists()
+    if not has_config or "model_type" not in folder.config():
+        for name, row in FAMILIES.items():
+            if row.recognizes is not None and _import(row.recognizes)(folder):
+                return name
     model_type = folder.config().get("model_type")
     by_model_type = {each: name for name, row in FAMILIES.items() for each in row.model_types}
     if not isinstance(model_type, str) or model_type not in by_model_type:
@@ -52,6 +63,11 @@ def family_of(folder: CheckpointFolder) -> str:
 
 def load_family(name: str) -> type[FamilyExporter]:
     """Import the exporter class of a family of :data:`FAMILIES`."""
-    module, _, attribute = FAMILIES[name].exporter.partition(":")
-    family: type[FamilyExporter] = getattr(importlib.import_module(module), attribute)
+    family: type[FamilyExporter] = _import(FAMILIES[name].exporter)
     return family
+
+
+def _import(target: str) -> Any:
+    """Import ``module:attribute``."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -24,7 +24,7 @@ class FamilyExporter(ABC):
 
     Attributes:
         roles: graph roles of the family's artifacts, in the order in which they are written.
-        layout: layout of the checkpoint, recorded in the manifest: ``native`` or ``original``.
+        layout: layout of the checkpoint, recorded in the manifest, such as ``native``, ``original`` or ``ctranslate2``.
         tokenizer: the checkpoint's tokenizer.
         model: reference model in float32; :meth:`parity` deletes it.
     """

@@ -84,11 +84,7 @@ def describe(manifest: Manifest, size: int, capabilities: Capabilities, *, prepa
     }
     for role, graph in manifest.graphs.items():
         parity = manifest.parity.get(role)
-        agreement = (
-            f", at most {parity.max_abs_difference:.1e} from the reference in {len(parity.cases)} cases"
-            if parity
-            else ""
-        )
+        agreement = f", {parity.summary} in {len(parity.cases)} cases" if parity else ""
         lines[role] = f"{graph.file}{' with external data' if graph.data else ''}{agreement}"
     if manifest.quantization:
         lines |= _quantization_lines(manifest.quantization)

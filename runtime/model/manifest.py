@@ -81,11 +81,27 @@ class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest absolute difference between a graph and the reference implementation over ``cases``, and its bound."""
+    """Largest differences between a graph and the reference implementation.
+
+    Attributes:
+        max_abs_difference: largest absolute difference of an output.
+        tolerance: bound of ``max_relative_difference``; of ``max_abs_difference`` where that is None.
+        cases: names of the inputs that were compared.
+        max_relative_difference: largest absolute difference of an output divided by the output's largest value; None in
+            artifacts of versions that compared absolute differences.
+    """
 
     max_abs_difference: float
     tolerance: float
     cases: list[str]
+    max_relative_difference: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """The differences in words: absolute, and relative if recorded."""
+        relative = self.max_relative_difference
+        share = "" if relative is None else f" ({relative:.1e} of the largest value)"
+        return f"at most {self.max_abs_difference:.1e} from the reference{share}"
 
 
 class FallbackNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,12 +20,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from typer.testing import CliRunner
 
-from export import package
+from export import compare, package
 from export.__main__ import app
-from export.compare import difference
+from export.compare import Comparison
 from export.decoder import build_decoder
 from export.errors import ParityError
-from export.families.qwen3_asr import parity
 from quantize.graph import read_interface, save_graph, weight_bytes
 from runtime import Transcriber, open_artifact
 from runtime.decoding.kv_rows import CausalDecoder
@@ -47,9 +46,11 @@ def exported(float_artifact: Path) -> Path:
 
 def test_parity_is_recorded(exported: Path) -> None:
     manifest = open_artifact(exported).manifest
-    for role, tolerance in (("encoder", 1e-4), ("decoder", 1e-3)):
+    for role in ("encoder", "decoder"):
         result = manifest.parity[role]
-        assert 0 < result.max_abs_difference <= tolerance == result.tolerance
+        assert result.max_relative_difference is not None
+        assert 0 < result.max_relative_difference <= result.tolerance == compare.TOLERANCE
+        assert 0 < result.max_abs_difference <= 1e-3
         assert any("batch of 3" in case for case in result.cases)
         assert len(result.cases) >= 4
 
@@ -91,7 +92,7 @@ def test_without_torch_the_error_names_the_extra_to_install() -> None:
 
 
 def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "ENCODER_TOLERANCE", 1e-12)
+    monkeypatch.setattr(compare, "TOLERANCE", 1e-12)
     result = export("qwen3-asr-tiny", "--out", tmp_path / "x")
     assert result.exit_code == 2
     assert "the graph differs from the reference by" in result.stderr
@@ -100,12 +101,31 @@ def test_out_of_tolerance_stops_the_export(tmp_path: Path, monkeypatch: pytest.M
 
 def test_difference_refuses_large_values_nan_and_other_shapes() -> None:
     good = np.zeros((3, 4), np.float32)
+    comparison = Comparison()
     with pytest.raises(ParityError, match="more than 1e-04"):
-        difference(good + 1e-3, good, "x", 1e-4)
+        comparison.add(good + 1e-3, good, "x")
     with pytest.raises(ParityError, match="nan"):
-        difference(good * np.nan, good, "x", 1e-4)
+        comparison.add(good * np.nan, good, "x")
     with pytest.raises(ParityError, match=r"gives \[3, 4\] where the reference gives \[2, 4\]"):
-        difference(good, good[:2], "x", 1e-4)
+        comparison.add(good, good[:2], "x")
+
+
+def floats(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_differences_are_relative_to_the_largest_value() -> None:
+    """Rounding of large activations passes, and values near zero have an absolute floor of 1e-5."""
+    comparison = Comparison()
+    comparison.add(floats([8000.1, 1]), floats([8000, 1]), "large")
+    comparison.add(floats([9e-6]), floats([0]), "zero")
+    assert comparison.absolute == pytest.approx(0.1, rel=0.05)
+    assert comparison.relative == pytest.approx(9e-5)
+    with pytest.raises(ParityError, match=r"by 2\.00e-05 where values reach 1\.00e-02"):
+        comparison.add(floats([0.01002]), floats([0.01]), "near zero")
+    with pytest.raises(ParityError, match="large, again"):
+        comparison.add(floats([8000, 2]), floats([8000, 1]), "large, again")
+    assert comparison.result(["x"]).max_relative_difference == comparison.relative
 
 
 def test_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

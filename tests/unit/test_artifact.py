@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime.errors import ArtifactInvalidError, ArtifactNotFoundError
@@ -16,7 +17,7 @@ from runtime.host import files
 from runtime.host.files import write_atomically
 from runtime.model import artifact as artifact_module
 from runtime.model.artifact import open_artifact
-from runtime.model.manifest import MANIFEST, SCHEMA_VERSION
+from runtime.model.manifest import MANIFEST, SCHEMA_VERSION, Parity
 from runtime.transcriber import Transcriber
 from tests.conftest import ARTIFACT
 
@@ -181,3 +182,12 @@ def test_atomic_write_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeyp
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parity_without_relative_differences_is_read() -> None:
+    """Artifacts of versions that compared absolute differences."""
+    stored = b'{"max_abs_difference": 2e-5, "tolerance": 1e-4, "cases": ["2.0 s"]}'
+    parity = msgspec.json.decode(stored, type=Parity)
+    assert parity.max_relative_difference is None
+    assert parity.summary == "at most 2.0e-05 from the reference"
+    assert Parity(2e-5, 1e-4, [], 1e-6).summary.endswith("(1.0e-06 of the largest value)")

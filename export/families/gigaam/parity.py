@@ -13,7 +13,6 @@ from export.families.gigaam.model import GigaAMCtc
 from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
 from runtime.model.manifest import Parity
 
-TOLERANCE = 1e-4
 # Lengths of the clips: one feature window, fractions of a second, the longest segment.
 SECONDS = (0.02, 0.6, 2.3, 25.0)
 
@@ -43,6 +42,6 @@ def check_encoder(cases: Sequence[FrameCase], graph: Path) -> Parity:
     """Compare ``encoder.onnx`` with the module's log-probabilities.
 
     Raises:
-        ParityError: they differ by more than :data:`TOLERANCE`, or the numbers of frames differ.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`, or the numbers of frames differ.
     """
-    return check_frames(cases, graph, "log_probs", TOLERANCE)
+    return check_frames(cases, graph, "log_probs")

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from transformers import ParakeetFeatureExtractor
 
-from export.compare import RATE, FrameCase, check_frames, clip_batches, difference, open_graph
+from export.compare import RATE, Comparison, FrameCase, check_frames, clip_batches, open_graph
 from runtime.model.manifest import Parity
 
 Floats = npt.NDArray[np.float32]
 
-TOLERANCE = 1e-4
 STEPS = 6
 ROWS = 3
 # Lengths of the clips: a few encoder frames, some, and about the longest segment.
@@ -91,9 +90,9 @@ def check_encoder(cases: Sequence[FrameCase], output: str, graph: Path) -> Parit
     """Compare output ``output`` of ``encoder.onnx`` with the reference on valid frames.
 
     Raises:
-        ParityError: they differ by more than :data:`TOLERANCE`, or the numbers of frames differ.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`, or the numbers of frames differ.
     """
-    return check_frames(cases, graph, output, TOLERANCE)
+    return check_frames(cases, graph, output)
 
 
 def check_decoder_joint(cases: Sequence[StepCase], layers: int, width: int, graph: Path) -> Parity:
@@ -106,10 +105,10 @@ def check_decoder_joint(cases: Sequence[StepCase], layers: int, width: int, grap
         graph: the graph's file.
 
     Raises:
-        ParityError: a logit differs by more than :data:`TOLERANCE`.
+        ParityError: logits differ by more than :data:`export.compare.TOLERANCE`.
     """
     session = open_graph(graph)
-    largest = 0.0
+    comparison = Comparison()
     for case in cases:
         state = [np.zeros((layers, case.tokens.shape[1], width), np.float32)] * 2
         for step, (token, frame) in enumerate(zip(case.tokens, case.frames, strict=True)):
@@ -117,5 +116,5 @@ def check_decoder_joint(cases: Sequence[StepCase], layers: int, width: int, grap
             tokens, durations, *state = session.run(None, feeds)
             logits = np.concatenate([tokens, durations], axis=-1)
             label = f"decoder_joint, {case.name}, step {step + 1}"
-            largest = max(largest, difference(logits, case.expected[step], label, TOLERANCE))
-    return Parity(largest, TOLERANCE, [f"{case.name}, {STEPS} steps" for case in cases])
+            comparison.add(logits, case.expected[step], label)
+    return comparison.result([f"{case.name}, {STEPS} steps" for case in cases])

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
 
-from export.compare import RATE, DecoderRow, check_rows, clip_batches, difference, longest, open_graph, speech
+from export.compare import RATE, Comparison, DecoderRow, check_rows, clip_batches, longest, open_graph, speech
 from export.families.qwen3_asr.encoder import window_token_count
 from quantize.graph import read_interface
 from runtime.decoding.kv_rows import CausalDecoder
@@ -22,8 +22,6 @@ from runtime.model.manifest import Parity
 
 Floats = npt.NDArray[np.float32]
 
-ENCODER_TOLERANCE = 1e-4
-DECODER_TOLERANCE = 1e-3
 STEPS = 4
 # Lengths of the clips: less than a chunk, a partial chunk, one whole window, several windows and a partial one.
 ENCODER_SECONDS = (0.6, 2.3, 8.0, 26.7)
@@ -114,16 +112,16 @@ def check_encoder(cases: Sequence[EncoderCase], graph: Path) -> Parity:
     """Compare ``encoder.onnx`` with the reference's outputs on valid rows.
 
     Raises:
-        ParityError: they differ by more than :data:`ENCODER_TOLERANCE`, or the numbers of rows differ.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`, or the numbers of rows differ.
     """
     session = open_graph(graph)
-    largest = 0.0
+    comparison = Comparison()
     for case in cases:
         (output,) = session.run(["audio_embeds"], {"features": case.windows, "lengths": case.lengths})
         counts = window_token_count(torch.from_numpy(case.lengths)).tolist()
         rows = np.concatenate([window[:count] for window, count in zip(output, counts, strict=True)])
-        largest = max(largest, difference(rows, case.expected, f"encoder, {case.name}", ENCODER_TOLERANCE))
-    return Parity(largest, ENCODER_TOLERANCE, [case.name for case in cases])
+        comparison.add(rows, case.expected, f"encoder, {case.name}")
+    return comparison.result([case.name for case in cases])
 
 
 def check_decoder(rows: Sequence[DecoderRow], audio_id: int, graph: Path) -> Parity:
@@ -135,10 +133,10 @@ def check_decoder(rows: Sequence[DecoderRow], audio_id: int, graph: Path) -> Par
         graph: the graph's file.
 
     Raises:
-        ParityError: they differ by more than :data:`DECODER_TOLERANCE`.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`.
     """
     decoder = CausalDecoder(open_graph(graph), read_interface(graph), audio_id=audio_id, context_length=longest(rows))
-    return check_rows(decoder, rows, np.concatenate, DECODER_TOLERANCE)
+    return check_rows(decoder, rows, np.concatenate)
 
 
 def reference_prompt(tokenizer: Tokenizer, audio_tokens: int) -> list[int]:

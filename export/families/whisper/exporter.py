@@ -9,48 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import onnx_ir as ir
 import torch
 from torch.export import Dim
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 from transformers.initialization import no_init_weights
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from export.checkpoints import CheckpointFolder, untrained_tasks
-from export.checks import check_front_end, check_model_type, check_values, check_vocabulary, parse_config
+from export.checks import check_vocabulary
 from export.errors import CheckpointInvalidError
 from export.families.base import FamilyExporter, ParityCheck
 from export.families.whisper import parity
+from export.families.whisper.front_end import FRAMES_PER_POSITION, FRONT_END
 from export.families.whisper.graphs import CachedDecoder, CrossEncoder, cross_names, past_names
+from export.families.whisper.layouts import Layout, find_layout
+from export.families.whisper.layouts.base import EMBEDDING, HEAD
 from export.logits import keep_rows, name_logits, tied_head
-from export.tokenizer import load_tokenizer
 from export.trace import MAX_BATCH, save_traced, trace
 from export.weights import fill_tied
 from quantize.graph import Editor
 from runtime.model.manifest import GraphSpec, Language
-
-EMBEDDING = "model.decoder.embed_tokens.weight"
-HEAD = "proj_out.weight"
-# Whisper's front end. A checkpoint's preprocessor_config.json must have the same values.
-FRONT_END = {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160}
-# Feature frames in one encoder position: the stride of the second convolution.
-FRAMES_PER_POSITION = 2
-
-
-class Generation(msgspec.Struct, frozen=True):
-    """Settings read from ``generation_config.json``, which transformers' ``generate`` follows too."""
-
-    decoder_start_token_id: int
-    eos_token_id: int
-    no_timestamps_token_id: int
-    is_multilingual: bool = False
-    lang_to_id: dict[str, int] = {}
-    task_to_id: dict[str, int] = {}
-    suppress_tokens: list[int] | None = None
-    begin_suppress_tokens: list[int] | None = None
-    max_initial_timestamp_index: int | None = None
-    prev_sot_token_id: int | None = None
 
 
 def name_attention(graph: ir.Graph) -> None:
@@ -61,101 +40,47 @@ def name_attention(graph: ir.Graph) -> None:
             node.name = f"{(reader.name or '').removesuffix('/out_proj/MatMul')}/{node.op_type}"
 
 
-def load_config(folder: CheckpointFolder) -> WhisperConfig:
-    """Load and check ``config.json``.
-
-    Raises:
-        CheckpointNotFoundError: there is no ``config.json``.
-        CheckpointInvalidError: the file cannot be read, or it is not a Whisper configuration.
-        CheckpointInvalidError: graphs and runtime do not support its geometry.
-    """
-    raw, path = folder.config(), folder.path / "config.json"
-    check_model_type(raw, "whisper", path)
-    config = parse_config(WhisperConfig, raw, path)
-    check_values(
-        path,
-        {
-            "activation_function": (config.activation_function, "gelu"),
-            "scale_embedding": (config.scale_embedding, False),
-            "tie_word_embeddings": (config.tie_word_embeddings, True),
-        },
-    )
-    for key in ("encoder_attention_heads", "decoder_attention_heads"):
-        heads = getattr(config, key)
-        if heads < 1 or config.d_model % heads:
-            raise CheckpointInvalidError(f"{path}: {key} is {heads}, which does not divide d_model, {config.d_model}")
-    return config
-
-
-def load_generation(folder: CheckpointFolder, config: WhisperConfig) -> Generation:
-    """Load and check ``generation_config.json``.
-
-    Raises:
-        CheckpointNotFoundError: there is no such file.
-        CheckpointInvalidError: a setting is missing or has the wrong type, or an id is outside the vocabulary.
-    """
-    path = folder.path / "generation_config.json"
-    try:
-        generation = msgspec.convert(folder.read_json(path.name), Generation)
-    except msgspec.ValidationError as error:
-        raise CheckpointInvalidError(f"{path}: {error}; update it from a published checkpoint") from None
-    if generation.is_multilingual and not (generation.lang_to_id and "transcribe" in generation.task_to_id):
-        raise CheckpointInvalidError(f"{path}: a multilingual model needs lang_to_id and task_to_id")
-    ids = [
-        generation.decoder_start_token_id,
-        generation.eos_token_id,
-        generation.no_timestamps_token_id + 1,
-        *generation.lang_to_id.values(),
-        *generation.task_to_id.values(),
-        *(generation.suppress_tokens or ()),
-        *(generation.begin_suppress_tokens or ()),
-    ]
-    if outside := [each for each in ids if not 0 <= each < config.vocab_size]:
-        raise CheckpointInvalidError(f"{path}: id {outside[0]} is not in a vocabulary of {config.vocab_size}")
-    return generation
-
-
-def load_model(folder: CheckpointFolder, config: WhisperConfig) -> WhisperForConditionalGeneration:
-    """Load the reference model in float32 with the checkpoint's tensors, matched strictly by name and shape.
+def load_model(layout: Layout) -> WhisperForConditionalGeneration:
+    """Load the reference model in float32 with the layout's tensors, matched strictly by name and shape.
 
     Raises:
         CheckpointInvalidError: a tensor is missing, unexpected, of the wrong shape, or not a floating-point tensor.
         CheckpointInvalidError: the checkpoint has an output head that differs from the embedding.
     """
     with no_init_weights():
-        model = WhisperForConditionalGeneration(config).eval()
+        model = WhisperForConditionalGeneration(layout.config).eval()
     fill_tied(
         dict(model.named_parameters(remove_duplicate=False)),
-        ((name, name, tensor) for name, tensor in folder.tensors()),
-        folder.path,
+        layout.tensors(),
+        layout.folder.path,
         head=HEAD,
         embedding=EMBEDDING,
+        described_by=layout.described_by,
     )
     model.proj_out.weight = model.model.decoder.embed_tokens.weight
     return model
 
 
 class Whisper(FamilyExporter):
-    """Exporter of a Whisper checkpoint."""
+    """Exporter of a Whisper checkpoint in any of its layouts."""
 
     roles = ("encoder", "decoder")
-    layout = "native"
 
     def __init__(self, folder: CheckpointFolder) -> None:
-        self.config = load_config(folder)
-        self.generation = load_generation(folder, self.config)
-        self.tokenizer = load_tokenizer(folder)
-        self._check_tokenizer(folder.path)
-        self._check_front_end(folder)
-        self._languages = self._parse_languages(folder.path)
+        layout = find_layout(folder)(folder)
+        self.layout = layout.name
+        self.config, self.generation, self.tokenizer = layout.config, layout.generation, layout.tokenizer
+        self._check_tokenizer(layout.settings)
+        layout.check_front_end(self._window_samples)
+        self._languages = self._parse_languages(layout.settings)
         self._untrained_tasks = untrained_tasks(folder.repo)
-        self.model = load_model(folder, self.config)
+        self.model = load_model(layout)
 
     def _check_tokenizer(self, path: Path) -> None:
         """Check the special tokens. The decoding rules rely on their ids: text below the stop id, the rest above.
 
         Raises:
-            CheckpointInvalidError: tokenizer and ``generation_config.json`` have different ids for a token.
+            CheckpointInvalidError: the tokenizer and the file ``path`` have different ids for a token.
             CheckpointInvalidError: a special token has an id below that of the stop token.
             CheckpointInvalidError: the tokenizer has more tokens than the embedding has rows.
         """
@@ -170,26 +95,17 @@ class Whisper(FamilyExporter):
         for token, expected in special_ids.items():
             actual = self.tokenizer.token_to_id(token)
             if actual != expected:
-                raise CheckpointInvalidError(
-                    f"{path}: generation_config.json has the id {expected} for {token}, but the tokenizer {actual}"
-                )
+                raise CheckpointInvalidError(f"{path}: has the id {expected} for {token}, but the tokenizer {actual}")
             if expected < generation.eos_token_id:
                 raise CheckpointInvalidError(f"{path}: {token} has id {expected}, below that of <|endoftext|>")
-        check_vocabulary(self.tokenizer, int(self.config.vocab_size), path)
-
-    def _check_front_end(self, folder: CheckpointFolder) -> None:
-        path = folder.path / "preprocessor_config.json"
-        if path.is_file():
-            seconds = self._window_samples / FRONT_END["sampling_rate"]
-            supported = FRONT_END | {"feature_size": self.config.num_mel_bins, "chunk_length": seconds}
-            check_front_end(path, folder.read_json(path.name), supported)
+        check_vocabulary(self.tokenizer, int(self.config.vocab_size), path.parent)
 
     def _parse_languages(self, path: Path) -> list[Language]:
         if not self.generation.is_multilingual:
             return [Language("English", "en")]
         codes = [token.strip("<|>") for token in self.generation.lang_to_id]
         if unknown := [code for code in codes if code not in LANGUAGES]:
-            raise CheckpointInvalidError(f"{path / 'generation_config.json'}: unknown language {unknown[0]!r}")
+            raise CheckpointInvalidError(f"{path}: unknown language {unknown[0]!r}")
         return [Language(LANGUAGES[code].title(), code) for code in codes]
 
     @property

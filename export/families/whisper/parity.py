@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from export.compare import RATE, DecoderRow, check_rows, difference, longest, open_graph, speech
+from export.compare import RATE, Comparison, DecoderRow, check_rows, longest, open_graph, speech
 from export.families.whisper.graphs import cross_names
 from quantize.graph import read_interface
 from runtime.families.whisper.cross_decoder import CrossDecoder
@@ -22,8 +22,6 @@ from runtime.model.manifest import Parity
 
 Floats = npt.NDArray[np.float32]
 
-ENCODER_TOLERANCE = 1e-4
-DECODER_TOLERANCE = 1e-3
 STEPS = 6
 # Speech in each clip, as a fraction of the window; the rest is padding.
 SHARES = (0.1, 0.4, 1.0)
@@ -141,27 +139,27 @@ def check_encoder(cases: Sequence[EncoderCase], graph: Path) -> Parity:
     """Compare ``encoder.onnx`` with the reference's outputs.
 
     Raises:
-        ParityError: they differ by more than :data:`ENCODER_TOLERANCE`.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`.
     """
     session = open_graph(graph)
     names = cross_names(len(cases[0].expected) // 2)
-    largest = 0.0
+    comparison = Comparison()
     for case in cases:
         outputs = session.run(names, {"features": case.features})
         for name, output, expected in zip(names, outputs, case.expected, strict=True):
-            largest = max(largest, difference(output, expected, f"encoder, {case.name}, {name}", ENCODER_TOLERANCE))
-    return Parity(largest, ENCODER_TOLERANCE, [case.name for case in cases])
+            comparison.add(output, expected, f"encoder, {case.name}, {name}")
+    return comparison.result([case.name for case in cases])
 
 
 def check_decoder(rows: Sequence[DecoderRow], graph: Path) -> Parity:
     """Compare ``decoder.onnx`` with the reference's logits, with :func:`export.compare.check_rows`.
 
     Raises:
-        ParityError: they differ by more than :data:`DECODER_TOLERANCE`.
+        ParityError: they differ by more than :data:`export.compare.TOLERANCE`.
     """
     decoder = CrossDecoder(open_graph(graph), read_interface(graph), context_length=longest(rows))
 
     def concatenate(audio: list[list[Floats]]) -> list[Floats]:
         return [np.concatenate(each) for each in zip(*audio, strict=True)]
 
-    return check_rows(decoder, rows, concatenate, DECODER_TOLERANCE)
+    return check_rows(decoder, rows, concatenate)

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim
 
 from export.checkpoints import CheckpointFolder
-from export.compare import difference, open_graph, speech
+from export.compare import Comparison, open_graph, speech
 from export.families.base import FamilyExporter, ParityCheck
 from export.families.gigaam.exporter import character_tokenizer
 from export.trace import MAX_BATCH, save_traced, trace
@@ -21,7 +21,6 @@ from runtime.features.htk_log_mel import HtkLogMelConfig, htk_log_mel
 from runtime.model.manifest import GraphSpec, Language, Parity
 
 FRONT_END = HtkLogMelConfig("htk-log-mel", 16_000, 320, 160, 16, 320)
-TOLERANCE = 1e-4
 
 
 class ToyModel(torch.nn.Module):
@@ -38,7 +37,9 @@ class ToyModel(torch.nn.Module):
 
 def check_encoder(features: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], path: Path) -> Parity:
     actual = open_graph(path).run(["log_probs"], {"features": features})[0]
-    return Parity(difference(actual, expected, "encoder", TOLERANCE), TOLERANCE, ["2.0 s"])
+    comparison = Comparison()
+    comparison.add(actual, expected, "encoder")
+    return comparison.result(["2.0 s"])
 
 
 class Toy(FamilyExporter):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from export.checkpoints import PICKLED
 from export.families.gigaam.exporter import FILTERS, WINDOW
 from export.families.gigaam.model import GigaAMCtc
+from export.file_names import PICKLED
 from runtime.features.htk_log_mel import htk_mel_filters
 from tools.tiny.gigaam.model import HEADS, LAYERS, MELS, N_FFT, RATE, WIDTH, config
 from tools.tiny.publishing import checkpoint_folder

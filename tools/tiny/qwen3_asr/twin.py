@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3ASRConfig
 
-from export.checkpoints import SINGLE, CheckpointFolder
+from export.checkpoints import CheckpointFolder
 from export.errors import CheckpointInvalidError
 from export.families.qwen3_asr.exporter import native_config
+from export.file_names import SINGLE
 from quantize.output_folder import appearing
 
 SEED = 9300
@@ -88,13 +89,13 @@ def sites(config: Qwen3ASRConfig) -> Iterator[Site]:
         yield Site(f"{prefix}.mlp.up_proj", (f"{prefix}.mlp.down_proj",), text.intermediate_size)
 
 
-def choose(config: Qwen3ASRConfig, seed: int = SEED) -> list[Outliers]:
-    """Return random channels of every activation, 1 % and at least two, and their factors; they depend on the seed."""
+def choose(config: Qwen3ASRConfig, seed: int = SEED, factors: tuple[float, ...] = FACTORS) -> list[Outliers]:
+    """Return random channels of every activation, 1 % and at least two, and one of ``factors`` for each."""
     rng = random.Random(seed)
     chosen = []
     for site in sites(config):
         channels = sorted(rng.sample(range(site.width), max(LEAST, round(site.width * SHARE))))
-        chosen.append(Outliers(site, {channel: rng.choice(FACTORS) for channel in channels}))
+        chosen.append(Outliers(site, {channel: rng.choice(factors) for channel in channels}))
     return chosen
 
 
@@ -110,7 +111,7 @@ def rescale(tensors: dict[str, Tensor], chosen: list[Outliers]) -> None:
                 tensors[f"{consumer}.weight"][:, site.columns(channel)] /= factor
 
 
-def write_twin(checkpoint: Path, out: Path, seed: int = SEED) -> list[Outliers]:
+def write_twin(checkpoint: Path, out: Path, seed: int = SEED, factors: tuple[float, ...] = FACTORS) -> list[Outliers]:
     """Write the twin of a checkpoint folder (native layout) to ``out``, and return the rescaled channels.
 
     The weights are float32, since fp16 would round quotients that are subnormal. The model card is not copied, since it
@@ -126,7 +127,7 @@ def write_twin(checkpoint: Path, out: Path, seed: int = SEED) -> list[Outliers]:
     config, layout = native_config(raw, checkpoint / "config.json")
     if layout != "native":
         raise CheckpointInvalidError(f"{checkpoint}: has the original layout; a twin needs the native layout")
-    chosen = choose(config, seed)
+    chosen = choose(config, seed, factors)
     with appearing(out) as work:
         tensors = {name: tensor.to(torch.float32) for name, tensor in folder.tensors()}
         for outliers in chosen:
