@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtime import Transcriber
+from runtime import AsrError, Transcriber
 
 
 def main() -> None:
@@ -23,9 +23,12 @@ def main() -> None:
     reference: list[int] = []
     for entry in arguments.models:
         folder, _, provider = entry.partition("@")
-        transcriber = Transcriber.from_artifact(folder, provider=provider or "cpu")
-        transcriber.transcribe(arguments.audio)  # the first run also allocates memory
-        transcript = transcriber.transcribe(arguments.audio)
+        try:
+            transcriber = Transcriber.from_artifact(folder, provider=provider or "cpu")
+            transcriber.transcribe(arguments.audio)  # the first run also allocates memory
+            transcript = transcriber.transcribe(arguments.audio)
+        except AsrError as error:
+            parser.exit(2, f"error: {error}\n")
         tokens = [token for segment in transcript.segments for token in segment.tokens]
         reference = reference or tokens
         equal = sum(left == right for left, right in zip(tokens, reference, strict=False))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import soundfile
 
-from runtime import Transcriber
+from runtime import AsrError, Transcriber
 from runtime.pipeline.events import Event, Final, Partial, Speech
 
 
@@ -32,12 +32,15 @@ def main() -> None:
     parser.add_argument("--chunk", type=float, default=0.1, help="seconds of a chunk")
     arguments = parser.parse_args()
 
-    transcriber = Transcriber.from_artifact(arguments.model)
-    with soundfile.SoundFile(arguments.audio) as file:
-        stream = transcriber.stream(sample_rate=file.samplerate)
-        for samples in file.blocks(int(arguments.chunk * file.samplerate), dtype="float32", always_2d=True):
-            show(stream.feed(samples.mean(axis=1)))  # a stream takes mono samples
-    show(stream.finish())
+    try:
+        transcriber = Transcriber.from_artifact(arguments.model)
+        with soundfile.SoundFile(arguments.audio) as file:
+            stream = transcriber.stream(sample_rate=file.samplerate)
+            for samples in file.blocks(int(arguments.chunk * file.samplerate), dtype="float32", always_2d=True):
+                show(stream.feed(samples.mean(axis=1)))  # a stream takes mono samples
+        show(stream.finish())
+    except (AsrError, soundfile.LibsndfileError) as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

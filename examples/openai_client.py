@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 
 def main() -> None:
@@ -20,7 +20,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     client = OpenAI(base_url=arguments.url, api_key=arguments.key)
-    names = [model.id for model in client.models.list()]
+    try:
+        names = [model.id for model in client.models.list()]
+    except OpenAIError as error:  # no server at this address, or a wrong key
+        parser.exit(2, f"error: {arguments.url}: {error}\n")
     print("models:", ", ".join(names))
 
     with arguments.audio.open("rb") as file:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime import Transcriber
+from runtime import AsrError, Transcriber
 from runtime.writers import as_srt
 
 
@@ -22,8 +22,11 @@ def main() -> None:
     def show_progress(done: float, total: float) -> None:
         sys.stderr.write(f"{done:.0f} of {total:.0f} s\n")
 
-    transcriber = Transcriber.from_artifact(arguments.model, segment_seconds=arguments.seconds)
-    transcript = transcriber.transcribe(arguments.audio, on_progress=show_progress)
+    try:
+        transcriber = Transcriber.from_artifact(arguments.model, segment_seconds=arguments.seconds)
+        transcript = transcriber.transcribe(arguments.audio, on_progress=show_progress)
+    except AsrError as error:
+        parser.exit(2, f"error: {error}\n")
     arguments.subtitles.write_text(as_srt(transcript), encoding="utf-8")
 
 
