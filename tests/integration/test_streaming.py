@@ -69,6 +69,7 @@ def test_float32_finals_equal_the_offline_results(float_transcriber: Transcriber
     assert_as_offline(events, offline(float_transcriber.engine, hundred[: 150 * RATE]))
 
 
+@pytest.mark.slow
 def test_early_stable_text_is_never_retracted(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
     """With one agreeing hypothesis, stable words are sometimes wrong, but do not change."""
     audio = joined([load_audio(DATA / sample["file"], RATE) for sample in samples], 0.3)[0]
