@@ -44,9 +44,9 @@ lint: $(STAMP)
 test-fast: $(STAMP) espeak
 	$(PYTEST) -m "not slow"
 
-# Lint, then all tests with coverage.
+# Lint, then all tests; with COVERAGE=1, as CI runs it, they take longer and must cover 90 %.
 test: lint espeak chromium $(OPENVINO)
-	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=90)
 
 # The documentation as HTML in build/docs; a warning is an error.
 docs: $(STAMP)
