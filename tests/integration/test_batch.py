@@ -296,14 +296,11 @@ def test_a_run_on_ray_is_interrupted_and_continued(whole: dict[str, dict[str, An
     assert (result.exit_code, result.stdout) == (0, "")
     assert f"{len(whole) - before} transcribed, {before} done before; " in result.stderr
     assert results(out) == whole
-    result = run(*INPUTS, "--out", out, "--engine", "ray", "--language", "xx", "--restart")
-    assert (result.exit_code, result.stdout) == (2, "")
-    # Ray's own lines may come beside it.
-    assert [line for line in result.stderr.splitlines() if "error" in line.lower()] == [
-        line for line in result.stderr.splitlines() if line.startswith("error: ")
-    ], result.stderr
-    assert sum(line.startswith("error: ") for line in result.stderr.splitlines()) == 1, result.stderr
-    assert "unknown language 'xx'" in result.stderr
+    # In a process of its own: Ray, which ran in this one, may still write to its standard error.
+    with process(*INPUTS, "--out", out, "--engine", "ray", "--language", "xx", "--restart") as refused:
+        output, errors = refused.communicate()
+    assert (refused.returncode, output, errors.count("\n")) == (2, "", 1), errors
+    assert "unknown language 'xx'" in errors
 
 
 def test_an_unreachable_ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
