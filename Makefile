@@ -58,8 +58,9 @@ install-check:
 	$(PYTHON) -m venv build/plain
 	build/plain/bin/python -m pip install --quiet --constraint constraints.txt .
 	! build/plain/bin/python -m pip list 2>/dev/null | grep -iE '^(torch|transformers|onnx|onnxscript|onnx-ir) '
-	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.audio_sets import evaluation_folder; \
-		assert len(shipped()) == 6 and (evaluation_folder() / 'index.json').is_file()"
+	cd build/plain && bin/python -c "from quantize.recipe import shipped; from quantize.audio_sets import evaluation_folder, real_folder; \
+		assert len(shipped()) == 6 and (evaluation_folder() / 'index.json').is_file(); \
+		assert (real_folder() / 'LICENSES' / 'README.md').is_file() and len(list(real_folder().glob('*.opus'))) == 60"
 	cd build/plain && test "$$(bin/asr-deploy transcribe '$(CURDIR)/tests/data/en-1.wav')" = "It was very quiet in Madrid."
 
 # The tests and the small checkpoints' training data use espeak-ng, a system package.

@@ -38,6 +38,11 @@ def evaluation_folder() -> Path:
     return samples_folder() / "evaluation"
 
 
+def real_folder() -> Path:
+    """Return the folder of the bundled recordings of people: twelve in each of five languages, with ``index.json``."""
+    return samples_folder() / "real"
+
+
 def uses_bundled_evaluation(model: str) -> bool:
     """Return whether the model of that name, or the one it was quantized from, is evaluated on the bundled set."""
     return any(model == name or model.startswith(f"{name}-") for name in BUNDLED_EVALUATION_MODELS)
