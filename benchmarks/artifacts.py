@@ -52,12 +52,13 @@ def exported(name: str, folder: Path, checkpoint: Path | None = None) -> Path:
 def quantized(parent: Path, recipe: str) -> tuple[Path, Run | None]:
     """Return the artifact of a recipe beside ``parent``, and its :class:`Run`; None if the artifact existed.
 
-    Uses ``--force``, since benchmarks also report what exceeds a recipe's bounds.
+    Uses ``--force``, since benchmarks also report what exceeds a recipe's bounds, and ``--no-eval``, since they count
+    errors themselves and random weights have no text.
     """
     out = parent.parent / recipe
     if out.exists():
         return out, None
-    return out, run("quantize", parent, "--recipe", recipe, "--out", out, "--force")
+    return out, run("quantize", parent, "--recipe", recipe, "--out", out, "--force", "--no-eval")
 
 
 def random_weights(size: str, folder: Path) -> Path:

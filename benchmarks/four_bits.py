@@ -62,7 +62,7 @@ def part_recipe(part: str) -> Recipe:
     """Return a recipe with 4 bits, as in ``int4``, for one part or for :data:`ALL`, and float32 for the rest."""
     nodes = [each for nodes in PARTS.values() for each in nodes] if part == ALL else PARTS[part]
     four = [WeightOnly(graph=role, node=node, bits=4, block=64, smoothing=Smoothing()) for role, node in nodes]
-    bounds = Bounds(relative_error={"*": 1.0}, identical=0.0, error_rate=1.0)
+    bounds = Bounds(relative_error={"*": 1.0}, words_differ=1.0, error_rate=1.0)
     return Recipe(f"4 bits: {part}", bounds, (*four, Keep(graph="*")), name=part.replace(",", "").replace(" ", "-"))
 
 
@@ -71,7 +71,7 @@ def quantized(parent: Artifact, recipe: Recipe, folder: Path) -> Artifact:
     out = folder / recipe.name
     if not out.exists():
         with Report() as report:
-            quantize_artifact(parent, Plan(recipe, force=True), out, report)
+            quantize_artifact(parent, Plan(recipe, force=True, graphs_only=True), out, report)
     return open_artifact(out)
 
 

@@ -43,11 +43,18 @@ def main(
         str | None, typer.Option(help=f"Quantize with a recipe: {', '.join(shipped())}, or a .toml file.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of audio for calibration. [default: bundled samples]")
+        Path | None, typer.Option(help="Folder of audio for calibration. [default: bundled recordings]")
     ] = None,
     eval: Annotated[
-        Path | None, typer.Option(help="Folder of audio and transcripts to evaluate the quantized model on.")
+        Path | None,
+        typer.Option(
+            help="Folder of audio and transcripts to evaluate the quantized model on. [default: bundled recordings in "
+            "the model's languages]"
+        ),
     ] = None,
+    no_eval: Annotated[
+        bool, typer.Option("--no-eval", help="Compare graphs of the quantized model alone, without evaluation audio.")
+    ] = False,
     reduce_range: Annotated[
         bool,
         typer.Option("--reduce-range", help="Use 7-bit weights in integer matrix products, for x86 CPUs without VNNI."),
@@ -83,8 +90,8 @@ def main(
             raise OptionError("no NAME is given; --list shows the names")
         model = find_checkpoint(name)
         selected = _select_recipe(recipe, int8=int8, int4=int4, reduce_range=reduce_range)
-        if selected is None and (calibration or eval or force):
-            raise OptionError("--calibration, --eval and --force are for quantization; give a recipe too")
+        if selected is None and (calibration or eval or no_eval or force):
+            raise OptionError("--calibration, --eval, --no-eval and --force are for quantization; give a recipe too")
         target = out or Path("artifacts") / (f"{model.name}-{selected.name}" if selected else model.name)
         refuse_existing(target)  # before the download
         folder = locate(model, checkpoint, revision)
@@ -98,7 +105,7 @@ def main(
             if selected is None:
                 artifact = export_artifact(model, folder, target, report)
             else:
-                plan = Plan(selected, calibration, eval, force)
+                plan = Plan(selected, calibration, eval, force, graphs_only=no_eval)
                 artifact = export_quantized(model, folder, plan, target, report)
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)

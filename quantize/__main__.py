@@ -26,11 +26,18 @@ def main(
     ],
     out: Annotated[Path | None, typer.Option(help="Output folder; must not exist. [default: ARTIFACT-RECIPE]")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of audio files for calibration. [default: bundled samples]")
+        Path | None, typer.Option(help="Folder of audio files for calibration. [default: bundled recordings]")
     ] = None,
     eval: Annotated[
-        Path | None, typer.Option(help="Folder of audio with transcripts for comparing the result with ARTIFACT.")
+        Path | None,
+        typer.Option(
+            help="Folder of audio with transcripts for comparing the result with ARTIFACT. [default: bundled "
+            "recordings in the model's languages]"
+        ),
     ] = None,
+    no_eval: Annotated[
+        bool, typer.Option("--no-eval", help="Compare graphs alone, without transcribing evaluation audio.")
+    ] = False,
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="Use 7-bit weights in integer products, for x86 without VNNI.")
     ] = False,
@@ -49,7 +56,7 @@ def main(
         from quantize.package import Plan, quantize_artifact
 
         with Report() as report:
-            plan = Plan(loaded_recipe, calibration, eval, force)
+            plan = Plan(loaded_recipe, calibration, eval, force, graphs_only=no_eval)
             target = out or artifact.resolve().parent / f"{artifact.resolve().name}-{loaded_recipe.name}"
             result = quantize_artifact(parent, plan, target, report)
     except AsrError as error:

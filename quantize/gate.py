@@ -12,9 +12,9 @@ from rich.table import Table
 
 from quantize.recipe import Bounds
 from runtime.engines.base import Probe
-from runtime.evaluation import Utterance, score
+from runtime.evaluation import Utterance, compare_texts, largest_likely_count
 from runtime.model.artifact import Artifact
-from runtime.model.manifest import ErrorRate, Gate, Quantization
+from runtime.model.manifest import ErrorRate, Gate, Quantization, TextDifference
 from runtime.ort.providers import ProviderSpec
 from runtime.ort.session import make_session
 from runtime.results import Transcript
@@ -71,50 +71,121 @@ def compare_graphs(artifact: Artifact, expected: list[Expected]) -> tuple[dict[s
     return errors, equal_choices / choices if choices else None
 
 
-def compare_texts(parent: EvaluationRun, quantized: EvaluationRun) -> tuple[float, list[ErrorRate]]:
-    """Return the share of utterances with equal tokens, from 0 to 1, and the error rates of both by language."""
+@dataclass(frozen=True, slots=True)
+class TextResults:
+    """Texts of the result beside those of the parent.
+
+    Attributes:
+        utterances: Number of utterances.
+        identical: Share of utterances with equal tokens, from 0 to 1.
+        words_differ: Words that differ from the parent's texts, over all languages.
+        rates: Error rates of both, by language.
+    """
+
+    utterances: int
+    identical: float
+    words_differ: TextDifference
+    rates: list[ErrorRate]
+
+
+def compare_runs(parent: EvaluationRun, quantized: EvaluationRun) -> TextResults:
+    """Compare the texts of two models on the same utterances.
+
+    Raises:
+        ValueError: the numbers of transcripts differ.
+    """
     pairs = list(zip(parent.tokens, quantized.tokens, strict=True))
-    texts = [[transcript.text for transcript in run.transcripts] for run in (parent, quantized)]
+    before, after = ([transcript.text for transcript in run.transcripts] for run in (parent, quantized))
+    comparison = compare_texts(parent.utterances, before, after)
     rates = [
         ErrorRate(
-            language=before.language,
-            unit=before.unit,
-            utterances=before.utterances,
-            parent=before.rate or 0.0,
-            quantized=after.rate or 0.0,
+            language=row.language,
+            unit=row.unit,
+            utterances=row.utterances,
+            parent=row.baseline_rate or 0.0,
+            quantized=row.rate or 0.0,
+            parent_units=row.baseline_units,
+            differing=row.differing,
+            rise_low=row.rise_low,
+            rise_high=row.rise_high,
         )
-        for before, after in zip(*(score(parent.utterances, each) for each in texts), strict=True)
+        for row in comparison.languages
     ]
-    return float(np.mean([before == after for before, after in pairs])), rates
+    overall = comparison.overall
+    difference = TextDifference(
+        unit=overall.unit,
+        parent_units=overall.baseline_units,
+        differing=overall.differing,
+        low=overall.differ_low,
+        high=overall.differ_high,
+    )
+    identical = float(np.mean([before == after for before, after in pairs]))
+    return TextResults(len(pairs), identical, difference, rates)
 
 
-def find_exceeded_bounds(
-    bounds: Bounds, errors: dict[str, float], identical: float | None, rates: list[ErrorRate]
-) -> list[str]:
+def find_exceeded_bounds(bounds: Bounds, errors: dict[str, float], texts: TextResults | None) -> list[str]:
     """Describe every bound that is exceeded. NaN exceeds any bound.
 
     Args:
         bounds: The bounds of the recipe.
         errors: Relative error by graph role.
-        identical: Share of utterances with the parent's tokens, or None without evaluation audio.
-        rates: Error rates of parent and result by language.
+        texts: Texts of parent and result, or None without evaluation audio.
     """
     exceeded = [
         f"relative error of the {role} is {error:.4f}, more than {bounds.relative(role):g}"
         for role, error in errors.items()
         if not error <= bounds.relative(role)
     ]
-    if identical is not None and not identical >= bounds.identical:
+    if texts is None:
+        return exceeded
+    if not texts.identical >= bounds.identical:
         exceeded.append(
-            f"{identical:.1%} of the utterances have the parent's tokens, fewer than {bounds.identical:.1%}"
+            f"{texts.identical:.1%} of the utterances have the parent's tokens, fewer than {bounds.identical:.1%}"
+        )
+    if differs_too_much(texts.words_differ, bounds.words_differ):
+        exceeded.append(
+            f"texts differ from the parent's in {texts.words_differ.summary}, more than {bounds.words_differ:.2%}"
         )
     exceeded += [
-        f"error rate in {rate.language} rose from {rate.parent:.2%} to {rate.quantized:.2%}, "
+        f"error rate in {rate.language} rose from {rate.parent:.2%} to {rate.quantized:.2%}{_interval(rate)}, "
         f"more than {100 * bounds.error_rate:g} points"
-        for rate in rates
-        if not rate.quantized - rate.parent <= bounds.error_rate
+        for rate in texts.rates
+        if rises_too_much(rate, bounds.error_rate)
     ]
     return exceeded
+
+
+def differs_too_much(difference: TextDifference, bound: float) -> bool:
+    """Return whether more words differ than ``bound`` explains.
+
+    An evaluation set is a sample, so the share that differs in it may exceed a bound by chance. Two conditions must
+    both hold:
+
+    - the count is above what a true share of ``bound`` gives in 97.5 % of samples of this many independent words
+      (:func:`runtime.evaluation.largest_likely_count`); this protects small sets, where one word is a large share;
+    - the 95 % bootstrap interval of the share, over utterances, is above ``bound``; this protects sets in which one
+      utterance has many of the words that differ.
+    """
+    if difference.low is not None and math.isnan(difference.low):
+        return True
+    beyond_chance = difference.differing > largest_likely_count(difference.parent_units, bound)
+    return beyond_chance and not (difference.low is not None and difference.low <= bound)
+
+
+def rises_too_much(rate: ErrorRate, bound: float) -> bool:
+    """Return whether an error rate rises by more than ``bound``, and by more than chance.
+
+    A rise is beyond chance if the paired 95 % bootstrap interval is above 0. Without an interval any rise is.
+    """
+    rise = rate.quantized - rate.parent
+    by_chance = math.isfinite(rise) and rate.rise_low is not None and rate.rise_low <= 0
+    return not (rise <= bound or by_chance)
+
+
+def _interval(rate: ErrorRate) -> str:
+    if rate.rise_low is None or rate.rise_high is None:
+        return ""
+    return f" (95 % interval of the rise {100 * rate.rise_low:+.2f} to {100 * rate.rise_high:+.2f} points)"
 
 
 def render(quantization: Quantization) -> Table:
@@ -138,9 +209,11 @@ def render(quantization: Quantization) -> Table:
         table.add_row("same choice, on the parent's text", "", f"{gate.same_choices:.1%}")
     if gate.identical is not None:
         table.add_row("identical utterances", "", f"{gate.identical:.1%} of {gate.utterances}")
+    if gate.words_differ is not None:
+        table.add_row("differ from the parent's text", "", gate.words_differ.summary)
     for rate in gate.error_rates:
         label = f"{rate.language}, {rate.unit} wrong of {rate.utterances} utterances"
-        table.add_row(label, f"{rate.parent:.2%}", f"{rate.quantized:.2%}")
+        table.add_row(label, f"{rate.parent:.2%}", f"{rate.quantized:.2%}{_interval(rate)}")
     return table
 
 
@@ -149,7 +222,7 @@ def record(
     bounds: Bounds,
     errors: dict[str, float],
     same_choices: float | None,
-    texts: tuple[int, float, list[ErrorRate]] | None,
+    texts: TextResults | None,
     sizes: tuple[int, int],
     *,
     force: bool,
@@ -161,21 +234,21 @@ def record(
         bounds: The bounds of the recipe.
         errors: Relative error by graph role.
         same_choices: Share of decisions that equal the parent's, or None if none was compared.
-        texts: Number of utterances, share with identical tokens, and error rates; None without evaluation audio.
+        texts: Texts of parent and result; None without evaluation audio.
         sizes: Sizes of parent and result in bytes.
         force: Record exceeded bounds as forced.
     """
-    utterances, identical, rates = texts or (0, None, [])
-    exceeded = find_exceeded_bounds(bounds, errors, identical, rates)
+    exceeded = find_exceeded_bounds(bounds, errors, texts)
     return Gate(
         evaluation=evaluation,
         relative_error={role: round(error, 6) for role, error in errors.items()},
         same_choices=same_choices,
-        utterances=utterances,
-        identical=identical,
-        error_rates=rates,
+        utterances=texts.utterances if texts else 0,
+        identical=texts.identical if texts else None,
+        error_rates=texts.rates if texts else [],
         parent_bytes=sizes[0],
         bytes=sizes[1],
         exceeded=exceeded,
         forced=bool(exceeded) and force,
+        words_differ=texts.words_differ if texts else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,4 +81,9 @@ def hash_files(folder: Path, report: Report) -> dict[str, FileSpec]:
     """Compute the manifest's ``files`` entry: SHA-256 and size of every file in ``folder``, by file name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     with report.bytes("hashing the artifact", sum(path.stat().st_size for path in paths)) as advance:
-        return {path.name: FileSpec(sha256_file(path, advance), path.stat().st_size) for path in paths}
+        return {path.name: file_spec(path, advance) for path in paths}
+
+
+def file_spec(path: Path, on_progress: Callable[[int], object] | None = None) -> FileSpec:
+    """Compute the manifest's entry of one file; ``on_progress`` takes the number of bytes of each piece read."""
+    return FileSpec(sha256_file(path, on_progress), path.stat().st_size)

@@ -5,52 +5,37 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
 from quantize import gate
-from quantize.audio_sets import (
-    calibration_clips,
-    evaluation_utterances,
-    probe_clips,
-    uses_bundled_evaluation,
-)
+from quantize.audio_sets import Audio, calibration_audio, evaluation_audio
 from quantize.calibration import ActivationStatistics, Calibration
-from quantize.card import add_quantization_note
+from quantize.card import CARD, add_quantization_note
 from quantize.errors import GateError, QuantizationError, RecipeError
-from quantize.gate import EvaluationRun
 from quantize.graph import load_graph
 from quantize.graph_quantization import QuantizedGraph, quantize_graph
 from quantize.instrumented_graph import InstrumentedGraph
 from quantize.methods import cache
 from quantize.node_kinds import find_node_kinds
-from quantize.output_folder import appearing, hash_files, refuse_existing
+from quantize.output_folder import appearing, file_spec, hash_files, refuse_existing
+from quantize.parent_run import ParentRun, run_parent, transcribe
 from quantize.products import find_products
 from quantize.progress import Report
 from quantize.recipe import AnyRule, Candidate, Float16, Recipe, WeightOnly, assign
-from runtime.audio import load_audio
-from runtime.engines.base import Engine, EngineOptions, Probe, SegmentOptions
-from runtime.evaluation import Utterance, check_packages, recognize
-from runtime.families import make_engine
+from runtime.engines.base import EngineOptions
+from runtime.errors import OptionError
+from runtime.evaluation import check_packages
 from runtime.host.files import sha256_file
 from runtime.model.artifact import Artifact, open_artifact
-from runtime.model.manifest import MANIFEST, ErrorRate, Language, Quantization, encode_manifest
-from runtime.results import Timings
+from runtime.model.manifest import MANIFEST, Language, Quantization, encode_manifest
 from runtime.transcriber import Transcriber
 from runtime.version import __version__
-
-Floats = npt.NDArray[np.float32]
-
-# Text tokens decoded for each calibration or probe clip: enough rows of text beside those of audio, and a limit for
-# models with random weights, which never stop.
-_MAX_NEW_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +44,19 @@ class Plan:
 
     Attributes:
         recipe: The recipe.
-        calibration: Folder of audio files for calibration; the bundled samples by default.
-        evaluation: Folder of audio with transcripts (see :mod:`runtime.evaluation`) for the gate. By default, the
-            bundled set for the small bundled models; other models are compared by their graphs alone.
+        calibration: Folder of audio files for calibration; bundled recordings by default.
+        evaluation: Folder of audio with transcripts (see :mod:`runtime.evaluation`) for the gate. By default bundled
+            recordings of people, or synthetic speech for the small bundled models. A model that knows none of their
+            languages is compared by its graphs alone.
         force: Keep a result that exceeds the bounds, and record that in the manifest.
+        graphs_only: Compare graphs alone, without evaluation audio.
     """
 
     recipe: Recipe
     calibration: Path | None = None
     evaluation: Path | None = None
     force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """Results of running the whole parent: probes for calibration and for the gate, and its transcripts."""
-
-    calibration: list[Probe]
-    gate: list[Probe]
-    evaluation: EvaluationRun | None
+    graphs_only: bool = False
 
 
 def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -> Artifact:
@@ -99,6 +78,7 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         QuantizationError: A weight has values beyond the range of float16.
         RecipeError: The recipe does not fit the graphs of ``parent``.
         CalibrationError: Calibration or evaluation audio is missing, or has no utterance in the model's languages.
+        OptionError: ``plan`` has both evaluation audio and ``graphs_only``.
         GateError: The result exceeds a bound and ``plan.force`` is not set, or its outputs are not finite.
         AsrError: Audio cannot be decoded, or the evaluation set cannot be loaded.
     """
@@ -110,10 +90,10 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         )
     _check_hard_links(parent)
     rules_by_role = _assign_rules(parent, recipe)
-    clips, utterances = find_audio(plan, manifest.name, manifest.languages)
-    report.expect(3 + 2 * len(rules_by_role) + 2 * bool(utterances))
+    audio = find_audio(plan, manifest.name, manifest.languages)
+    report.expect(3 + 2 * len(rules_by_role) + 2 * bool(audio.evaluation))
     with appearing(out) as folder:
-        reference = _run_parent(parent, clips, utterances, report)
+        reference = run_parent(parent, audio, report)
         results: dict[str, QuantizedGraph] = {}
         expected: list[gate.Expected] = []
         for role, rules in rules_by_role.items():
@@ -124,7 +104,6 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             gc.collect()  # graphs hold gigabytes in reference cycles
         _copy_other_files(parent, folder)
         name = f"{manifest.name}-{recipe.name}"
-        add_quantization_note(folder, manifest.name, name, recipe.name)
         child = msgspec.structs.replace(
             manifest,
             name=name,
@@ -137,27 +116,30 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         quantized = Artifact(folder, child)
         with report.step("comparing the graphs with the parent's"):
             errors, same_choices = gate.compare_graphs(quantized, expected)
-        texts = _compare_texts(quantized, reference.evaluation, report) if reference.evaluation else None
+        texts = _compare_texts(quantized, reference, report)
+        result = gate.record(
+            audio.evaluation_name,
+            recipe.bounds,
+            errors,
+            same_choices,
+            texts,
+            (parent.size, quantized.size),
+            force=plan.force,
+        )
         quantization = Quantization(
             recipe=recipe.name,
             settings=recipe.settings(),
             parent=sha256_file(parent.path / MANIFEST),
-            calibration=_calibration_name(plan) if recipe.needs_calibration else None,
+            calibration=audio.calibration_name,
             graphs={role: result.summary for role, result in results.items()},
             before=manifest.quantization,
-            gate=gate.record(
-                _evaluation_name(plan, utterances),
-                recipe.bounds,
-                errors,
-                same_choices,
-                texts,
-                (parent.size, quantized.size),
-                force=plan.force,
-            ),
+            gate=result,
         )
         report.console.print(gate.render(quantization))
         _check_gate(quantization, recipe)
-        child = msgspec.structs.replace(child, quantization=quantization)
+        add_quantization_note(folder, manifest.name, name, recipe.name, result)
+        files = child.files | {CARD: file_spec(folder / CARD)} if CARD in child.files else child.files
+        child = msgspec.structs.replace(child, files=files, quantization=quantization)
         (folder / MANIFEST).write_bytes(encode_manifest(child))
         open_artifact(folder)
     return Artifact(out, child)
@@ -218,73 +200,36 @@ def candidates(graphs: Mapping[str, ir.Graph], recipe: Recipe) -> list[Candidate
     return nodes
 
 
-def find_audio(plan: Plan, model: str, languages: Sequence[Language] = ()) -> tuple[list[Path], list[Utterance]]:
-    """Find the clips for calibration and the utterances for the gate. Call it before long computations.
+def find_audio(plan: Plan, model: str, languages: Sequence[Language] = ()) -> Audio:
+    """Find the audio for calibration and for the gate. Call it before long computations.
 
     Args:
         plan: Recipe and audio folders.
         model: Name of the model.
         languages: Languages of the model, if known; utterances in other languages are left out.
 
-    Returns:
-        Calibration clips and evaluation utterances; either may be empty if the plan needs none.
-
     Raises:
         RecipeError: ``plan.calibration`` is set but the recipe needs no calibration.
+        OptionError: ``plan`` has both evaluation audio and ``graphs_only``.
         CalibrationError: Audio is missing, or has no utterance in the model's languages.
         AsrError: The evaluation set cannot be loaded, or a package for evaluation is not installed.
     """
     if plan.calibration and not plan.recipe.needs_calibration:
         raise RecipeError(f"recipe {plan.recipe.name!r} needs no calibration; remove --calibration")
-    clips = calibration_clips(plan.calibration, languages) if plan.recipe.needs_calibration else []
-    if plan.evaluation is None and not uses_bundled_evaluation(model):
-        return clips, []
-    check_packages()
-    return clips, evaluation_utterances(plan.evaluation, languages)
-
-
-def _evaluation_name(plan: Plan, utterances: list[Utterance]) -> str:
-    """Description of the evaluation audio for the manifest."""
-    if not utterances:
-        return "graphs alone: no evaluation audio was given"
-    return f"{len(utterances)} utterances of {plan.evaluation.name if plan.evaluation else 'the bundled set'}"
-
-
-def _calibration_name(plan: Plan) -> str:
-    return plan.calibration.name if plan.calibration else "bundled samples"
-
-
-def _run_parent(parent: Artifact, clips: list[Path], utterances: list[Utterance], report: Report) -> _Reference:
-    """Run the parent on all audio. It is closed afterwards: parent and result together may not fit into memory."""
-    compared_clips = probe_clips(utterances, parent.manifest.languages)
-    engine = make_engine(parent, EngineOptions())
-    with report.counted("transcribing calibration audio", len(clips) + len(compared_clips), "clips") as advance:
-        calibration_probes = list(_probes(engine, clips, advance))
-        gate_probes = list(_probes(engine, compared_clips, advance))
-    del engine
-    evaluation = _transcribe(parent, utterances, "evaluating the parent", report) if utterances else None
-    return _Reference(calibration_probes, gate_probes, evaluation)
-
-
-def _probes(engine: Engine, clips: list[Path], advance: Callable[[int], object]) -> Iterator[Probe]:
-    """Transcribe the first segment of each clip and yield the inputs of its graphs."""
-    for clip in clips:
-        samples = load_audio(clip, engine.sample_rate, None)[: int(engine.segment_seconds * engine.sample_rate)]
-        options = SegmentOptions(max_new_tokens=_MAX_NEW_TOKENS)
-        tokens = engine.transcribe(samples, options, Timings()).tokens
-        yield from engine.probes(samples, tokens, options)
-        advance(1)
-
-
-def _transcribe(artifact: Artifact, utterances: list[Utterance], description: str, report: Report) -> EvaluationRun:
-    transcriber = Transcriber(artifact, EngineOptions())
-    with report.counted(description, len(utterances), "utterances") as advance:
-        transcripts = recognize(transcriber, utterances, on_progress=lambda *_: advance(1))
-    return EvaluationRun(utterances, transcripts)
+    if plan.evaluation and plan.graphs_only:
+        raise OptionError("--eval and --no-eval exclude one another; give one of them")
+    calibrated = plan.recipe.needs_calibration
+    clips, name = calibration_audio(plan.calibration, model, languages) if calibrated else ([], None)
+    if plan.graphs_only:
+        return Audio(clips, name, [], "graphs alone: --no-eval was given")
+    utterances, evaluation_name = evaluation_audio(plan.evaluation, model, languages)
+    if utterances:
+        check_packages()
+    return Audio(clips, name, utterances, evaluation_name)
 
 
 def _run_graph(
-    parent: Artifact, role: str, rules: dict[str, AnyRule], reference: _Reference, recipe: Recipe
+    parent: Artifact, role: str, rules: dict[str, AnyRule], reference: ParentRun, recipe: Recipe
 ) -> tuple[dict[str, ActivationStatistics], list[gate.Expected]]:
     """Return calibration statistics of a graph's products and cache, and its outputs for the probes of the gate."""
     path = parent.graph_path(role)
@@ -308,7 +253,7 @@ def _quantize_graph(
     role: str,
     rules: dict[str, AnyRule],
     statistics: dict[str, ActivationStatistics],
-    reference: _Reference,
+    reference: ParentRun,
     folder: Path,
     report: Report,
     recipe: Recipe,
@@ -318,7 +263,8 @@ def _quantize_graph(
     weight_count = len({product.weight.name for product in find_products(graph)})
     cached = recipe.cache is not None and any(True for _ in cache.find_attention(graph))
     measured_count = sum(isinstance(rule, WeightOnly) and rule.sensitive is not None for rule in rules.values())
-    probe = next((probe for probe in reference.calibration if probe.role == role), None)
+    # The smallest is enough for sensitivities, each of which takes a run of the graph.
+    probe = min((probe for probe in reference.calibration if probe.role == role), key=lambda p: p.rows, default=None)
     with report.counted(f"{role}: quantizing", weight_count + measured_count, "weights") as advance:
         return quantize_graph(path, folder, rules, statistics, probe, lambda: advance(1), cached=cached)
 
@@ -331,11 +277,12 @@ def _copy_other_files(parent: Artifact, folder: Path) -> None:
             shutil.copyfile(parent.path / name, folder / name)
 
 
-def _compare_texts(
-    quantized: Artifact, parent_run: EvaluationRun, report: Report
-) -> tuple[int, float, list[ErrorRate]]:
-    run = _transcribe(quantized, parent_run.utterances, "evaluating the result", report)
-    return len(run.utterances), *gate.compare_texts(parent_run, run)
+def _compare_texts(quantized: Artifact, reference: ParentRun, report: Report) -> gate.TextResults | None:
+    if reference.evaluation is None:
+        return None
+    transcriber = Transcriber(quantized, EngineOptions())
+    run = transcribe(transcriber, reference.evaluation.utterances, "evaluating the result", report)
+    return gate.compare_runs(reference.evaluation, run)
 
 
 def _check_gate(quantization: Quantization, recipe: Recipe) -> None:

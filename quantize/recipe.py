@@ -7,8 +7,9 @@ A recipe is a TOML file::
 
     [bounds]                       # the gate rejects a result that exceeds one of these
     relative_error = { "*" = 0.1 } # largest relative error of a graph's outputs, by graph role; "*" is the default
-    identical = 0.9                # least share of evaluation utterances with the parent's tokens, 0 to 1
-    error_rate = 0.02              # largest rise of the error rate of a language; 0.01 is one percentage point
+    words_differ = 0.015           # largest share of words that differ from the parent's text
+    error_rate = 0.002             # largest rise of the error rate of a language; 0.01 is one percentage point
+    identical = 0.9                # least share of evaluation utterances with the parent's tokens, 0 to 1; optional
 
     [[rules]]
     graph = "decoder"              # graph role; *, ? and [] as in file names
@@ -167,11 +168,15 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds that the gate enforces. Shares and rates are from 0 to 1."""
+    """Bounds that the gate enforces. Shares and rates are from 0 to 1.
+
+    ``quantize.gate`` says how ``words_differ`` and ``error_rate`` allow for the size of the evaluation set.
+    """
 
     relative_error: dict[str, float]
-    identical: float
+    words_differ: float
     error_rate: float
+    identical: float = 0.0
 
     def relative(self, role: str) -> float:
         """Return the bound on the relative error of graph ``role``: its own, that of ``*``, or infinity."""
@@ -260,6 +265,7 @@ def load_recipe(name: str) -> Recipe:
 
 def _check_values(path: Path, recipe: Recipe) -> None:
     checks: list[tuple[str, float, float, float]] = [
+        ("bounds.words_differ", recipe.bounds.words_differ, 0.0, float("inf")),
         ("bounds.identical", recipe.bounds.identical, 0.0, 1.0),
         ("bounds.error_rate", recipe.bounds.error_rate, 0.0, float("inf")),
         *(

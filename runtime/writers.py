@@ -11,7 +11,7 @@ import msgspec
 from runtime.results import Segment, Transcript, fields_of
 
 if TYPE_CHECKING:  # importing runtime.evaluation would delay `transcribe`
-    from runtime.evaluation import Evaluation, Score, Utterance
+    from runtime.evaluation import BaselineComparison, Comparison, Evaluation, Score, Utterance
 
 VTT_HEADER = "WEBVTT\n"
 
@@ -112,11 +112,14 @@ _LANGUAGE = {
 
 
 def evaluation_as_text(evaluation: Evaluation) -> str:
-    """Return a table of error rates, one row for each language, followed by speed, model, provider and versions."""
+    """Return a table of error rates, one row for each language, followed by speed, model, provider and versions.
+
+    With a baseline, a second table compares the texts with the baseline's.
+    """
     header = ("language", "unit", "utterances", "error rate", "95 % interval", "exact")
-    rows = [header, *map(_cells, evaluation.scores)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    table = _table([header, *map(_cells, evaluation.scores)])
+    if evaluation.baseline:
+        table += ["", *_baseline_lines(evaluation.baseline)]
     factor = evaluation.real_time_factor
     speed = f"{evaluation.processing_seconds:.1f} s for {evaluation.audio_seconds:.1f} s of audio"
     notes = {
@@ -130,6 +133,32 @@ def evaluation_as_text(evaluation: Evaluation) -> str:
     return "\n".join([*table, "", *(f"{key:<{width}}  {value}" for key, value in notes.items())])
 
 
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _baseline_lines(baseline: BaselineComparison) -> list[str]:
+    header = ("language", "unit", "differ", "95 % interval", "same", "baseline", "rise in points", "95 % interval")
+    rows = baseline.languages if len(baseline.languages) == 1 else [*baseline.languages, baseline.overall]
+    title = f"compared with the baseline {baseline.model}, {baseline.quantization}:"
+    return [title, *_table([header, *map(_comparison_cells, rows)])]
+
+
+def _comparison_cells(row: Comparison) -> tuple[str, ...]:
+    differ, differ_interval, rise, rise_interval, baseline = "none", "none", "none", "none", "none"
+    if row.differ is not None and row.differ_low is not None and row.differ_high is not None:
+        differ = f"{row.differing} of {row.baseline_units}, {row.differ:.2%}"
+        differ_interval = f"{row.differ_low:.2%} to {row.differ_high:.2%}"
+    if row.baseline_rate is not None:
+        baseline = f"{row.baseline_rate:.2%}"
+    if row.rise is not None and row.rise_low is not None and row.rise_high is not None:
+        rise = f"{100 * row.rise:+.2f}"
+        rise_interval = f"{100 * row.rise_low:+.2f} to {100 * row.rise_high:+.2f}"
+    return row.language, row.unit, differ, differ_interval, f"{row.same:.1%}", baseline, rise, rise_interval
+
+
 def _cells(score: Score) -> tuple[str, ...]:
     rate, interval = "none", "none"
     if score.rate is not None and score.low is not None and score.high is not None:
@@ -137,15 +166,21 @@ def _cells(score: Score) -> tuple[str, ...]:
     return score.language, score.unit, str(score.utterances), rate, interval, f"{score.exact:.1%}"
 
 
-def hypotheses_as_json_lines(folder: Path, utterances: Sequence[Utterance], transcripts: Sequence[Transcript]) -> str:
+def hypotheses_as_json_lines(
+    folder: Path,
+    utterances: Sequence[Utterance],
+    transcripts: Sequence[Transcript],
+    baseline: Sequence[Transcript] | None = None,
+) -> str:
     """Return one line of JSON for each utterance.
 
-    Fields: path relative to ``folder``, language whose rules score it, and both texts, as they are and normalized.
+    Fields: path relative to ``folder``, language whose rules score it, and both texts, as they are and normalized; with
+    a baseline also its text, as ``baseline`` and ``normalized_baseline``.
     """
     from runtime.evaluation import metric_language, normalize
 
     lines = []
-    for utterance, transcript in zip(utterances, transcripts, strict=True):
+    for index, (utterance, transcript) in enumerate(zip(utterances, transcripts, strict=True)):
         language = metric_language(utterance)
         fields = {
             "file": _printable(utterance.audio.relative_to(folder).as_posix()),
@@ -155,5 +190,8 @@ def hypotheses_as_json_lines(folder: Path, utterances: Sequence[Utterance], tran
             "normalized_reference": normalize(utterance.text, language),
             "normalized_hypothesis": normalize(transcript.text, language),
         }
+        if baseline is not None:
+            text = baseline[index].text
+            fields |= {"baseline": text, "normalized_baseline": normalize(text, language)}
         lines.append(msgspec.json.encode(fields).decode() + "\n")
     return "".join(lines)

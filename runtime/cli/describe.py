@@ -133,8 +133,14 @@ def _quantization_lines(quantization: Quantization) -> dict[str, str]:
     lines["evaluated on"] = gate.evaluation
     if gate.identical is not None:
         lines["identical"] = f"{gate.identical:.1%} of the utterances have the parent's tokens"
+    if gate.words_differ is not None:
+        lines["words that differ"] = f"{gate.words_differ.summary} from the parent's text"
     for rate in gate.error_rates:
-        lines[f"{rate.language} {rate.unit}"] = f"{rate.quantized:.2%} wrong, the parent {rate.parent:.2%}"
+        interval = ""
+        if rate.rise_low is not None and rate.rise_high is not None:
+            low, high = 100 * rate.rise_low, 100 * rate.rise_high
+            interval = f" (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
+        lines[f"{rate.language} {rate.unit}"] = f"{rate.quantized:.2%} wrong, the parent {rate.parent:.2%}{interval}"
     if gate.exceeded:
         lines["forced"] = f"kept although {'; '.join(gate.exceeded)}"
     if quantization.needs_vnni:

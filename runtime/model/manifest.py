@@ -136,6 +136,10 @@ class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         utterances: number of utterances.
         parent: error rate of the parent, 0..1 (above 1 with many insertions).
         quantized: error rate of this artifact.
+        parent_units: number of units of the parent's texts; None in artifacts of older versions.
+        differing: units of this artifact's texts that differ from the parent's; None in artifacts of older versions.
+        rise_low: lower bound of the paired 95 % bootstrap interval of quantized - parent; None if it was not computed.
+        rise_high: upper bound of that interval.
     """
 
     language: str
@@ -143,6 +147,41 @@ class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     utterances: int
     parent: float
     quantized: float
+    parent_units: int | None = None
+    differing: int | None = None
+    rise_low: float | None = None
+    rise_high: float | None = None
+
+
+class TextDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Difference of all texts from the parent's, after normalization.
+
+    Attributes:
+        unit: what is counted: words, characters, or both for languages of both kinds.
+        parent_units: number of units of the parent's texts.
+        differing: units that differ: substituted, deleted or inserted.
+        low: lower bound of the 95 % bootstrap interval of the share; None if the parent's texts are empty.
+        high: upper bound of that interval.
+    """
+
+    unit: str
+    parent_units: int
+    differing: int
+    low: float | None
+    high: float | None
+
+    @property
+    def share(self) -> float | None:
+        """Differing units divided by the parent's, 0 and above; None if the parent's texts are empty."""
+        return self.differing / self.parent_units if self.parent_units else None
+
+    @property
+    def summary(self) -> str:
+        """The difference in words: counts, share and interval."""
+        counts = f"{self.differing} of {self.parent_units} {self.unit}"
+        if self.share is None or self.low is None or self.high is None:
+            return counts
+        return f"{counts}, {self.share:.2%} (95 % interval {self.low:.2%} to {self.high:.2%})"
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +198,8 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bytes: size of this artifact.
         exceeded: bounds that were exceeded; only a forced artifact has any.
         forced: whether the artifact was written in spite of exceeded bounds.
+        words_differ: words that differ from the parent's texts; None without evaluation audio and in artifacts of
+            older versions.
     """
 
     evaluation: str
@@ -171,6 +212,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int
     exceeded: list[str]
     forced: bool
+    words_differ: TextDifference | None = None
 
 
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -46,7 +46,7 @@ CHEAP = """
 description = "for a test"
 [bounds]
 relative_error = { "*" = 0.05 }
-identical = 0.5
+words_differ = 0.5
 error_rate = 0.5
 [[rules]]
 graph = "decoder"
@@ -153,6 +153,9 @@ def test_bundled_recipe(
     assert set(gate.relative_error) == set(quantization.graphs) == {"encoder", "decoder"}
     assert (gate.evaluation, gate.utterances, gate.identical) == ("3 utterances of few", 3, 1.0)
     assert [rate.language for rate in gate.error_rates] == ["Chinese", "English", "Russian"]
+    assert gate.words_differ is not None
+    assert (gate.words_differ.differing, gate.words_differ.unit) == (0, "words and characters")
+    assert "## Accuracy" in (artifact.path / "README.md").read_text(encoding="utf-8")
     assert (gate.exceeded, gate.forced) == ([], False)
     assert (gate.parent_bytes, gate.bytes) == (parent.size, artifact.size)
     assert artifact.size < parent.size * {"fp16": 0.55, "q8": 0.35, "int4-small": 0.25}.get(name, 0.32)
@@ -421,6 +424,7 @@ def test_export_with_a_recipe_leaves_only_the_quantized_model(
         (["--int8", "--int4", "--recipe", "q8"], "int8, int4, q8"),
         (["--force"], "--force"),
         (["--calibration", "."], "--calibration"),
+        (["--no-eval"], "--no-eval"),
         (["--reduce-range"], "--reduce-range"),
         (["--recipe", "fp16", "--reduce-range"], "recipe 'fp16': --reduce-range"),
     ],

@@ -26,7 +26,7 @@ description = "keep everything as it is"
 from_quantized = true
 [bounds]
 relative_error = { "*" = 0.1 }
-identical = 0.5
+words_differ = 0.5
 error_rate = 0.5
 [[rules]]
 graph = "*"
@@ -45,6 +45,7 @@ def run(app: Any, *arguments: str | Path) -> Any:
         (["--out", "there"], "there: "),
         (["--int8", "--out", "there"], "there: "),
         (["--int8", "--eval", "absent", "--out", "new"], "absent: "),
+        (["--int8", "--eval", ".", "--no-eval", "--out", "new"], "--eval and --no-eval exclude one another"),
         (["--int8", "--calibration", "absent", "--out", "new"], "absent: no such folder of calibration audio"),
     ],
 )
@@ -75,9 +76,9 @@ def test_hidden_folders_are_not_used_for_calibration(tmp_path: Path) -> None:
     for folder in (".Trash", "talks"):
         (tmp_path / folder).mkdir()
         shutil.copy(DATA / "en-1.wav", tmp_path / folder)
-    clips, utterances = find_audio(Plan(load_recipe("int8"), calibration=tmp_path), "some-model")
-    assert [str(clip.relative_to(tmp_path)) for clip in clips] == ["talks/en-1.wav"]
-    assert utterances == []
+    audio = find_audio(Plan(load_recipe("int8"), calibration=tmp_path, graphs_only=True), "some-model")
+    assert [str(clip.path.relative_to(tmp_path)) for clip in audio.calibration] == ["talks/en-1.wav"]
+    assert (audio.calibration_name, audio.evaluation) == (tmp_path.name, [])
 
 
 @pytest.mark.slow

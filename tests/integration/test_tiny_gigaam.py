@@ -11,10 +11,10 @@ import torch
 
 from export.checkpoints import CheckpointFolder
 from export.families.gigaam.exporter import GigaAM
-from quantize.audio_sets import evaluation_utterances
+from quantize.audio_sets import evaluation_folder, filter_by_language
 from runtime import Request, Transcriber
 from runtime.audio import load_audio
-from runtime.evaluation import Utterance
+from runtime.evaluation import Utterance, load_utterances
 from runtime.model.manifest import Language
 from tests.conftest import DATA
 from tests.unit.test_htk_log_mel import reference
@@ -37,7 +37,7 @@ def transcriber() -> Iterator[Transcriber]:
 
 @pytest.fixture(scope="module")
 def utterances() -> list[Utterance]:
-    return evaluation_utterances(None, [Language("Russian", "ru")])
+    return filter_by_language(load_utterances(evaluation_folder()), [Language("Russian", "ru")])
 
 
 def test_error_rate_and_word_order(transcriber: Transcriber, utterances: list[Utterance]) -> None:

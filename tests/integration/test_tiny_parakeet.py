@@ -12,11 +12,12 @@ from transformers import AutoProcessor, ParakeetForTDT
 from typer.testing import CliRunner
 
 from quantize.__main__ import app
-from quantize.audio_sets import evaluation_utterances
+from quantize.audio_sets import evaluation_folder, filter_by_language
 from runtime import Transcriber, open_artifact
 from runtime.audio import load_audio
 from runtime.engines.base import EngineOptions
 from runtime.engines.frame import padded
+from runtime.evaluation import load_utterances
 from runtime.families import make_engine
 from runtime.families.parakeet import ParakeetTdtEngine
 from runtime.model.manifest import Language
@@ -77,7 +78,8 @@ def test_tokens_and_durations_equal_those_of_generate(artifact: Path) -> None:
     model = ParakeetForTDT.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     languages = [Language(name, code) for code, name in LANGUAGES.items()]
-    clips = [load_audio(each.audio, RATE) for each in evaluation_utterances(None, languages)]
+    utterances = filter_by_language(load_utterances(evaluation_folder()), languages)
+    clips = [load_audio(each.audio, RATE) for each in utterances]
     engine = make_engine(open_artifact(artifact), EngineOptions())
     assert isinstance(engine, ParakeetTdtEngine)
     for clip in clips:

@@ -11,9 +11,10 @@ import soundfile
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from quantize.audio_sets import evaluation_utterances
+from quantize.audio_sets import evaluation_folder, filter_by_language
 from runtime import Request, Transcriber
 from runtime.audio import load_audio
+from runtime.evaluation import load_utterances
 from runtime.model.manifest import Language
 from tests.conftest import DATA
 from tools.tiny.evaluate import error_rate
@@ -89,7 +90,7 @@ def test_tokens_equal_those_of_generate(transcriber: Transcriber, timestamps: bo
     model = WhisperForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     extract = WhisperFeatureExtractor.from_pretrained(CHECKPOINT)
     for code, name in LANGUAGES.items():
-        utterances = evaluation_utterances(None, [Language(name, code)])[:COMPARED]
+        utterances = filter_by_language(load_utterances(evaluation_folder()), [Language(name, code)])[:COMPARED]
         clips = [load_audio(utterance.audio, RATE) for utterance in utterances]
         requests = [Request(clip, sample_rate=RATE, language=code, timestamps=timestamps) for clip in clips]
         features = extract(clips, sampling_rate=RATE, return_tensors="pt")["input_features"]

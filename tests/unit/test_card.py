@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from export.card import CARD, LICENCES, model_card
 from export.checkpoints import CHECKPOINTS, find_checkpoint
 from quantize.card import add_quantization_note
-from runtime.model.manifest import Language, Source
+from runtime.model.artifact import open_artifact
+from runtime.model.manifest import ErrorRate, Gate, Language, Source, TextDifference
 from tests.conftest import ARTIFACT, CHECKPOINT
 
 PARAKEET = CHECKPOINTS["parakeet-tdt-0.6b-v3"]
+GRAPHS_ALONE = Gate("graphs alone", {}, None, 0, None, [], 0, 0, [], False)
 NORWEGIAN = [Language("Norwegian", "no"), Language("English", "en")]
 
 
@@ -64,7 +67,7 @@ def test_every_licence_has_a_url(name: str) -> None:
 def test_quantization_adds_to_the_card(tmp_path: Path) -> None:
     card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
     (tmp_path / CARD).write_text(card, encoding="utf-8")
-    add_quantization_note(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8")
+    add_quantization_note(tmp_path, PARAKEET.name, f"{PARAKEET.name}-int8", "int8", GRAPHS_ALONE)
     after = (tmp_path / CARD).read_text(encoding="utf-8").splitlines()
     before = [line for line in card.splitlines() if line != f"# {PARAKEET.name}"]
     added = [line for line in after if line not in before]
@@ -72,14 +75,35 @@ def test_quantization_adds_to_the_card(tmp_path: Path) -> None:
     assert added[:2] == ["base_model_relation: quantized", f"# {PARAKEET.name}-int8"]
     assert "quantized by the recipe `int8`" in added[2]
     add_quantization_note(
-        tmp_path / "nothing", "a", "b", "int8"
+        tmp_path / "nothing", "a", "b", "int8", GRAPHS_ALONE
     )  # an artifact without a card, as old versions wrote them
+
+
+def test_card_has_the_measured_accuracy(tmp_path: Path) -> None:
+    card = model_card(PARAKEET, source(PARAKEET.repo, PARAKEET.revision), NORWEGIAN)
+    (tmp_path / CARD).write_text(card, encoding="utf-8")
+    rates = [
+        ErrorRate("English", "words", 8, 0.05, 0.0625, 80, 2, -0.01, 0.03),
+        ErrorRate("Chinese", "characters", 8, 0.1, 0.1),
+    ]
+    difference = TextDifference("words and characters", 160, 2, 0.0, 0.03)
+    gate = msgspec.structs.replace(GRAPHS_ALONE, evaluation="16 recordings", error_rates=rates, words_differ=difference)
+    add_quantization_note(tmp_path, PARAKEET.name, "x", "int8", gate)
+    lines = (tmp_path / CARD).read_text(encoding="utf-8").split("## Accuracy\n\n")[1].splitlines()
+    assert lines[0] == "Compared with the parent on 16 recordings."
+    assert "2 of 160 words and characters, 1.25% (95 % interval 0.00% to 3.00%)" in lines[1]
+    assert lines[-2:] == [
+        "| English | words | 5.00% | 6.25% | -1.00 to +3.00 |",
+        "| Chinese | characters | 10.00% | 10.00% |  |",
+    ]
 
 
 def test_bundled_artifact_has_the_current_card(tmp_path: Path) -> None:
     tiny = CHECKPOINTS["qwen3-asr-tiny"]
     listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
     (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")
-    add_quantization_note(tmp_path, tiny.name, f"{tiny.name}-int8", "int8")
+    quantization = open_artifact(ARTIFACT).manifest.quantization
+    assert quantization is not None
+    add_quantization_note(tmp_path, tiny.name, f"{tiny.name}-int8", "int8", quantization.gate)
     assert (ARTIFACT / CARD).read_text(encoding="utf-8") == (tmp_path / CARD).read_text(encoding="utf-8")
     assert (ARTIFACT / "LICENSE").read_bytes() == (CHECKPOINT / "LICENSE").read_bytes()

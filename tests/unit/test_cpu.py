@@ -14,7 +14,15 @@ from runtime.cli.describe import describe
 from runtime.families import declared
 from runtime.host.cpu import lacks_vnni, processor_identity, processor_name
 from runtime.model.artifact import open_artifact
-from runtime.model.manifest import ErrorRate, FallbackNode, Gate, GraphQuantization, Manifest, Quantization
+from runtime.model.manifest import (
+    ErrorRate,
+    FallbackNode,
+    Gate,
+    GraphQuantization,
+    Manifest,
+    Quantization,
+    TextDifference,
+)
 from tests.conftest import ARTIFACT
 
 HEAD = "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: avx512_vnni\n"
@@ -90,11 +98,12 @@ def quantized(
         same_choices=0.99,
         utterances=6,
         identical=0.875,
-        error_rates=[ErrorRate("English", "words", 3, 0.01, 0.025)],
+        error_rates=[ErrorRate("English", "words", 3, 0.01, 0.025, 60, 3, -0.005, 0.04)],
         parent_bytes=23_000_000,
         bytes=7_000_000,
         exceeded=list(exceeded),
         forced=bool(exceeded),
+        words_differ=TextDifference("words", 60, 3, 0.0, 0.11),
     )
     graph = GraphQuantization(nodes or {"float32 patches": 1, "w8a8": 29}, 10, [FallbackNode("/x/MatMul", 0.06)])
     quantization = Quantization(
@@ -122,7 +131,9 @@ def test_info_describes_a_quantized_model() -> None:
     assert rows["relative error"].startswith("encoder 0.0123, decoder 0.0321")
     assert rows["evaluated on"].startswith("6 utterances")
     assert rows["identical"].startswith("87.5%")
-    assert [part for part in rows["English words"].split() if "%" in part] == ["2.50%", "1.00%"]
+    assert rows["words that differ"].startswith("3 of 60 words, 5.00% (95 % interval 0.00% to 11.00%)")
+    assert [part for part in rows["English words"].split() if "%" in part] == ["2.50%", "1.00%", "%"]
+    assert "-0.50 to +4.00 points" in rows["English words"]
     assert "forced" not in rows
 
 

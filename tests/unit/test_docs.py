@@ -36,6 +36,7 @@ MANIFEST_STRUCTS = (
     manifest.GraphQuantization,
     manifest.FallbackNode,
     manifest.Gate,
+    manifest.TextDifference,
     manifest.ErrorRate,
 )
 RECIPE_STRUCTS = (

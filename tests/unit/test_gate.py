@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +17,135 @@ from rich.console import Console
 from quantize.gate import (
     EvaluationRun,
     Expected,
+    TextResults,
     compare_graphs,
-    compare_texts,
+    compare_runs,
+    differs_too_much,
     find_exceeded_bounds,
     record,
     render,
+    rises_too_much,
 )
 from quantize.graph import save_graph
 from quantize.recipe import Bounds
 from runtime.engines.base import Probe
 from runtime.evaluation import Utterance
 from runtime.model.artifact import Artifact, open_artifact
-from runtime.model.manifest import ErrorRate, FallbackNode, Gate, GraphQuantization, Quantization
+from runtime.model.manifest import (
+    ErrorRate,
+    FallbackNode,
+    Gate,
+    GraphQuantization,
+    Quantization,
+    TextDifference,
+)
 from runtime.results import Segment, Timings, TokenCounts, Transcript
 from tests.conftest import ARTIFACT
 
-BOUNDS = Bounds({"encoder": 0.1, "*": 0.2}, identical=0.9, error_rate=0.01)
-NAN = float("nan")
+BOUNDS = Bounds({"encoder": 0.1, "*": 0.2}, words_differ=0.01, error_rate=0.01, identical=0.9)
+NAN, INF = float("nan"), float("inf")
+SAME = TextDifference("words", 400, 0, 0.0, 0.0)
 
 
-def rate(parent: float, quantized: float, language: str = "English") -> ErrorRate:
-    return ErrorRate(language, "words", 4, parent, quantized)
+def rate(parent: float, quantized: float, language: str = "English", low: float | None = None) -> ErrorRate:
+    high = None if low is None else low + 0.05
+    return ErrorRate(language, "words", 4, parent, quantized, 40, 2, low, high)
+
+
+def texts(identical: float = 1.0, difference: TextDifference = SAME, rates: Sequence[ErrorRate] = ()) -> TextResults:
+    return TextResults(4, identical, difference, list(rates))
 
 
 @pytest.mark.parametrize(
-    ("errors", "identical", "rates", "expected"),
+    ("errors", "results", "expected"),
     [
-        ({"encoder": 0.1, "decoder": 0.2}, 0.9, [rate(0.25, 0.25)], []),
-        ({"encoder": 0.0}, None, [], []),
-        ({}, 1.0, [rate(0.5, 0.1)], []),  # better is allowed
-        ({"encoder": 0.11}, 1.0, [], ["relative error of the encoder is 0.1100, more than 0.1"]),
-        ({"decoder": 0.21}, 1.0, [], ["relative error of the decoder is 0.2100, more than 0.2"]),
-        ({"encoder": NAN}, 1.0, [], ["relative error of the encoder is nan, more than 0.1"]),
-        ({"encoder": float("inf")}, 1.0, [], ["relative error of the encoder is inf, more than 0.1"]),
-        ({}, 0.89, [], ["89.0% of the utterances have the parent's tokens, fewer than 90.0%"]),
-        ({}, NAN, [], ["nan% of the utterances have the parent's tokens, fewer than 90.0%"]),
+        ({"encoder": 0.1, "decoder": 0.2}, texts(0.9, rates=[rate(0.25, 0.25)]), []),
+        ({"encoder": 0.0}, None, []),
+        ({}, texts(rates=[rate(0.5, 0.1)]), []),  # better is allowed
+        ({"encoder": 0.11}, texts(), ["relative error of the encoder is 0.1100, more than 0.1"]),
+        ({"decoder": 0.21}, None, ["relative error of the decoder is 0.2100, more than 0.2"]),
+        ({"encoder": NAN}, None, ["relative error of the encoder is nan, more than 0.1"]),
+        ({"encoder": INF}, None, ["relative error of the encoder is inf, more than 0.1"]),
+        ({}, texts(0.89), ["89.0% of the utterances have the parent's tokens, fewer than 90.0%"]),
+        ({}, texts(NAN), ["nan% of the utterances have the parent's tokens, fewer than 90.0%"]),
         (
             {},
-            1.0,
-            [rate(0.0, 0.005), rate(0.02, 0.04, "Russian")],
+            texts(rates=[rate(0.0, 0.005), rate(0.02, 0.04, "Russian")]),
             ["error rate in Russian rose from 2.00% to 4.00%, more than 1 points"],
         ),
-        ({}, 1.0, [rate(0.0, NAN)], ["error rate in English rose from 0.00% to nan%, more than 1 points"]),
-        ({}, 1.0, [rate(NAN, 0.0)], ["error rate in English rose from nan% to 0.00%, more than 1 points"]),
+        (
+            {},
+            texts(rates=[rate(0.02, 0.04, low=0.005)]),
+            [
+                "error rate in English rose from 2.00% to 4.00% (95 % interval of the rise +0.50 to +5.50 points), "
+                "more than 1 points"
+            ],
+        ),
+        (
+            {},
+            texts(difference=TextDifference("words", 400, 20, 0.03, 0.075)),
+            [
+                "texts differ from the parent's in 20 of 400 words, 5.00% (95 % interval 3.00% to 7.50%), "
+                "more than 1.00%"
+            ],
+        ),
     ],
 )
-def test_exceeded_bounds(
-    errors: dict[str, float], identical: float | None, rates: list[ErrorRate], expected: list[str]
-) -> None:
-    assert find_exceeded_bounds(BOUNDS, errors, identical, rates) == expected
+def test_exceeded_bounds(errors: dict[str, float], results: TextResults | None, expected: list[str]) -> None:
+    assert find_exceeded_bounds(BOUNDS, errors, results) == expected
 
 
 def test_all_exceeded_bounds_are_listed() -> None:
-    exceeded = find_exceeded_bounds(BOUNDS, {"encoder": 1, "decoder": 1}, 0, [rate(0, 1), rate(0, 1, "Russian")])
-    assert len(exceeded) == 5
+    results = texts(0, TextDifference("words", 400, 40, 0.08, 0.12), [rate(0, 1), rate(0, 1, "Russian")])
+    assert len(find_exceeded_bounds(BOUNDS, {"encoder": 1, "decoder": 1}, results)) == 6
+
+
+@pytest.mark.parametrize(
+    ("units", "differing", "low", "too_much"),
+    [
+        (400, 4, 0.002, False),  # the bound itself
+        (400, 8, 0.011, False),  # above the bound, as chance gives it: at most 8 of 400 in 97.5 % of samples
+        (400, 9, 0.011, True),
+        (400, 20, 0.009, False),  # many words of few utterances: the interval over utterances reaches the bound
+        (400, 20, 0.01, False),
+        (3000, 45, 0.0101, True),
+        (5, 1, 0.2, False),  # a single word proves nothing, even if every utterance has one
+        (1, 1, 1.0, False),
+        (5, 2, 0.4, True),
+        (0, 0, None, False),  # both are silent
+        (0, 1, None, False),
+        (0, 2, None, True),  # only the parent is silent
+        (400, 0, NAN, True),
+        (400, 400, INF, True),
+    ],
+)
+def test_words_that_differ_allow_for_the_size_of_the_set(
+    units: int, differing: int, low: float | None, too_much: bool
+) -> None:
+    assert differs_too_much(TextDifference("words", units, differing, low, low), 0.01) is too_much
+
+
+@pytest.mark.parametrize(
+    ("parent", "quantized", "low", "too_much"),
+    [
+        (0.10, 0.11, 0.005, False),  # the bound itself
+        (0.10, 0.105, 0.004, False),  # real, but below the bound
+        (0.10, 0.15, 0.0, False),  # above the bound, within chance
+        (0.10, 0.15, -0.01, False),
+        (0.10, 0.15, 0.001, True),
+        (0.10, 0.15, None, True),
+        (0.15, 0.10, None, False),
+        (0.0, NAN, None, True),
+        (NAN, 0.0, None, True),
+        (0.0, NAN, -1.0, True),
+        (0.0, INF, -1.0, True),
+        (0.10, 0.15, NAN, True),
+    ],
+)
+def test_rise_of_the_error_rate_allows_for_chance(
+    parent: float, quantized: float, low: float | None, too_much: bool
+) -> None:
+    assert rises_too_much(rate(parent, quantized, low=low), 0.01) is too_much
 
 
 def evaluation_run(*results: tuple[str, str, str, list[list[int]]]) -> EvaluationRun:
@@ -84,7 +160,7 @@ def evaluation_run(*results: tuple[str, str, str, list[list[int]]]) -> Evaluatio
     return EvaluationRun(utterances, transcripts)
 
 
-def test_texts_are_compared_by_token_and_by_language() -> None:
+def test_texts_are_compared_by_token_word_and_language() -> None:
     parent = evaluation_run(
         ("English", "red green blue white", "red green blue white", [[1, 2]]),
         ("English", "cats dogs birds fish", "cats dogs birds", [[3], [4]]),
@@ -97,16 +173,21 @@ def test_texts_are_compared_by_token_and_by_language() -> None:
         ("Russian", "раз два", "раз", [[5]]),
         ("Chinese", "一二三四", "一二三四", [[7]]),
     )
-    identical, rates = compare_texts(parent, quantized)
-    assert identical == 0.25
-    assert rates == [
-        ErrorRate("Chinese", "characters", 1, 0.0, 0.0),
-        ErrorRate("English", "words", 2, 0.125, 0.25),
-        ErrorRate("Russian", "words", 1, 0.0, 0.5),
+    results = compare_runs(parent, quantized)
+    assert (results.utterances, results.identical) == (4, 0.25)
+    assert [(row.language, row.unit, row.utterances, row.parent, row.quantized) for row in results.rates] == [
+        ("Chinese", "characters", 1, 0.0, 0.0),
+        ("English", "words", 2, 0.125, 0.25),
+        ("Russian", "words", 1, 0.0, 0.5),
     ]
-    assert compare_texts(parent, parent)[0] == 1.0
+    assert [(row.parent_units, row.differing) for row in results.rates] == [(4, 0), (7, 1), (2, 1)]
+    assert [(row.rise_low, row.rise_high) for row in results.rates] == [(0, 0), (0, 0.25), (0.5, 0.5)]
+    difference = results.words_differ
+    assert (difference.unit, difference.parent_units, difference.differing) == ("words and characters", 13, 2)
+    assert difference.share == 2 / 13
+    assert compare_runs(parent, parent).identical == 1.0
     with pytest.raises(ValueError, match="zip"):
-        compare_texts(parent, evaluation_run(("English", "one", "one", [[1]])))
+        compare_runs(parent, evaluation_run(("English", "one", "one", [[1]])))
 
 
 def artifact(folder: Path, text: str, role: str = "decoder") -> Artifact:
@@ -136,7 +217,7 @@ def test_nan_exceeds_any_bound(tmp_path: Path) -> None:
     quantized = artifact(tmp_path, "(float[M, 2] x) => (float[M, 2] y) { y = Log(x) }", role="encoder")
     errors, _ = compare_graphs(quantized, [expect([[-1.0, 1.0]], [[0.0, 0.0]], None, "encoder")])
     assert np.isnan(errors["encoder"])
-    assert len(find_exceeded_bounds(BOUNDS, errors, None, [])) == 1
+    assert len(find_exceeded_bounds(BOUNDS, errors, None)) == 1
 
 
 def test_probe_is_cast_to_the_type_of_a_float16_cache(tmp_path: Path) -> None:
@@ -145,8 +226,8 @@ def test_probe_is_cast_to_the_type_of_a_float16_cache(tmp_path: Path) -> None:
 
 
 def gate(errors: dict[str, float], *, force: bool) -> Gate:
-    texts = (4, 0.95, [rate(0.01, 0.015)])
-    return record("4 utterances", BOUNDS, errors, 0.99, texts, (2_000, 1_000), force=force)
+    results = texts(0.95, TextDifference("words", 40, 2, 0.0, 0.1), [rate(0.01, 0.015, low=-0.01)])
+    return record("4 utterances", BOUNDS, errors, 0.99, results, (2_000, 1_000), force=force)
 
 
 def test_manifest_entry() -> None:
@@ -157,11 +238,12 @@ def test_manifest_entry() -> None:
         same_choices=0.99,
         utterances=4,
         identical=0.95,
-        error_rates=[rate(0.01, 0.015)],
+        error_rates=[rate(0.01, 0.015, low=-0.01)],
         parent_bytes=2_000,
         bytes=1_000,
         exceeded=[],
         forced=False,  # no bound was exceeded
+        words_differ=TextDifference("words", 40, 2, 0.0, 0.1),
     )
     refused = gate({"encoder": 0.3}, force=False)
     assert (len(refused.exceeded), refused.forced) == (1, False)
@@ -169,6 +251,21 @@ def test_manifest_entry() -> None:
     assert (forced.exceeded, forced.forced) == (refused.exceeded, True)
     alone = record("graphs alone", BOUNDS, {"encoder": 0.01}, None, None, (2, 1), force=False)
     assert (alone.utterances, alone.identical, alone.error_rates, alone.exceeded) == (0, None, [], [])
+    assert alone.words_differ is None
+
+
+def test_manifest_of_an_older_version_is_read() -> None:
+    """The fields that older versions did not write are None."""
+    fields = msgspec.to_builtins(gate({}, force=False))
+    del fields["words_differ"]
+    for key in ("parent_units", "differing", "rise_low", "rise_high"):
+        del fields["error_rates"][0][key]
+    older = msgspec.json.decode(msgspec.json.encode(fields), type=Gate)
+    assert older.words_differ is None
+    assert older.error_rates == [ErrorRate("English", "words", 4, 0.01, 0.015)]
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(render(quantization(older)))
+    assert "differ from" not in shown.getvalue()
 
 
 def quantization(result: Gate) -> Quantization:
@@ -191,6 +288,10 @@ def test_table_of_results() -> None:
         "decoder: relative error": ["", "0.3000"],
         "same choice, on the parent's text": ["", "99.0%"],
         "identical utterances": ["", "95.0% of 4"],
-        "English, words wrong of 4 utterances": ["1.00%", "1.50%"],
+        "differ from the parent's text": ["", "2 of 40 words, 5.00% (95 % interval 0.00% to 10.00%)"],
+        "English, words wrong of 4 utterances": [
+            "1.00%",
+            "1.50% (95 % interval of the rise -1.00 to +4.00 points)",
+        ],
     }.items():
         assert table[key] == cells

@@ -18,6 +18,7 @@ HEAD = """
 description = "for a test"
 [bounds]
 relative_error = { "*" = 0.1 }
+words_differ = 0.02
 identical = 0.9
 error_rate = 0.01
 """
@@ -45,7 +46,7 @@ def read(file: Path, text: str) -> Recipe:
 
 
 def recipe_of(*rules: W8A8 | WeightOnly | Float16 | Keep) -> Recipe:
-    return Recipe("for a test", Bounds({"*": 0.1}, 0.9, 0.01), rules, name="own")
+    return Recipe("for a test", Bounds({"*": 0.1}, 0.1, 0.01), rules, name="own")
 
 
 def through_manifest(recipe: Recipe) -> Recipe:
@@ -64,7 +65,7 @@ def test_bundled_recipe_is_complete_and_survives_the_manifest(name: str) -> None
     assert (recipe.name, recipe.from_quantized) == (name, False)
     assert recipe.description
     assert all(0 < recipe.bounds.relative(role) < 1 for role in ("encoder", "decoder"))
-    assert 0 < recipe.bounds.identical <= 1
+    assert 0 < recipe.bounds.words_differ < 0.1
     assert 0 <= recipe.bounds.error_rate < 0.1
     assert through_manifest(recipe) == recipe
 
@@ -153,6 +154,9 @@ def test_optional_rule_and_earlier_keep_rule() -> None:
         (HEAD.replace("0.9", "true") + KEEP, "Expected `float`, got `bool`"),
         (HEAD.replace("0.9", "nan") + KEEP, "bounds.identical is nan, which is not between 0 and 1"),
         (HEAD.replace("0.9", "90.0") + KEEP, "bounds.identical is 90.0, which is not between 0 and 1"),
+        (HEAD.replace("0.02", "nan") + KEEP, "bounds.words_differ is nan"),
+        (HEAD.replace("0.02", "-0.02") + KEEP, "bounds.words_differ is -0.02"),
+        (HEAD.replace("words_differ = 0.02\n", "") + KEEP, "missing required field `words_differ`"),
         (HEAD.replace("0.01", "nan") + KEEP, "bounds.error_rate is nan"),
         (HEAD.replace("0.01", "-0.01") + KEEP, "bounds.error_rate is -0.01"),
         (HEAD.replace("0.1", "nan") + KEEP, "bounds.relative_error.* is nan"),
@@ -207,7 +211,7 @@ def test_infinite_bound_is_refused(file: Path, text: str) -> None:
 
 
 def test_bounds_by_role() -> None:
-    bounds = Bounds({"encoder": 0.2, "*": 0.1}, 0.9, 0.01)
+    bounds = Bounds({"encoder": 0.2, "*": 0.1}, 0.1, 0.01)
     assert (bounds.relative("encoder"), bounds.relative("decoder")) == (0.2, 0.1)
 
 
