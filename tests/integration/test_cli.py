@@ -414,6 +414,24 @@ def test_evaluate_as_json_with_a_forced_language() -> None:
     assert set(evaluation["versions"]) == {"asr-deploy", "onnxruntime", "jiwer", "whisper-normalizer"}
 
 
+def test_evaluate_with_a_baseline(tmp_path: Path) -> None:
+    """A model equals itself; the lines of hypotheses have both texts."""
+    options: list[str | Path] = ["--baseline", ARTIFACT, "--limit", "5", "--hypotheses", tmp_path / "heard.jsonl"]
+    result = run("evaluate", "--data", DATA, *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    _, _, compared = result.stdout.partition("\n\ncompared with the baseline qwen3-asr-tiny-int8, int8:\n")
+    rows = [line.split() for line in compared.partition("\n\n")[0].splitlines()[1:]]
+    assert [(row[0], row[2]) for row in rows] == [("English", "0"), ("Russian", "0"), ("all", "0")]
+    (first, *_) = (tmp_path / "heard.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["baseline"] == json.loads(first)["hypothesis"]
+    assert json.loads(first)["normalized_baseline"] == "it was very quiet in madrid"
+    evaluation = json.loads(run("evaluate", "--data", DATA, "--limit", "1", "--format", "json", *options[:2]).stdout)
+    baseline = evaluation["baseline"]
+    assert (baseline["model"], baseline["quantization"]) == ("qwen3-asr-tiny-int8", "int8")
+    assert (baseline["overall"]["differing"], baseline["overall"]["rise"], baseline["overall"]["same"]) == (0, 0, 1)
+    assert [row["language"] for row in baseline["languages"]] == ["English"]
+
+
 def test_evaluate_forces_the_language_of_the_option(tmp_path: Path) -> None:
     """A wrong language changes the text, so the rates differ."""
     shutil.copy(DATA / "en-1.wav", tmp_path / "a.wav")
@@ -435,6 +453,7 @@ def test_evaluate_forces_the_language_of_the_option(tmp_path: Path) -> None:
         (["--data", ".", "--limit", "0"], "limit must be at least 1"),
         (["--data", ".", "--threads", "0"], "threads must be at least 1"),
         (["--data", ".", "--model", "/nowhere"], "/nowhere: no such model folder"),
+        (["--data", ".", "--baseline", "/nowhere"], "/nowhere: no such model folder"),
         (["--data", ".", "--hypotheses", "absent/heard.jsonl"], "absent/heard.jsonl: cannot be written"),
         (["--data", ".", "--hypotheses", "."], "cannot be written"),
     ],

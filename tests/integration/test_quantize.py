@@ -25,7 +25,7 @@ import export.__main__
 import quantize.__main__
 import runtime.__main__
 from quantize.errors import QuantizationError
-from quantize.graph import array
+from quantize.graph import array, save_graph
 from quantize.output_folder import appearing
 from quantize.package import Plan, quantize_artifact
 from quantize.progress import Report
@@ -36,7 +36,7 @@ from runtime.families import make_engine
 from runtime.families.qwen3_asr.engine import Qwen3AsrEngine
 from runtime.features.log_mel import log_mel
 from runtime.model.artifact import Artifact
-from runtime.model.manifest import Quantization
+from runtime.model.manifest import GraphSpec, Quantization
 from tests.conftest import ARTIFACT, DATA
 
 pytestmark = pytest.mark.slow
@@ -381,6 +381,23 @@ def raise_interrupt(*_: object, **__: object) -> None:
 def test_full_disk_leaves_no_files(target: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, raise_disk_full)
     workspace.assert_refused(workspace.run(), f"{workspace.out}: cannot be written (No space left on device)")
+
+
+def test_damaged_result_is_refused_by_its_texts(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norm weights of the wrong sign change the texts; a wide bound on graphs does not hide that."""
+
+    def save_damaged(model: ir.Model, path: Path) -> GraphSpec:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 1:
+                value.const_value = ir.tensor(-tensor.numpy(), name=value.name)
+        return save_graph(model, path)
+
+    monkeypatch.setattr("quantize.graph_quantization.save_graph", save_damaged)
+    recipe = CHEAP.replace('"*" = 0.05', '"*" = 1e6').replace("0.5", "0.05")
+    result = workspace.run(recipe=recipe)
+    workspace.assert_refused(result, "texts differ from the parent's in ")
+    assert "error rate in English rose from " in result.stderr
 
 
 def test_interrupt_leaves_no_files(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
