@@ -12,6 +12,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from quantize.compensation import Compensation
 from quantize.errors import RecipeError
 from quantize.graph import MICROSOFT, Editor, replace_output
 from quantize.numerics import Blocks, quantize_blocks
@@ -31,6 +32,7 @@ def quantize(
     *,
     symmetric: bool,
     importance: Floats | None = None,
+    compensation: Compensation | None = None,
 ) -> None:
     """Rewrite ``products``, which all read one weight, as weight-only nodes.
 
@@ -42,11 +44,14 @@ def quantize(
         block: Weights that share a scale.
         symmetric: Use one zero point for all blocks.
         importance: Mean square of the inputs, [K], which weights squared errors in the search for block ranges.
+        compensation: Rounding that is compensated for real inputs; by default weights get the nearest level.
 
     Raises:
         RecipeError: The rank of a ``Gather``'s indices is not known.
     """
-    blocks = quantize_blocks(weights.matrix(products[0]), bits, block, symmetric=symmetric, importance=importance)
+    blocks = quantize_blocks(
+        weights.matrix(products[0]), bits, block, symmetric=symmetric, importance=importance, compensation=compensation
+    )
     name = products[0].weight.name or products[0].name
     edit = Editor(graph, f"{name}/{bits}bit")
     for product in products:
