@@ -90,11 +90,14 @@ def quantize_graph(
     scales = cache.scales(graph, statistics, products, weights) if cached else {}
     stem_inputs, unquantized = _convolution_stems(products, rule_of)
     rounding, compensations = w8a8.ActivationRounding(graph), _Compensations()
+    parts = weight_only.InputParts(graph)
     counts: Counter[str] = Counter()
     fallbacks: list[FallbackNode] = []
     for readers in by_weight.values():
         applied_rule = None if readers[0] in unquantized else rule_of(readers[0])
-        method, fallback_nodes = _apply(graph, rounding, readers, applied_rule, weights, statistics, compensations)
+        method, fallback_nodes = _apply(
+            graph, rounding, readers, applied_rule, weights, statistics, compensations, parts
+        )
         counts[method] += 0 if method == _HALF else len(readers)  # float16 nodes are counted when they are converted
         fallbacks += fallback_nodes
         on_progress()
@@ -138,6 +141,7 @@ def _apply(
     weights: Weights,
     statistics: dict[str, ActivationStatistics],
     compensations: _Compensations,
+    parts: weight_only.InputParts,
 ) -> tuple[str, list[FallbackNode]]:
     """Quantize the nodes that read one weight.
 
@@ -174,9 +178,8 @@ def _apply(
             graph,
             readers,
             weights,
-            rule.bits,
-            rule.block,
-            symmetric=rule.symmetric,
+            rule,
+            parts,
             importance=importance,
             compensation=compensation,
         )

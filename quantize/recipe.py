@@ -118,9 +118,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
             (node.operator, self.operator),
         )
         graph_matches = node.graph_share <= self.graph_share and self.cross_attention in (None, node.cross_attention)
-        return graph_matches and all(
-            fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs
-        )
+        return graph_matches and all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
 
     @property
     def selector(self) -> str:
@@ -135,6 +133,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="m
 class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
     """Quantize weights to ``bits`` in blocks along the inner axis, with one scale a block; activations stay float32.
 
+    ``arithmetic`` is that of the products. ``int8`` is the fast kernel for a few rows, which rounds its inputs to 8
+    bits in blocks. ``twice_int8`` multiplies the rest of that rounding too: twice the work, a hundredth of the error.
+    ``float32`` dequantizes the weights when the graph is loaded: exact and fast for many rows, with the memory of a
+    float32 model.
+
     ``compensation`` rounds weights so that the error of their products on calibration audio is small
     (:mod:`quantize.compensation`).
     """
@@ -145,6 +148,7 @@ class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
     smoothing: Smoothing | None = None
     sensitive: Sensitive | None = None
     compensation: bool = False
+    arithmetic: Literal["int8", "twice_int8", "float32"] = "int8"
 
     operators: ClassVar[frozenset[str]] = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
 
