@@ -61,7 +61,7 @@ def main(
             result = quantize_artifact(parent, plan, target, report)
     except AsrError as error:
         _fail(str(error))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         _fail(
             f"quantizing needs the package {error.name!r}, which is not installed: pip install 'asr-deploy[quantize]'"
         )

@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantize.numerics import round_rows
+from quantize.numerics import ZERO_POINTS, round_rows, row_spans
 from quantize.products import Product
 
 Floats = npt.NDArray[np.float32]
 
-#: Rows kept of each activation tensor. Errors of products are measured on them; more rows change the third digit.
-SAMPLE_ROWS = 256
+#: Rows of an activation tensor on which errors of products are measured; more rows change the third digit.
+ERROR_ROWS = 256
+#: Limits for the rows kept of each activation tensor. Compensated rounding needs about as many as there are channels.
+MIN_ROWS, MAX_ROWS = 512, 4096
+#: Memory that the rows of a graph may take in bytes, which decides between these limits.
+_ROWS_MEMORY = 1 << 30
 
 
 @dataclass(slots=True)
 class ActivationStatistics:
     """Statistics of one activation tensor [..., K] over all rows seen. For a convolution, a row is one patch."""
 
-    #: Sampled rows [n, K] float32, n ≤ SAMPLE_ROWS after :meth:`finish`.
+    #: Sampled rows [n, K], float32.
     rows: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     #: Largest magnitude [n, 1] over the values that share a row's activation scale: the row or its batch element.
     peaks: Floats = field(default_factory=lambda: np.zeros((0, 1), np.float32))
@@ -49,10 +53,10 @@ class ActivationStatistics:
         indices = _spread_indices(len(rows), max_rows)
         self._samples.append((rows[indices].copy(), peaks[indices].copy()))
 
-    def finish(self) -> None:
-        """Join the samples of all calls of :meth:`add` and keep at most SAMPLE_ROWS rows."""
+    def finish(self, max_rows: int = ERROR_ROWS) -> None:
+        """Join the samples of all calls of :meth:`add` and keep at most ``max_rows`` rows."""
         rows, peaks = (np.concatenate(parts) for parts in zip(*self._samples, strict=True))
-        indices = _spread_indices(len(rows), SAMPLE_ROWS)
+        indices = _spread_indices(len(rows), max_rows)
         self.rows, self.peaks, self._samples = rows[indices], peaks[indices], []
 
     def divide(self, scale: Floats) -> None:
@@ -69,9 +73,38 @@ class ActivationStatistics:
             self.rows[indices], self.peaks[indices], self.channel_peak, self._square_sums, self._row_count
         )
 
-    def rounded(self, scale: Floats | float = 1.0) -> Floats:
-        """Return the sampled rows divided by ``scale`` [K] and rounded to 8 bits with one activation scale a row."""
-        return round_rows(self.rows / scale, self.peaks if np.isscalar(scale) else None)
+    def rounded(
+        self, scale: Floats | float = 1.0, *, zero_point: int = 128, lowest: np.float32 | None = None
+    ) -> Floats:
+        """Return the sampled rows divided by ``scale`` [K] and rounded to 8 bits with one activation scale a row.
+
+        Args:
+            scale: Divisor of each channel.
+            zero_point: Level that represents 0.
+            lowest: Lower limit of the values, where it is known (:data:`quantize.numerics.GELU_MINIMUM`).
+        """
+        rows = self.rows / scale
+        if zero_point == 128 and lowest is None and np.isscalar(scale):
+            return round_rows(rows, self.peaks)
+        return round_rows(rows, row_spans(rows, zero_point, lowest), zero_point)
+
+    def best_zero_point(self, lowest: np.float32 | None = None) -> int:
+        """Return the zero point, one of :data:`quantize.numerics.ZERO_POINTS`, that rounds the rows most finely.
+
+        It minimizes the mean over rows of the squared step divided by the row's mean square. Rows count alike, so that
+        a few rows with enormous values do not decide for all others.
+
+        Args:
+            lowest: Lower limit of the values, where it is known.
+        """
+        rows = self.rows[_spread_indices(len(self.rows), ERROR_ROWS)]
+        power = np.maximum(np.square(rows).mean(-1), np.float32(1e-30))
+
+        def step_size(zero_point: int) -> float:
+            steps = row_spans(rows, zero_point, lowest)[:, 0] / (255 - zero_point)
+            return float((np.square(steps) / power).mean())
+
+        return min(ZERO_POINTS, key=step_size)
 
 
 class Calibration:
@@ -88,10 +121,13 @@ class Calibration:
         self.statistics: dict[str, ActivationStatistics] = {}
         self._extra_values = list(dict.fromkeys(extra_values))
         self._products: dict[str, Product] = {}
-        self._max_rows = -(-4 * SAMPLE_ROWS // max(clip_count, 1))
         for product in products:
             if product.operator != "Gather":
                 self._products.setdefault(product.x.name or "", product)
+        channels = sum(product.input_channels for product in self._products.values())
+        self._kept_rows = int(np.clip(_ROWS_MEMORY // (4 * max(channels, 1)), MIN_ROWS, MAX_ROWS))
+        # Clips have different lengths: half of the rows may come from short ones.
+        self._max_rows = -(-2 * self._kept_rows // max(clip_count, 1))
 
     @property
     def taps(self) -> list[str]:
@@ -112,7 +148,7 @@ class Calibration:
     def finish(self) -> dict[str, ActivationStatistics]:
         """Return the statistics by value name."""
         for statistics in self.statistics.values():
-            statistics.finish()
+            statistics.finish(self._kept_rows)
         return self.statistics
 
 

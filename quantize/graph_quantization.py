@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +12,21 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from quantize.calibration import ActivationStatistics
+from quantize.calibration import ERROR_ROWS, ActivationStatistics
+from quantize.compensation import Compensation
 from quantize.errors import RecipeError
 from quantize.graph import drop_unused_initializers, load_graph, save_graph
 from quantize.methods import cache, fp16, per_element, w8a8, weight_only
+from quantize.numerics import Columns, Floats, quantize_columns, relative_error
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Float16, Keep, WeightOnly
 from quantize.sensitivity import measure_sensitivities, most_sensitive
-from quantize.smoothing import product_error, smooth
+from quantize.smoothing import smooth
 from quantize.smoothing_sites import find_smoothing_sites
 from runtime.engines.base import Probe
 from runtime.model.manifest import FallbackNode, GraphQuantization, GraphSpec
+
+log = logging.getLogger(__name__)
 
 _SEED = 20
 _HALF = "float16"  # method name in the manifest's node counts
@@ -84,12 +89,15 @@ def quantize_graph(
         more_bits |= _more_bits(path, rule, candidates, weights, probe, on_progress)
     scales = cache.scales(graph, statistics, products, weights) if cached else {}
     stem_inputs, unquantized = _convolution_stems(products, rule_of)
-    rounding = w8a8.ActivationRounding(graph)
+    rounding, compensations = w8a8.ActivationRounding(graph), _Compensations()
+    parts = weight_only.InputParts(graph)
     counts: Counter[str] = Counter()
     fallbacks: list[FallbackNode] = []
     for readers in by_weight.values():
         applied_rule = None if readers[0] in unquantized else rule_of(readers[0])
-        method, fallback_nodes = _apply(graph, rounding, readers, applied_rule, weights, statistics)
+        method, fallback_nodes = _apply(
+            graph, rounding, readers, applied_rule, weights, statistics, compensations, parts
+        )
         counts[method] += 0 if method == _HALF else len(readers)  # float16 nodes are counted when they are converted
         fallbacks += fallback_nodes
         on_progress()
@@ -111,6 +119,20 @@ def quantize_graph(
     return QuantizedGraph(spec, summary)
 
 
+class _Compensations:
+    """Compensations by the inputs of products. Only the last is kept: products that share inputs follow each other."""
+
+    def __init__(self) -> None:
+        self._last: tuple[list[str | None], int, Compensation] | None = None
+
+    def find(self, readers: list[Product], inputs: Floats) -> Compensation:
+        """Return the compensation for the rows ``inputs`` [n, K] that ``readers`` read, rounded or not."""
+        names, digest = [product.x.name for product in readers], hash(inputs[:8].tobytes())
+        if self._last is None or self._last[:2] != (names, digest):
+            self._last = (names, digest, Compensation(inputs))
+        return self._last[2]
+
+
 def _apply(
     graph: ir.Graph,
     rounding: w8a8.ActivationRounding,
@@ -118,6 +140,8 @@ def _apply(
     rule: AnyRule | None,
     weights: Weights,
     statistics: dict[str, ActivationStatistics],
+    compensations: _Compensations,
+    parts: weight_only.InputParts,
 ) -> tuple[str, list[FallbackNode]]:
     """Quantize the nodes that read one weight.
 
@@ -126,28 +150,69 @@ def _apply(
     """
     fallback_nodes: list[FallbackNode] = []
     if isinstance(rule, W8A8):
-        float_patches = readers[0].operator == "Conv" and readers[0].patch <= w8a8.FLOAT_PATCH
-        error, norm = (0.0, 1.0)
-        if not float_patches:
-            input_statistics = statistics[readers[0].x.name or ""]
-            error, norm = product_error(readers[0], rule, input_statistics, weights.matrix(readers[0]))
-        relative = (error / max(norm, 1e-30)) ** 0.5
-        if relative <= rule.error_bound:
-            for product in readers:
-                w8a8.quantize(graph, rounding, product, weights, reduce_range=rule.reduce_range)
-            return "float32 patches" if float_patches else "w8a8", []
-        fallback_nodes = [FallbackNode(node=product.name, error=round(relative, 4)) for product in readers]  # NaN too
-        rule = WeightOnly(graph=rule.graph, bits=rule.fallback.bits, block=rule.fallback.block, symmetric=True)
+        if readers[0].operator == "Conv" and readers[0].patch <= w8a8.FLOAT_PATCH:
+            w8a8.quantize_float(graph, rounding, readers[0], weights)
+            return "float32 patches", []
+        (product,) = readers
+        columns, zero_point, error = _integer_columns(product, rule, statistics, weights, compensations)
+        if error <= rule.error_bound:
+            w8a8.quantize(graph, rounding, product, columns, zero_point)
+            return "w8a8", []
+        fallback_nodes = [FallbackNode(node=product.name, error=round(error, 4))]  # NaN too
+        rule = WeightOnly(
+            graph=rule.graph,
+            bits=rule.fallback.bits,
+            block=rule.fallback.block,
+            symmetric=True,
+            compensation=rule.compensation,
+        )
     if isinstance(rule, WeightOnly):
-        squares = [statistics[name].mean_square for product in readers if (name := product.x.name or "") in statistics]
-        importance = np.mean(squares, 0) if squares and readers[0].operator != "Conv" else None
+        measured = [statistics[name] for product in readers if (name := product.x.name or "") in statistics]
+        importance = compensation = None
+        if measured and readers[0].operator != "Conv":
+            importance = np.mean([each.mean_square for each in measured], 0)
+        # A table that is also looked up keeps its nearest levels: looked-up rows have no inputs to compensate for.
+        if rule.compensation and len(measured) == len(readers):
+            compensation = compensations.find(readers, np.concatenate([each.rows for each in measured]))
         weight_only.quantize(
-            graph, readers, weights, rule.bits, rule.block, symmetric=rule.symmetric, importance=importance
+            graph,
+            readers,
+            weights,
+            rule,
+            parts,
+            importance=importance,
+            compensation=compensation,
         )
         return f"{rule.bits} bits, blocks of {rule.block}", fallback_nodes
     for product in weights.scaled(readers[:1]):
         weights.write_back(product)
     return _HALF if isinstance(rule, Float16) else "float32", []
+
+
+def _integer_columns(
+    product: Product,
+    rule: W8A8,
+    statistics: dict[str, ActivationStatistics],
+    weights: Weights,
+    compensations: _Compensations,
+) -> tuple[Columns, int, float]:
+    """Quantize the weights of one product of integers.
+
+    Returns:
+        The weights, the zero point of the inputs, and the relative error of the product on calibration rows.
+    """
+    inputs, matrix = statistics[product.x.name or ""], weights.matrix(product)
+    lowest = w8a8.lower_limit(product)
+    zero_point = 128 if product.shares_scale else inputs.best_zero_point(lowest)
+    compensation = None
+    if rule.compensation:
+        compensation = compensations.find([product], inputs.rounded(zero_point=zero_point, lowest=lowest))
+    columns = quantize_columns(matrix, reduce_range=rule.reduce_range, compensation=compensation)
+    sample = inputs.head(ERROR_ROWS)
+    actual = sample.rounded(zero_point=zero_point, lowest=lowest) @ columns.dequantized()
+    error = relative_error(actual, sample.rows @ matrix)
+    log.debug("%s: zero point %d, relative error %.4f", product.name, zero_point, error)
+    return columns, zero_point, error
 
 
 def _convolution_stems(products: list[Product], rule_of: RuleOf) -> tuple[list[ir.Value], set[Product]]:

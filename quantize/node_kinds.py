@@ -13,12 +13,22 @@ _SCORES = ("logits", "log_probs")
 # Operators that only move data: inputs after the first give positions or shapes, not values.
 _MOVES = frozenset({"Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Expand", "Gather", "GatherND"})
 
+_ATTENTION = ("Attention", "MultiHeadAttention")
+
 
 def find_node_kinds(graph: ir.Graph) -> dict[ir.Node, str]:
     """Return the kind of every node of ``graph``, from operators, attributes and connections but not from names."""
     products = {product.node: product for product in find_products(graph)}
     heads = _heads(graph, products)
     return {node: "head" if node in heads else _kind(node, products.get(node)) for node in graph}
+
+
+def has_cross_attention(graph: ir.Graph) -> bool:
+    """Return whether an attention node of ``graph`` reads keys and values that are inputs of the graph."""
+    return any(
+        node.op_type in _ATTENTION and all(value is not None and value.is_graph_input() for value in node.inputs[1:3])
+        for node in graph
+    )
 
 
 def _kind(node: ir.Node, product: Product | None) -> str:

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quantize.compensation import Compensation
 from runtime.ort.threads import usable_cores
 
 Floats = npt.NDArray[np.float32]
 
 UINT8_ZERO_POINT = 128
-ACTIVATION_STEPS = 127  # on each side of the zero point
+#: Zero points of activations that are tried: 128 spans positive and negative values alike, the others leave more of the
+#: 255 steps to positive ones.
+ZERO_POINTS = (128, 96, 64, 48, 32, 24, 16)
+MAX_UINT8 = 255
+#: Outputs of GELU are never below this: the minimum of x·Φ(x) is -0.16997, at x = -0.7518.
+GELU_MINIMUM = np.float32(-0.17)
 # Lower limit of activation scales, since a row of zeros must not be divided by zero. It is far below any activation and
 # far above the smallest normal float32.
 TINY = np.float32(1e-20)
@@ -40,8 +46,12 @@ class Columns:
         return self.values * self.scales
 
 
-def quantize_columns(weight: Floats, *, reduce_range: bool = False) -> Columns:
+def quantize_columns(
+    weight: Floats, *, reduce_range: bool = False, compensation: Compensation | None = None
+) -> Columns:
     """Quantize ``weight`` [K, N] symmetrically with one scale a column.
+
+    With ``compensation`` rounding is compensated for real inputs.
 
     Values are from -127 to 127, or from -63 to 63 (7 bits) with ``reduce_range``: x86 without VNNI adds pairs of u8×s8
     products in 16 bits with saturation, where 255·127·2 does not fit and 255·63·2 does.
@@ -50,21 +60,49 @@ def quantize_columns(weight: Floats, *, reduce_range: bool = False) -> Columns:
     peak = np.abs(weight).max(0)
     # At least the smallest normal number: subnormal scales lose precision.
     scales = np.maximum(np.where(peak > 0, peak, 1) / max_value, np.finfo(np.float32).tiny).astype(np.float32)
-    return Columns(np.rint(weight / scales).astype(np.int8), scales)
+    if compensation is None:
+        return Columns(np.rint(weight / scales).astype(np.int8), scales)
+    zeros = np.zeros_like(scales[None])
+    rounded = compensation.round(weight, scales[None], zeros, len(weight), (-max_value, max_value))
+    return Columns(rounded.astype(np.int8), scales)
 
 
-def round_rows(x: Floats, peaks: Floats | None = None) -> Floats:
+def row_spans(x: Floats, zero_point: int = 128, lowest: Floats | np.float32 | None = None) -> Floats:
+    """Return the value of each row of ``x`` [..., K] that becomes the largest level, [..., 1].
+
+    Levels above the zero point span values up to the row's largest, levels below it those down to the row's smallest.
+    Both have the same step, the larger of the two that are needed.
+
+    Args:
+        x: Activations, float32.
+        zero_point: Level that represents 0, from 1 to 254.
+        lowest: Lower limit of the values, known beforehand; by default the smallest value of each row.
+    """
+    low = x.min(-1, keepdims=True) if lowest is None else lowest
+    span: Floats = np.maximum(np.maximum(x.max(-1, keepdims=True), low * low_factor(zero_point)), TINY)
+    return span
+
+
+def low_factor(zero_point: int) -> np.float32:
+    """Return the (negative) ratio of the largest to the smallest value that 8 bits with ``zero_point`` represent."""
+    return np.float32(-(MAX_UINT8 - zero_point) / zero_point)
+
+
+def round_rows(x: Floats, spans: Floats | None = None, zero_point: int = 128) -> Floats:
     """Simulate rounding of activations ``x`` [..., K] to 8 bits with one scale a row.
 
     Args:
         x: Activations, float32.
-        peaks: Magnitudes [..., 1] that the 127 steps on each side span; by default the largest magnitude of each row.
+        spans: Values [..., 1] that become the largest level; by default :func:`row_spans`.
+        zero_point: Level that represents 0, from 1 to 254.
 
     Returns:
         The rounded activations as float32, [..., K].
     """
-    span: Floats = np.maximum(np.abs(x).max(-1, keepdims=True) if peaks is None else peaks, TINY)
-    rounded: Floats = np.rint(x / span * ACTIVATION_STEPS) * (span / ACTIVATION_STEPS)
+    steps = np.float32(MAX_UINT8 - zero_point)
+    span: Floats = row_spans(x, zero_point) if spans is None else np.maximum(spans, TINY)
+    levels = np.clip(np.rint(x / span * steps), -zero_point, steps)
+    rounded: Floats = levels * (span / steps)
     return rounded
 
 
@@ -118,6 +156,7 @@ def quantize_blocks(
     symmetric: bool,
     importance: Floats | None = None,
     search: bool = True,
+    compensation: Compensation | None = None,
 ) -> Blocks:
     """Quantize ``weight`` [K, N] in blocks of ``block`` along K.
 
@@ -129,6 +168,7 @@ def quantize_blocks(
         importance: Mean square of the inputs, [K]. The search for the range of 4-bit blocks weights squared errors with
             it.
         search: Search the range of 4-bit blocks for the least squared error; otherwise it is that of the weights.
+        compensation: Rounding that is compensated for real inputs; by default weights get the nearest level.
     """
     inner, outer = weight.shape
     blocks = -(-inner // block)
@@ -150,6 +190,14 @@ def quantize_blocks(
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # numpy releases the interpreter lock
         list(pool.map(quantize_columns_from, range(0, outer, _COLUMNS_PER_TASK)))
+    if compensation is not None:
+        # Symmetric blocks leave the lowest level unused, as rounding to the nearest level does.
+        limits = (int(symmetric), 2**bits - 1)
+        levels = compensation.round(weight, scales.T, zeros.T.astype(np.float32), block, limits)
+        levels = np.pad(levels, ((0, blocks * block - inner), (0, 0))).T.reshape(outer, blocks, block).astype(np.uint8)
+        if inner % block:
+            levels[:, -1, inner % block :] = zeros[:, -1:]  # padding represents zero
+        values = levels[..., 0::2] | (levels[..., 1::2] << 4) if bits == 4 else levels
     return Blocks(values, scales, None if symmetric else zeros, bits, block, inner)
 
 

@@ -22,7 +22,7 @@ from quantize.graph import load_graph
 from quantize.graph_quantization import QuantizedGraph, quantize_graph
 from quantize.instrumented_graph import InstrumentedGraph
 from quantize.methods import cache
-from quantize.node_kinds import find_node_kinds
+from quantize.node_kinds import find_node_kinds, has_cross_attention
 from quantize.output_folder import appearing, file_spec, hash_files, refuse_existing
 from quantize.parent_run import ParentRun, run_parent, transcribe
 from quantize.products import find_products
@@ -196,7 +196,8 @@ def candidates(graphs: Mapping[str, ir.Graph], recipe: Recipe) -> list[Candidate
     for role, graph in graphs.items():
         kinds = find_node_kinds(graph)
         selected = list(graph) if all_nodes else [product.node for product in products[role]]
-        nodes += [Candidate(role, node.name or "", node.op_type, kinds[node], sizes[role] / total) for node in selected]
+        share, cross = sizes[role] / total, has_cross_attention(graph)
+        nodes += [Candidate(role, node.name or "", node.op_type, kinds[node], share, cross) for node in selected]
     return nodes
 
 

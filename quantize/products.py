@@ -63,6 +63,14 @@ class Product:
         return math.prod(self.weight.const_value.shape.numpy()[1:])  # type: ignore[union-attr]
 
     @property
+    def input_channels(self) -> int:
+        """Rows of the weight matrix [K, N], K."""
+        if self.operator == "Conv":
+            return self.patch
+        shape = self.weight.const_value.shape.numpy()  # type: ignore[union-attr]
+        return int(shape[1 if self.transposed else 0])
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Strides of a convolution, one for each kernel axis."""
         return tuple(self.node.attributes.get_ints("strides", [1] * len(self.kernel)))

@@ -77,56 +77,78 @@ class Sensitive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Candidate(NamedTuple):
-    """A node to which rules are matched; ``graph_share`` is the share of its graph in all weights of the model."""
+    """A node to which rules are matched.
+
+    ``graph_share`` is the share of its graph in all weights of the model, ``cross_attention`` whether the graph attends
+    to keys and values that another graph computed.
+    """
 
     role: str
     name: str
     operator: str
     kind: str = "other"
     graph_share: float = 1.0
+    cross_attention: bool = False
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="method", kw_only=True):
-    """Patterns that select nodes by graph role, kind, name and operator, and by the size of their graph."""
+    """Patterns that select nodes by graph role, kind, name and operator, and by properties of their graph.
+
+    ``cross_attention`` selects only graphs with cross-attention (true) or only graphs without it (false): a decoder
+    with cross-attention reads a few tokens at a time, any other also reads the audio of whole segments.
+    """
 
     graph: str
     kind: str = "*"
     node: str = "*"
     operator: str = "*"
     graph_share: float = 1.0
+    cross_attention: bool | None = None
     optional: bool = False
 
     #: Operators that the method can quantize.
     operators: ClassVar[frozenset[str]] = frozenset()
 
     def matches(self, node: Candidate) -> bool:
-        """Return whether ``node`` matches all four patterns and its graph is not larger than ``graph_share``."""
+        """Return whether ``node`` matches all four patterns, and its graph both conditions."""
         pairs = (
             (node.role, self.graph),
             (node.kind, self.kind),
             (node.name, self.node),
             (node.operator, self.operator),
         )
-        return node.graph_share <= self.graph_share and all(
-            fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs
-        )
+        graph_matches = node.graph_share <= self.graph_share and self.cross_attention in (None, node.cross_attention)
+        return graph_matches and all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
 
     @property
     def selector(self) -> str:
         """The patterns that are set, for messages: ``graph 'decoder', kind 'head'``."""
         patterns = {"graph": self.graph, "kind": self.kind, "node": self.node, "operator": self.operator}
         parts = [f"{key} {pattern!r}" for key, pattern in patterns.items() if key == "graph" or pattern != "*"]
-        return ", ".join([*parts, *([f"graph_share {self.graph_share:g}"] if self.graph_share < 1 else [])])
+        parts += [f"graph_share {self.graph_share:g}"] if self.graph_share < 1 else []
+        parts += [f"cross_attention {str(self.cross_attention).lower()}"] if self.cross_attention is not None else []
+        return ", ".join(parts)
 
 
 class WeightOnly(Rule, frozen=True, tag="weight_only", kw_only=True):
-    """Quantize weights to ``bits`` in blocks along the inner axis, with one scale a block; activations stay float32."""
+    """Quantize weights to ``bits`` in blocks along the inner axis, with one scale a block; activations stay float32.
+
+    ``arithmetic`` is that of the products. ``int8`` is the fast kernel for a few rows, which rounds its inputs to 8
+    bits in blocks. ``twice_int8`` multiplies the rest of that rounding too: twice the work, a hundredth of the error.
+    ``float32`` dequantizes the weights when the graph is loaded: exact and fast for many rows, with the memory of a
+    float32 model.
+
+    ``compensation`` rounds weights so that the error of their products on calibration audio is small
+    (:mod:`quantize.compensation`).
+    """
 
     bits: Bits
     block: Block
     symmetric: bool = False
     smoothing: Smoothing | None = None
     sensitive: Sensitive | None = None
+    compensation: bool = False
+    arithmetic: Literal["int8", "twice_int8", "float32"] = "int8"
 
     operators: ClassVar[frozenset[str]] = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
 
@@ -139,12 +161,17 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class W8A8(Rule, frozen=True, tag="w8a8", kw_only=True):
-    """Compute with int8 weights (one scale a column) and uint8 activations (one scale a row)."""
+    """Compute with int8 weights (one scale a column) and uint8 activations (one scale a row).
+
+    ``compensation`` is as in :class:`WeightOnly`. A product whose relative error on calibration audio exceeds
+    ``error_bound`` is quantized by ``fallback``.
+    """
 
     smoothing: Smoothing | None = Smoothing()
     error_bound: float
     fallback: Fallback = Fallback()
     reduce_range: bool = False
+    compensation: bool = False
 
     operators: ClassVar[frozenset[str]] = frozenset({"MatMul", "Gemm", "Conv"})
 
@@ -219,7 +246,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def needs_calibration(self) -> bool:
         """Whether a rule or the cache needs activation statistics of real audio."""
         return self.cache is not None or any(
-            isinstance(rule, W8A8) or (isinstance(rule, WeightOnly) and (rule.smoothing or rule.sensitive))
+            isinstance(rule, W8A8)
+            or (isinstance(rule, WeightOnly) and (rule.smoothing or rule.sensitive or rule.compensation))
             for rule in self.rules
         )
 

@@ -86,7 +86,7 @@ class FamilyExporter(ABC):
         for role in self.roles:
             with report.step(f"{role} graph"):
                 graphs[role] = self.write_graph(role, out)
-        self.tokenizer.save(str(out / TOKENIZER))
+        self.tokenizer.save(str(out / TOKENIZER), pretty=False)
         return graphs
 
     def parity(self, out: Path, graphs: dict[str, GraphSpec], report: Report) -> dict[str, Parity]:

@@ -92,7 +92,7 @@ def _is_independent_by_element(node: ir.Node) -> bool:
         return attributes.get_ints("perm", [1])[0] == 0
     if operator == "Concat":
         return attributes.get_int("axis", 0) > 0
-    if operator == "ReduceMax":
+    if operator in ("ReduceMax", "ReduceMin"):
         return _has_inner_axes(node, 1) and bool(attributes.get_int("keepdims", 1))
     if operator == "Slice":
         return _has_inner_axes(node, 3)

@@ -1,9 +1,11 @@
 """Integer products: int8 weights with one scale a column, uint8 activations with one scale a row.
 
-Each row of the input is divided by its largest magnitude and rounded to steps of 1/127 around the zero point 128.
-``MatMulIntegerToFloat`` multiplies and applies the column scales; a final ``Mul`` applies the row's magnitude. An input
-of several products is rounded once. Activations are unsigned and weights signed because this pair has the fast kernels
-on x86 (VNNI, AMX); signed by signed measured 15 times slower.
+Each row of the input is divided by its span, the value that becomes the largest level, and rounded to 255 levels.
+``MatMulIntegerToFloat`` multiplies and applies the column scales; a final ``Mul`` applies the row's span. An input of
+several products is rounded once. The zero point is a constant of each input, chosen on calibration audio: 128 where
+values are as often negative as positive, less where most of the range is positive, as after GELU. Activations are
+unsigned and weights signed because this pair has the fast kernels on x86 (VNNI, AMX); signed by signed measured 15
+times slower.
 
 A convolution becomes a product over its patches. Along one axis (time) each patch is a row with its own scale, so that
 the result for a clip does not depend on other audio. Over two axes each batch element has one scale: activations are
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from quantize.graph import MICROSOFT, Editor, replace_output
-from quantize.numerics import ACTIVATION_STEPS, TINY, UINT8_ZERO_POINT, quantize_columns
+from quantize.numerics import GELU_MINIMUM, MAX_UINT8, TINY, UINT8_ZERO_POINT, Columns, low_factor
 from quantize.products import Product, Weights
 
 # Convolutions with patches of at most this many elements (a first convolution over one channel) become float products:
@@ -28,8 +31,23 @@ from quantize.products import Product, Weights
 FLOAT_PATCH = 32
 #: Elementwise activation functions that may follow a convolution.
 ACTIVATIONS = frozenset({"Gelu", "Relu"})
-# Lower limit for the magnitude of GELU outputs: they are never below -0.17, so their largest value or this bounds them.
-_GELU_MIN_MAGNITUDE = 0.17
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedRows:
+    """Rounded activations: ``(levels - zero) * step * span`` represents them.
+
+    Attributes:
+        levels: uint8, of the shape of the activations.
+        span: Value that becomes the largest level, for each row, [..., 1].
+        step: Scale of the levels of a row with span 1.
+        zero: Zero point.
+    """
+
+    levels: ir.Value
+    span: ir.Value
+    step: ir.Value
+    zero: ir.Value
 
 
 class ActivationRounding:
@@ -37,56 +55,60 @@ class ActivationRounding:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._rounded: dict[ir.Value, RoundedRows] = {}
         self._common = Editor(graph, "/w8a8")
 
-    @property
-    def step(self) -> ir.Value:
-        """Scale of the rounded activations, 1/127."""
-        return self._common.constant("step", np.array(1 / ACTIVATION_STEPS, np.float32))
+    def constant(self, name: str, value: np.generic) -> ir.Value:
+        """Return a scalar initializer that all products share."""
+        return self._common.constant(name, np.array(value))
 
-    @property
-    def tiny(self) -> ir.Value:
-        """Lower limit of magnitudes."""
-        return self._common.constant("tiny", np.array(TINY, np.float32))
+    def rows(self, x: ir.Value, zero_point: int, *, from_gelu: bool) -> RoundedRows:
+        """Round ``x`` [..., K], one scale a row.
 
-    @property
-    def gelu_min_magnitude(self) -> ir.Value:
-        """Lower limit of magnitudes of GELU outputs."""
-        return self._common.constant("gelu_low", np.array(_GELU_MIN_MAGNITUDE, np.float32))
-
-    @property
-    def float_zero(self) -> ir.Value:
-        """Padding of float activations."""
-        return self._common.constant("nothing", np.array(0, np.float32))
-
-    @property
-    def zero_point(self) -> ir.Value:
-        """Zero point and padding of rounded activations, 128."""
-        return self._common.constant("zero", np.array(UINT8_ZERO_POINT, np.uint8))
-
-    def rows(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Round ``x`` [..., K] to uint8 of the same shape; also returns the largest magnitude of each row, [..., 1]."""
+        Args:
+            x: Activations, float32.
+            zero_point: Level that represents 0.
+            from_gelu: The values are not below GELU's minimum, so that the smallest need not be found.
+        """
         if x not in self._rounded:
             edit = Editor(self._graph, f"{x.name}/w8a8")
             axes = self._common.constant("last", np.array([-1], np.int64))
-            magnitude = edit.node("ReduceMax", [edit.node("Abs", [x]), axes], keepdims=1)
-            self._rounded[x] = self._round(edit, x, edit.node("Max", [magnitude, self.tiny]))
+            limits = [edit.node("ReduceMax", [x, axes], keepdims=1)]
+            if from_gelu:
+                limits.append(self.constant(f"gelu_span_{zero_point}", GELU_MINIMUM * low_factor(zero_point)))
+            else:
+                factor = self.constant(f"low_factor_{zero_point}", low_factor(zero_point))
+                limits.append(edit.node("Mul", [edit.node("ReduceMin", [x, axes], keepdims=1), factor]))
+                limits.append(self.constant("tiny", TINY))
+            self._rounded[x] = self._round(edit, x, edit.node("Max", limits), zero_point)
         return self._rounded[x]
 
-    def elements(self, x: ir.Value, *, from_gelu: bool) -> tuple[ir.Value, ir.Value]:
-        """Round ``x`` [B, H, W, C] to uint8; also returns the largest magnitude of each batch element, [B, 1, 1, 1]."""
+    def elements(self, x: ir.Value, *, from_gelu: bool) -> RoundedRows:
+        """Round ``x`` [B, H, W, C] with one scale a batch element and the zero point 128; spans are [B, 1, 1, 1]."""
         edit = Editor(self._graph, f"{x.name}/w8a8")
         axes = self._common.constant("inner", np.array([1, 2, 3], np.int64))
-        magnitude = edit.node("ReduceMax", [x if from_gelu else edit.node("Abs", [x]), axes], keepdims=1)
-        return self._round(edit, x, edit.node("Max", [magnitude, self.gelu_min_magnitude if from_gelu else self.tiny]))
+        span = edit.node("ReduceMax", [x if from_gelu else edit.node("Abs", [x]), axes], keepdims=1)
+        limit = self.constant("gelu_low", -GELU_MINIMUM) if from_gelu else self.constant("tiny", TINY)
+        return self._round(edit, x, edit.node("Max", [span, limit]), UINT8_ZERO_POINT)
 
-    def _round(self, edit: Editor, x: ir.Value, magnitude: ir.Value) -> tuple[ir.Value, ir.Value]:
-        return edit.node("QuantizeLinear", [edit.node("Div", [x, magnitude]), self.step, self.zero_point]), magnitude
+    def _round(self, edit: Editor, x: ir.Value, span: ir.Value, zero_point: int) -> RoundedRows:
+        step = self.constant(f"step_{zero_point}", np.float32(1 / (MAX_UINT8 - zero_point)))
+        zero = self.constant(f"zero_{zero_point}", np.uint8(zero_point))
+        return RoundedRows(edit.node("QuantizeLinear", [edit.node("Div", [x, span]), step, zero]), span, step, zero)
+
+
+def lower_limit(product: Product) -> np.float32 | None:
+    """Return the smallest value that the inputs of ``product`` can have, or None if there is no limit."""
+    return GELU_MINIMUM if _from_gelu(product) else None
+
+
+def _from_gelu(product: Product) -> bool:
+    source = product.x.producer()
+    return source is not None and source.op_type == "Gelu"
 
 
 def quantize(
-    graph: ir.Graph, rounding: ActivationRounding, product: Product, weights: Weights, *, reduce_range: bool
+    graph: ir.Graph, rounding: ActivationRounding, product: Product, columns: Columns, zero_point: int
 ) -> None:
     """Rewrite one product with integer arithmetic.
 
@@ -94,59 +116,60 @@ def quantize(
         graph: The graph of the product.
         rounding: Rounded inputs, shared by all products of the graph.
         product: The product.
-        weights: Weights of the graph.
-        reduce_range: Use 7-bit weights, for x86 without VNNI.
+        columns: Its quantized weights.
+        zero_point: Zero point of its inputs; 128 for convolutions over two axes.
     """
     if product.operator == "Conv":
-        _convolve(graph, rounding, product, weights, reduce_range=reduce_range)
+        _convolve(graph, rounding, product, columns, zero_point)
         return
-    rounded, magnitude = rounding.rows(product.x)
-    edit = Editor(graph, product.name)
-    result = _multiply(edit, rounding, rounded, magnitude, product, weights, reduce_range=reduce_range)
+    rounded = rounding.rows(product.x, zero_point, from_gelu=_from_gelu(product))
+    result = _multiply(Editor(graph, product.name), rounded, columns)
     if product.operator == "Gemm" and len(product.node.inputs) > 2 and product.node.inputs[2] is not None:
-        result = edit.node("Add", [result, product.node.inputs[2]])
+        result = Editor(graph, product.name).node("Add", [result, product.node.inputs[2]])
     replace_output(product.node, result)
 
 
-def _multiply(
-    edit: Editor,
-    rounding: ActivationRounding,
-    rounded: ir.Value,
-    magnitude: ir.Value,
-    product: Product,
-    weights: Weights,
-    *,
-    reduce_range: bool,
-) -> ir.Value:
-    columns = quantize_columns(weights.matrix(product), reduce_range=reduce_range)
+def quantize_float(graph: ir.Graph, rounding: ActivationRounding, product: Product, weights: Weights) -> None:
+    """Rewrite a convolution with patches of at most :data:`FLOAT_PATCH` elements as a float product over patches."""
+    edit = Editor(graph, product.name)
+    x = _channels_last(edit, product)
+    patches = _patches(edit, product, x, rounding.constant("nothing", np.float32(0)))
+    result = edit.node("MatMul", [patches, edit.constant("values", weights.matrix(product))])
+    _replace_convolution(edit, product, result)
+
+
+def _multiply(edit: Editor, rounded: RoundedRows, columns: Columns) -> ir.Value:
     values, scales = edit.constant("values", columns.values), edit.constant("scales", columns.scales)
     result = edit.node(
-        "MatMulIntegerToFloat", [rounded, values, rounding.step, scales, rounding.zero_point], domain=MICROSOFT
+        "MatMulIntegerToFloat", [rounded.levels, values, rounded.step, scales, rounded.zero], domain=MICROSOFT
     )
-    return edit.node("Mul", [result, magnitude])
+    return edit.node("Mul", [result, rounded.span])
 
 
 def _convolve(
-    graph: ir.Graph, rounding: ActivationRounding, product: Product, weights: Weights, *, reduce_range: bool
+    graph: ir.Graph, rounding: ActivationRounding, product: Product, columns: Columns, zero_point: int
 ) -> None:
     """Rewrite a convolution: transpose to channels last, extract patches, multiply once, transpose back."""
-    node, axes = product.node, len(product.kernel)
     edit = Editor(graph, product.name)
-    source = product.x.producer()
-    x = edit.node("Transpose", [product.x], perm=(0, *range(2, axes + 2), 1))
-    matrix = weights.matrix(product)
-    if len(matrix) <= FLOAT_PATCH:
-        patches = _patches(edit, product, x, rounding.float_zero)
-        result = edit.node("MatMul", [patches, edit.constant("values", matrix)])
+    x = _channels_last(edit, product)
+    if product.shares_scale:
+        rounded = rounding.elements(x, from_gelu=_from_gelu(product))
+        rounded = replace(rounded, levels=_patches(edit, product, rounded.levels, rounded.zero))
     else:
-        if product.shares_scale:
-            from_gelu = source is not None and source.op_type == "Gelu"
-            rounded, magnitude = rounding.elements(x, from_gelu=from_gelu)
-            rounded = _patches(edit, product, rounded, rounding.zero_point)
-        else:
-            patches = x if product.pointwise else _patches(edit, product, x, rounding.float_zero)
-            rounded, magnitude = rounding.rows(patches)
-        result = _multiply(edit, rounding, rounded, magnitude, product, weights, reduce_range=reduce_range)
+        nothing = rounding.constant("nothing", np.float32(0))
+        patches = x if product.pointwise else _patches(edit, product, x, nothing)
+        rounded = rounding.rows(patches, zero_point, from_gelu=_from_gelu(product))
+    _replace_convolution(edit, product, _multiply(edit, rounded, columns))
+
+
+def _channels_last(edit: Editor, product: Product) -> ir.Value:
+    axes = len(product.kernel)
+    return edit.node("Transpose", [product.x], perm=(0, *range(2, axes + 2), 1))
+
+
+def _replace_convolution(edit: Editor, product: Product, result: ir.Value) -> None:
+    """Add the bias of a convolution to ``result`` [B, …, C] and replace its output with channels before positions."""
+    node, axes = product.node, len(product.kernel)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         result = edit.node("Add", [result, node.inputs[2]])
     replace_output(node, edit.node("Transpose", [result], perm=(0, axes + 1, *range(1, axes + 1))))
