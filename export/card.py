@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from export.checkpoints import Checkpoint
@@ -14,6 +15,7 @@ LICENCES = {
     "MIT": "https://opensource.org/license/mit",
 }
 HUB = "https://huggingface.co"
+_WIDTH = 120  # characters of a line
 # The text of the MIT license as SPDX has it, below the copyright line.
 _MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy
@@ -96,13 +98,18 @@ def _licence(checkpoint: Checkpoint) -> str:
     return f"[{checkpoint.licence}]({address})" if address else checkpoint.licence
 
 
+def _wrapped(text: str) -> str:
+    """Break a paragraph into lines, not inside names with hyphens."""
+    return textwrap.fill(text, _WIDTH, break_on_hyphens=False)
+
+
 def _published(checkpoint: Checkpoint, source: Source) -> str:
     """Licence section for the published weights."""
     revision = f", at revision `{source.revision}`" if source.revision else ""
     others = f", and {checkpoint.author or 'they'} did not make or endorse this conversion"
     made = checkpoint.conversions.get(source.weights_sha256)
-    converted = f"\nThey come from a copy that was {made}." if made else ""
-    text = f"\n`{LICENCE}` has its text." if checkpoint.copyright else ""
+    converted = f"\n{_wrapped(f'They come from a copy that was {made}.')}" if made else ""
+    text = f" `{LICENCE}` has its text." if checkpoint.copyright else ""
     return f"""The weights are those of {_model(checkpoint)}{revision},
 under {_licence(checkpoint)}.{text}{converted}
 

