@@ -24,6 +24,7 @@ from runtime.families.qwen3_asr.windows import GrowingClip
 from runtime.pipeline.events import Event, Final, Partial
 from runtime.pipeline.streaming import DEFAULT_LIVE, LiveOptions, LiveSession, Stream
 from runtime.results import Segment
+from tests.conftest import ARTIFACT
 from tests.helpers.streams import ends_as_offline, finals, joined, offline, streamed, taken_back
 from tools.tiny.dataset import Item
 from tools.tiny.evaluate import held_out
@@ -55,7 +56,7 @@ def measure(work: Path) -> dict[str, Any]:
         },
         "stability": _stability(small, data.items, data.clips),
         "normalization": _normalization(small, data.clips),
-        "hours": child(_HOURS, recording(work, 3600 * HOURS), FIRST_MINUTES),
+        "hours": child(_HOURS, ARTIFACT, recording(work, 3600 * HOURS), FIRST_MINUTES),
     }
 
 
@@ -255,8 +256,8 @@ import soundfile
 from runtime import Transcriber
 from runtime.pipeline.events import Final, Partial
 from runtime.host.memory import resident_bytes
-path, first = sys.argv[1], 60 * int(sys.argv[2])
-stream = Transcriber.from_artifact().stream()
+model, path, first = sys.argv[1], sys.argv[2], 60 * int(sys.argv[3])
+stream = Transcriber.from_artifact(model).stream()
 resident, counts = [], {"partials": 0, "finals": 0}
 for block in soundfile.blocks(path, blocksize=16_000, dtype="float32"):
     for event in stream.feed(block):

@@ -37,7 +37,7 @@ def measure(work: Path) -> dict[str, Any]:
     return {
         "minutes": {str(count): _minutes(work, models["int8"], count) for count in MINUTES},
         "hours": {str(count): _hours(work, count) for count in (1 / 60, HOURS)},
-        "files": child(_MANY_FILES, FILES, FIRST, DATA),
+        "files": child(_MANY_FILES, ARTIFACT, FILES, FIRST, DATA),
         "cold_starts": {recipe: _cold_starts(work, model) for recipe, model in models.items()},
     }
 
@@ -70,8 +70,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from runtime import Transcriber
 from runtime.host.memory import resident_bytes
-count, first, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-transcriber = Transcriber.from_artifact()
+model, count, first, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+transcriber = Transcriber.from_artifact(model)
 resident = []
 for file in islice(cycle(sorted(folder.glob("*.wav"))), count):
     transcriber.transcribe(file)

@@ -24,7 +24,7 @@ from websockets.exceptions import WebSocketException
 
 from runtime import Transcriber
 from tests import hostile
-from tests.conftest import DATA
+from tests.conftest import ARTIFACT, DATA
 from tests.helpers.load_client import Answer, Connection, Lost, ServerProcess, request, serving, transcription
 
 log = logging.getLogger("benchmarks")
@@ -72,7 +72,7 @@ def _clip(transcriber: Transcriber, name: str, data: bytes) -> Clip:
 
 def recordings() -> list[Clip]:
     """Return all sample recordings."""
-    transcriber = Transcriber.from_artifact()
+    transcriber = Transcriber.from_artifact(ARTIFACT)
     files = [*sorted(DATA.glob("*.wav")), *sorted((DATA / "evaluation").glob("*.ogg"))]
     return [_clip(transcriber, path.name, path.read_bytes()) for path in files]
 
@@ -226,7 +226,7 @@ async def _batch_size(port: int) -> dict[str, float]:
 
 def joined() -> list[Clip]:
     """Return clips of 11 to 13 s, one segment each: two recordings of a language joined, the longest one last."""
-    transcriber = Transcriber.from_artifact()
+    transcriber = Transcriber.from_artifact(ARTIFACT)
     clips = []
     for language in LANGUAGES:
         for first in (1, 2):
@@ -291,7 +291,7 @@ def against_hostile(requests: int = HOSTILE_REQUESTS, warm_up: int = HOSTILE_WAR
 
 
 async def _hostile(server: ServerProcess, requests: int, warm_up: int) -> dict[str, Any]:
-    clip = _clip(Transcriber.from_artifact(), "en-1.wav", (DATA / "en-1.wav").read_bytes())
+    clip = _clip(Transcriber.from_artifact(ARTIFACT), "en-1.wav", (DATA / "en-1.wav").read_bytes())
     good = transcription((DATA / "en-1.wav").read_bytes(), hostile.WITH_KEY)
     await hostile.attack(server.port, warm_up, HOSTILE_AT_ONCE, seed=1)
     async with Connection(server.port) as connection:

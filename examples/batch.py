@@ -1,4 +1,4 @@
-"""Transcribe many files to JSON lines: ``python examples/batch.py results.jsonl tests/data/*.wav``.
+"""Transcribe many files to JSON lines: ``python examples/batch.py results.jsonl recordings/*.wav``.
 
 A second run skips the files that are in the output already. The command ``python -m runtime batch`` does more: it also
 continues within a long file.

@@ -1,4 +1,4 @@
-"""Feed a WAV file in chunks, as if it were live: ``python examples/live_stream.py tests/data/en-3.wav``."""
+"""Feed an audio file in chunks, as if it were live: ``python examples/live_stream.py talk.wav``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def show(events: Iterable[Event]) -> None:
 
 def main() -> None:
     """Read the file chunk by chunk and print events."""
-    parser = argparse.ArgumentParser(description="Feed a WAV file in chunks, as if it were live.")
+    parser = argparse.ArgumentParser(description="Feed an audio file in chunks, as if it were live.")
     parser.add_argument("audio", type=Path)
     parser.add_argument("--model", type=Path, help="artifact folder; default: the bundled model")
     parser.add_argument("--chunk", type=float, default=0.1, help="seconds of a chunk")

@@ -1,6 +1,6 @@
 """Use the server with OpenAI's client.
 
-Start a server with ``python -m runtime serve``, then run ``python examples/openai_client.py tests/data/en-1.wav``.
+Start a server with ``python -m runtime serve``, then run ``python examples/openai_client.py talk.wav``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write SubRip subtitles: ``python examples/subtitles.py tests/data/en-3.wav en-3.srt``."""
+"""Write SubRip subtitles: ``python examples/subtitles.py talk.wav talk.srt``."""
 
 from __future__ import annotations
 

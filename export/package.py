@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from export.card import CARD, model_card
+from export.card import CARD, LICENCE, licence_text, model_card
 from export.checkpoints import Checkpoint, CheckpointFolder
 from export.families import load_family
 from export.families.base import TOKENIZER
@@ -51,18 +51,22 @@ def export_artifact(checkpoint: Checkpoint, folder: CheckpointFolder, out: Path,
     with appearing(out) as work:
         graphs = family.write(work, report)
         parity = family.parity(work, graphs, report)
+        digest = _weights_hash(folder, report)
+        published = folder.repo == checkpoint.repo or digest in checkpoint.conversions
         source = Source(
-            repo=folder.repo,
+            repo=checkpoint.repo if published else folder.repo,
             revision=folder.revision,
             licence=checkpoint.licence,
             layout=family.layout,
-            weights_sha256=_weights_hash(folder, report),
-            author=checkpoint.author or None if folder.repo == checkpoint.repo else None,
+            weights_sha256=digest,
+            author=checkpoint.author or None if published else None,
             parameters=folder.parameters(),
         )
         (work / CARD).write_text(model_card(checkpoint, source, family.languages), encoding="utf-8")
         for licence in folder.path.glob("LICENSE*"):
             shutil.copyfile(licence, work / licence.name)
+        if not (work / LICENCE).exists() and (text := licence_text(checkpoint)):
+            (work / LICENCE).write_text(text, encoding="utf-8")
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=checkpoint.family,

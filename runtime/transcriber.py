@@ -18,6 +18,7 @@ from runtime.errors import AsrError, OptionError
 from runtime.families import check_request, make_engine
 from runtime.host.cpu import lacks_vnni
 from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.bundled import default_model
 from runtime.ort.providers import describe, parse_providers
 from runtime.pipeline.audio_file import AudioFile
 from runtime.pipeline.join_text import join_texts
@@ -30,14 +31,7 @@ from runtime.version import __version__
 
 log = logging.getLogger(__name__)
 
-__all__ = ["AudioSource", "Outcome", "Request", "Transcriber", "ValidatedRequest", "default_model"]
-
-
-def default_model() -> Path:
-    """Return the folder of the bundled model."""
-    package = Path(__file__).resolve().parent
-    installed = package / "default_model"
-    return installed if installed.is_dir() else package.parent / "artifacts" / "qwen3-asr-tiny-int8"
+__all__ = ["AudioSource", "Outcome", "Request", "Transcriber", "ValidatedRequest"]
 
 
 class Transcriber:
@@ -93,7 +87,7 @@ class Transcriber:
                 pauses end their segments.
 
         Raises:
-            ArtifactNotFoundError: no such folder, or a file of the artifact is missing.
+            ArtifactNotFoundError: no such folder, a file of the artifact is missing, or there is no bundled model.
             ArtifactInvalidError: the manifest is wrong, or a file differs from it.
             ProviderError: a provider is missing, inactive, or refuses a graph.
             OptionError: an option is out of range, or too little memory for one row.

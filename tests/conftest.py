@@ -1,4 +1,4 @@
-"""Shared fixtures: the bundled model, its source checkpoint and the sample recordings."""
+"""Shared fixtures: the small model of the tests, its source checkpoint and the sample recordings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from runtime import Transcriber
+from runtime.model import bundled
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # with tests side by side, threads of torch would only slow one another down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +28,7 @@ settings.load_profile("no deadline")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+#: The small model, with which most tests run: it transcribes a sample in a fraction of the bundled model's time.
 ARTIFACT = REPOSITORY / "artifacts" / "qwen3-asr-tiny-int8"
 CHECKPOINT = REPOSITORY / "artifacts" / "checkpoints" / "qwen3-asr-tiny"
 DATA = REPOSITORY / "tests" / "data"
@@ -49,9 +51,15 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.delenv("ASR_DEPLOY_PREPARED", raising=False)
 
 
+@pytest.fixture
+def small_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the small model the default of this process, for tests of commands that name no model."""
+    monkeypatch.setattr(bundled, "BUNDLED_MODEL", ARTIFACT.name)
+
+
 @pytest.fixture(scope="session")
 def transcriber() -> Transcriber:
-    """Return the bundled model, opened."""
+    """Return the small model, opened."""
     return Transcriber.from_artifact(ARTIFACT)
 
 

@@ -51,9 +51,10 @@ from runtime.engines.base import DEFAULT_BATCH
 from runtime.engines.batch_plan import describe_plan
 from runtime.errors import OptionError
 from runtime.model.artifact import Artifact, open_artifact
+from runtime.model.bundled import default_model
 from runtime.model.manifest import MANIFEST
 from runtime.ort.providers import AskedProviders
-from runtime.transcriber import Transcriber, default_model
+from runtime.transcriber import Transcriber
 
 # Failures that are listed at the end; all of them are in the output.
 _LISTED = 20

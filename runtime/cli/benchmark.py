@@ -24,8 +24,8 @@ from runtime.cli.common import (
     write,
 )
 from runtime.errors import OptionError
+from runtime.model.bundled import default_model
 from runtime.ort.providers import AskedProviders
-from runtime.transcriber import default_model
 
 if TYPE_CHECKING:
     from runtime.bench.benchmark import Progress

@@ -38,9 +38,7 @@ class TranscriptFormat(StrEnum):
     tsv = "tsv"
 
 
-ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="Folder of the model. [default: the small bundled model]")
-]
+ModelOption = Annotated[Path | None, typer.Option("--model", help="Folder of the model. [default: the bundled model]")]
 LanguageOption = Annotated[
     str, typer.Option("--language", help="Language of the speech: English name, ISO 639 code, or auto to detect it.")
 ]

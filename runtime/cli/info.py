@@ -10,12 +10,12 @@ import typer
 
 from runtime.cli.common import OutputFormat, guarded
 from runtime.cli.describe import describe, describe_families
-from runtime.errors import OptionError
+from runtime.errors import ArtifactNotFoundError, OptionError
 from runtime.families import FAMILIES, capabilities_of, declared
 from runtime.model.artifact import open_artifact
+from runtime.model.bundled import default_model
 from runtime.ort.prepacked import prepacked_graph
 from runtime.ort.providers import ProviderSpec
-from runtime.transcriber import default_model
 
 
 def info(
@@ -39,7 +39,11 @@ def info(
 def _families(format: OutputFormat) -> str:
     if format is OutputFormat.json:
         return msgspec.json.encode({"families": {family: declared(family) for family in FAMILIES}}).decode()
-    return f"{describe_families()}\nbundled model: {default_model()}"
+    try:
+        bundled = str(default_model())
+    except ArtifactNotFoundError as error:
+        bundled = f"none ({error})"
+    return f"{describe_families()}\nbundled model: {bundled}"
 
 
 def _model(folder: Path, format: OutputFormat) -> str:

@@ -9,8 +9,8 @@ import typer
 
 from runtime.cli.common import ModelOption, guarded
 from runtime.model.artifact import open_artifact
+from runtime.model.bundled import default_model
 from runtime.ort.prepacked import FOLDER_VARIABLE, prepack, remove_prepacked
-from runtime.transcriber import default_model
 
 
 def prepare_model(

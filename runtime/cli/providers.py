@@ -12,7 +12,7 @@ import typer
 from runtime.cli.common import ThreadsOption, check_writable, guarded, write
 from runtime.cli.describe import describe_machine
 from runtime.errors import AudioNotFoundError, OptionError
-from runtime.transcriber import default_model
+from runtime.model.bundled import default_model
 
 
 def providers(
@@ -26,7 +26,7 @@ def providers(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Folder of the model to run. [default: the small bundled model]"),
+        typer.Option("--model", help="Folder of the model to run. [default: the bundled model]"),
     ] = None,
     audio: Annotated[
         list[Path] | None,

@@ -27,8 +27,9 @@ from runtime.cli.common import (
 )
 from runtime.engines.base import DEFAULT_BATCH
 from runtime.errors import OptionError, PackageMissingError
+from runtime.model.bundled import default_model
 from runtime.server.limits import Limits
-from runtime.transcriber import Transcriber, default_model
+from runtime.transcriber import Transcriber
 
 _MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "websockets")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")

@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from tests.conftest import REPOSITORY
+from tests.conftest import ARTIFACT, REPOSITORY
 
 HOST = "127.0.0.1"
 BOUNDARY = "tests-load-client"
@@ -72,15 +72,16 @@ class ServerProcess:
 
 @contextmanager
 def serving(*options: object, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
-    """Serve the bundled model on a free port until the context ends.
+    """Serve the small model, or the one of ``--model``, on a free port until the context ends.
 
     Raises:
         RuntimeError: the server did not start.
         RuntimeError: the server did not end with exit code 0.
     """
+    named = [] if "--model" in options else ["--model", str(ARTIFACT)]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime", "serve", "--port", "0", *map(str, options)],
+            [sys.executable, "-m", "runtime", "serve", "--port", "0", *named, *map(str, options)],
             cwd=REPOSITORY,
             env={**os.environ, "TMPDIR": folder, "ORT_DISABLE_TELEMETRY": "1", **(environment or {})},
             stderr=subprocess.PIPE,

@@ -21,7 +21,8 @@ from runtime.model.artifact import open_artifact
 from runtime.pipeline.events import Event, Final, Partial, Speech
 from runtime.pipeline.streaming import LiveOptions
 from runtime.results import Segment, Timings
-from runtime.transcriber import Transcriber, default_model
+from runtime.transcriber import Transcriber
+from tests.conftest import ARTIFACT
 from tests.helpers.long_form import FixedWindows
 
 RATE = 1000
@@ -255,7 +256,7 @@ class FakeTranscriber(Transcriber):
 
     def __init__(self, engine: SteppedEngine, *, vad: bool = False) -> None:
         with patch("runtime.transcriber.make_engine", lambda *_: engine):
-            super().__init__(open_artifact(default_model()), EngineOptions(), vad=vad)
+            super().__init__(open_artifact(ARTIFACT), EngineOptions(), vad=vad)
         self.sessions: list[FakeSession] = []
 
     def live(self, language: str | None = None, context: str = "", live: LiveOptions = LiveOptions()) -> Any:  # noqa: B008

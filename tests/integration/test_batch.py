@@ -30,11 +30,11 @@ INPUTS = (DATA / "*.wav", DATA / "evaluation" / "en-*.ogg")
 
 
 def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["batch", *map(str, arguments)])
+    return CliRunner().invoke(app, ["batch", "--model", str(ARTIFACT), *map(str, arguments)])
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "runtime", "batch", *map(str, arguments)]
+    return [sys.executable, "-m", "runtime", "batch", "--model", str(ARTIFACT), *map(str, arguments)]
 
 
 @contextmanager
@@ -263,9 +263,7 @@ def test_ray_gives_the_same_results_after_the_death_of_a_worker(
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     out = tmp_path / "out.jsonl"
-    with process(
-        *INPUTS, tmp_path / "bad.wav", "--out", out, "--engine", "ray", "--workers", "2", "--model", ARTIFACT
-    ) as running:
+    with process(*INPUTS, tmp_path / "bad.wav", "--out", out, "--engine", "ray", "--workers", "2") as running:
         wait(lambda: count(out) >= 5, running)
         workers = wait(lambda: ray_workers(running.pid), running)
         assert len(workers) == 2

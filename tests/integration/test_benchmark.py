@@ -24,6 +24,9 @@ from tests.unit.test_page import HOSTILE, read
 AUDIO = str(DATA / "en-1.wav")
 
 
+pytestmark = pytest.mark.usefixtures("small_default")
+
+
 @pytest.fixture(scope="module")
 def benchmark_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Standard output of a small benchmark, and the folder with its files."""

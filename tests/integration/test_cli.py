@@ -30,6 +30,9 @@ from runtime.ort.providers import available_providers
 from runtime.pipeline.join_text import join_texts
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("small_default")
+SMALL = ("--model", str(ARTIFACT))  # for processes
+
 
 def run(*arguments: str | Path, stdin: bytes | None = None) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
@@ -273,11 +276,12 @@ def test_the_runtime_needs_neither_torch_nor_onnx(samples: list[dict[str, Any]])
                     raise ImportError(f"{name} must not be imported")
 
         sys.meta_path.insert(0, Forbidden())
-        sys.argv = ["runtime", "transcribe", sys.argv[1]]
+        sys.argv = ["runtime", "transcribe", *sys.argv[1:]]
         from runtime.__main__ import app
         app()
         """,
         str(DATA / "en-1.wav"),
+        *SMALL,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, samples[0]["text"] + "\n", "")
 
@@ -295,7 +299,7 @@ def test_nothing_is_written_at_home_and_nothing_is_reported(tmp_path: Path) -> N
         home = tmp_path / str(exists)
         home.mkdir()
         subprocess.run(
-            [sys.executable, "-m", "runtime", "transcribe", DATA / "en-1.wav"],
+            [sys.executable, "-m", "runtime", "transcribe", DATA / "en-1.wav", *SMALL],
             env={"PATH": os.environ["PATH"], "HOME": str(home)}
             | environment,  # no CI variables, which disable telemetry
             cwd=REPOSITORY,
@@ -306,7 +310,8 @@ def test_nothing_is_written_at_home_and_nothing_is_reported(tmp_path: Path) -> N
 
 
 def test_a_closed_pipe_leaves_no_traceback() -> None:
-    command = f"{sys.executable} -m runtime transcribe {' '.join(str(DATA / 'en-1.wav') for _ in range(20))} | head -1"
+    files = " ".join(str(DATA / "en-1.wav") for _ in range(20))
+    command = f"{sys.executable} -m runtime transcribe {files} {' '.join(SMALL)} | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert result.stdout.count("\n") == 1
     assert "Traceback" not in result.stderr
@@ -325,7 +330,7 @@ def test_an_interrupt_is_one_sentence(where: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_closed_standard_input_and_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m runtime transcribe - <&-"
+    command = f"{sys.executable} -m runtime transcribe - {' '.join(SMALL)} <&-"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("error: standard input")
@@ -348,7 +353,7 @@ def test_text_cut_by_its_budget_is_well_formed() -> None:
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, speech: np.ndarray) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.resize(speech, 60 * 16_000), 16_000)
-    command = [sys.executable, "-m", "runtime", "transcribe", str(path)]
+    command = [sys.executable, "-m", "runtime", "transcribe", str(path), *SMALL]
     master, slave = pty.openpty()
     terminal = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, cwd=REPOSITORY, env=terminal) as process:

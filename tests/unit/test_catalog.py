@@ -22,13 +22,14 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPE
 from typer.testing import CliRunner
 
 from export.__main__ import app
-from export.catalog import MEASURED, as_text, catalog
+from export.catalog import MEASURED, TRACKED, as_text, catalog
 from export.checkpoints import CHECKPOINTS, CheckpointFolder
 from export.families.parakeet.exporter import LANGUAGES as PARAKEET_LANGUAGES
 from export.families.parakeet.exporter import MULTILINGUAL_VOCABULARY
 from export.sizes import ParakeetSizes, rounded
 from runtime.engines.capabilities import Capabilities
 from runtime.families import FAMILIES, declared
+from runtime.model.artifact import open_artifact
 from tests.conftest import REPOSITORY
 from tests.helpers import gigaam_checkpoint
 from tools import readme
@@ -89,6 +90,18 @@ def test_whisper_and_parakeet_sizes_equal_the_references() -> None:
             decoder_ffn_dim=5120,
         )
         assert sizes("whisper-large-v3-turbo") == parameter_count(WhisperForConditionalGeneration(whisper))
+        base = WhisperConfig(
+            vocab_size=51_865,
+            num_mel_bins=80,
+            d_model=512,
+            encoder_layers=6,
+            decoder_layers=6,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
+            encoder_ffn_dim=2048,
+            decoder_ffn_dim=2048,
+        )
+        assert sizes("whisper-base") == parameter_count(WhisperForConditionalGeneration(base))
         plain = {"num_mel_bins": 128, "attention_bias": False, "convolution_bias": False}
         transducer = ParakeetForTDT(ParakeetTDTConfig(encoder_config=plain))
         assert sizes("parakeet-tdt-0.6b-v3") == parameter_count(transducer)
@@ -124,6 +137,7 @@ def test_sizes_are_rounded_to_three_digits() -> None:
 def test_languages_equal_the_references() -> None:
     assert sorted(CHECKPOINTS["qwen3-asr-0.6b"].languages) == sorted(LANGUAGE_CODE_TO_NAME)
     assert sorted(CHECKPOINTS["whisper-large-v3-turbo"].languages) == sorted(WHISPER_LANGUAGES)
+    assert set(WHISPER_LANGUAGES) - set(CHECKPOINTS["whisper-base"].languages) == {"yue"}
     parakeet = CHECKPOINTS["parakeet-tdt-0.6b-v3"]
     assert sorted(parakeet.languages) == sorted(PARAKEET_LANGUAGES.values())
     assert isinstance(parakeet.sizes, ParakeetSizes)
@@ -146,7 +160,16 @@ def test_artifact_sizes_are_measured_or_absent() -> None:
     results = json.loads((REPOSITORY / "docs" / "quantization.json").read_text(encoding="utf-8"))
     assert sizes_by_model["qwen3-asr-0.6b"]["int8"] == results["speed"]["results"]["int8"]["bytes"]
     assert "per-tensor" not in sizes_by_model["qwen3-asr-tiny"]
-    assert not any(sizes_by_model[name] for name in sizes_by_model if name not in MEASURED)
+    assert not any(sizes_by_model[name] for name in sizes_by_model if name not in {*MEASURED, *TRACKED})
+
+
+@pytest.mark.parametrize("name", TRACKED)
+def test_sizes_of_tracked_artifacts_are_in_their_manifests(name: str) -> None:
+    gate_of_tracked = open_artifact(REPOSITORY / "artifacts" / TRACKED[name]).manifest.quantization
+    assert gate_of_tracked
+    (sizes_of_model,) = (model.bytes for model in catalog().models if model.name == name)
+    assert sizes_of_model[gate_of_tracked.recipe] == gate_of_tracked.gate.bytes
+    assert sizes_of_model["float32"] > 3 * gate_of_tracked.gate.bytes
 
 
 def test_installed_package_has_no_artifact_sizes(tmp_path: Path) -> None:

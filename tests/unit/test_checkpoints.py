@@ -300,6 +300,8 @@ def test_tokenizer_is_built_from_vocab_and_merges(tmp_path: Path) -> None:
 
 def test_names_and_repo_ids() -> None:
     assert find_checkpoint("qwen3-asr-0.6b") is REAL
+    assert find_checkpoint("openai/whisper-base") is CHECKPOINTS["whisper-base"]
+    assert find_checkpoint("ai-sage/GigaAM-v3").name == "gigaam-v3"  # several models in one repository
     other = find_checkpoint("openai/whisper-Small.en")
     assert (other.name, other.repo, other.revision, other.family) == (
         "whisper-small.en",

@@ -14,6 +14,7 @@ import typer
 import yaml  # type: ignore[import-untyped]
 
 from runtime.__main__ import app
+from runtime.model.bundled import BUNDLED_MODEL
 from runtime.server.metrics import Metrics
 from runtime.server.settings import Settings
 from tests.conftest import REPOSITORY
@@ -113,6 +114,7 @@ def test_everything_that_the_wheel_is_made_of_is_copied(containerfile: Container
     needed = [
         *("pyproject.toml", "constraints.txt", metadata["readme"], *metadata["license-files"]),
         *(*wheel["packages"], *wheel["force-include"], PROJECT["tool"]["hatch"]["version"]["path"]),
+        *("hatch_build.py", f"artifacts/{BUNDLED_MODEL}"),
     ]
     for name in needed:
         path = REPOSITORY / name
@@ -122,6 +124,16 @@ def test_everything_that_the_wheel_is_made_of_is_copied(containerfile: Container
                 assert PurePosixPath(file.relative_to(REPOSITORY)) in copied, file
     for copy in stage(containerfile, "dependencies").all("COPY"):
         assert all((REPOSITORY / source).is_file() for source in copy.words[:-1])
+
+
+def test_the_bundled_model_can_be_left_out(containerfile: Containerfile) -> None:
+    """The build argument reaches the variable of hatch_build.py; test_minimal_install.py builds a wheel with it."""
+    project = stage(containerfile, "project")
+    assert project.only("ARG").value == "BUNDLED_MODEL=yes"
+    wheel, *_ = project.all("RUN")
+    assert 'ASR_DEPLOY_BUNDLED_MODEL="${BUNDLED_MODEL}"' in wheel.value
+    page = (REPOSITORY / "docs" / "howto" / "container.md").read_text(encoding="utf-8")
+    assert "--build-arg BUNDLED_MODEL=no" in page
 
 
 def test_stages_exist_that_are_copied_from(containerfile: Containerfile) -> None:

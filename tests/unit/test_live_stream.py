@@ -21,6 +21,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.scheduling.live_stream import MOST_BEHIND_SECONDS
 from runtime.server.scheduling.service import LiveStream, Service
 from runtime.transcriber import Transcriber
+from tests.conftest import ARTIFACT
 from tests.helpers.stepped_engine import RATE, WAIT, FakeTranscriber, SteppedEngine, wav
 from tests.helpers.stepped_service import collect, constant_audio, run, serving, validated, wait_engine
 
@@ -169,7 +170,7 @@ def test_slow_readers_get_no_outdated_partials() -> None:
 
 
 def test_concurrent_streams_and_files_get_the_texts_of_single_runs() -> None:
-    """Run two streams in pieces of 100 ms beside four files, with the bundled model."""
+    """Run two streams in pieces of 100 ms beside four files, with the small model."""
 
     async def stream_events(service: Service, name: str) -> list[Event]:
         audio = load_audio(DATA / name, 16_000)
@@ -181,8 +182,8 @@ def test_concurrent_streams_and_files_get_the_texts_of_single_runs() -> None:
         return await reader
 
     async def test() -> None:
-        offline = Transcriber.from_artifact()
-        service = Service("tiny", Transcriber.from_artifact(max_batch=3), Limits(), Metrics())
+        offline = Transcriber.from_artifact(ARTIFACT)
+        service = Service("tiny", Transcriber.from_artifact(ARTIFACT, max_batch=3), Limits(), Metrics())
         await service.start()
         try:
             files = [f"{language}-{number}.wav" for language in ("en", "zh") for number in (1, 2)]

@@ -269,6 +269,7 @@ def test_remove_deletes_this_model_for_all_machines(artifact: Artifact, tmp_path
     assert remove_prepacked(artifact, tmp_path / "out") == 0
 
 
+@pytest.mark.usefixtures("small_default")
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke
     assert "no; `prepare`" in run(app, ["info", str(ARTIFACT)]).stdout

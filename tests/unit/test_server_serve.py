@@ -17,6 +17,8 @@ from runtime.errors import OptionError
 from runtime.server.serve import bind, is_loopback, url
 from tests.conftest import ARTIFACT
 
+pytestmark = pytest.mark.usefixtures("small_default")
+
 
 def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, ["serve", *map(str, arguments)])

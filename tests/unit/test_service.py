@@ -18,6 +18,7 @@ from runtime.server.limits import Limits
 from runtime.server.metrics import Metrics
 from runtime.server.scheduling.service import Service
 from runtime.transcriber import Transcriber
+from tests.conftest import ARTIFACT
 from tests.helpers.stepped_engine import WAIT, FakeTranscriber, SteppedEngine, wav
 from tests.helpers.stepped_service import collect, constant_audio, run, serving, validated, wait_engine
 
@@ -211,11 +212,11 @@ def test_metrics_are_in_prometheus_format() -> None:
 
 
 def test_twelve_concurrent_files_get_the_texts_of_single_runs() -> None:
-    """Transcribe all recordings at once with the bundled model and four rows."""
+    """Transcribe all recordings at once with the small model and four rows."""
 
     async def test() -> None:
-        offline = Transcriber.from_artifact()
-        service = Service("tiny", Transcriber.from_artifact(max_batch=4), Limits(), Metrics())
+        offline = Transcriber.from_artifact(ARTIFACT)
+        service = Service("tiny", Transcriber.from_artifact(ARTIFACT, max_batch=4), Limits(), Metrics())
         names = [each["file"] for each in json.loads((DATA / "index.json").read_text())][:12]
         await service.start()
         try:

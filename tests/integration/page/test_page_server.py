@@ -1,4 +1,4 @@
-"""Tests of the page with the real server and the bundled model: a file, and the same recording as a microphone."""
+"""Tests of the page with the real server and the small model: a file, and the same recording as a microphone."""
 
 from __future__ import annotations
 
