@@ -8,6 +8,7 @@ for row in score(utterances, [transcript.text for transcript in transcripts]):
 
 from __future__ import annotations
 
+from runtime.evaluation.comparison import Comparison, TextComparison, compare_texts, largest_likely_count
 from runtime.evaluation.dataset import Utterance, load_utterances
 from runtime.evaluation.metrics import (
     Score,
@@ -21,12 +22,16 @@ from runtime.evaluation.metrics import (
 from runtime.evaluation.recognition import Evaluation, recognize, summarize
 
 __all__ = [
+    "Comparison",
     "Evaluation",
     "Score",
+    "TextComparison",
     "Utterance",
     "bootstrap_interval",
     "check_packages",
+    "compare_texts",
     "error_unit",
+    "largest_likely_count",
     "load_utterances",
     "metric_language",
     "normalize",

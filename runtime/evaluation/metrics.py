@@ -12,7 +12,7 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -66,6 +66,21 @@ class Score(msgspec.Struct, frozen=True):
     low: float | None
     high: float | None
     exact: float
+
+
+class ErrorCounts(NamedTuple):
+    """Units of one reference, errors of a text against it, and whether both are equal after normalization."""
+
+    units: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    exact: bool
+
+    @property
+    def errors(self) -> int:
+        """Edit distance."""
+        return self.substitutions + self.deletions + self.insertions
 
 
 def check_packages() -> None:
@@ -125,6 +140,22 @@ def _normalizers() -> tuple[Callable[[str], str], Callable[[str], str]]:
     return english, BasicTextNormalizer()
 
 
+def count_errors(reference: str, hypothesis: str, language: str) -> ErrorCounts:
+    """Count the errors of ``hypothesis`` against ``reference``, both normalized by the rules of ``language``.
+
+    Raises:
+        PackageMissingError: the extra ``evaluate`` is not installed.
+    """
+    check_packages()
+    import jiwer
+
+    reference, hypothesis = normalize(reference, language), normalize(hypothesis, language)
+    align = jiwer.process_words if error_unit(language) == "words" else jiwer.process_characters
+    counts = align(reference, hypothesis)
+    units = counts.hits + counts.substitutions + counts.deletions
+    return ErrorCounts(units, counts.substitutions, counts.deletions, counts.insertions, reference == hypothesis)
+
+
 def score(utterances: Sequence[Utterance], texts: Sequence[str]) -> list[Score]:
     """Count the errors of ``texts`` against the references of ``utterances``, for each language separately.
 
@@ -135,17 +166,10 @@ def score(utterances: Sequence[Utterance], texts: Sequence[str]) -> list[Score]:
         PackageMissingError: the extra ``evaluate`` is not installed.
     """
     check_packages()
-    import jiwer
-
-    rows: dict[str, list[tuple[int, int, int, int, bool]]] = {}
+    rows: dict[str, list[ErrorCounts]] = {}
     for utterance, text in zip(utterances, texts, strict=True):
         language = metric_language(utterance)
-        reference, hypothesis = normalize(utterance.text, language), normalize(text, language)
-        align = jiwer.process_words if error_unit(language) == "words" else jiwer.process_characters
-        counts = align(reference, hypothesis)
-        units = counts.hits + counts.substitutions + counts.deletions
-        row = (units, counts.substitutions, counts.deletions, counts.insertions, reference == hypothesis)
-        rows.setdefault(language, []).append(row)
+        rows.setdefault(language, []).append(count_errors(utterance.text, text, language))
     return [_score(language, np.array(rows[language], np.int64)) for language in sorted(rows)]
 
 
@@ -178,7 +202,8 @@ def bootstrap_interval(
     and are left out.
 
     Args:
-        errors: errors of each utterance, int64 [utterances].
+        errors: errors of each utterance, int64 [utterances]. For a paired interval of two models' rates they are the
+            differences of their errors, which may be negative.
         units: reference units of each utterance, int64 [utterances].
 
     Returns:
