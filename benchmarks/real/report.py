@@ -164,8 +164,8 @@ def time_chart(results: dict[str, Any]) -> Html:
         points = [Point(name, row["ratio"], 100 * row["differ"]) for name, row in rows.items()]
         clusters.append(Cluster(package, points))
     return scatter_chart(
-        "Words that differ from the package's own most exact text, against time",
+        "Words that differ, against time",
         clusters,
         x_unit="time of a recording, our float32 = 1 (median)",
-        y_unit="words that differ, %",
+        y_unit="%",
     )

@@ -21,6 +21,7 @@ from runtime.bench.page import Html, number
 
 _LABEL = 12.0  # size of the labels of points
 _HEIGHT = 320.0
+_BELOW = 18.0  # room for names below points whose y is 0
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -77,10 +78,10 @@ def scatter_chart(title: str, clusters: Sequence[Cluster], *, x_unit: str, y_uni
     for tick in x_ticks:
         x = to_column(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(_text(x, bottom + 14, f"{tick:,g}", "middle", "axis"))
-    parts.append(_text((left + right) / 2, bottom + 34, x_unit, "middle", "axis"))
+        parts.append(_text(x, bottom + 14 + _BELOW, f"{tick:,g}", "middle", "axis"))
+    parts.append(_text((left + right) / 2, bottom + 34 + _BELOW, x_unit, "middle", "axis"))
     taken = [_Box(x - 6, y - 6, x + 6, y + 6) for x, y in ((to_column(p.x), to_row(p.y)) for p in points)]
-    area = _Box(left, top - 12, _WIDTH, bottom + 4)
+    area = _Box(left, top - 12, _WIDTH, bottom + 4 + _BELOW)
     labels = []
     for index, cluster in enumerate(clusters):
         for point in cluster.points:
@@ -93,7 +94,7 @@ def scatter_chart(title: str, clusters: Sequence[Cluster], *, x_unit: str, y_uni
         for cluster in clusters
         for point in cluster.points
     )
-    return _figure(title, y_unit, note, description, bottom + 44, [*parts, *labels])
+    return _figure(title, y_unit, note, description, bottom + 44 + _BELOW, [*parts, *labels])
 
 
 def _label(text: str, x: float, y: float, taken: list[_Box], area: _Box) -> str:
