@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real.systems import BASELINE, REFERENCE, System
-from benchmarks.real.turns import Recording, Result
+from benchmarks.real.turns import Recording, Result, Task
 from runtime.evaluation import Comparison, bootstrap_interval, compare_texts, metric_language, normalize
 from runtime.evaluation.comparison import ALL
 from runtime.evaluation.metrics import count_errors
 
-Results = Mapping[tuple[str, str, str], Result]
+Results = Mapping[tuple[Task, str, str], Result]
 
 
 def figures(systems: Sequence[System], recordings: Sequence[Recording], results: Results) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from runtime.evaluation.metrics import (
     normalize,
     score,
 )
-from runtime.evaluation.recognition import Evaluation, recognize, summarize
+from runtime.evaluation.recognition import BaselineComparison, Evaluation, compare, recognize, summarize
 
 __all__ = [
+    "BaselineComparison",
     "Comparison",
     "Evaluation",
     "Score",
@@ -29,6 +30,7 @@ __all__ = [
     "Utterance",
     "bootstrap_interval",
     "check_packages",
+    "compare",
     "compare_texts",
     "error_unit",
     "largest_likely_count",

@@ -9,11 +9,30 @@ from typing import Literal
 import msgspec
 
 from runtime.errors import OptionError
+from runtime.evaluation.comparison import Comparison, compare_texts
 from runtime.evaluation.dataset import Utterance
 from runtime.evaluation.languages import language_name
 from runtime.evaluation.metrics import PACKAGES, Score, score
+from runtime.model.artifact import Artifact
+from runtime.model.manifest import Manifest
 from runtime.results import Transcript
 from runtime.transcriber import Request, Transcriber
+
+
+class BaselineComparison(msgspec.Struct, frozen=True):
+    """Texts of a model beside those of a baseline on the same utterances.
+
+    Attributes:
+        model: name of the baseline.
+        quantization: its recipe, or ``float32``.
+        languages: comparisons by language, sorted by name.
+        overall: comparison over all utterances.
+    """
+
+    model: str
+    quantization: str
+    languages: list[Comparison]
+    overall: Comparison
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -30,6 +49,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         audio_seconds: length of all audio.
         real_time_factor: processing / audio; None for no audio.
         versions: version by package.
+        baseline: comparison with another model; None if none was given.
     """
 
     scores: list[Score]
@@ -41,6 +61,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     audio_seconds: float
     real_time_factor: float | None
     versions: dict[str, str]
+    baseline: BaselineComparison | None = None
 
 
 def recognize(
@@ -123,7 +144,7 @@ def summarize(
     return Evaluation(
         scores=score(utterances, [transcript.text for transcript in transcripts]),
         model=manifest.name,
-        quantization=manifest.quantization.recipe if manifest.quantization else "float32",
+        quantization=_quantization(manifest),
         provider=transcripts[0].provider,
         language="told" if forced_language else unset,
         processing_seconds=processing,
@@ -131,3 +152,31 @@ def summarize(
         real_time_factor=processing / duration if duration else None,
         versions=transcripts[0].versions | {name: importlib.metadata.version(name) for name in PACKAGES.values()},
     )
+
+
+def compare(
+    baseline: Artifact, utterances: Sequence[Utterance], before: Sequence[Transcript], after: Sequence[Transcript]
+) -> BaselineComparison:
+    """Compare transcripts with those of a baseline.
+
+    Args:
+        baseline: the baseline.
+        utterances: the references, at least one.
+        before: the baseline's transcript of each utterance.
+        after: the model's transcript of each utterance.
+
+    Raises:
+        PackageMissingError: the extra ``evaluate`` is not installed.
+    """
+    manifest = baseline.manifest
+    comparison = compare_texts(utterances, [each.text for each in before], [each.text for each in after])
+    return BaselineComparison(
+        model=manifest.name,
+        quantization=_quantization(manifest),
+        languages=comparison.languages,
+        overall=comparison.overall,
+    )
+
+
+def _quantization(manifest: Manifest) -> str:
+    return manifest.quantization.recipe if manifest.quantization else "float32"

@@ -15,7 +15,7 @@ import soundfile
 from transformers import WhisperForConditionalGeneration
 from typer.testing import CliRunner
 
-from benchmarks import peers
+from benchmarks import peers, report
 from benchmarks.children import Child, ChildError, module
 from benchmarks.real import __main__ as command
 from benchmarks.real import child, figures, run, systems, turns
@@ -318,7 +318,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         systems._made(tmp_path / "file", fail)
     assert not (tmp_path / "file").exists()
-    assert systems._made(tmp_path / "file", lambda path: path.write_text("whole") and None).read_text() == "whole"
+
+    def write(path: Path) -> None:
+        path.write_text("whole")
+
+    assert systems._made(tmp_path / "file", write).read_text() == "whole"
     assert systems._made(tmp_path / "file", fail).read_text() == "whole"  # not written again
 
 
@@ -356,8 +360,8 @@ def test_a_part_is_a_preview_and_all_is_the_page(
         "accuracy-time.svg", "accuracy.json", "accuracy.md", "accuracy.svg",
     ]  # fmt: skip
     asked: list[SimpleNamespace] = []
-    monkeypatch.setattr(command.report, "store", lambda docs, part, results: asked.append(SimpleNamespace(docs=docs)))
-    monkeypatch.setattr(command.report, "write_page", lambda docs, page: "")
+    monkeypatch.setattr(report, "store", lambda docs, part, results: asked.append(SimpleNamespace(docs=docs)))
+    monkeypatch.setattr(report, "write_page", lambda docs, page: "")
     CliRunner().invoke(command.app, ["--work", str(tmp_path)])
     assert [each.docs for each in asked] == [REPOSITORY / "docs"]
 

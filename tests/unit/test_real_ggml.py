@@ -55,7 +55,8 @@ class GgmlFile:
     def _values(self, kind: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         if kind == 8:
             blocks = self._array(np.dtype([("scale", "<f2"), ("quants", "i1", (32,))]), (int(np.prod(shape)) // 32,))
-            return (blocks["scale"].astype(np.float32)[:, None] * blocks["quants"]).reshape(shape)
+            values: npt.NDArray[np.float32] = blocks["scale"].astype(np.float32)[:, None] * blocks["quants"]
+            return values.reshape(shape)
         return self._array(np.dtype({0: "<f4", 1: "<f2"}[kind]), shape).astype(np.float32)
 
     def _array(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
