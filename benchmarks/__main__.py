@@ -28,11 +28,12 @@ PARTS = {
     "serving": ("serving", "measure"),
     "families": ("families", "measure"),
     "checkpoints": ("family_accuracy", "measure"),
+    "real": ("real.run", "measure"),
 }
 _HELP = """
 Measure, and write the tables and pictures of docs/.
 
-All parts take about an hour and a half on two cores and 25 GB of disk, most of it for exporting and quantizing random
+All parts take about three hours on two cores and 25 GB of disk, most of it for exporting and quantizing random
 weights of the real sizes. Artifacts in the work folder are reused even if the code has changed since: remove the folder
 to start anew.
 
@@ -44,10 +45,12 @@ speed.md          speech, scale, limits
 streaming.md      live, chunks
 serving.md        serving
 families.md       families, checkpoints
+accuracy.md       real
 
 Other commands:
 
 \b
+python -m benchmarks.real               accuracy.md alone, with options: other weights, recordings, recipes
 python -m benchmarks.families prepare   artifacts and other packages' environment for the part families
 python -m benchmarks.four_bits          table of docs/quantization.md on 4 bits, part by part
 python -m benchmarks.vad                voice activity detection: numpy against ONNX Runtime

@@ -174,10 +174,36 @@ def families(results: Results) -> Iterator[str]:
                 yield from at_most(f"{title}: rise of the error rate", rate - floats[language], rise)
 
 
+# Our float32 without segmentation must write what transformers writes, but for the few recordings of more than 30 s,
+# which are cut at other places.
+_WHOLE, _LONG = "float32, not cut", 0.005
+# Largest share of words that may differ from float32's text, by recipe.
+_LARGEST_DIFFERENCE = {"fp16": 0.002, "q8": 0.006, "int8": 0.015, "mixed": 0.02, "int4": 0.04}
+
+
+def accuracy(results: Results) -> Iterator[str]:
+    """All recordings; words that differ by recipe; word errors within float32's interval; int8 is faster."""
+    part = results["real"]
+    yield from equal("limit of recordings", part["limit"], None)
+    yield from at_least("recordings", part["recordings"]["all"]["recordings"], 306)
+    rows = {
+        name.removeprefix("asr-deploy, "): system["languages"]["all"]
+        for name, system in part["systems"].items()
+        if name.startswith("asr-deploy, ")
+    }
+    for recipe, limit in _LARGEST_DIFFERENCE.items():
+        row = rows[recipe]
+        yield from at_most(f"{recipe}: share of words that differ from float32's text", row["differ"], limit)
+        yield from at_most(f"{recipe}: lower bound of the rise of the error rate", row["rise_interval"][0], 0)
+    yield from at_most(f"{_WHOLE}: share of words that differ from transformers", rows[_WHOLE]["reference"], _LONG)
+    yield from below("int8: median time against float32", rows["int8"]["ratio"], 1)
+
+
 BOUNDS: dict[str, Callable[[Results], Iterator[str]]] = {
     "quantization": quantization,
     "speed": speed,
     "streaming": streaming,
     "serving": serving,
     "families": families,
+    "accuracy": accuracy,
 }

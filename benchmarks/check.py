@@ -34,9 +34,10 @@ def page_violations(docs: Path, page: Page, bounds: Bounds) -> Iterator[str]:
     try:
         if insert(text, render(page, stored), path) != text:
             yield f"{path}: does not match {page.results}; {renew}"
-        picture = docs / page.picture
-        if (drawn := draw(page, stored)) and (not picture.exists() or picture.read_text(encoding="utf-8") != drawn):
-            yield f"{picture}: does not match {page.results}; {renew}"
+        for name, drawn in draw(page, stored).items():
+            picture = docs / name
+            if not picture.exists() or picture.read_text(encoding="utf-8") != drawn:
+                yield f"{picture}: does not match {page.results}; {renew}"
         for line in bounds({part: stored[part]["results"] for part in page.tables}):
             yield f"{docs / page.results}: {line}"
     except KeyError as error:

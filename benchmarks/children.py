@@ -54,9 +54,9 @@ class Child:
         self._process.communicate()
         self._errors.close()
 
-    def ask(self) -> dict[str, Any]:
-        """Start one run and return its answer."""
-        self._send("")
+    def ask(self, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Start one run, described by ``request`` if the process needs that, and return its answer."""
+        self._send("" if request is None else json.dumps(request))
         return self.answer()
 
     def answer(self) -> dict[str, Any]:

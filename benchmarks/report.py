@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import families_report, quantization_report, serving_report, speed_report, streaming_report
+from benchmarks.real import report as real_report
 from benchmarks.stamp import stamp
 from runtime.bench.page import Html
 from runtime.bench.panels import svg_file
@@ -18,17 +19,23 @@ BEGIN, END = "<!-- results: python -m benchmarks -->", "<!-- end of results -->"
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A page of ``docs`` by the stem of its files: ``NAME.md``, the results ``NAME.json``, the picture ``NAME.svg``.
+class Picture:
+    """A picture beside a page: ``chart`` draws the results of the part ``part``."""
 
-    ``tables`` renders each part of the results as blocks of Markdown. ``chart`` draws the results of the part
-    ``charted``; a page without it has no picture.
+    part: str
+    chart: Callable[[dict[str, Any]], Html]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of ``docs`` by the stem of its files: ``NAME.md`` and the results ``NAME.json``.
+
+    ``tables`` renders each part of the results as blocks of Markdown. ``pictures`` are by file name.
     """
 
     name: str
     tables: Mapping[str, Callable[[dict[str, Any]], list[str]]]
-    charted: str = ""
-    chart: Callable[[dict[str, Any]], Html] | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
     @property
     def results(self) -> str:
@@ -40,20 +47,27 @@ class Page:
         """File name of the page."""
         return f"{self.name}.md"
 
-    @property
-    def picture(self) -> str:
-        """File name of the picture."""
-        return f"{self.name}.svg"
-
 
 PAGES = {
     page.name: page
     for page in (
-        Page("quantization", quantization_report.TABLES, "speed", quantization_report.chart),
-        Page("speed", speed_report.TABLES, "speech", speed_report.chart),
+        Page(
+            "quantization",
+            quantization_report.TABLES,
+            {"quantization.svg": Picture("speed", quantization_report.chart)},
+        ),
+        Page("speed", speed_report.TABLES, {"speed.svg": Picture("speech", speed_report.chart)}),
         Page("streaming", streaming_report.TABLES),
         Page("serving", serving_report.TABLES),
-        Page("families", families_report.TABLES, "families", families_report.chart),
+        Page("families", families_report.TABLES, {"families.svg": Picture("families", families_report.chart)}),
+        Page(
+            "accuracy",
+            real_report.TABLES,
+            {
+                "accuracy.svg": Picture("real", real_report.errors_chart),
+                "accuracy-time.svg": Picture("real", real_report.time_chart),
+            },
+        ),
     )
 }
 
@@ -80,11 +94,13 @@ def render(page: Page, stored: Mapping[str, Any]) -> str:
     )
 
 
-def draw(page: Page, stored: Mapping[str, Any]) -> str | None:
-    """Return the picture of a page as SVG; None if it has none, or if its part has no results."""
-    if page.chart is None or page.charted not in stored:
-        return None
-    return svg_file(page.chart(stored[page.charted]["results"]))
+def draw(page: Page, stored: Mapping[str, Any]) -> dict[str, str]:
+    """Return the pictures of a page as SVG by file name; those of parts without results are left out."""
+    return {
+        name: svg_file(picture.chart(stored[picture.part]["results"]))
+        for name, picture in page.pictures.items()
+        if picture.part in stored
+    }
 
 
 def insert(text: str, tables: str, path: Path) -> str:
@@ -106,15 +122,21 @@ def write(docs: Path) -> str:
     Raises:
         ValueError: a page lacks a mark; it is left as it was.
     """
-    written = []
-    for page in PAGES.values():
-        stored = load(docs, page)
-        if not stored:
-            continue
-        path = docs / page.text
-        tables = render(page, stored)
-        write_atomically(path, insert(path.read_text(encoding="utf-8"), tables, path).encode())
-        written.append(tables)
-        if picture := draw(page, stored):
-            write_atomically(docs / page.picture, picture.encode())
-    return "\n\n".join(written)
+    return "\n\n".join(filter(None, (write_page(docs, page) for page in PAGES.values())))
+
+
+def write_page(docs: Path, page: Page) -> str:
+    """Write tables and pictures of one page, and return the tables; do nothing if it has no results.
+
+    Raises:
+        ValueError: the page lacks a mark; it is left as it was.
+    """
+    stored = load(docs, page)
+    if not stored:
+        return ""
+    path = docs / page.text
+    tables = render(page, stored)
+    write_atomically(path, insert(path.read_text(encoding="utf-8"), tables, path).encode())
+    for name, picture in draw(page, stored).items():
+        write_atomically(docs / name, picture.encode())
+    return tables

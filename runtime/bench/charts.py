@@ -20,10 +20,15 @@ _FONT = 13.0
 
 
 class Series(msgspec.Struct, frozen=True):
-    """Bars of one color: a value for each category, None for no bar."""
+    """Bars of one color: a value for each category, None for no bar.
+
+    ``intervals`` has a lower and an upper bound for each value, None for no interval; empty: there are none. Panels
+    draw them.
+    """
 
     name: str
     values: list[float | None]
+    intervals: list[tuple[float, float] | None] = []
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -39,7 +39,8 @@ def panel_chart(
     Args:
         title: what is compared.
         groups: the rows' names, top to bottom.
-        panels: the quantities: name with unit, and one value for each row, None where there is none.
+        panels: the quantities: name with unit, one value for each row, None where there is none, and intervals, which
+            are drawn as lines with a cap at each end.
         unit: what the whole picture is about, for its caption.
         columns: panels side by side; further panels go below.
         colors: index of each row's color in the palette of the page; the first color by default.
@@ -47,15 +48,23 @@ def panel_chart(
         missing: text in place of a missing bar.
 
     Raises:
-        ValueError: a panel does not have one value for each row.
-        ValueError: a value is negative.
+        ValueError: a panel does not have one value for each row, or has intervals, but not one for each row.
+        ValueError: a value or the lower bound of an interval is negative.
     """
     rows = [row for group in groups for row in group.rows]
-    shown = [Series(panel.name, [_finite(value) for value in panel.values]) for panel in panels]
+    shown = [
+        Series(panel.name, [_finite(value) for value in panel.values], panel.intervals or [None] * len(panel.values))
+        for panel in panels
+    ]
     for panel in shown:
         if len(panel.values) != len(rows):
             raise ValueError(f"the panel {panel.name!r} of {title!r} has {len(panel.values)} values, not {len(rows)}")
-        if any(value is not None and value < 0 for value in panel.values):
+        if len(panel.intervals) != len(rows):
+            raise ValueError(
+                f"the panel {panel.name!r} of {title!r} has {len(panel.intervals)} intervals, not {len(rows)}"
+            )
+        lows = [interval[0] for interval in panel.intervals if interval]
+        if any(value is not None and value < 0 for value in (*panel.values, *lows)):
             raise ValueError(f"the panel {panel.name!r} of {title!r} has a negative value")
     left = max([60.0, *(_text_width(row) for row in rows), *(_text_width(group.heading) for group in groups)]) + 12
     left = min(left, width / 3)
@@ -66,7 +75,11 @@ def panel_chart(
         block, column = divmod(index, columns)
         top, x = block * (height + _GAP), left + column * step
         parts.append(_text(x, top + 10, panel.name, css="bold"))
-        scale = (step - _GAP - _VALUE_WIDTH) / (max([value or 0.0 for value in panel.values], default=0.0) or 1.0)
+        ends = [
+            max(value or 0.0, interval[1] if interval else 0.0)
+            for value, interval in zip(panel.values, panel.intervals, strict=True)
+        ]
+        scale = (step - _GAP - _VALUE_WIDTH) / (max(ends, default=0.0) or 1.0)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top + 22:.1f}" y2="{top + height:.1f}"/>')
         y, row = top + 22, 0
         for group in groups:
@@ -83,8 +96,10 @@ def panel_chart(
                     tip = f"{name}, {panel.name}: {number(value)}"
                     color = colors[row] if colors else 0
                     parts.append(_rect(color, x, middle - _BAR / 2, value * scale, _BAR, tip))
+                if interval := panel.intervals[row]:
+                    parts.append(_whisker(x + interval[0] * scale, x + interval[1] * scale, middle))
                 label = missing if value is None else number(value)
-                parts.append(_text(x + (value or 0.0) * scale + 6, middle, label, size=12, css="halo"))
+                parts.append(_text(x + ends[row] * scale + 6, middle, label, size=12, css="halo"))
                 y, row = y + _ROW, row + 1
     description = "; ".join(
         f"{name}: " + ", ".join(f"{panel.name} {number(panel.values[row])}" for panel in shown)
@@ -92,6 +107,12 @@ def panel_chart(
     )
     blocks = -(-len(shown) // columns)
     return _figure(title, unit, "", description, blocks * (height + _GAP), parts, width)
+
+
+def _whisker(left: float, right: float, y: float) -> str:
+    """Draw an interval as a line with a cap at each end."""
+    path = f"M{left:.1f} {y:.1f}H{right:.1f}" + "".join(f"M{x:.1f} {y - 3:.1f}v6" for x in (left, right))
+    return f'<path d="{path}" fill="none" style="stroke:var(--ink)" stroke-width="1.2"/>'
 
 
 def svg_file(chart: Html) -> str:

@@ -181,10 +181,60 @@ def families() -> dict[str, Any]:
     }
 
 
+def accuracy() -> dict[str, Any]:
+    """Return results for docs/accuracy.md by part."""
+
+    def row(rate: float, differ: float, ratio: float, detected: float | None = 0.99) -> dict[str, Any]:
+        return {
+            "rate": rate,
+            "interval": [rate - 0.02, rate + 0.02],
+            "rise": rate - 0.165,
+            "rise_interval": [rate - 0.175, rate - 0.155],
+            "differ": differ,
+            "differ_interval": [0.0, 2 * differ],
+            "same": 1.0 - 5 * differ,
+            "reference": differ,
+            "seconds": 600.0 * ratio,
+            "ratio": ratio,
+            "detected": detected,
+        }
+
+    def system(own: str, size: float, *figures: Any) -> dict[str, Any]:
+        languages = {name: row(*figures) for name in ("English", "Russian", "all")}
+        return {"own": own, "bytes": int(size), "peak_bytes": int(3 * size), "languages": languages}
+
+    ours, fast, cpp = "asr-deploy, float32", "faster-whisper, float32", "whisper.cpp, f16"
+    data = {"recordings": 153, "words": 1500, "seconds": 630.0}
+    return {
+        "real": {
+            "checkpoint": "905e5bf8",
+            "threads": 2,
+            "limit": None,
+            "recordings": {"English": data, "Russian": data, "all": {key: 2 * value for key, value in data.items()}},
+            "versions": {"faster-whisper": "1.2.1"},
+            "systems": {
+                ours: system(ours, 290e6, 0.165, 0.0, 1.0),
+                "asr-deploy, float32, not cut": system(ours, 290e6, 0.165, 0.0, 0.9, None),
+                "asr-deploy, fp16": system(ours, 145e6, 0.165, 0.001, 3.0),
+                "asr-deploy, q8": system(ours, 110e6, 0.166, 0.005, 1.1),
+                "asr-deploy, int8": system(ours, 80e6, 0.167, 0.012, 0.6),
+                "asr-deploy, mixed": system(ours, 70e6, 0.168, 0.018, 0.7),
+                "asr-deploy, int4": system(ours, 60e6, 0.17, 0.038, 0.7),
+                "asr-deploy, int4-small": system(ours, 50e6, 0.19, 0.08, 0.8),
+                "transformers, float32": system("transformers, float32", 290e6, 0.165, 0.0, 1.5),
+                fast: system(fast, 145e6, 0.166, 0.0, 1.2),
+                "faster-whisper, int8": system(fast, 145e6, 0.171, 0.03, 0.8),
+                cpp: system(cpp, 148e6, 0.165, 0.0, 2.5),
+            },
+        }
+    }
+
+
 RESULTS = {
     "quantization": quantization,
     "speed": speed,
     "streaming": streaming,
     "serving": serving,
     "families": families,
+    "accuracy": accuracy,
 }

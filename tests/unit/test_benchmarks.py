@@ -55,6 +55,11 @@ def test_every_page_has_its_parts_and_bounds() -> None:
         ("streaming", "| 3 (default) | yes | 20 % | 4.0 s | 7.0 s | 1 of 300 | 0 |"),
         ("serving", "| files | 10 | 10 | 0 | 0 | 0 | 0.10 s | 0.20 s | 0.30 s | 5.0 | 20 s |"),
         ("families", "| gigaam-v3-tiny, int8 | 100 | 10.0 MB |  | 1.23 % |  | 99.0 % | encoder 0.0100 |"),
+        (
+            "accuracy",
+            "| asr-deploy, int8 | 80 MB | 16.70 % (14.70 to 18.70) | +0.20 (-0.80 to +1.20) | 1.20 % (0.00 to 2.40) "
+            "| 94 % | 1.20 % | 99.0 % | 360 s | 0.286 | 0.60 | 240 MB |",
+        ),
     ],
 )  # fmt: skip
 def test_pages_contain_the_results_between_the_marks(docs: Path, name: str, line: str) -> None:
@@ -65,7 +70,7 @@ def test_pages_contain_the_results_between_the_marks(docs: Path, name: str, line
     assert "Measured on 2026-11-21, 2 cores" in text
 
 
-@pytest.mark.parametrize("name", ["quantization", "speed", "families"])
+@pytest.mark.parametrize("name", ["quantization", "speed", "families", "accuracy", "accuracy-time"])
 def test_pictures_are_whole_svg_files_with_all_names(docs: Path, name: str) -> None:
     picture = (docs / f"{name}.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(picture)
@@ -75,6 +80,8 @@ def test_pictures_are_whole_svg_files_with_all_names(docs: Path, name: str) -> N
         "quantization": {"int8", "fp16", "for GPUs, not timed", "one step, ms", "400"},
         "speed": {"int8, segments in rows", "steps"},
         "families": {"gigaam-v3-ctc", "onnx-asr, float32", "real-time factor"},
+        "accuracy": {"Russian, %", "all, %", "whisper.cpp", "int4-small", "17.1"},
+        "accuracy-time": {"faster-whisper", "int8", "int4"},
     }
     assert expected[name] <= texts
 
@@ -150,6 +157,12 @@ def test_invented_results_keep_the_bounds(name: str) -> None:
         ("serving", "serving/hostile/grown/open_files", 2, "growth of open_files"),
         ("families", "families/models/b/systems/int8/total", 7.0, "b, int8: seconds against float32"),
         ("families", "families/models/c/family", "whisper", "families is"),
+        ("accuracy", "real/limit", 2, "limit of recordings is 2"),
+        ("accuracy", "real/systems/asr-deploy, q8/languages/all/differ", 0.007, "q8: share of words that differ"),
+        ("accuracy", "real/systems/asr-deploy, int8/languages/all/ratio", 1.1, "int8: median time against float32"),
+        ("accuracy", "real/systems/asr-deploy, int4/languages/all/rise_interval", [0.1, 0.2], "int4: lower bound"),
+        ("accuracy", "real/systems/asr-deploy, float32, not cut/languages/all/reference", 0.01, "differ from transf"),
+        ("accuracy", "real/recordings/all/recordings", 60, "recordings is 60, below 306"),
         ("families", "checkpoints/gigaam-v3-tiny/recipes/int8/rates/Russian", 0.02, "int8, Russian: rise of the error"),
     ],
 )

@@ -200,7 +200,8 @@ def test_a_peer_runs_one_by_one_or_together() -> None:
 
 def test_requirements_pin_the_packages() -> None:
     lines = [line for line in peers.REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    assert {line.split("==")[0] for line in lines} == {"onnx-asr", "onnxruntime", "sherpa-onnx"}
+    names = {"ctranslate2", "faster-whisper", "onnx-asr", "onnxruntime", "pywhispercpp", "sherpa-onnx"}
+    assert {line.split("==")[0] for line in lines} == names
     runtime = next(line for line in lines if line.startswith("onnxruntime"))
     assert runtime in (REPOSITORY / "constraints.txt").read_text().splitlines()  # the same kernels as ours
 
