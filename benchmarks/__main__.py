@@ -54,6 +54,7 @@ python -m benchmarks.real               accuracy.md alone, with options: other w
 python -m benchmarks.families prepare   artifacts and other packages' environment for the part families
 python -m benchmarks.four_bits          table of docs/quantization.md on 4 bits, part by part
 python -m benchmarks.vad                voice activity detection: numpy against ONNX Runtime
+python -m benchmarks.no_speech          what tells sounds from speech, and texts dropped by mistake
 """
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -73,6 +73,10 @@ class Segment(msgspec.Struct, frozen=True):
     ``tokens`` are the generated ids in decoding order: special ids such as a language header are included, the stop id
     is not. ``decoded_again`` is why the segment was decoded a second time, in shorter pieces and with a repetition
     penalty; None when it was not. ``words`` is None when the model has no word times.
+
+    ``no_speech_prob`` is the model's probability, 0..1, that nobody speaks; None when it gives none. ``dropped_text``
+    is what the model wrote for audio in which it heard no speech; ``text`` is without it. None when nothing was
+    dropped.
     """
 
     start: float
@@ -84,6 +88,8 @@ class Segment(msgspec.Struct, frozen=True):
     tokens: list[int]
     decoded_again: FinishReason | None = None
     words: list[Word] | None = None
+    no_speech_prob: float | None = None
+    dropped_text: str | None = None
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
@@ -113,11 +119,17 @@ class Transcript(msgspec.Struct, frozen=True):
 
 
 def fields_of(value: Any) -> Any:
-    """Convert a transcript, a segment, or a container of them to plain values for JSON; omit ``words`` when None."""
-    return _without_empty_words(msgspec.to_builtins(value))
+    """Convert a transcript, a segment, or a container of them to plain values for JSON.
+
+    Omits ``words``, ``no_speech_prob`` and ``dropped_text`` of a segment when they are None.
+    """
+    return _without_unknown(msgspec.to_builtins(value))
 
 
-def _without_empty_words(value: Any) -> Any:
+_OMITTED = frozenset(("words", "no_speech_prob", "dropped_text"))
+
+
+def _without_unknown(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_empty_words(each) for key, each in value.items() if not (key == "words" and each is None)}
-    return [_without_empty_words(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_unknown(each) for key, each in value.items() if each is not None or key not in _OMITTED}
+    return [_without_unknown(each) for each in value] if isinstance(value, list) else value

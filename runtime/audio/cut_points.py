@@ -41,10 +41,12 @@ class Piece:
     Attributes:
         start: index of its first sample in the audio.
         samples: a copy of its mono samples [n].
+        speech: expected seconds of speech in it; None if voice activity was not detected.
     """
 
     start: int
     samples: Floats
+    speech: float | None = None
 
     @property
     def end(self) -> int:

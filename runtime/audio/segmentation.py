@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -213,6 +214,7 @@ class SpeechCutter:
         self._start: int | None = None  # first sample of the open piece, if there is one
         self._last = 0  # index of the last frame with speech
         self._pauses: list[Span] = []  # pauses in the open piece
+        self._heard: list[tuple[int, float]] = []  # index and probability of the open piece's frames with speech
         self._end = 0  # index after the last piece
 
     def hear(self, block: Floats) -> Iterator[Piece]:
@@ -253,10 +255,23 @@ class SpeechCutter:
         """Copy samples that are still held, which are those from the start of the open piece on."""
         return self._tail.piece(span).samples
 
+    def speech(self, span: Span) -> float:
+        """Return the expected seconds of speech in a span of the open piece, to the millisecond.
+
+        The sum of the probabilities of the frames with speech that start in the span, each for the length of a frame.
+        """
+        first, last = (bisect.bisect_left(self._heard, (-(-index // FRAME_SAMPLES), 0.0)) for index in span)
+        frames = sum(probability for _, probability in self._heard[first:last])
+        return round(frames * FRAME_SAMPLES / SAMPLE_RATE, 3)
+
+    def _piece(self, span: Span) -> Piece:
+        return Piece(span[0], self._tail.piece(span).samples, self.speech(span))
+
     def _advance(self, probabilities: Floats) -> Iterator[Piece]:
         """Process frames by their probabilities of speech."""
-        for speech in (probabilities >= SPEECH_PROBABILITY).tolist():
-            if speech:
+        for probability in probabilities.tolist():
+            if probability >= SPEECH_PROBABILITY:
+                self._heard.append((self._frame, probability))
                 yield from self._on_speech()
             elif self._frame - self._last >= self._pause_frames:
                 yield from self._close(self._margin)
@@ -273,9 +288,10 @@ class SpeechCutter:
         self._last = self._frame
         while begin - self._start >= self._cut_length:  # more than once if a pause was longer than a piece
             left, right = self._cut_early(self._start)
-            yield self._tail.piece((self._start, left))
+            yield self._piece((self._start, left))
             self._start, self._end = right, left
             self._pauses = [pause for pause in self._pauses if pause[0] > right]
+            del self._heard[: bisect.bisect_left(self._heard, (left // FRAME_SAMPLES, 0.0))]
 
     def _cut_early(self, start: int) -> Span:
         """Return the end of the open piece and the start of the next one.
@@ -299,5 +315,6 @@ class SpeechCutter:
         if self._live:
             end = min(end, self._start + self._limit)
         for span in divide(self._tail, (self._start, end), self._limit, self._pauses):
-            yield self._tail.piece(span)
+            yield self._piece(span)
         self._start, self._end = None, end
+        self._heard = []

@@ -101,7 +101,8 @@ class SegmentJob(msgspec.Struct, frozen=True):
     ``key`` identifies it in the results. ``samples`` are mono float32 [n] at the engine's rate. ``timings`` collects
     its stage times, and ``began`` (``time.perf_counter``) is the start of its audio, from which the time to the first
     token counts. ``is_cancelled`` is called between steps: True drops the text, frees its row and gives no result.
-    ``features`` replace those computed from ``samples``.
+    ``features`` replace those computed from ``samples``. ``speech`` are the expected seconds of speech in the
+    samples, by voice activity (None: it was not detected).
     """
 
     key: Any
@@ -112,13 +113,15 @@ class SegmentJob(msgspec.Struct, frozen=True):
     is_cancelled: Callable[[], bool] = _never
     live: LiveSegment | None = None
     features: Floats | None = None
+    speech: float | None = None
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
     """The decoded text of one segment.
 
     ``audio_tokens`` are encoder rows, ``prompt_tokens`` prompt positions. ``words`` is None when the model has no word
-    times; ``phrases`` are timed parts of the text when timestamps were requested.
+    times; ``phrases`` are timed parts of the text when timestamps were requested. ``no_speech_prob`` and
+    ``dropped_text`` are those of :class:`runtime.results.Segment`.
     """
 
     text: str
@@ -130,6 +133,8 @@ class SegmentResult(msgspec.Struct, frozen=True):
     prompt_tokens: int
     words: list[Word] | None = None
     phrases: list[TimedText] = []
+    no_speech_prob: float | None = None
+    dropped_text: str | None = None
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -183,8 +188,13 @@ class Engine(Protocol):
     segment_seconds: float
     plan: BatchPlan
 
-    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
-        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long."""
+    def transcribe(
+        self, samples: Floats, options: SegmentOptions, timings: Timings, speech: float | None = None
+    ) -> SegmentResult:
+        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long.
+
+        ``speech``: expected seconds of speech in it (:class:`SegmentJob`).
+        """
 
     def check(self, options: SegmentOptions) -> None:
         """Check the family's own limits, such as the room for a context; capabilities are checked before.
@@ -296,9 +306,14 @@ class BaseEngine(ABC):
             if declared != actual:
                 raise contradiction(self._artifact, f"{key} is {declared}, but graph or tokenizer have {actual}")
 
-    def transcribe(self, samples: Floats, options: SegmentOptions, timings: Timings) -> SegmentResult:
-        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long."""
-        jobs = iter([SegmentJob(None, samples, options, timings, time.perf_counter())])
+    def transcribe(
+        self, samples: Floats, options: SegmentOptions, timings: Timings, speech: float | None = None
+    ) -> SegmentResult:
+        """Decode one segment: mono float32 [n] at ``sample_rate``, at most ``segment_seconds`` long.
+
+        ``speech``: expected seconds of speech in it (:class:`SegmentJob`).
+        """
+        jobs = iter([SegmentJob(None, samples, options, timings, time.perf_counter(), speech=speech)])
         ((_, result),) = self.run(lambda: next(jobs, None))
         return result
 

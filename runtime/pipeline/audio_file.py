@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
@@ -169,12 +169,14 @@ class AudioFile:
             slot.decoded_again, slot.parts = result.finish_reason, [None] * len(pieces)
             slot.offsets = [(piece.start - slot.start) / self.rate for piece in pieces]
             guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
-            return [self._job(key.slot, part, piece, guarded) for part, piece in enumerate(pieces)]
+            parts = [replace(piece, speech=slot.piece.speech) for piece in pieces]
+            return [self._job(key.slot, part, piece, guarded) for part, piece in enumerate(parts)]
         self.finish(key.slot, result)
         return []
 
     def _job(self, slot: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
-        return SegmentJob(JobKey(self, slot, part), piece.samples, options, self.timings, self.began)
+        key = JobKey(self, slot, part)
+        return SegmentJob(key, piece.samples, options, self.timings, self.began, speech=piece.speech)
 
     def finish(self, index: int, result: SegmentResult) -> None:
         """Store the final result of a slot."""

@@ -27,6 +27,8 @@ def segment_of(span: Span, rate: int) -> Segment:
         tokens=span.result.tokens,
         decoded_again=span.decoded_again,
         words=None if words is None else [_in_audio(word, begin) for word in words],
+        no_speech_prob=None if span.result.no_speech_prob is None else round(span.result.no_speech_prob, 4),
+        dropped_text=span.result.dropped_text,
     )
 
 
@@ -75,8 +77,11 @@ def shift_times(result: SegmentResult, seconds: float) -> SegmentResult:
 def join_results(parts: Sequence[SegmentResult]) -> SegmentResult:
     """Join the results of a segment's consecutive parts; the finish reason is the worst of theirs.
 
-    Times must already count from the segment's start (:func:`shift_times`).
+    The no-speech probability is the lowest of theirs: there is speech if one part has speech. Times must already count
+    from the segment's start (:func:`shift_times`).
     """
+    unheard = [part.no_speech_prob for part in parts if part.no_speech_prob is not None]
+    dropped = [part.dropped_text for part in parts if part.dropped_text is not None]
     counts = [max(1, len(part.tokens)) for part in parts]
     logs = [count * math.log(max(part.confidence, 1e-30)) for part, count in zip(parts, counts, strict=True)]
     return SegmentResult(
@@ -89,6 +94,8 @@ def join_results(parts: Sequence[SegmentResult]) -> SegmentResult:
         prompt_tokens=sum(part.prompt_tokens for part in parts),
         phrases=[phrase for part in parts for phrase in part.phrases],
         words=_join_words(parts),
+        no_speech_prob=min(unheard, default=None),
+        dropped_text=join_texts(dropped) if dropped else None,
     )
 
 

@@ -203,6 +203,7 @@ class LiveSession:
             timings=self.timings,
             began=time.perf_counter(),
             live=LiveSegment(segment.state, final=False, draft=segment.draft, forced=segment.stable_tokens),
+            speech=self._cutter.speech((segment.start, span[1])),
         )
 
     def take(self, key: Any, result: SegmentResult) -> list[Event]:
@@ -255,7 +256,7 @@ class LiveSession:
         if key.keeps_stable:
             # A text that does not continue the stable one is left out, and with it word times of another text.
             continues = result.text.startswith(stable)
-            final = result if continues else msgspec.structs.replace(result, text=stable, words=None)
+            final = result if continues else msgspec.structs.replace(result, text=stable, words=None, dropped_text=None)
             span = msgspec.structs.replace(file.slots[0].span(), result=final)
             return [Final(segment.number, segment_of(span, self._rate), as_offline=False)]
         for job in file.take(JobKey(file, 0, key.part), result):
@@ -274,6 +275,7 @@ class LiveSession:
             self.timings,
             time.perf_counter(),
             live=LiveSegment(segment.state, final=True, draft=segment.draft[:count], forced=count),
+            speech=key.piece.speech,
         )
         self._finals.append(job)
         return []

@@ -46,7 +46,7 @@ def finals(events: Sequence[Event]) -> list[Final]:
 def offline(engine: Engine, audio: Floats, options: SegmentOptions = _NO_OPTIONS) -> list[tuple[Piece, SegmentResult]]:
     """Return each piece that a stream of ``audio`` is cut into, and its result when transcribed alone."""
     pieces = speech_pieces([audio], RATE, engine.segment_seconds, pause=DEFAULT_LIVE.pause, live=True)
-    return [(piece, engine.transcribe(piece.samples, options, Timings())) for piece in pieces]
+    return [(piece, engine.transcribe(piece.samples, options, Timings(), piece.speech)) for piece in pieces]
 
 
 def ends_as_offline(final: Final, piece: Piece, result: SegmentResult) -> bool:

@@ -413,10 +413,12 @@ def test_silence_gives_no_text(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     result = engine.transcribe(clip, SegmentOptions("German", "", BUDGET, timestamps=True), Timings())
     assert result.text
     assert result.phrases
-    monkeypatch.setattr(whisper, "is_silence", lambda no_speech, log_probability: no_speech > 0 > log_probability)
+    monkeypatch.setattr(whisper, "is_silence", lambda no_speech, certainty, _: no_speech > 0 > certainty)
     silent = engine.transcribe(clip, SegmentOptions("German", "", BUDGET, timestamps=True), Timings())
     assert (silent.text, silent.language, silent.phrases, silent.finish_reason) == ("", None, [], "stop")
     assert silent.tokens == result.tokens
+    assert (silent.dropped_text, result.dropped_text) == (result.text, None)
+    assert silent.no_speech_prob == result.no_speech_prob
     monkeypatch.setattr(whisper, "is_silence", lambda *_: False)
     monkeypatch.setattr(whisper, "repeats", lambda text: bool(text))
     assert engine.transcribe(clip, SegmentOptions("German", "", BUDGET), Timings()).finish_reason == "repetition"

@@ -13,7 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.audio import load_audio
-from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces, speech_pieces, split_piece
+from runtime.audio.segmentation import (
+    SPEECH_PROBABILITY,
+    Piece,
+    SpeechCutter,
+    fixed_pieces,
+    speech_pieces,
+    split_piece,
+)
 from runtime.audio.vad import FRAME_SAMPLES
 from runtime.errors import OptionError
 from tests.conftest import DATA
@@ -196,6 +203,37 @@ def test_an_hour_is_never_in_memory(voice_activity: bool, pattern: tuple[tuple[f
     tracemalloc.stop()
     assert seconds <= 3600
     assert peak < 24_000_000  # twice the 70 s that may be in the buffer, and the search in them; an hour is 230 MB
+
+
+@given(scripts, st.floats(1.0, 12.0), st.booleans(), st.integers(300, 60_000))
+@settings(max_examples=40, deadline=None)
+def test_pieces_have_their_expected_seconds_of_speech(
+    runs: list[tuple[int, float]], longest: float, live: bool, block: int
+) -> None:
+    probabilities = np.concatenate([np.zeros(0), *(np.full(count, value) for count, value in runs)])
+    samples = audio_for(probabilities)
+    cutter, pieces = SpeechCutter(RATE, longest, Scripted(probabilities), live=live), list[Piece]()
+
+    def expected(first: int, last: int, heard: int) -> float:
+        """Sum frames that start between two samples, of those that are complete in the samples heard."""
+        starts = np.arange(heard // FRAME_SAMPLES) * FRAME_SAMPLES
+        scores = probabilities[: len(starts)]
+        within = (starts >= first) & (starts < last) & (scores >= SPEECH_PROBABILITY)
+        return float(scores[within].sum() * FRAME_SAMPLES / RATE)
+
+    for start in range(0, len(samples), block):
+        pieces += cutter.hear(samples[start : start + block])
+        if cutter.open:
+            heard = expected(*cutter.open, min(start + block, len(samples)))
+            assert cutter.speech(cutter.open) == pytest.approx(heard, abs=1e-3)
+    pieces += cutter.end()
+    seconds = [expected(piece.start, piece.end, len(samples)) for piece in pieces]
+    assert [piece.speech for piece in pieces] == pytest.approx(seconds, abs=1e-3)
+
+
+def test_without_voice_activity_the_seconds_of_speech_are_unknown() -> None:
+    (piece,) = fixed_pieces([np.zeros(RATE, np.float32)], RATE, 2.0)
+    assert piece.speech is None
 
 
 @pytest.mark.parametrize("folder", ["", "evaluation"])

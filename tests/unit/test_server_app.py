@@ -116,6 +116,17 @@ def test_verbose_json_matches_the_official_types() -> None:
     assert (spoken.no_speech_prob, silent.no_speech_prob, silent.compression_ratio) == (0.0, 1.0, 0.0)
 
 
+def test_dropped_text_and_the_probability_of_no_speech_are_in_verbose_json() -> None:
+    dropped = msgspec.structs.replace(segment("", 2.0, 3.0), no_speech_prob=0.85, dropped_text="Thank you.")
+    with TestClient(app(FakeService("fake", segment("Hello", 0.5, 1.25), dropped))) as client:
+        body = send(client, response_format="verbose_json").json()
+    spoken, silent = TranscriptionVerbose.model_validate(body).segments or []
+    assert (silent.text, silent.no_speech_prob, spoken.no_speech_prob) == ("", 0.85, 0.0)
+    assert body["segments"][1]["dropped_text"] == "Thank you."
+    assert "dropped_text" not in body["segments"][0]
+    assert "Thank you" not in body["text"]
+
+
 def test_no_speech_has_no_language() -> None:
     service = FakeService()
     service.results = ()

@@ -277,9 +277,23 @@ def test_silence_does_not_count_as_behind() -> None:
     assert session.behind < 0.5
 
 
+def test_every_job_has_its_expected_seconds_of_speech() -> None:
+    engine = changing_engine(change_rate=0.0)
+    samples = audio([(3.2, 1.6), (0.64, 2.0)])
+    streamed(engine, samples, 0.1)
+    partials = [job.speech for job in engine.jobs if job.live and not job.live.final]
+    assert partials == [0.992, 1.984, 2.976, 0.64]  # whole frames of 32 ms after every second
+    pieces = speech_pieces([samples], RATE, 6.0, pause=0.8, live=True)
+    assert [job.speech for job in engine.jobs if job.live and job.live.final] == [piece.speech for piece in pieces]
+    assert [job.speech for job in engine.jobs if job.live and job.live.final] == [3.2, 0.64]
+
+
 def test_looped_text_is_decoded_again_in_parts() -> None:
     engine = changing_engine(change_rate=0.0, loops=True)
     (final,) = finals(streamed(engine, audio([(5.0, 1.5)]), 0.1))
+    first, *parts = engine.jobs[-3:]
+    assert [part.speech for part in parts] == [first.speech] * 2
+    assert first.speech == 5.024  # whole frames
     assert final.result.decoded_again == "repetition"
     assert final.result.finish_reason == "stop"
 

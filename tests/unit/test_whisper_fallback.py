@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.families.whisper.fallback import compression_ratio, is_silence, likeliest_language, probability, repeats
+from runtime.families.whisper.fallback import (
+    SHORT_SPEECH_SECONDS,
+    compression_ratio,
+    is_silence,
+    likeliest_language,
+    probability,
+    repeats,
+)
 
 
 def test_loops_are_found_by_compression() -> None:
@@ -35,6 +42,13 @@ def test_silence_needs_high_no_speech_probability_and_low_log_probability() -> N
     assert is_silence(0.7, -1.5)
     assert not is_silence(0.7, -0.5)
     assert not is_silence(0.5, -1.5)
+
+
+def test_little_speech_needs_no_low_log_probability() -> None:
+    assert is_silence(0.7, -0.5, SHORT_SPEECH_SECONDS - 0.01)
+    assert not is_silence(0.7, -0.5, SHORT_SPEECH_SECONDS)
+    assert not is_silence(0.5, -1.5, 0.0)
+    assert is_silence(0.7, -1.5, 5.0)
 
 
 def test_only_language_tokens_are_compared() -> None:

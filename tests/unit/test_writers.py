@@ -12,7 +12,7 @@ from runtime import Segment, Transcript
 from runtime.cli.live_output import event_as_json
 from runtime.engines.base import SegmentResult, Span
 from runtime.pipeline.events import Final
-from runtime.pipeline.spans import segment_of
+from runtime.pipeline.spans import join_results, segment_of
 from runtime.results import Timings, TokenCounts, Word
 from runtime.writers import FORMATS, as_json, as_srt, as_tsv, as_vtt
 
@@ -77,6 +77,24 @@ def test_transcript_without_text_is_a_valid_file(format: str) -> None:
     expected = {"srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "txt": "\n"}
     text = FORMATS[format](transcript(segment(0.0, 1.0, "")))
     assert text == expected[format] if format in expected else msgspec.json.decode(text)["text"] == ""
+
+
+def test_dropped_text_is_in_json_only() -> None:
+    result = SegmentResult("", None, [1], 0.5, "stop", 1, 0, no_speech_prob=0.812345, dropped_text="Thank you.")
+    dropped = segment_of(Span(16_000, 8_000, result, None), 16_000)
+    first, second = msgspec.json.decode(as_json(transcript(dropped, segment(3.0, 4.0, "x"))))["segments"]
+    assert (first["text"], first["dropped_text"], first["no_speech_prob"]) == ("", "Thank you.", 0.8123)
+    assert not {"dropped_text", "no_speech_prob"} & set(second)
+    assert "Thank you" not in "".join(FORMATS[name](transcript(dropped)) for name in ("txt", "srt", "vtt", "tsv"))
+
+
+def test_joined_parts_keep_what_was_dropped() -> None:
+    spoken = SegmentResult("Yes.", "English", [1], 0.5, "stop", 1, 0, no_speech_prob=0.1)
+    dropped = SegmentResult("", None, [2], 0.5, "stop", 1, 0, no_speech_prob=0.9, dropped_text="you")
+    joined = join_results([dropped, spoken, dropped])
+    assert (joined.text, joined.no_speech_prob, joined.dropped_text) == ("Yes.", 0.1, "you you")
+    unknown = join_results([SegmentResult("Yes.", None, [1], 0.5, "stop", 1, 0)])
+    assert (unknown.no_speech_prob, unknown.dropped_text) == (None, None)
 
 
 def test_words_have_times_of_the_audio_and_are_left_out_if_missing() -> None:

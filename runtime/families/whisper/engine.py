@@ -6,6 +6,7 @@ tests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from runtime.model.artifact import Artifact
 from runtime.model.tokenizer import open_tokenizer
 from runtime.model.validation import contradiction, typed
 from runtime.results import FinishReason, TimedText, Timings
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -267,9 +270,14 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
         language, text = self.read(hypothesis.tokens, pending.language, ended=ended)
         reason: FinishReason = hypothesis.finish_reason
         log_probabilities = hypothesis.log_probabilities
+        dropped = None
         if not segment.options.ignore_stop:
-            if log_probabilities and is_silence(pending.no_speech, float(np.mean(log_probabilities))):
-                language, text, reason = None, "", "stop"
+            certainty = float(np.mean(log_probabilities)) if log_probabilities else None
+            if certainty is not None and is_silence(pending.no_speech, certainty, segment.speech):
+                log.debug(
+                    "no speech (%.2f, %s s by voice activity): dropped %r", pending.no_speech, segment.speech, text
+                )
+                language, text, reason, dropped = None, "", "stop", text or None
             elif repeats(text):
                 reason = "repetition"
         timed = segment.options.timestamps and bool(text)
@@ -282,6 +290,8 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
             audio_tokens=pending.audio_tokens,
             prompt_tokens=pending.prompt_tokens,
             phrases=self._phrases(hypothesis.tokens, len(segment.samples)) if timed else [],
+            no_speech_prob=pending.no_speech,
+            dropped_text=dropped,
         )
 
     def _phrases(self, tokens: Sequence[int], samples: int) -> list[TimedText]:

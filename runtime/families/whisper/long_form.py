@@ -99,6 +99,8 @@ class WhisperLongForm:
         decoded_again: FinishReason | None = "repetition" if self._retrying else None
         self._retrying = False
         frames = self._frames
+        if result.dropped_text:
+            self._spans.append(Span(self._seek * self._hop, frames * self._hop, result, decoded_again))
         if result.text:  # otherwise the window has no speech
             count, frames = advance(result.tokens, self._reader.rules, frames, self._reader.frames_per_step)
             tokens, samples = result.tokens[:count], self._frames * self._hop

@@ -100,9 +100,10 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
     - ``temperature``: 0, because decoding is greedy.
     - ``avg_logprob``: mean log-probability of the tokens, to the precision of the segment's confidence.
     - ``compression_ratio``: bytes of the text divided by those of its zlib compression, computed as Whisper does.
-    - ``no_speech_prob``: 1 for a segment without text, otherwise 0; the model gives no such probability.
+    - ``no_speech_prob``: the model's; where it gives none, 1 for a segment without text, otherwise 0.
 
-    ``language``, ``confidence`` and ``finish_reason`` are extensions; ``finish_reason`` shows whether a text was cut.
+    ``language``, ``confidence``, ``finish_reason`` and ``dropped_text`` are extensions: ``finish_reason`` shows whether
+    a text was cut, and ``dropped_text`` is what the model wrote for audio without speech, if it wrote anything.
     """
     text = segment.text.encode()
     return {
@@ -115,10 +116,11 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
         "temperature": 0.0,
         "avg_logprob": round(math.log(max(segment.confidence, _MIN_CONFIDENCE)), 4),
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),
-        "no_speech_prob": 0.0 if text else 1.0,
+        "no_speech_prob": float(not text) if segment.no_speech_prob is None else segment.no_speech_prob,
         "language": segment.language,
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
+        **({} if segment.dropped_text is None else {"dropped_text": segment.dropped_text}),
     }
 
 
