@@ -99,7 +99,10 @@ class TokenCounts(msgspec.Struct, frozen=True):
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """The complete result for one audio. ``language`` covers most of the speech; None when there is no speech."""
+    """The complete result for one audio. ``language`` covers most of the speech; None when there is no speech.
+
+    ``warnings`` say how the audio was changed to be read, for example that its channels cancel one another.
+    """
 
     text: str
     language: str | None
@@ -110,14 +113,21 @@ class Transcript(msgspec.Struct, frozen=True):
     model: str
     provider: str
     versions: dict[str, str]
+    warnings: list[str] = []
+
+
+_OMITTED: list[tuple[str, Any]] = [("words", None), ("warnings", [])]
 
 
 def fields_of(value: Any) -> Any:
-    """Convert a transcript, a segment, or a container of them to plain values for JSON; omit ``words`` when None."""
-    return _without_empty_words(msgspec.to_builtins(value))
+    """Convert a transcript, a segment, or a container of them to plain values for JSON, without empty fields.
+
+    Empty are ``words`` that are None and ``warnings`` without an item.
+    """
+    return _without_empty(msgspec.to_builtins(value))
 
 
-def _without_empty_words(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_empty_words(each) for key, each in value.items() if not (key == "words" and each is None)}
-    return [_without_empty_words(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_empty(each) for key, each in value.items() if (key, each) not in _OMITTED}
+    return [_without_empty(each) for each in value] if isinstance(value, list) else value
