@@ -232,14 +232,16 @@ def _as_samples(frame: Any, name: str) -> Floats:
     """Convert a frame to samples [n, channels] in [-1, 1]."""
     channels = frame.layout.nb_channels
     values = frame.to_ndarray()
-    samples = values.T if frame.format.is_planar else values.reshape(-1, channels)
+    samples: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
     if samples.shape[1] != channels:
         raise AudioInvalidError(f"{name}: has a frame of {samples.shape[1]} channels instead of {channels}")
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == "f":
-        return samples.astype(np.float32, copy=False)
-    full = np.float32(2.0 ** (bits - 1))
-    return (samples.astype(np.float32) - (full if kind == "u" else np.float32(0))) / full
+        floats: Floats = samples.astype(np.float32, copy=False)
+        return floats
+    full = 2.0 ** (bits - 1)
+    scaled: Floats = (samples.astype(np.float32) - np.float32(full if kind == "u" else 0.0)) / np.float32(full)
+    return scaled
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
