@@ -12,6 +12,7 @@ import numpy.typing as npt
 from runtime.audio.containers.byte_ranges import ByteStream
 from runtime.audio.containers.ends import breaks_off
 from runtime.audio.decoded import DecodedAudio, Piece, Warn, block_frames
+from runtime.audio.levels import FloatRange
 from runtime.errors import AudioInvalidError, AudioUnsupportedError, OptionError
 
 Floats = npt.NDArray[np.float32]
@@ -137,6 +138,9 @@ class _Reading:
         self.duration = self._declared(whole)
         # MP4 lists every sample; fragments and other containers do not.
         self._exact = format == "mov" and bool(track.frames)
+        # Only codecs that store floats can hold integers in them; what follows a block is not known.
+        stores_floats = track.codec_context.name.startswith("pcm_f")
+        self._range = FloatRange(name, lambda: 0.0, warn) if stores_floats else None
         # Seconds at the last change of the rate, and samples since.
         self._base, self._count, self._rate = 0.0, 0, 0
 
@@ -158,7 +162,8 @@ class _Reading:
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the track; raise AudioInvalidError if it ends within a packet or before its declared length."""
-        yield from _joined(self._timed_frames())
+        for piece in _joined(self._timed_frames()):
+            yield piece._replace(samples=self._range.apply(piece.samples)) if self._range else piece
         declared = self.duration
         if self._exact and declared and self._position < declared - _DURATION_TOLERANCE:
             raise AudioInvalidError(

@@ -43,7 +43,8 @@ class Damaged(NamedTuple):
 def _speech(rate: int = RATE) -> np.ndarray:
     samples, original = soundfile.read(DATA / "en-1.wav", dtype="float32")
     positions = np.arange(round(_SECONDS * rate)) * original / rate
-    return np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)
+    resampled: np.ndarray = np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)
+    return resampled
 
 
 def _encoded(format: str, codec: str, rate: int = RATE, **options: object) -> bytes:

@@ -12,7 +12,7 @@ from runtime.audio.levels import mix
 from runtime.audio.pipe import open_pipe
 from runtime.audio.stream_resampler import StreamResampler
 from runtime.errors import AudioInvalidError
-from tests.helpers.recordings import RATE, sound, tone
+from tests.helpers.recordings import RATE, encoded, sound, tone
 
 
 def read(data: bytes, **options: int) -> tuple[np.ndarray, list[str]]:
@@ -96,9 +96,17 @@ def test_float_files_of_integers_are_scaled(scale: float, round_: bool, containe
     assert f"divided by {scale:.0f}" in warnings[0]
 
 
+def test_float_track_of_integers_is_scaled() -> None:
+    samples, warnings = read(encoded(tone(2.0) * 32768, "matroska", "pcm_f32le"))
+    np.testing.assert_allclose(samples, tone(2.0), atol=1e-4)
+    assert len(warnings) == 1
+
+
 def test_scale_is_that_of_the_whole_file() -> None:
     """The first block has only the noise of silence."""
-    values = np.concatenate([np.random.default_rng(1).integers(-1, 2, 15 * RATE), np.round(tone(2.0) * 32768)])
+    values: np.ndarray = np.concatenate(
+        [np.random.default_rng(1).integers(-1, 2, 15 * RATE), np.round(tone(2.0) * 32768)]
+    )
     samples, warnings = read(sound(values.astype(np.float32), "WAV", "FLOAT"))
     np.testing.assert_allclose(samples, values / 32768, atol=1e-6)
     assert len(warnings) == 1
@@ -106,7 +114,7 @@ def test_scale_is_that_of_the_whole_file() -> None:
 
 @pytest.mark.parametrize("peak", [0.5, 1.0, 1.7, 4.0])
 def test_headroom_of_floats_is_unchanged(peak: float) -> None:
-    values = noise(1, 12.0)
+    values: np.ndarray = noise(1, 12.0)
     values *= peak / np.abs(values).max()
     samples, warnings = read(sound(values, "WAV", "FLOAT"))
     np.testing.assert_array_equal(samples, values)

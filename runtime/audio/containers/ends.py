@@ -20,6 +20,7 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 # Boxes of MP4 whose loss does not matter.
 _FILLER = (b"free", b"skip", b"wide", b"uuid")
+_BLOCK = 1 << 16
 # Bit rates of AC-3 by half the frame size code.
 _AC3_SYNC = b"\x0b\x77"
 _AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
@@ -178,12 +179,14 @@ def _amr_breaks_off(stream: ByteStream, size: int) -> bool:
     """AMR (RFC 4867): frames whose size depends on their mode."""
     is_wide = read_at(stream, 0, 9) == b"#!AMR-WB\n"
     offset, sizes = (9, _AMR_WIDE) if is_wide else (6, _AMR_NARROW)
-    data = read_at(stream, offset, size - offset)
-    offset = 0
-    while offset < len(data):
-        mode = data[offset] >> 3 & 15
-        offset += 1 + (sizes[mode] if mode < len(sizes) else 0)
-    return offset > len(data)
+    while offset < size:
+        start, block = offset, read_at(stream, offset, _BLOCK)
+        if not block:
+            break
+        while offset - start < len(block):
+            mode = block[offset - start] >> 3 & 15
+            offset += 1 + (sizes[mode] if mode < len(sizes) else 0)
+    return offset > size
 
 
 _CHECKS: dict[str, Check] = {

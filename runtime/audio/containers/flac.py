@@ -16,6 +16,8 @@ _BLOCK = 1 << 20
 # Frames are at most this long: eight channels of 65,535 samples of 32 bits. Usual ones have 16 KiB.
 _LONGEST_FRAME = 1 << 21
 _ID3V1 = 128
+# Places that look like the header of the last frame: samples can, by chance. More are earlier frames of a cut file.
+_ATTEMPTS = 8
 
 
 def streams(stream: ByteStream, size: int, name: str) -> list[ByteStream]:
@@ -68,11 +70,14 @@ def _count_samples(stream: ByteStream, start: int, end: int, info: bytes, name: 
     fixed = int.from_bytes(info[:2], "big")
     length = min(end - start - 8 - _INFO_SIZE, _LONGEST_FRAME)
     tail = read_at(stream, end - length, length)
-    index = len(tail)
-    while (index := tail.rfind(b"\xff", 0, index)) >= 0:
+    index, attempts = len(tail), 0
+    while (index := tail.rfind(b"\xff", 0, index)) >= 0 and attempts < _ATTEMPTS:
         last = _frame_end(tail[index : index + 16], fixed)
-        if last is not None and checksum16(tail[index:]) == 0:
+        if last is None:
+            continue
+        if checksum16(tail[index:]) == 0:
             return last
+        attempts += 1
     if skip_tags(stream, start + 8 + _INFO_SIZE, end) >= end:
         return 0
     raise AudioInvalidError(f"{name}: is truncated: its last FLAC frame breaks off; copy it again")
