@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.audio.containers.byte_ranges import ByteStream
+from runtime.audio.containers.byte_ranges import ByteStream, CallbackStream
 from runtime.audio.containers.ends import breaks_off
 from runtime.audio.decoded import DecodedAudio, Piece, Warn, block_frames
 from runtime.audio.levels import FloatRange
@@ -69,36 +69,45 @@ def av_decoder(
     if breaks_off(stream, size, format):
         raise AudioInvalidError(f"{name}: is truncated: its last part breaks off; copy it again")
     stream.seek(0)
-    with av_errors(name):
-        container = opened.enter_context(av.open(stream, format=format, metadata_errors="replace"))
+    calls = CallbackStream(stream)  # PyAV prints errors of its calls
+    with _av_errors(name, calls):
+        container = opened.enter_context(av.open(calls, format=format, metadata_errors="replace"))
         chosen = _track(container, track, name)
+        if chosen.codec_context is None:
+            raise AudioInvalidError(f"{name}: its audio track has an unknown codec; convert the file first")
         reading = _Reading(container, chosen, format, name, warn)
         pieces = reading.pieces()
         first = next(pieces, None)
     if first is None:
         raise AudioInvalidError(f"{name}: holds no samples")
-    return DecodedAudio(name, first.samples.shape[1], reading.duration, _guarded(first, pieces, name))
+    return DecodedAudio(name, first.samples.shape[1], reading.duration, _guarded(first, pieces, name, calls))
 
 
-def _guarded(first: Piece, pieces: Iterator[Piece], name: str) -> Iterator[Piece]:
+def _guarded(first: Piece, pieces: Iterator[Piece], name: str, stream: CallbackStream) -> Iterator[Piece]:
     yield first
-    with av_errors(name):
+    with _av_errors(name, stream):
         yield from pieces
 
 
 @contextmanager
-def av_errors(name: str) -> Iterator[None]:
-    """Convert errors of PyAV to AudioInvalidError."""
+def _av_errors(name: str, stream: CallbackStream) -> Iterator[None]:
+    """Convert errors of PyAV to AudioInvalidError, unless the system could not read the stream."""
     import av
 
     try:
         yield
     except (AudioInvalidError, OptionError):
+        if stream.failure:
+            raise stream.failure from None
         raise
     # Beside its own errors, PyAV raises these for values in damaged headers that Python cannot represent.
     except (av.FFmpegError, ValueError, OverflowError, LookupError) as error:
+        if stream.failure:
+            raise stream.failure from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise AudioInvalidError(f"{name}: is not audio that can be decoded ({reason})") from None
+    if stream.failure:
+        raise stream.failure
 
 
 def _track(container: Any, index: int | None, name: str) -> Any:

@@ -9,7 +9,6 @@ files in one process. Prints a table of outcomes. The exit code is 1 if a file b
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import resource
 import subprocess
@@ -68,21 +67,27 @@ def read_in_process(seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 def _work() -> None:
     """Read the files of the seeds on standard input; write an outcome for each to standard output."""
-    for line in sys.stdin:
-        file = damaged(int(line))
-        began = time.process_time()
-        try:
-            with open_audio(io.BytesIO(file.data), _RATE, name="a.bin", warn=lambda _: None) as reader:
-                seconds = sum(map(len, reader.blocks())) / _RATE
-            outcome = "read" if seconds else "empty"
-        except AsrError as error:
-            outcome = "refused" if "\n" not in str(error) and str(error).startswith("a.bin: ") else f"says {error!r}"
-        except Exception as error:  # noqa: BLE001 (any other error breaks a rule, and is reported)
-            outcome = f"raises {type(error).__name__}: {error}"
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        entry = {"seed": int(line), "outcome": outcome, "seconds": time.process_time() - began, "bytes": used}
-        sys.stdout.write(json.dumps(entry) + "\n")
-        sys.stdout.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        for line in sys.stdin:
+            path = Path(folder, "a.bin")
+            path.write_bytes(damaged(int(line)).data)
+            _read(int(line), path)
+
+
+def _read(seed: int, path: Path) -> None:
+    began = time.process_time()
+    try:
+        with open_audio(path, _RATE, warn=lambda _: None) as reader:
+            seconds = sum(map(len, reader.blocks())) / _RATE
+        outcome = "read" if seconds else "empty"
+    except AsrError as error:
+        outcome = "refused" if "\n" not in str(error) and str(error).startswith(f"{path}: ") else f"says {error!r}"
+    except Exception as error:  # noqa: BLE001 (any other error breaks a rule, and is reported)
+        outcome = f"raises {type(error).__name__}: {error}"
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    entry = {"seed": seed, "outcome": outcome, "seconds": time.process_time() - began, "bytes": used}
+    sys.stdout.write(json.dumps(entry) + "\n")
+    sys.stdout.flush()
 
 
 def problems_of(outcomes: Sequence[dict[str, Any]]) -> list[str]:
