@@ -22,6 +22,7 @@ class Request(msgspec.Struct, frozen=True):
     ``source`` is a path, a binary stream, or an array [n] or [n, channels] (which needs ``sample_rate`` in Hz).
     ``language`` is an English name or ISO code; None or ``auto`` detects it for each segment. ``context`` is hot words
     or free text that guides spelling. ``channel`` selects one channel, counted from 0, instead of the mean.
+    ``track`` selects an audio track of a container, counted from 0, instead of its default one.
     ``timestamps`` lets the model time the parts of its text: each becomes a segment. ``task`` is ``transcribe``, or
     ``translate`` into English. ``long_form`` decodes by the model's own windows instead of cutting at pauses; all of
     the audio is read before the first text.
@@ -40,6 +41,7 @@ class Request(msgspec.Struct, frozen=True):
     timestamps: bool = False
     task: Task = "transcribe"
     long_form: bool = False
+    track: int | None = None
 
 
 class ValidatedRequest(msgspec.Struct, frozen=True):

@@ -105,7 +105,10 @@ class TokenCounts(msgspec.Struct, frozen=True):
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """The complete result for one audio. ``language`` covers most of the speech; None when there is no speech."""
+    """The complete result for one audio. ``language`` covers most of the speech; None when there is no speech.
+
+    ``warnings`` say how the audio was changed to be read, for example that its channels cancel one another.
+    """
 
     text: str
     language: str | None
@@ -116,20 +119,26 @@ class Transcript(msgspec.Struct, frozen=True):
     model: str
     provider: str
     versions: dict[str, str]
+    warnings: list[str] = []
+
+
+_OMITTED: list[tuple[str, Any]] = [
+    ("words", None),
+    ("no_speech_prob", None),
+    ("dropped_text", None),
+    ("warnings", []),
+]
 
 
 def fields_of(value: Any) -> Any:
-    """Convert a transcript, a segment, or a container of them to plain values for JSON.
+    """Convert a transcript, a segment, or a container of them to plain values for JSON, without empty fields.
 
-    Omits ``words``, ``no_speech_prob`` and ``dropped_text`` of a segment when they are None.
+    Empty are ``words``, ``no_speech_prob`` and ``dropped_text`` that are None, and ``warnings`` without an item.
     """
-    return _without_unknown(msgspec.to_builtins(value))
+    return _without_empty(msgspec.to_builtins(value))
 
 
-_OMITTED = frozenset(("words", "no_speech_prob", "dropped_text"))
-
-
-def _without_unknown(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_unknown(each) for key, each in value.items() if each is not None or key not in _OMITTED}
-    return [_without_unknown(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_empty(each) for key, each in value.items() if (key, each) not in _OMITTED}
+    return [_without_empty(each) for each in value] if isinstance(value, list) else value

@@ -145,6 +145,7 @@ class Transcriber:
         timestamps: bool = False,
         task: Task = "transcribe",
         long_form: bool = False,
+        track: int | None = None,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
         on_progress: Callable[[float, float], object] | None = None,
@@ -160,6 +161,7 @@ class Transcriber:
             timestamps: let the model time the parts of its text.
             task: ``transcribe``, or ``translate`` into English.
             long_form: decode by the model's own windows.
+            track: audio track of a container, counted from 0, instead of its default one.
             max_new_tokens: largest number of tokens of a segment, instead of a limit from its length.
             ignore_stop: decode exactly ``max_new_tokens`` (to time random weights).
             on_progress: called with (seconds done, seconds in all as far as known) after every segment.
@@ -179,6 +181,7 @@ class Transcriber:
             timestamps=timestamps,
             task=task,
             long_form=long_form,
+            track=track,
         )
         start = time.perf_counter()
         validated = self.validate(request, max_new_tokens=max_new_tokens, ignore_stop=ignore_stop)
@@ -347,15 +350,17 @@ class Transcriber:
             AudioUnsupportedError: no installed decoder reads the format.
         """
         request, start = validated.request, time.perf_counter() if began is None else began
+        warnings: list[str] = []
         return AudioFile(
             index,
             self._engine.sample_rate,
             Timings(load=self.load_seconds),
             start,
-            reader=self._reader(request),
+            reader=self._reader(request, warnings.append),
             options=validated.options,
             use_long_form=request.long_form,
             known={(span.start, span.length): span for span in request.known},
+            warnings=warnings,
         )
 
     def _try_open(self, index: int, request: Request, max_new_tokens: int | None, *, ignore_stop: bool) -> AudioFile:
@@ -368,15 +373,17 @@ class Transcriber:
             timings = Timings(load=self.load_seconds)
             return AudioFile(index, self._engine.sample_rate, timings, error=error)
 
-    def _reader(self, request: Request) -> audio.AudioReader:
+    def _reader(self, request: Request, warn: Callable[[str], object]) -> audio.AudioReader:
         source, rate = request.source, self._engine.sample_rate
         if isinstance(source, np.ndarray):
             if request.sample_rate is None:
                 raise OptionError("an array of samples needs sample_rate, in Hz")
-            return audio.open_array(source, request.sample_rate, rate, request.channel)
+            if request.track is not None:
+                raise OptionError("track is for files; an array has no tracks", "track")
+            return audio.open_array(source, request.sample_rate, rate, request.channel, warn=warn)
         if request.sample_rate is not None:
             raise OptionError("sample_rate is for arrays only; a file has its own")
-        return audio.open_audio(source, rate, request.channel, name=request.name)
+        return audio.open_audio(source, rate, request.channel, track=request.track, name=request.name, warn=warn)
 
     def transcript_of(self, file: AudioFile) -> Transcript:
         """Return the transcript of a file that is complete and has no error."""
@@ -396,6 +403,7 @@ class Transcriber:
             model=self.artifact.manifest.name,
             provider=self._provider,
             versions={"asr-deploy": __version__, "onnxruntime": onnxruntime.__version__},
+            warnings=list(file.warnings),
         )
 
 

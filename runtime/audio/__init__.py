@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.audio.decoders import AUDIO_SUFFIXES
+from runtime.audio.containers.formats import AUDIO_SUFFIXES
 from runtime.audio.reader import (
     BLOCK_SECONDS,
     AudioReader,

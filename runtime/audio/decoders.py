@@ -1,234 +1,197 @@
-"""Decode audio files with libsndfile, and other containers with the optional package PyAV."""
+"""Decode audio files: with libsndfile, and what it refuses with the optional package PyAV."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePath
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
 
-from runtime.errors import AudioInvalidError, AudioUnsupportedError
+from runtime.audio.av_decoder import av_decoder
+from runtime.audio.containers import flac, mpeg, ogg, riff
+from runtime.audio.containers.byte_ranges import ByteStream, CallbackStream
+from runtime.audio.containers.ends import iff_breaks_off
+from runtime.audio.containers.formats import container_of
+from runtime.audio.decoded import DecodedAudio, Piece, Warn, block_frames
+from runtime.audio.levels import FloatRange, peak
+from runtime.audio.quiet import quiet_c_stderr
+from runtime.errors import AudioInvalidError, OptionError
 
-Floats = npt.NDArray[np.float32]
-
-BLOCK_SECONDS = 10
-# Maximum size of a block, for headers with a wrong rate or number of channels: 64 MB of float32.
-_BLOCK_VALUES = 1 << 24
-# Programs that write a WAV to a pipe do not know its length and write 0, or at least this number, into the header.
-UNKNOWN_LENGTH = 0x7FFFF000
-
-_CONTAINERS = "aac aif aiff amr au caf flac m4a mka mp3 mp4 oga ogg opus w64 wav webm wma"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in _CONTAINERS.split())
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedAudio:
-    """Output of a decoder.
-
-    Attributes:
-        name: name of the audio, for messages.
-        rate: Hz.
-        channels: number of channels.
-        duration: seconds that the header declares, or None.
-        pieces: samples [n, channels], at most ten seconds each.
-    """
-
-    name: str
-    rate: int
-    channels: int
-    duration: float | None
-    pieces: Iterator[npt.NDArray[Any]]
+# Containers of which libsndfile reads some codecs, and None: it recognizes more than containers.formats.
+_SNDFILE = frozenset({"wav", "w64", "ogg", "flac", "mp3", "caf", "aiff", "au", "g722", "g726", None})
+_FLOATS = ("FLOAT", "DOUBLE")
+# The length of an MP3 is a count of frames, of which encoders leave out or add one or two.
+_MPEG_TOLERANCE = 2 * 1152
 
 
-class UnnamedStream:
-    """Stream without a name. soundfile derives the format from a name, and reads ``talk.raw`` as headerless samples."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
-        self.readinto = stream.readinto  # type: ignore[attr-defined]
-
-
-def block_frames(rate: int, channels: int) -> int:
-    """Return the number of frames of a block: ten seconds, or fewer for a very high rate or number of channels."""
-    return max(1, min(rate * BLOCK_SECONDS, _BLOCK_VALUES // max(1, channels)))
-
-
-def decoder(stream: UnnamedStream, name: str, opened: ExitStack) -> DecodedAudio:
+def decoder(stream: ByteStream, name: str, opened: ExitStack, *, track: int | None, warn: Warn) -> DecodedAudio:
     """Recognize the container and read its header.
 
     Args:
         stream: seekable stream with the whole file.
-        name: name of the audio, for messages.
+        name: name of the audio, for messages; its suffix tells formats without a header.
         opened: receives the resources that must be closed.
+        track: index of the audio track; the default one if None.
+        warn: called with a message about audio that was changed to be read.
 
     Raises:
-        AudioInvalidError: the file is empty, not audio, or shorter than its header declares. Reading the pieces raises
-            it too, for damaged or truncated audio.
+        AudioInvalidError: the file is empty, not audio, or breaks off. Reading the pieces raises it too, for damaged or
+            truncated audio.
         AudioUnsupportedError: the container needs PyAV, which is not installed.
+        OptionError: the file has no such track.
     """
     size = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
     if size == 0:
         raise AudioInvalidError(f"{name}: is empty (0 bytes)")
-    _check_length(stream, size, name)
-    try:
-        sound = opened.enter_context(soundfile.SoundFile(stream))
-    except soundfile.LibsndfileError as error:
-        stream.seek(0)
-        if not _is_av_container(stream.read(16)):
-            reason = str(error.error_string).strip().rstrip(".")
-            raise AudioInvalidError(f"{name}: is not audio that can be decoded ({reason})") from None
-        stream.seek(0)
-        return _av_decoder(stream, name, opened)
-    declared = sound.frames if sound.seekable() and 0 < sound.frames < 2**62 else None
-    duration = None if declared is None else declared / sound.samplerate
-    return DecodedAudio(name, sound.samplerate, sound.channels, duration, _read(sound, declared, name))
-
-
-def _check_length(stream: UnnamedStream, size: int, name: str) -> None:
-    """Compare the declared length of a container with the file's: libsndfile reads truncated files without an error."""
-    head = stream.read(40)
-    declared = size
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        declared = int.from_bytes(head[4:8], "little") + 8
-    elif head[:4] == b"RF64" and head[12:16] == b"ds64":  # EBU Tech 3306: the size in 64 bits
-        declared = int.from_bytes(head[20:28], "little") + 8
-    elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        declared = int.from_bytes(head[4:8], "big") + 8
-    elif head[:4] == b".snd":
-        declared = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
-    elif head[:4] == b"riff" and head[24:28] == b"wave":  # Sony Wave64
-        declared = int.from_bytes(head[16:24], "little")
-    elif head[:4] == b"OggS":
-        _check_ogg(stream, size, name)
-    stream.seek(0)
-    if size < declared - 1 and 8 < declared < UNKNOWN_LENGTH:  # some programs omit one byte of padding
-        raise AudioInvalidError(
-            f"{name}: is truncated: its header announces {declared} bytes, the file has {size}; copy it again"
-        )
-
-
-def _check_ogg(stream: UnnamedStream, size: int, name: str) -> None:
-    """Check that the last page is complete and marked as the last one. An Ogg page has at most 65,307 bytes."""
-    stream.seek(max(0, size - 65_307))
-    tail = stream.read(65_307)
-    page = tail.rfind(b"OggS")
-    flags = tail[page + 5] if 0 <= page < len(tail) - 5 else 0
-    table = tail[page + 27 : page + 27 + tail[page + 26]] if 0 <= page < len(tail) - 27 else b""
-    if not flags & 4 or page + 27 + len(table) + sum(table) > len(tail):
-        raise AudioInvalidError(f"{name}: is truncated: its last Ogg page is not the end of the stream; copy it again")
-
-
-def _read(sound: soundfile.SoundFile, declared: int | None, name: str) -> Iterator[Floats]:
-    """Yield samples [n, channels]; raise AudioInvalidError if the file ends before its declared length."""
-    step, read = block_frames(sound.samplerate, sound.channels), 0
-    while True:
+    container = container_of(stream, size, PurePath(name).suffix.lower())
+    parts, is_mpeg = _parts(stream, size, container, name)
+    reason = ""
+    if container in _SNDFILE and not (track is not None and container == "ogg"):
         try:
-            block = sound.read(step, dtype="float32", always_2d=True)
+            first = _SoundFile(parts[0], name, opened, warn, is_mpeg=is_mpeg)
         except soundfile.LibsndfileError as error:
+            reason = str(error.error_string).strip().rstrip(".")
+        else:
+            if track:
+                raise OptionError(f"{name}: has no audio track {track}; it has 0", "track")
+            following = partial(_SoundFile, name=name, opened=opened, warn=warn, is_mpeg=is_mpeg)
+            duration = first.duration if len(parts) == 1 else None
+            return DecodedAudio(name, first.channels, duration, _joined(first, parts[1:], following, name))
+    if container is None:
+        raise AudioInvalidError(f"{name}: is not audio that can be decoded ({reason})")
+    decoded = partial(av_decoder, name=name, format=container, track=track, opened=opened, warn=warn)
+    audio = decoded(parts[0], _size(parts[0]))
+    if len(parts) == 1:
+        return audio
+    return replace(audio, duration=None, pieces=_av_joined(audio, parts[1:], decoded))
+
+
+def _parts(stream: ByteStream, size: int, container: str | None, name: str) -> tuple[Sequence[ByteStream], bool]:
+    """Return the recordings in a file as streams, and whether they are MPEG audio.
+
+    Raises:
+        AudioInvalidError: a page, frame or chunk breaks off.
+    """
+    if container == "wav":
+        waves = riff.waves(stream, size, name)
+        if any(wave.is_mpeg for wave in waves):
+            found = [mpeg.recordings(stream, *data, name) for wave in waves for data in wave.data]
+            if all(found):
+                return mpeg.streams(stream, [each for several in found for each in several or []]), True
+        return riff.streams(stream, waves), False
+    if container == "mp3":
+        recordings = mpeg.recordings(stream, 0, size, name)
+        return mpeg.streams(stream, recordings) if recordings else [stream], True
+    if container == "ogg":
+        return [ogg.link_stream(stream, link, size) for link in ogg.links(stream, size, name)] or [stream], False
+    if container == "flac":
+        return flac.streams(stream, size, name), False
+    if iff_breaks_off(stream, size):
+        raise AudioInvalidError(f"{name}: is truncated: its header announces more bytes than it has; copy it again")
+    return [stream], False
+
+
+def _size(stream: ByteStream) -> int:
+    return stream.seek(0, io.SEEK_END)
+
+
+class _SoundFile:
+    """A recording that libsndfile reads."""
+
+    def __init__(self, stream: ByteStream, name: str, opened: ExitStack, warn: Warn, *, is_mpeg: bool) -> None:
+        """Open a recording.
+
+        Raises:
+            soundfile.LibsndfileError: libsndfile does not read it.
+        """
+        self._name, self._quiet = name, quiet_c_stderr if is_mpeg else nullcontext
+        stream.seek(0)
+        self._stream = CallbackStream(stream)
+        with self._quiet():
+            self._sound = opened.enter_context(soundfile.SoundFile(self._stream))
+        sound = self._sound
+        self.channels = sound.channels
+        self._step = block_frames(sound.samplerate, sound.channels)
+        known = sound.seekable() and 0 < sound.frames < 2**62
+        self.duration = sound.frames / sound.samplerate if known else None
+        self._least = sound.frames - (_MPEG_TOLERANCE if is_mpeg else 0) if known else 0
+        self._range = FloatRange(name, self._peak_of_rest, warn) if sound.subtype in _FLOATS else None
+
+    def pieces(self, before: float) -> Iterator[Piece]:
+        """Yield the samples; ``before`` is the length of earlier recordings in seconds, for messages.
+
+        Raises:
+            AudioInvalidError: the recording is damaged or ends before its declared length.
+            OSError: the system cannot read the file.
+        """
+        sound, read = self._sound, 0
+        while True:
+            try:
+                with self._quiet():
+                    block = sound.read(self._step, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                self._raise_failure()
+                raise AudioInvalidError(
+                    f"{self._name}: is damaged or truncated: decoding stops after "
+                    f"{before + read / sound.samplerate:.2f} s ({error})"
+                ) from None
+            if not len(block):
+                break
+            read += len(block)
+            yield Piece(self._range.apply(block) if self._range else block, sound.samplerate)
+        self._raise_failure()
+        if read < self._least:
             raise AudioInvalidError(
-                f"{name}: is damaged or truncated: decoding stops after {read / sound.samplerate:.2f} s ({error})"
-            ) from None
-        if not len(block):
-            break
-        read += len(block)
-        yield block
-    if declared is not None and read < declared:
-        raise AudioInvalidError(
-            f"{name}: is truncated: its header announces {declared} samples, only {read} are there; copy it again"
-        )
+                f"{self._name}: is truncated: its header announces {sound.frames} samples, only {read} are there; "
+                "copy it again"
+            )
+
+    def _raise_failure(self) -> None:
+        """Raise the error of the system that ended the stream."""
+        if self._stream.failure:
+            raise self._stream.failure
+
+    def _peak_of_rest(self) -> float:
+        sound, highest = self._sound, 0.0
+        position = sound.tell()
+        while len(block := sound.read(self._step, dtype="float32", always_2d=True)):
+            highest = max(highest, peak(block))
+        sound.seek(position)
+        return highest
+
+    def close(self) -> None:
+        """Close it; its stream stays open."""
+        with self._quiet():
+            self._sound.close()
 
 
-def _is_av_container(head: bytes) -> bool:
-    """Whether PyAV reads the container and libsndfile does not: MP4, Matroska and WebM, raw AAC, ASF (wma), AMR."""
-    return (
-        head[4:8] == b"ftyp"
-        or head.startswith((b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR"))
-        or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0)
-    )
-
-
-def _av_decoder(stream: UnnamedStream, name: str, opened: ExitStack) -> DecodedAudio:
-    """Open a container with PyAV, an optional package."""
-    try:
-        import av
-    except ImportError:
-        raise AudioUnsupportedError(
-            f"{name}: m4a, mp4, webm, aac, wma and amr need the optional package PyAV: pip install 'asr-deploy[av]'"
-        ) from None
-    with _av_errors(name):
-        container = opened.enter_context(av.open(stream))
-        if not container.streams.audio:
-            raise AudioInvalidError(f"{name}: holds no audio track")
-        track = container.streams.audio[0]
-        if not track.rate or not track.channels:
-            raise AudioInvalidError(f"{name}: its audio track declares no sample rate or no channels")
-        duration = getattr(container, "duration", None)  # None if the container does not declare it
-        declared = duration / av.time_base if duration else None
-    return DecodedAudio(name, track.rate, track.channels, declared, _av_read(container, track, declared, name))
-
-
-@contextmanager
-def _av_errors(name: str) -> Iterator[None]:
-    """Convert errors of PyAV to AudioInvalidError."""
-    import av
-
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise AudioInvalidError(f"{name}: is not audio that can be decoded ({error.strerror or error})") from None
-
-
-def _av_read(container: Any, track: Any, declared: float | None, name: str) -> Iterator[Floats]:
-    """Yield samples [n, channels]; raise AudioInvalidError if the container ends before its declared length."""
-    read, step = 0, block_frames(track.rate, track.channels)
-    with _av_errors(name):
-        for piece in _joined(_av_frames(container, track, name), step):
-            read += len(piece)
+def _joined(
+    first: _SoundFile, others: Sequence[ByteStream], following: Callable[[ByteStream], _SoundFile], name: str
+) -> Iterator[Piece]:
+    """Yield the pieces of all recordings in a file, opening each when the one before it has ended."""
+    seconds = 0.0
+    current = first
+    for index in range(len(others) + 1):
+        if index:
+            current.close()
+            try:
+                current = following(others[index - 1])
+            except soundfile.LibsndfileError as error:
+                raise AudioInvalidError(
+                    f"{name}: is damaged: its part {index + 1}, after {seconds:.2f} s, cannot be decoded ({error})"
+                ) from None
+        for piece in current.pieces(seconds):
+            seconds += len(piece.samples) / piece.rate
             yield piece
-    # Tolerate one second. In a container with video, the declared length may be that of the video.
-    if declared and not container.streams.video and read / track.rate < declared - 1.0:
-        raise AudioInvalidError(
-            f"{name}: is truncated: its header announces {declared:.1f} s, only {read / track.rate:.1f} s "
-            "are there; copy it again"
-        )
 
 
-def _av_frames(container: Any, track: Any, name: str) -> Iterator[Floats]:
-    """Yield decoded frames [n, channels] as float32 at the track's rate, for every sample format of the codec."""
-    import av
-
-    convert = av.AudioResampler(format="fltp", rate=track.rate)
-    first = None
-    for frame in container.decode(track):
-        layout = (frame.format.name, frame.layout.name, frame.sample_rate)
-        first = first or layout
-        if layout != first:
-            raise AudioInvalidError(f"{name}: its sample rate or its channels change within the file; convert it first")
-        yield from map(_interleaved, convert.resample(frame))
-    yield from map(_interleaved, convert.resample(None))
-
-
-def _interleaved(frame: Any) -> Floats:
-    """Convert a planar frame of PyAV to samples [n, channels]."""
-    planar: Floats = np.atleast_2d(frame.to_ndarray()).astype(np.float32, copy=False)
-    return planar.T
-
-
-def _joined(pieces: Iterable[Floats], step: int) -> Iterator[Floats]:
-    """Join small pieces until they have ``step`` rows: a codec's frame lasts 20 to 30 ms."""
-    parts: list[Floats] = []
-    rows = 0
-    for piece in pieces:
-        parts.append(piece)
-        rows += len(piece)
-        if rows >= step:
-            yield np.concatenate(parts)
-            parts, rows = [], 0
-    if parts:
-        yield np.concatenate(parts)
+def _av_joined(
+    first: DecodedAudio, others: Sequence[ByteStream], decoded: Callable[[ByteStream, int], DecodedAudio]
+) -> Iterator[Piece]:
+    yield from first.pieces
+    for stream in others:
+        yield from decoded(stream, _size(stream)).pieces

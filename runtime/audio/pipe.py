@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from runtime.audio.decoders import UNKNOWN_LENGTH
+from runtime.audio.containers.riff import UNKNOWN_LENGTH
+from runtime.audio.levels import cancel_warning, mix
 from runtime.audio.live import LIVE_RATE, FileSource, Inbox, LiveSource
 from runtime.audio.reader import open_audio
 from runtime.audio.stream_resampler import HIGHEST_RATE, LOWEST_RATE
@@ -62,8 +63,12 @@ class Layout(msgspec.Struct, frozen=True):
         """Bytes of one frame, a sample of each channel."""
         return self.channels * self.bits // 8
 
-    def decode(self, data: bytes) -> npt.NDArray[Any]:
-        """Convert whole frames to mono samples [n]: int16 mono unchanged, others as float32, channels averaged."""
+    def decode(self, data: bytes) -> tuple[npt.NDArray[Any], bool]:
+        """Convert whole frames to mono samples [n]: int16 mono unchanged, others as float32, channels averaged.
+
+        Returns:
+            The samples, and whether a channel was taken instead of the mean because the channels cancel one another.
+        """
         if self.tag == _FLOAT:
             values = np.frombuffer(data, f"<f{self.bits // 8}")
         elif self.bits == 24:
@@ -75,11 +80,10 @@ class Layout(msgspec.Struct, frozen=True):
         else:
             values = np.frombuffer(data, f"<i{self.bits // 8}")
             if self.channels == 1 and self.bits == 16:
-                return values.astype(np.int16, copy=False)
+                return values.astype(np.int16, copy=False), False
             values = values / 2.0 ** (self.bits - 1)
         with np.errstate(over="ignore", invalid="ignore"):  # samples that are not finite are refused later
-            mono: npt.NDArray[np.float32] = values.astype(np.float32).reshape(-1, self.channels).mean(axis=1)
-        return mono
+            return mix(values.astype(np.float32).reshape(-1, self.channels), self.rate)
 
 
 class PipeSource:
@@ -119,7 +123,7 @@ class PipeSource:
             AudioInvalidError: standard input cannot be read, has no samples, or ends before its declared length.
             AudioInvalidError: samples are not finite.
         """
-        layout, rest, count = self._layout, b"", 0  # count is in bytes
+        layout, rest, count, cancelled = self._layout, b"", 0, False  # count is in bytes
         for batch in self._inbox.batches():
             data = b"".join([rest, *batch])
             if layout.length is not None:
@@ -127,7 +131,10 @@ class PipeSource:
             whole = len(data) - len(data) % layout.frame
             data, rest = data[:whole], data[whole:]
             if data:
-                samples = layout.decode(data)
+                samples, cancels = layout.decode(data)
+                if cancels and not cancelled:
+                    cancelled = True
+                    self._warn(cancel_warning(NAME))
                 self._check(samples, count // layout.frame)
                 count += whole
                 yield samples
@@ -190,7 +197,7 @@ def open_pipe(
         layout, start = wav
         return PipeSource(head.read, layout, head=head.data[start:], warn=warn)
     whole = io.BufferedReader(_Replayed(head))
-    return FileSource(open_audio(cast(BinaryIO, whole), LIVE_RATE), NAME)
+    return FileSource(open_audio(cast(BinaryIO, whole), LIVE_RATE, warn=warn), NAME)
 
 
 def is_container(head: bytes) -> bool:

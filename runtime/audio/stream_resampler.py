@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from runtime.audio.levels import check_live
 from runtime.errors import AudioInvalidError, OptionError
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +49,7 @@ class StreamResampler:
 
         Raises:
             AudioInvalidError: the array has another shape or dtype.
-            AudioInvalidError: samples are not finite.
+            AudioInvalidError: samples are not finite, or far outside of [-1, 1].
         """
         array = np.asarray(samples)
         if array.ndim != 1 or not (array.dtype.kind == "f" or array.dtype == np.int16):
@@ -61,6 +62,8 @@ class StreamResampler:
             converted /= 32768
         if not np.isfinite(converted).all():
             raise AudioInvalidError("live audio: holds samples that are not finite numbers")
+        if array.dtype.kind == "f":
+            check_live(converted, "live audio")
         if self._resampler and len(converted):
             converted = self._resampler.resample_chunk(converted)
         return converted

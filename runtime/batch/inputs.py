@@ -25,6 +25,7 @@ class Job(msgspec.Struct, frozen=True):
         language: language from a manifest; None: that of the batch.
         context: context from a manifest; None: that of the batch.
         channel: channel from a manifest, counted from 0; None: the mean of all.
+        track: audio track, counted from 0; None: that of the batch, or the default one of the container.
         where: the input that named the audio, for messages.
     """
 
@@ -33,6 +34,7 @@ class Job(msgspec.Struct, frozen=True):
     language: str | None = None
     context: str | None = None
     channel: int | None = None
+    track: int | None = None
     where: str = ""
 
 
@@ -42,6 +44,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     language: str | None = None
     context: str | None = None
     channel: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    track: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 def find_jobs(inputs: Iterable[str]) -> list[Job]:
@@ -54,7 +57,7 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
     - a pattern (``talks/**/*.wav``); jobs are named by the path below the part without wildcards. Only files with an
       audio suffix match, unless the pattern itself ends in a suffix;
     - a manifest (``.jsonl``), an object in each line with ``audio`` (relative to the manifest) and optionally ``id``,
-      ``language``, ``context`` and ``channel``; jobs are named by ``id``, or by ``audio`` if there is none.
+      ``language``, ``context``, ``channel`` and ``track``; jobs are named by ``id``, or by ``audio`` if there is none.
 
     Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist; its job fails later.
 
@@ -68,7 +71,7 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
         OptionError: two different audios have the same name.
     """
     jobs: dict[str, Job] = {}
-    ids: dict[tuple[str, str | None, str | None, int | None], str] = {}
+    ids: dict[_Identity, str] = {}
     for text in inputs:
         for job in _jobs_of(text):
             identity = _identity(job)
@@ -80,8 +83,11 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
     return list(jobs.values())
 
 
-def _identity(job: Job) -> tuple[str, str | None, str | None, int | None]:
-    return os.path.realpath(job.audio), job.language, job.context, job.channel
+_Identity = tuple[str, str | None, str | None, int | None, int | None]
+
+
+def _identity(job: Job) -> _Identity:
+    return os.path.realpath(job.audio), job.language, job.context, job.channel, job.track
 
 
 def _same_name(first: Job, second: Job) -> str:
@@ -176,6 +182,7 @@ def _manifest(path: Path) -> Iterator[Job]:
                 entry.language,
                 entry.context,
                 entry.channel,
+                entry.track,
                 where,
             )
         )

@@ -37,6 +37,7 @@ class BatchSettings(msgspec.Struct, frozen=True):
         language: English name of the language; None: detected.
         context: text that guides the spelling.
         channel: channel of the audio; None: the mean of all.
+        track: audio track; None: the default one.
     """
 
     model: str
@@ -47,6 +48,7 @@ class BatchSettings(msgspec.Struct, frozen=True):
     language: str | None = None
     context: str = ""
     channel: int | None = None
+    track: int | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -247,24 +247,29 @@ def _closed_on_error(journal: Journal) -> Iterator[None]:
 
 
 def settings_of(job: Job, settings: BatchSettings) -> BatchSettings:
-    """Return the settings of one job: ``settings`` with the language, context and channel that the job sets itself."""
+    """Return the settings of one job: ``settings`` with the language, context, channel and track that the job sets."""
     return msgspec.structs.replace(
         settings,
         language=settings.language if job.language is None else job.language,
         context=settings.context if job.context is None else job.context,
         channel=job.channel,
+        track=job.track,
     )
 
 
 def check_same_settings(journal: Journal, settings: BatchSettings) -> None:
-    """Check that the results in a journal have ``settings``, apart from language, context and channel.
+    """Check that the results in a journal have ``settings``, apart from language, context, channel and track.
 
     Raises:
         OutputError: they differ; the message lists the differences.
     """
     for earlier in {entry.batch for entry in journal.entries.values()}:
         now = msgspec.structs.replace(
-            settings, language=earlier.language, context=earlier.context, channel=earlier.channel
+            settings,
+            language=earlier.language,
+            context=earlier.context,
+            channel=earlier.channel,
+            track=earlier.track,
         )
         if earlier != now:
             differences = _differences(earlier, now)

@@ -72,6 +72,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
     language: str | None
     context: str
     channel: int | None
+    track: int | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -172,7 +173,8 @@ class Worker:
 
     def _transcribe(self, tasks: list[_Task]) -> Iterator[_Answer]:
         requests = (
-            Request(Path(os.fsdecode(task.audio)), task.language, task.context, channel=task.channel) for task in tasks
+            Request(Path(os.fsdecode(task.audio)), task.language, task.context, channel=task.channel, track=task.track)
+            for task in tasks
         )
         for outcome in self._transcriber.transcribe_many(requests):
             error = str(outcome.error) if outcome.error else None
@@ -219,6 +221,7 @@ def ray_engine(options: WorkerOptions, workers: int | None, language: str | None
                 language if job.language is None else job.language,
                 context if job.context is None else job.context,
                 job.channel,
+                job.track,
             )
             for index, job in enumerate(jobs)
         }

@@ -112,6 +112,7 @@ def requests(
             language if job.language is None else job.language,
             context if job.context is None else job.context,
             channel=job.channel,
+            track=job.track,
             known=known(job),
         )
 

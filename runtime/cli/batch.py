@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from runtime.batch import (
@@ -41,6 +42,7 @@ from runtime.cli.common import (
     ProviderOption,
     SegmentOption,
     ThreadsOption,
+    TrackOption,
     TranscriptFormat,
     VadOption,
     guarded,
@@ -72,7 +74,7 @@ def batch(
         list[str],
         typer.Argument(
             help="Audio file, folder (searched with its subfolders), quoted pattern, or manifest: a .jsonl file with "
-            "an object in each line, with audio and optionally id, language, context, channel.",
+            "an object in each line, with audio and optionally id, language, context, channel, track.",
             metavar="INPUT...",
         ),
     ],
@@ -88,6 +90,7 @@ def batch(
     ] = None,
     language: LanguageOption = "auto",
     context: ContextOption = "",
+    track: TrackOption = None,
     provider: ProviderOption = None,
     encoder_provider: EncoderProviderOption = None,
     decoder_provider: DecoderProviderOption = None,
@@ -115,7 +118,7 @@ def batch(
     with guarded():
         if workers is not None and engine is EngineName.local:
             raise OptionError("--workers is for --engine ray; for --engine local set the cores with --threads")
-        jobs = find_jobs(inputs)
+        jobs = [_with_track(job, track) for job in find_jobs(inputs)]
         artifact = open_artifact(model if model is not None else default_model(), verify=False)  # the engine verifies
         language_name = _language_name(artifact, language)
         providers = AskedProviders.of(provider, encoder_provider, decoder_provider)
@@ -152,6 +155,11 @@ def batch(
         _report(summary, output, time.perf_counter() - began)
     if summary.failures:
         raise typer.Exit(BAD_INPUT)
+
+
+def _with_track(job: Job, track: int | None) -> Job:
+    """Return a job with the track of the batch, unless a manifest sets it."""
+    return job if job.track is not None or track is None else msgspec.structs.replace(job, track=track)
 
 
 def _language_name(artifact: Artifact, language: str) -> str | None:

@@ -95,6 +95,12 @@ SegmentOption = Annotated[
         "[default: the fastest length of the model, at most 30]",
     ),
 ]
+TrackOption = Annotated[
+    int | None,
+    typer.Option(
+        "--track", min=0, help="Audio track of a container, counted from 0. [default: the track marked as default]"
+    ),
+]
 VadOption = Annotated[
     bool,
     typer.Option("--vad/--no-vad", help="Send only detected speech to the model, or send all audio."),
@@ -165,7 +171,9 @@ def segment_warning(segment: Segment, file: str) -> str | None:
 
 
 def warn(transcript: Transcript, file: str) -> None:
-    """Print a warning for each segment whose text may be incomplete to standard error."""
+    """Print warnings about the audio, and about each segment whose text may be incomplete, to standard error."""
+    for text in transcript.warnings:
+        typer.echo(f"warning: {text}", err=True)
     for segment in transcript.segments:
         if message := segment_warning(segment, file):
             typer.echo(message, err=True)

@@ -20,6 +20,7 @@ from runtime.cli.common import (
     ProviderOption,
     SegmentOption,
     ThreadsOption,
+    TrackOption,
     guarded,
 )
 from runtime.cli.follow import Follower, stopped_by_interrupt
@@ -61,6 +62,7 @@ def stream(
         float | None,
         typer.Option(help=f"Length of the chunks of a file in seconds, 0.01 to 10. [default: {_CHUNK_SECONDS}]"),
     ] = None,
+    track: TrackOption = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Read standard input as raw s16le mono samples, without format detection.")
     ] = False,
@@ -90,9 +92,11 @@ def stream(
         if list_devices:
             _list_devices()
             return
-        _check_options(source, realtime=realtime, chunk=chunk, raw=raw or raw_rate is not None, device=device)
+        _check_options(
+            source, realtime=realtime, chunk=chunk, track=track, raw=raw or raw_rate is not None, device=device
+        )
         with closing(_output(format)) as output:
-            with closing(_open(source, realtime, chunk, raw, raw_rate, device, output)) as live_source:
+            with closing(_open(source, realtime, chunk, track, raw, raw_rate, device, output)) as live_source:
                 transcriber = Transcriber.from_artifact(
                     model,
                     provider=provider or "cpu",
@@ -123,14 +127,16 @@ def stream(
             raise KeyboardInterrupt
 
 
-def _check_options(source: str, *, realtime: bool, chunk: float | None, raw: bool, device: str | None) -> None:
+def _check_options(
+    source: str, *, realtime: bool, chunk: float | None, track: int | None, raw: bool, device: str | None
+) -> None:
     """Reject options that have no effect on the source.
 
     Raises:
         OptionError: an option is for another kind of source.
     """
-    if source in (_MICROPHONE, _PIPE) and (realtime or chunk is not None):
-        option = "--realtime" if realtime else "--chunk"
+    if source in (_MICROPHONE, _PIPE) and (realtime or chunk is not None or track is not None):
+        option = "--realtime" if realtime else "--chunk" if chunk is not None else "--track"
         raise OptionError(f"{option} is for files; leave it out for standard input and the microphone")
     if source != _PIPE and raw:
         raise OptionError("--raw and --raw-rate are for standard input; stream a raw file with `stream - --raw < FILE`")
@@ -142,6 +148,7 @@ def _open(
     source: str,
     realtime: bool,
     chunk: float | None,
+    track: int | None,
     raw: bool,
     raw_rate: int | None,
     device: str | None,
@@ -163,7 +170,7 @@ def _open(
             raise OptionError("standard input is a terminal; pipe audio into this command, or give a file or mic")
         return open_pipe(sys.stdin.buffer, raw=raw, raw_rate=raw_rate, warn=warn)
     piece = _CHUNK_SECONDS if chunk is None else chunk
-    return FileSource(open_audio(source, LIVE_RATE), source, piece=piece, realtime=realtime)
+    return FileSource(open_audio(source, LIVE_RATE, track=track, warn=warn), source, piece=piece, realtime=realtime)
 
 
 def _output(format: StreamFormat) -> Output:

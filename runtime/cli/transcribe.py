@@ -19,6 +19,7 @@ from runtime.cli.common import (
     ProviderOption,
     SegmentOption,
     ThreadsOption,
+    TrackOption,
     TranscriptFormat,
     VadOption,
     guarded,
@@ -48,6 +49,7 @@ def transcribe(
     channel: Annotated[
         int | None, typer.Option(help="Transcribe this channel, counted from 0. [default: the mean of all channels]")
     ] = None,
+    track: TrackOption = None,
     timestamps: Annotated[
         bool,
         typer.Option("--timestamps", help="Split the text into parts with times from the model, if it can time them."),
@@ -96,6 +98,7 @@ def transcribe(
             "language": language,
             "context": context,
             "channel": channel,
+            "track": track,
             "timestamps": timestamps,
             "task": task,
             "long_form": long_form,

@@ -58,7 +58,8 @@ class AudioFile:
     """An audio on its way through the engine. ``error`` is set when it failed.
 
     ``rate`` is the engine's sample rate in Hz. ``known`` are pieces decoded earlier, by first sample and length: they
-    are not decoded again. ``use_long_form`` decodes the whole audio by the model's own windows.
+    are not decoded again. ``warnings`` say how the audio was changed to be read. ``use_long_form`` decodes the whole
+    audio by the model's own windows.
     """
 
     index: int
@@ -69,6 +70,7 @@ class AudioFile:
     options: SegmentOptions = field(default_factory=SegmentOptions)
     use_long_form: bool = False
     error: AsrError | None = None
+    warnings: list[str] = field(default_factory=list)
     known: dict[tuple[int, int], Span] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     samples: int | None = None

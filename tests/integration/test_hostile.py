@@ -22,6 +22,8 @@ from tests import hostile
 from tests.conftest import ARTIFACT, DATA
 from tests.helpers.fake_service import Running, running, until
 from tests.helpers.load_client import Connection, transcription
+from tests.hostile.damaged import MAX_BYTES, MAX_SECONDS, problems_of, read_in_process, transcribe
+from tests.hostile.files import FORMATS, damaged, good
 
 MODEL = "qwen3-asr-tiny-int8"
 
@@ -80,3 +82,32 @@ def test_a_seed_gives_the_same_requests() -> None:
 )
 def test_refused_outcomes(outcome: hostile.Outcome, refused: bool) -> None:
     assert outcome.refused is refused
+
+
+def test_damaged_files_are_read_or_refused() -> None:
+    """The first of the files of ``python -m tests.hostile.damaged``, by the reader and the command line."""
+    outcomes = list(read_in_process(range(300)))
+    assert len(outcomes) == 300
+    assert problems_of(outcomes) == []
+    # Both outcomes are frequent; otherwise the damage is too small or too large to test anything.
+    assert all(sum(entry["outcome"] == kind for entry in outcomes) > 60 for kind in ("read", "refused"))
+    assert transcribe(range(300)) == []
+
+
+def test_reader_of_damaged_files_reports_what_breaks_a_rule() -> None:
+    entries = [
+        {"seed": 0, "outcome": "raises ValueError: x", "seconds": 0.0, "bytes": 0},
+        {"seed": 1, "outcome": "read", "seconds": MAX_SECONDS + 1, "bytes": 0},
+        {"seed": 2, "outcome": "refused", "seconds": 0.0, "bytes": MAX_BYTES + 1},
+    ]
+    assert [problem.split(")")[1] for problem in problems_of(entries)] == [
+        ": raises ValueError: x",
+        ": takes 11.0 s",
+        ": the process has 500 MB",
+    ]
+
+
+def test_a_seed_makes_the_same_file() -> None:
+    assert len({damaged(seed).kind for seed in range(300)}) > 150
+    assert all(good(format) for format in FORMATS)
+    assert [seed for seed in range(0, 300, 7) if damaged(seed) != damaged(seed)] == []

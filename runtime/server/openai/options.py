@@ -18,9 +18,11 @@ _STREAMABLE = ("json", "text", "verbose_json")
 # No name of a language is longer. Longer values are neither looked up nor repeated in a message.
 _MAX_LANGUAGE_LENGTH = 64
 
+_MAX_TRACK_DIGITS = 4
+
 _LISTS = ("timestamp_granularities", "include")
 _VAD_OPTIONS = ("prefix_padding_ms", "silence_duration_ms", "threshold")
-_SINGLE = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
+_SINGLE = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy", "track")
 # OpenAI's fields that no model here supports, with the reason or an alternative.
 _UNSUPPORTED = {
     "keywords": "write the words into `prompt`",
@@ -40,6 +42,7 @@ class TranscriptionOptions(msgspec.Struct, frozen=True):
         response_format: format of the response.
         stream: send server-sent events.
         words: include times of words.
+        track: index of the audio track of a container; None for the default one.
     """
 
     model: str | None = None
@@ -48,6 +51,7 @@ class TranscriptionOptions(msgspec.Struct, frozen=True):
     response_format: ResponseFormat = "json"
     stream: bool = False
     words: bool = False
+    track: int | None = None
 
 
 def parse_options(values: Mapping[str, list[str]], *, vad: bool) -> TranscriptionOptions:
@@ -82,6 +86,7 @@ def parse_options(values: Mapping[str, list[str]], *, vad: bool) -> Transcriptio
         response_format=format,  # type: ignore[arg-type]  # checked above
         stream=stream,
         words=words,
+        track=_parse_track(single.get("track", "")),
     )
 
 
@@ -116,6 +121,12 @@ def _parse_stream(value: str, format: str) -> bool:
         message = f"response_format {format} cannot be streamed; use one of {', '.join(_STREAMABLE)}."
         raise invalid(message, "response_format")
     return value.lower() == "true"
+
+
+def _parse_track(value: str) -> int | None:
+    if value and not (value.isascii() and value.isdecimal() and len(value) <= _MAX_TRACK_DIGITS):
+        raise invalid(f"track must be the number of an audio track, counted from 0, not {value[:40]!r}.", "track")
+    return int(value) if value else None
 
 
 def _check_temperature(value: str) -> None:

@@ -149,5 +149,5 @@ async def _validate(service: Service, options: TranscriptionOptions, file: Binar
         CapabilityError: the model does not support an option.
         OptionError: the language is unknown, or the prompt is invalid.
     """
-    request = TranscriptionRequest(file, options.language, options.prompt, name="the audio")
+    request = TranscriptionRequest(file, options.language, options.prompt, name="the audio", track=options.track)
     return await asyncio.to_thread(service.transcriber.validate, request, words=options.words)
