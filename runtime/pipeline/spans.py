@@ -89,6 +89,8 @@ def join_results(parts: Sequence[SegmentResult]) -> SegmentResult:
         prompt_tokens=sum(part.prompt_tokens for part in parts),
         phrases=[phrase for part in parts for phrase in part.phrases],
         words=_join_words(parts),
+        text_tokens=sum(part.text_tokens for part in parts),
+        stop_log_probability=parts[-1].stop_log_probability,
     )
 
 
