@@ -102,7 +102,8 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
     - ``compression_ratio``: bytes of the text divided by those of its zlib compression, computed as Whisper does.
     - ``no_speech_prob``: 1 for a segment without text, otherwise 0; the model gives no such probability.
 
-    ``language``, ``confidence`` and ``finish_reason`` are extensions; ``finish_reason`` shows whether a text was cut.
+    ``language``, ``confidence``, ``finish_reason`` and ``decoded_again`` are extensions: the third shows whether a text
+    was cut, the last why it was decoded a second time, if it was.
     """
     text = segment.text.encode()
     return {
@@ -119,6 +120,7 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
         "language": segment.language,
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
+        "decoded_again": segment.decoded_again,
     }
 
 
