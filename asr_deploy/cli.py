@@ -76,7 +76,7 @@ def _forward(context: typer.Context, package: str, activity: str, required: tupl
     missing = next((name for name in required if not _is_installed(name)), None)
     if missing is None:
         try:
-            command = importlib.import_module(f"{package}.__main__")
+            command = importlib.import_module(f"{package}.cli")
         except ImportError as error:
             missing = error.name or package
         else:

@@ -21,8 +21,15 @@ def refuse_existing(out: Path) -> None:
 
     Raises:
         OutputError: ``out`` exists, be it a file, a folder or a symbolic link.
+        OutputError: a folder above ``out`` may not be entered.
     """
-    if out.exists() or out.is_symlink():
+    try:
+        out.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); give another --out DIR") from None
+    else:
         raise OutputError(f"{out}: exists already; remove it or give another --out DIR")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.cli.app import app
-
-__all__ = ["app"]
-
 if __name__ == "__main__":
-    app()
+    from runtime.cli.process import run
+
+    run("runtime.cli.app")
+else:
+    from runtime.cli.app import app
+
+    __all__ = ["app"]

@@ -20,12 +20,12 @@ class Request(msgspec.Struct, frozen=True):
     """An audio to transcribe, and how.
 
     ``source`` is a path, a binary stream, or an array [n] or [n, channels] (which needs ``sample_rate`` in Hz).
-    ``language`` is an English name or ISO code; None or ``auto`` detects it for each segment. ``context`` is hot words
-    or free text that guides spelling. ``channel`` selects one channel, counted from 0, instead of the mean.
-    ``track`` selects an audio track of a container, counted from 0, instead of its default one.
-    ``timestamps`` lets the model time the parts of its text: each becomes a segment. ``task`` is ``transcribe``, or
-    ``translate`` into English. ``long_form`` decodes by the model's own windows instead of cutting at pauses; all of
-    the audio is read before the first text.
+    ``language`` is a name, an ISO 639 code or a locale (``pt-BR``); None or ``auto`` detects it for each segment.
+    ``context`` is hot words or free text that guides spelling. ``channel`` selects one channel, counted from 0, instead
+    of the mean. ``track`` selects an audio track of a container, counted from 0, instead of its default one.
+    ``timestamps`` lets the model time the parts of its text: each becomes a segment. ``task`` is
+    ``transcribe``, or ``translate`` into English. ``long_form`` decodes by the model's own windows instead of cutting
+    at pauses; all of the audio is read before the first text.
 
     ``known`` are segments decoded earlier (:meth:`Transcriber.transcribe_many`): where the audio is cut at the same
     positions, they are reused; long form ignores them. ``name`` names a binary stream in error messages.
@@ -45,10 +45,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class ValidatedRequest(msgspec.Struct, frozen=True):
-    """A request that the model can fulfil, and the options of its segments; made by :meth:`Transcriber.validate`."""
+    """A request that the model can fulfil, and the options of its segments; made by :meth:`Transcriber.validate`.
+
+    ``dropped_context_tokens`` counts the tokens at the start of a context that was shortened.
+    """
 
     request: Request
     options: SegmentOptions
+    dropped_context_tokens: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):

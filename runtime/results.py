@@ -11,6 +11,9 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "repetition"]
 """Why a text ended: the model stopped, its token budget ran out, or a loop was cut."""
+DecodedAgain = Literal["length", "repetition", "short"]
+"""Why a segment was decoded a second time: the finish reason of the first text, or ``short``, too little text for the
+speech."""
 Task = Literal["transcribe", "translate"]
 """``transcribe`` writes the spoken language, ``translate`` writes English."""
 
@@ -71,8 +74,8 @@ class Segment(msgspec.Struct, frozen=True):
     """A stretch of audio that was decoded at once; times in seconds of the audio, confidence 0..1.
 
     ``tokens`` are the generated ids in decoding order: special ids such as a language header are included, the stop id
-    is not. ``decoded_again`` is why the segment was decoded a second time, in shorter pieces and with a repetition
-    penalty; None when it was not. ``words`` is None when the model has no word times.
+    is not. ``decoded_again`` is why the segment was decoded a second time, in shorter pieces (after ``length`` and
+    ``repetition`` with a repetition penalty); None when it was not. ``words`` is None when the model has no word times.
 
     ``no_speech_prob`` is the model's probability, 0..1, that nobody speaks; None when it gives none. ``dropped_text``
     is what the model wrote for audio in which it heard no speech; ``text`` is without it. None when nothing was
@@ -86,7 +89,7 @@ class Segment(msgspec.Struct, frozen=True):
     confidence: float
     finish_reason: FinishReason
     tokens: list[int]
-    decoded_again: FinishReason | None = None
+    decoded_again: DecodedAgain | None = None
     words: list[Word] | None = None
     no_speech_prob: float | None = None
     dropped_text: str | None = None

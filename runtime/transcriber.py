@@ -272,6 +272,7 @@ class Transcriber:
         words: bool = False,
         max_new_tokens: int | None = None,
         ignore_stop: bool = False,
+        shorten_context: bool = False,
     ) -> ValidatedRequest:
         """Validate a request's options against this model, once; its audio is not opened.
 
@@ -280,6 +281,7 @@ class Transcriber:
             words: word times are needed.
             max_new_tokens: largest number of tokens of a segment, instead of a limit from its length.
             ignore_stop: decode exactly ``max_new_tokens``.
+            shorten_context: keep the last tokens of a context that is too long, instead of refusing it.
 
         Raises:
             CapabilityError: this model cannot do something that the request needs.
@@ -296,8 +298,11 @@ class Transcriber:
             timestamps=request.timestamps,
             task=request.task,
         )
+        dropped = 0
+        if shorten_context and options.context:
+            options, dropped = self._engine.shorten_context(options)
         self._engine.check(options)
-        return ValidatedRequest(request, options)
+        return ValidatedRequest(request, options, dropped)
 
     def check(self, request: Request, *, words: bool = False, forcing: bool = False) -> str | None:
         """Check capabilities and language of a request without looking at its context; faster than :meth:`validate`.

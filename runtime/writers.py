@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from runtime.host.files import printable
 from runtime.results import Segment, Transcript, fields_of
 
 if TYPE_CHECKING:  # importing runtime.evaluation would delay `transcribe`
@@ -18,14 +19,11 @@ VTT_HEADER = "WEBVTT\n"
 
 def as_json(transcript: Transcript, **extra: Any) -> str:
     """Return ``transcript`` as one line of JSON, ``extra`` fields first; durations are rounded to 0.1 ms."""
-    fields = {key: _printable(value) for key, value in extra.items()} | fields_of(transcript)
+    fields = {key: printable(value) if isinstance(value, str) else value for key, value in extra.items()} | fields_of(
+        transcript
+    )
     fields["timings"] = {stage: round(seconds, 4) for stage, seconds in fields["timings"].items()}
     return msgspec.json.encode(fields).decode()
-
-
-def _printable(value: Any) -> Any:
-    """Replace characters that UTF-8 cannot encode: file names may contain them, JSON must not."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def as_text(transcript: Transcript) -> str:
@@ -183,7 +181,7 @@ def hypotheses_as_json_lines(
     for index, (utterance, transcript) in enumerate(zip(utterances, transcripts, strict=True)):
         language = metric_language(utterance)
         fields = {
-            "file": _printable(utterance.audio.relative_to(folder).as_posix()),
+            "file": printable(utterance.audio.relative_to(folder).as_posix()),
             "language": language,
             "reference": utterance.text,
             "hypothesis": transcript.text,

@@ -32,9 +32,9 @@ The script `asr-deploy` has all commands of the three packages. `asr-deploy tran
 `python -m runtime transcribe`; `asr-deploy export` is `python -m export`; `asr-deploy quantize` is
 `python -m quantize`.
 
-Results go to standard output, everything else to standard error. The exit code is 0 on success, 2 after bad input (one
-sentence on standard error says what to do), and 130 after an interrupt. `transcribe` and `batch` continue after a bad
-file; their exit code is then 2.
+Results go to standard output, everything else to standard error. The exit code is 0 on success, 2 after bad input or
+when standard output cannot be written (one sentence on standard error says what to do), and 130 after an interrupt.
+`transcribe` and `batch` continue after a bad file; their exit code is then 2.
 """
 # Columns of the help texts; click breaks lines there.
 WIDTH = 100

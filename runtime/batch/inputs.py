@@ -12,6 +12,7 @@ import msgspec
 
 from runtime.audio import AUDIO_SUFFIXES
 from runtime.errors import AsrError, AudioInvalidError, AudioNotFoundError, DatasetInvalidError, OptionError
+from runtime.host.files import printable
 
 MANIFEST_SUFFIX = ".jsonl"
 
@@ -121,12 +122,7 @@ def _named(files: list[Path], base: Path, text: str) -> list[Job]:
     """Return jobs for ``files``, named by their paths below ``base``; ``text`` is the input."""
     if not files:
         raise AudioNotFoundError(f"{text}: has no audio file (suffixes: {', '.join(sorted(AUDIO_SUFFIXES))})")
-    return [Job(_printable(file.relative_to(base).as_posix()), file, where=text) for file in files]
-
-
-def _printable(name: str) -> str:
-    """Replace the bytes of a file name that are not UTF-8, since names of outputs must be."""
-    return name.encode(errors="replace").decode()
+    return [Job(printable(file.relative_to(base).as_posix()), file, where=text) for file in files]
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:

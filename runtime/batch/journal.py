@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import OutputError
+from runtime.host.files import append_whole
 
 if sys.platform != "win32":  # Windows has no flock, so a second writer is not detected there
     import fcntl
@@ -111,10 +112,8 @@ class Journal:
         Raises:
             OutputError: the line cannot be written.
         """
-        data = memoryview(line + b"\n")
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            append_whole(self._file, line + b"\n")
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
@@ -143,6 +142,7 @@ class Journal:
                 os.fsync(stream.fileno())
             os.replace(temporary, self.path)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise cannot_write(self.path, error) from None
         os.close(self._file)
         self._file = self._open()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +16,7 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.journal import BatchSettings, Entry, Journal, cannot_write
 from runtime.errors import OptionError, OutputError
+from runtime.host.files import printable
 from runtime.results import Transcript
 from runtime.writers import FORMATS, as_json
 
@@ -23,6 +27,15 @@ SEGMENTS = ".segments.jsonl"
 _REMEDY = "give another --out, or --restart to delete the earlier results"
 # Names of the settings in messages.
 _NAMES = {"manifest_sha256": "the model's manifest", "segment_seconds": "segment seconds", "vad": "voice activity"}
+
+
+# Errors of one name, such as a too long one, or a folder where the file should be; others concern the whole output.
+_UNUSABLE_NAMES = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL)
+_LONGEST_NAME = 255  # bytes, on the file systems of Linux and macOS
+
+
+class UnusableNameError(OutputError):
+    """One result cannot be stored under its name; the others can."""
 
 
 class Output(Protocol):
@@ -49,6 +62,7 @@ class Output(Protocol):
         """Store a transcript.
 
         Raises:
+            UnusableNameError: the name of its output is not possible.
             OutputError: it cannot be written.
         """
 
@@ -85,12 +99,27 @@ def open_output(out: Path, format: str | None, settings: BatchSettings, *, resta
     if out.suffix.lower() == JSON_LINES:
         if format not in (None, "json"):
             raise OptionError(f"{out}: contains lines of JSON; for {format} give a folder to --out")
-        if out.is_dir() or not out.parent.is_dir():
+        if _is_dir(out) or not _is_dir(out.parent):
             raise OptionError(f"{out}: cannot be written; give a file in a folder that exists")
         return JsonLines(out, settings, restart=restart)
-    if out.is_file() or (out.suffix[1:].lower() in FORMATS and not out.is_dir()):
+    is_dir = _is_dir(out)
+    if (out.exists() and not is_dir) or (out.suffix[1:].lower() in FORMATS and not is_dir):
         raise OptionError(f"{out}: cannot store many results; give a folder, or a file that ends in {JSON_LINES}")
     return Folder(out, format or "json", settings, restart=restart)
+
+
+def _is_dir(path: Path) -> bool:
+    """Return whether ``path`` is a folder.
+
+    Raises:
+        OutputError: a folder above it may not be entered.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 class JsonLines:
@@ -121,7 +150,7 @@ class JsonLines:
         self._journal.append(line.encode())
 
     def fail(self, job: Job, message: str) -> None:
-        entry = Entry(job.id, _audio(job), settings_of(job, self._settings), error=_printable(message))
+        entry = Entry(job.id, _audio(job), settings_of(job, self._settings), error=printable(message))
         self._journal.append(msgspec.json.encode(entry))
 
     def close(self) -> None:
@@ -161,7 +190,7 @@ class Folder:
         unfinished = [job for job in jobs if not self._is_finished(job)]
         for job in unfinished:
             path = self._path(job)
-            if self._file(job) not in self._journal.entries and path.exists():
+            if self._file(job) not in self._journal.entries and os.path.lexists(path):
                 raise OutputError(
                     f"{path}: exists, and this batch did not write it; move it away, or give another --out"
                 )
@@ -172,7 +201,7 @@ class Folder:
         return (
             entry is not None
             and is_result_of(entry, job, self._settings, self._journal.path)
-            and self._path(job).exists()
+            and os.path.lexists(self._path(job))
         )
 
     def _file(self, job: Job) -> str:
@@ -188,7 +217,7 @@ class Folder:
             else FORMATS[self._format](transcript)
         )
         path = self._path(job)
-        temporary = path.with_name(f".{path.name}.part")  # the next run overwrites that of a killed one
+        temporary = self._temporary(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
@@ -198,13 +227,28 @@ class Folder:
             self._record(Entry(job.id, _audio(job), settings_of(job, self._settings), self._file(job)))
             os.replace(temporary, path)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             if isinstance(error, OutputError):
                 raise
+            if error.errno in _UNUSABLE_NAMES:
+                raise UnusableNameError(
+                    f"{job.audio}: cannot be stored as {path} ({os.strerror(error.errno or 0)}); give a file of JSON "
+                    "lines to --out, or a manifest with another id"
+                ) from None
             raise cannot_write(path, error) from None
+
+    @staticmethod
+    def _temporary(path: Path) -> Path:
+        """Return the name under which ``path`` is written; the next run overwrites that of a killed one."""
+        name = f".{path.name}.part"
+        if len(os.fsencode(name)) > _LONGEST_NAME >= len(os.fsencode(path.name)):
+            name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part"
+        return path.with_name(name)
 
     def fail(self, job: Job, message: str) -> None:
         settings = settings_of(job, self._settings)
-        self._record(Entry(job.id, _audio(job), settings, self._file(job), error=_printable(message)))
+        self._record(Entry(job.id, _audio(job), settings, self._file(job), error=printable(message)))
 
     def _record(self, entry: Entry) -> None:
         self._journal.append(msgspec.json.encode(entry))
@@ -233,6 +277,8 @@ class Folder:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise cannot_write(path, error) from None
 
 
@@ -314,9 +360,4 @@ def _brief(value: object) -> str:
 
 
 def _audio(job: Job) -> str:
-    return _printable(os.path.normpath(job.audio.absolute()))
-
-
-def _printable(text: str) -> str:
-    """Replace the bytes of a file name that are not UTF-8, since JSON must be."""
-    return text.encode(errors="replace").decode()
+    return printable(os.path.normpath(job.audio.absolute()))

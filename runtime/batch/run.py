@@ -9,7 +9,7 @@ import msgspec
 
 from runtime.batch.inputs import Job
 from runtime.batch.journal import BatchSettings
-from runtime.batch.output import Output, settings_of
+from runtime.batch.output import Output, UnusableNameError, settings_of
 from runtime.batch.segments import SegmentLog
 from runtime.engines.base import Span
 from runtime.errors import OptionError
@@ -83,15 +83,20 @@ def transcribe_jobs(
 
     with closing(engine(jobs, on_progress)) as results:
         for result in results:
-            job = jobs[result.index]
-            if result.transcript is None:
-                message = result.error or f"{job.audio}: failed"
-                output.fail(job, message)
-                summary.failures.append((job, message))
-            else:
-                output.add(job, result.transcript)
-                summary.done += 1
-                on_transcript(job, result.transcript)
+            job, message = jobs[result.index], result.error
+            if result.transcript is not None:
+                try:
+                    output.add(job, result.transcript)
+                except UnusableNameError as error:
+                    message = str(error)
+                else:
+                    summary.done += 1
+                    on_transcript(job, result.transcript)
+                    on_change()
+                    continue
+            message = message or f"{job.audio}: failed"
+            output.fail(job, message)
+            summary.failures.append((job, message))
             on_change()
 
 

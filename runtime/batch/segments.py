@@ -11,7 +11,8 @@ import msgspec
 from runtime.batch.inputs import Job
 from runtime.batch.journal import BatchSettings, cannot_write
 from runtime.engines.base import SegmentResult, Span
-from runtime.results import FinishReason
+from runtime.host.files import append_whole, printable
+from runtime.results import DecodedAgain
 
 
 class _Origin(msgspec.Struct, frozen=True):
@@ -28,7 +29,7 @@ class _Line(msgspec.Struct, frozen=True):
     start: int
     length: int
     result: SegmentResult
-    decoded_again: FinishReason | None
+    decoded_again: DecodedAgain | None
 
 
 def _origin(job: Job, settings: BatchSettings) -> _Origin | None:
@@ -37,7 +38,7 @@ def _origin(job: Job, settings: BatchSettings) -> _Origin | None:
         stat = job.audio.stat()
     except OSError:
         return None
-    audio = str(job.audio.absolute()).encode(errors="replace").decode()
+    audio = printable(str(job.audio.absolute()))
     return _Origin(audio, stat.st_size, stat.st_mtime_ns, settings)
 
 
@@ -92,10 +93,8 @@ class SegmentLog:
             self._write([_Line(origin, span.start, span.length, span.result, span.decoded_again)])
 
     def _write(self, lines: Iterable[_Line]) -> None:
-        data = memoryview(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            append_whole(self._file, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         except OSError as error:
             raise cannot_write(self.path, error) from None
 

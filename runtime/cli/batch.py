@@ -51,6 +51,7 @@ from runtime.cli.common import (
 )
 from runtime.engines.base import DEFAULT_BATCH
 from runtime.engines.batch_plan import describe_plan
+from runtime.engines.capabilities import find_in_manifest
 from runtime.errors import OptionError
 from runtime.model.artifact import Artifact, open_artifact
 from runtime.model.bundled import default_model
@@ -167,11 +168,10 @@ def _language_name(artifact: Artifact, language: str) -> str | None:
 
     A language that the model does not know is returned unchanged; the model rejects it later.
     """
-    key = language.strip().lower()
-    languages = artifact.manifest.languages
-    names = {entry.code.lower(): entry.name for entry in languages}
-    names |= {entry.name.lower(): entry.name for entry in languages}
-    return None if key == "auto" else names.get(key, language)
+    if language.strip().lower() == "auto":
+        return None
+    entry = find_in_manifest(language, artifact.manifest)
+    return entry.name if entry else language
 
 
 def _open(options: WorkerOptions, jobs: list[Job], language: str | None, context: str) -> Transcriber:

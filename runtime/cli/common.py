@@ -40,7 +40,10 @@ class TranscriptFormat(StrEnum):
 
 ModelOption = Annotated[Path | None, typer.Option("--model", help="Folder of the model. [default: the bundled model]")]
 LanguageOption = Annotated[
-    str, typer.Option("--language", help="Language of the speech: English name, ISO 639 code, or auto to detect it.")
+    str,
+    typer.Option(
+        "--language", help="Language of the speech: name, ISO 639 code or locale such as pt-BR, or auto to detect it."
+    ),
 ]
 ContextOption = Annotated[
     str, typer.Option("--context", help="Free text or a list of words that guides the spelling of names and terms.")
@@ -153,18 +156,21 @@ def parse_bytes(text: str | None) -> int | None:
 _INCOMPLETE = {
     "length": "its token budget ended before the text did",
     "repetition": "the model repeated itself; the loop was cut",
+    "short": "its text was short for its speech",
 }
 
 
 def segment_warning(segment: Segment, file: str) -> str | None:
     """Return a warning if the text of ``segment`` may be incomplete, else None.
 
-    A text may be incomplete when its token budget ended or a repetition was cut.
+    A text may be incomplete when its token budget ended, a repetition was cut, or it was short for its speech.
     """
     where = f"warning: {file}: {segment.start:.1f}-{segment.end:.1f} s"
     retried = "; decoded again in shorter pieces" if segment.decoded_again else ""
     if segment.finish_reason in _INCOMPLETE:
         return f"{where}: {_INCOMPLETE[segment.finish_reason]}{retried}"
+    if segment.decoded_again == "short":  # it ended well before, too
+        return f"{where}: {_INCOMPLETE[segment.decoded_again]}{retried}"
     if segment.decoded_again:
         return f"{where}: {_INCOMPLETE[segment.decoded_again]}{retried}, which ended well"
     return None
@@ -197,9 +203,13 @@ def check_writable(path: Path) -> None:
     Raises:
         OptionError: ``path`` is a folder.
         OptionError: the folder of ``path`` does not exist.
-        OptionError: this user may not write to the folder of ``path``.
+        OptionError: this user may not write to the folder of ``path``, or not enter one above it.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    try:
+        fits = not path.is_dir() and path.parent.is_dir()
+    except OSError as error:  # a folder above may not be entered
+        raise OptionError(f"{path}: cannot be written ({error.strerror}); give another file") from None
+    if not fits:
         raise OptionError(f"{path}: cannot be written; give a file in a folder that exists")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{path}: cannot be written; this user may not write to its folder")

@@ -36,6 +36,12 @@ class Hypothesis(msgspec.Struct, frozen=True):
             return 0.0
         return float(np.exp(np.mean(self.log_probabilities)))
 
+    @property
+    def stop_log_probability(self) -> float | None:
+        """Log-probability of the stop id that ended the text; None when none did."""
+        ended = self.finish_reason == "stop" and self.log_probabilities
+        return self.log_probabilities[-1] if ended else None
+
 
 class Draft(msgspec.Struct, frozen=True):
     """An expected text to verify in one pass, and earlier results to reuse.

@@ -85,6 +85,27 @@ class AutoregressiveEngine(BaseEngine, Generic[P]):
         return min(budget, self._context_length - prompt_tokens)
 
 
+def last_tokens(
+    text: str, limit: int, encode: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str]
+) -> tuple[str, int]:
+    """Return the longest end of ``text`` that has at most ``limit`` tokens, and how many tokens it leaves out.
+
+    Args:
+        text: the text.
+        limit: largest number of tokens, at least 0.
+        encode: text → token ids.
+        decode: token ids → text; the rest of a character that was cut may appear as U+FFFD.
+    """
+    ids = encode(text)
+    if len(ids) <= limit:
+        return text, 0
+    for count in range(limit, 0, -1):
+        end = decode(ids[-count:]).lstrip("\ufffd").strip()
+        if len(encode(end)) <= limit:  # other tokens may stand for a text whose beginning is cut
+            return end, len(ids) - count
+    return "", len(ids)
+
+
 def text_budget(seconds: float) -> int:
     """Return the largest number of text tokens for ``seconds`` of audio."""
     return _EXTRA_TOKENS + math.ceil(seconds * _TOKENS_PER_SECOND)

@@ -22,7 +22,7 @@ from runtime.model.artifact import Artifact
 from runtime.model.validation import contradiction
 from runtime.ort.providers import Providers, ProviderSpec
 from runtime.ort.session import placement
-from runtime.results import FinishReason, Task, TimedText, Timings, Word
+from runtime.results import DecodedAgain, FinishReason, Task, TimedText, Timings, Word
 
 Floats = npt.NDArray[np.float32]
 
@@ -122,6 +122,10 @@ class SegmentResult(msgspec.Struct, frozen=True):
     ``audio_tokens`` are encoder rows, ``prompt_tokens`` prompt positions. ``words`` is None when the model has no word
     times; ``phrases`` are timed parts of the text when timestamps were requested. ``no_speech_prob`` and
     ``dropped_text`` are those of :class:`runtime.results.Segment`.
+
+    ``text_tokens`` are the tokens of text alone, without timestamps and headers. ``stop_log_probability`` is that of
+    the stop token that ended the text; None when none did, or when the engine's texts cannot end before the audio
+    does. ``head`` is set when the text's last part may be cut: it is decoded again with the audio that follows.
     """
 
     text: str
@@ -135,6 +139,16 @@ class SegmentResult(msgspec.Struct, frozen=True):
     phrases: list[TimedText] = []
     no_speech_prob: float | None = None
     dropped_text: str | None = None
+    text_tokens: int = 0
+    stop_log_probability: float | None = None
+    head: Head | None = None
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The part of a text that is complete, maybe none, and the samples that it covers, at least one frame."""
+
+    result: SegmentResult
+    samples: int
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -143,7 +157,7 @@ class Span(msgspec.Struct, frozen=True):
     start: int
     length: int
     result: SegmentResult
-    decoded_again: FinishReason | None
+    decoded_again: DecodedAgain | None
 
 
 class LongForm(Protocol):
@@ -201,6 +215,12 @@ class Engine(Protocol):
 
         Raises:
             OptionError: the context is too long for the model, or contains a reserved token.
+        """
+
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        """Return the options with the last tokens of a context that is too long, and how many tokens were dropped.
+
+        Options with a context that fits are returned unchanged, with 0.
         """
 
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
@@ -324,6 +344,10 @@ class BaseEngine(ABC):
             OptionError: the model has no room for the options.
         """
         del options
+
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        """Return the options unchanged: a family whose context has a limit overrides this."""
+        return options, 0
 
     @abstractmethod
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:

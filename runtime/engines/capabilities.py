@@ -7,13 +7,17 @@ library, the command line and the server all call :func:`check_request`.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from runtime.errors import CapabilityError, OptionError
+from runtime.model.languages import KnownLanguage, find_language, related_languages
 from runtime.model.manifest import Language, Manifest
 from runtime.results import Task
+
+log = logging.getLogger(__name__)
 
 FamiliesThat = Callable[[str], Sequence[str]]
 """Name of a capability → families that declare it: :func:`runtime.families.families_that`."""
@@ -123,6 +127,7 @@ def check_request(
     Raises:
         CapabilityError: the model cannot do something that was requested.
         OptionError: a language that the model does not know.
+        OptionError: the context has lone surrogates, as bytes of the command line that are not UTF-8 become.
     """
     requested = {
         "context": bool(context),
@@ -132,21 +137,32 @@ def check_request(
         "words": words,
         "forcing": forcing,
     }
+    if not _is_text(context):
+        raise OptionError("the context is not valid UTF-8; correct its encoding", "context")
     check_capabilities(
         (name for name, wanted in requested.items() if wanted), capabilities, manifest.family, families_that
     )
     return _resolve_language(language, capabilities, manifest, families_that)
 
 
+def _is_text(context: str) -> bool:
+    """Return whether UTF-8 can encode the text."""
+    try:
+        context.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _resolve_language(
     language: str | None, capabilities: Capabilities, manifest: Manifest, families_that: FamiliesThat
 ) -> str | None:
-    """English name of a language given by name or code; None for None or ``auto``."""
+    """Return the manifest's English name of a language given by name, code or locale; None for None or ``auto``."""
     wanted = (language or "auto").strip().lower()
     if wanted == "auto":
         return None
     known = manifest.languages
-    named = next((entry for entry in known if wanted in (entry.name.lower(), entry.code.lower())), None)
+    named = find_in_manifest(wanted, manifest)
     if capabilities.language and named is not None:
         return named.name
     if len(known) == 1:
@@ -154,11 +170,42 @@ def _resolve_language(
         fact = "takes no language: it has this one only" if named else f"has {_label(known[0])} only"
         raise CapabilityError(f"the language {given} was given, but this model {fact}; leave it out", "language")
     check_capabilities(["language"], capabilities, manifest.family, families_that)
-    spellings = {entry.name.lower(): entry for entry in known} | {entry.code.lower(): entry for entry in known}
-    near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
-    listed = ", ".join(dict.fromkeys(_label(entry) for entry in near or known))
+    near = _similar(wanted, known)
+    listed = ", ".join(_label(entry) for entry in near or known)
     question = "did you mean" if near else "this model knows"
-    raise OptionError(f"unknown language {language!r}; {question} {listed}", "language")
+    found = find_language(wanted)
+    fact = f"this model does not know {found.language.name}" if found else f"unknown language {language!r}"
+    raise OptionError(f"{fact}; {question} {listed}", "language")
+
+
+def find_in_manifest(text: str, manifest: Manifest) -> Language | None:
+    """Return a model's language by its own name or code, or by any spelling of :mod:`runtime.model.languages`."""
+    wanted = text.strip().lower()
+    for entry in manifest.languages:
+        if wanted in (entry.name.lower(), entry.code.lower()):
+            return entry
+    found = find_language(text)
+    if found is None:
+        return None
+    known = _entry_of(found.language, manifest.languages)
+    if known and found.dropped:
+        log.debug("language %r: %r is dropped, the model knows %s", text, found.dropped, known.name)
+    return known
+
+
+def _entry_of(language: KnownLanguage, entries: Sequence[Language]) -> Language | None:
+    """Return the entry of a language, whose code a model may write in another way (``jw`` for Javanese)."""
+    return next((entry for entry in entries if (own := find_language(entry.code)) and own.language == language), None)
+
+
+def _similar(wanted: str, entries: Sequence[Language]) -> list[Language]:
+    """Return the entries that ``wanted`` may mean: by country, variety or words, otherwise by similar letters."""
+    related = [entry for language in related_languages(wanted) if (entry := _entry_of(language, entries))]
+    if related or find_language(wanted):
+        return related
+    spellings = {entry.name.lower(): entry for entry in entries} | {entry.code.lower(): entry for entry in entries}
+    near = [spellings[key] for key in difflib.get_close_matches(wanted, spellings, n=3, cutoff=0.6)]
+    return [entry for index, entry in enumerate(near) if entry not in near[:index]]
 
 
 def _label(language: Language) -> str:

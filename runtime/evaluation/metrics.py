@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from runtime.errors import PackageMissingError
 from runtime.evaluation.dataset import Utterance
-from runtime.evaluation.languages import LANGUAGES, language_name
+from runtime.evaluation.languages import language_name
 
 Unit = Literal["words", "characters"]
 
@@ -103,10 +103,10 @@ def metric_language(utterance: Utterance) -> str:
     if utterance.language:
         return language_name(utterance.language) or utterance.language.strip()
     if _KANA.search(utterance.text):
-        return LANGUAGES["ja"]
+        return "Japanese"
     if _HAN.search(utterance.text) and not _HANGUL.search(utterance.text):
-        return LANGUAGES["zh"]
-    return LANGUAGES["th"] if _THAI.search(utterance.text) else UNKNOWN
+        return "Chinese"
+    return "Thai" if _THAI.search(utterance.text) else UNKNOWN
 
 
 def error_unit(language: str) -> Unit:

@@ -47,6 +47,33 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def printable(text: str) -> str:
+    r"""Return ``text`` with each byte of a file name that is not UTF-8 as an escape (``\xe9``).
+
+    JSON and names of outputs must be UTF-8; different names stay different.
+    """
+    try:
+        return os.fsencode(text).decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # other lone surrogates, which names on Windows may have
+        return text.encode(errors="backslashreplace").decode()
+
+
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Append ``data`` to a file that no other process writes; if that fails, restore the file's earlier length.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    size = os.fstat(descriptor).st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
 def user_cache() -> Path | None:
     """Return asr-deploy's folder in the user's cache, or None for a user without a home, as in some containers."""
     base = os.environ.get("XDG_CACHE_HOME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -12,23 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.audio import AudioReader
-from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces, split_piece
-from runtime.decoding.loops import REPETITION_PENALTY
+from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces
 from runtime.engines.base import Engine, LongForm, SegmentJob, SegmentOptions, SegmentResult, Span
 from runtime.errors import AsrError
-from runtime.pipeline.spans import join_results, shift_times
-from runtime.results import FinishReason, Timings
+from runtime.pipeline.stretches import SegmentInProgress
+from runtime.results import DecodedAgain, Timings
 
 Floats = npt.NDArray[np.float32]
 
-# A segment that was cut off or looped is decoded again in parts of at most this share of its length. A little more than
-# half, so that two parts need not be cut exactly at the middle.
-_PART_SHARE = 0.6
-_SHORTEST_PART = 2.0
-
 
 class JobKey(NamedTuple):
-    """Identifies a job: its file, its slot (None: a window of long form), and its part when decoded again."""
+    """Identifies a job: its file, its slot (None: a window of long form), and the stretch of it when decoded again."""
 
     file: AudioFile
     slot: int | None
@@ -41,11 +35,9 @@ class Slot:
 
     start: int
     length: int
-    piece: Piece | None
+    segment: SegmentInProgress | None
     result: SegmentResult | None = None
-    decoded_again: FinishReason | None = None
-    parts: list[SegmentResult | None] = field(default_factory=list)
-    offsets: list[float] = field(default_factory=list)  # of the parts, in seconds from the piece's start
+    decoded_again: DecodedAgain | None = None
 
     def span(self) -> Span:
         """Return the decoded piece."""
@@ -124,15 +116,14 @@ class AudioFile:
 
     def add(self, piece: Piece) -> int:
         """Add a piece; return the index of its slot."""
-        self.slots.append(Slot(piece.start, len(piece.samples), piece))
+        segment = SegmentInProgress(piece, self.options, self.rate)
+        self.slots.append(Slot(piece.start, len(piece.samples), segment))
         self._open += 1
         return len(self.slots) - 1
 
     def job(self, slot: int) -> SegmentJob:
         """Return the job that decodes a slot's piece."""
-        piece = self.slots[slot].piece
-        assert piece
-        return self._job(slot, None, piece, self.options)
+        return self._job(slot, None)
 
     def start_long_form(self, long_form: LongForm, samples: int) -> SegmentJob | None:
         """Decode the audio of ``samples`` by the model's own windows; return the first window's job, if any."""
@@ -150,7 +141,7 @@ class AudioFile:
     def take(self, key: JobKey, result: SegmentResult) -> list[SegmentJob]:
         """Take a job's result; return the jobs that follow from it.
 
-        A text that was cut off or looped is decoded again, in shorter parts and with a repetition penalty. In long
+        A text that was cut off, looped or ended too early is decoded again: :mod:`runtime.pipeline.stretches`. In long
         form the next window follows.
         """
         if key.slot is None:
@@ -159,26 +150,20 @@ class AudioFile:
             job = self._next_window(self._long_form)
             return [job] if job else []
         slot = self.slots[key.slot]
-        if key.part is not None:
-            slot.parts[key.part] = shift_times(result, slot.offsets[key.part])
-            decoded = [part for part in slot.parts if part]
-            if len(decoded) < len(slot.parts):
-                return []
-            result = join_results(decoded)
-        elif result.finish_reason != "stop" and not self.options.max_new_tokens and slot.piece:
-            longest = max(_SHORTEST_PART, _PART_SHARE * slot.length / self.rate)
-            pieces = split_piece(slot.piece, self.rate, longest=longest)
-            slot.decoded_again, slot.parts = result.finish_reason, [None] * len(pieces)
-            slot.offsets = [(piece.start - slot.start) / self.rate for piece in pieces]
-            guarded = msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
-            parts = [replace(piece, speech=slot.piece.speech) for piece in pieces]
-            return [self._job(key.slot, part, piece, guarded) for part, piece in enumerate(parts)]
-        self.finish(key.slot, result)
-        return []
+        assert slot.segment
+        jobs = [self._job(key.slot, part) for part in slot.segment.take(key.part, result)]
+        if slot.segment.whole.result:
+            slot.decoded_again = slot.segment.decoded_again
+            self.finish(key.slot, slot.segment.whole.result)
+        return jobs
 
-    def _job(self, slot: int, part: int | None, piece: Piece, options: SegmentOptions) -> SegmentJob:
-        key = JobKey(self, slot, part)
-        return SegmentJob(key, piece.samples, options, self.timings, self.began, speech=piece.speech)
+    def _job(self, slot: int, part: int | None) -> SegmentJob:
+        segment = self.slots[slot].segment
+        assert segment
+        piece, options = segment.job(part)
+        return SegmentJob(
+            JobKey(self, slot, part), piece.samples, options, self.timings, self.began, speech=piece.speech
+        )
 
     def finish(self, index: int, result: SegmentResult) -> None:
         """Store the final result of a slot."""
@@ -186,7 +171,7 @@ class AudioFile:
         before = self.slots[index - 1] if index else None
         self._done += slot.start + slot.length - (before.start + before.length if before else 0)
         self._open -= 1
-        slot.result, slot.piece = result, None
+        slot.result, slot.segment = result, None
 
 
 def cut_in_steps(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece | None]:

@@ -96,6 +96,8 @@ def join_results(parts: Sequence[SegmentResult]) -> SegmentResult:
         words=_join_words(parts),
         no_speech_prob=min(unheard, default=None),
         dropped_text=join_texts(dropped) if dropped else None,
+        text_tokens=sum(part.text_tokens for part in parts),
+        stop_log_probability=parts[-1].stop_log_probability,
     )
 
 

@@ -49,6 +49,8 @@ class FakeService:
         results: segments returned for every file.
         error: raised instead of a result.
         late_error: raised after the segments of a stream.
+        dropped: tokens that every prompt loses because it is too long.
+        timestamps: whether each validated request wants the model's own times.
         calls: content of the file, language and context of each call.
         entered: set when a transcription has started.
         cancelled: set when a transcription was cancelled.
@@ -61,6 +63,7 @@ class FakeService:
         self.results = segments or (segment("One two"), segment("three.", 1.0, 2.0))
         self.error: Exception | None = None
         self.late_error: Exception | None = None
+        self.dropped, self.timestamps = 0, list[bool]()
         self.calls: list[tuple[bytes, str | None, str]] = []
         self.entered, self.cancelled = threading.Event(), threading.Event()
         self.release: asyncio.Event | None = None
@@ -79,7 +82,9 @@ class FakeService:
             raise CapabilityError("times of words are not supported", "words")
         if request.language not in (None, "en", "English"):
             raise OptionError(f"unknown language {request.language!r}", "language")
-        return ValidatedRequest(request, SegmentOptions("English" if request.language else None, request.context))
+        self.timestamps.append(request.timestamps)
+        options_of_segments = SegmentOptions("English" if request.language else None, request.context)
+        return ValidatedRequest(request, options_of_segments, self.dropped if options["shorten_context"] else 0)
 
     def check_capacity(self) -> None:
         pass

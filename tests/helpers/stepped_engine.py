@@ -113,6 +113,9 @@ class SteppedEngine:
     def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
         raise AssertionError
 
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        raise AssertionError
+
     def placement(self) -> dict[str, dict[str, dict[str, int]]]:
         raise AssertionError
 

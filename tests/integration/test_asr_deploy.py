@@ -16,6 +16,8 @@ from asr_deploy.cli import app
 from runtime.version import __version__
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+SCRIPT = PROJECT["project"]["scripts"]["asr-deploy"]
 COMMANDS = (
     "transcribe",
     "batch",
@@ -102,7 +104,7 @@ def test_an_interrupt_of_a_forwarded_command_has_exit_code_130(monkeypatch: pyte
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_module("quantize.__main__"), "open_artifact", interrupted)
+    monkeypatch.setattr(import_module("quantize.cli"), "open_artifact", interrupted)
     result = run("quantize", ARTIFACT, "--recipe", "int8")
     assert (result.exit_code, result.stdout) == (130, "")
     assert "interrupted" in result.stderr
@@ -138,9 +140,15 @@ def test_other_commands_run_without_optional_packages() -> None:
 
 
 def test_every_shipped_package_is_typed_and_in_the_wheel() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert set(packages) == {"asr_deploy", "export", "quantize", "runtime"}
     assert all((REPOSITORY / package / "py.typed").is_file() for package in packages)
-    module, _, name = project["project"]["scripts"]["asr-deploy"].partition(":")
-    assert getattr(import_module(module), name) is app
+    module, _, name = SCRIPT.partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_the_console_script_runs_the_commands() -> None:
+    module, _, name = SCRIPT.partition(":")
+    code = f"import sys; from {module} import {name}; sys.argv[1:] = ['--version']; {name}()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"asr-deploy {__version__}\n", "")

@@ -22,12 +22,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from runtime import Transcriber
+from runtime import Request, Segment, Transcriber
 from runtime.__main__ import app
+from runtime.cli.common import segment_warning
 from runtime.errors import OptionError
 from runtime.families import FAMILIES, declared
 from runtime.ort.providers import available_providers
 from runtime.pipeline.join_text import join_texts
+from runtime.results import DecodedAgain, FinishReason
 from tests.conftest import ARTIFACT, DATA, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("small_default")
@@ -251,6 +253,37 @@ def test_an_exhausted_token_budget_is_reported() -> None:
         transcriber.transcribe(DATA / "en-1.wav", sample_rate=16_000)
 
 
+def test_a_context_that_is_too_long_is_shortened_on_request() -> None:
+    transcriber = Transcriber.from_artifact()
+    names = " ".join(f"Name{index}" for index in range(3000))
+    request = Request(DATA / "en-1.wav", context=names)
+    with pytest.raises(OptionError, match="give a shorter context"):
+        transcriber.validate(request)
+    validated = transcriber.validate(request, shorten_context=True)
+    assert names.endswith(validated.options.context)
+    assert validated.dropped_context_tokens > 0
+    assert transcriber.validate(Request("", context="Jon"), shorten_context=True).dropped_context_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish", "warning"),
+    [
+        ("short", "stop", "its text was short for its speech; decoded again in shorter pieces"),
+        (
+            "repetition",
+            "stop",
+            "the model repeated itself; the loop was cut; decoded again in shorter pieces, which",
+        ),
+        (None, "stop", None),
+    ],
+)
+def test_a_text_that_was_decoded_again_is_a_warning(
+    reason: DecodedAgain | None, finish: FinishReason, warning: str | None
+) -> None:
+    message = segment_warning(Segment(1.0, 2.0, "text", "English", 0.5, finish, [1], reason), "a.wav")
+    assert message is None if warning is None else (message or "").startswith(f"warning: a.wav: 1.0-2.0 s: {warning}")
+
+
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
@@ -287,7 +320,13 @@ def test_the_runtime_needs_neither_torch_nor_onnx(samples: list[dict[str, Any]])
 
 
 def test_importing_the_runtime_pulls_in_nothing_heavy() -> None:
-    result = python("import runtime, sys; print(*{name.partition('.')[0] for name in sys.modules})")
+    """Its names are imported when they are used."""
+    listed = "print(*{name.partition('.')[0] for name in sys.modules})"
+    light = python(f"import runtime, sys; {listed}")
+    assert not {"onnxruntime", "numpy", "typer"} & set(light.stdout.split())
+    assert "open_artifact" in python("import runtime; print(runtime.__all__)").stdout
+    assert "has no attribute 'nothing'" in python("import runtime; runtime.nothing").stderr
+    result = python(f"from runtime import Transcriber; import sys; {listed}")
     assert result.returncode == 0
     assert "onnxruntime" in result.stdout.split()
     assert not {"torch", "transformers", "onnx", "onnx_ir", "av", "rich", "pydantic"} & set(result.stdout.split())
@@ -482,7 +521,7 @@ def test_evaluate_reports_unreadable_audio_and_a_missing_language(tmp_path: Path
     assert result.stderr.startswith(f"error: {tmp_path / 'a.wav'}: has no language")
     assert "--language" in result.stderr
     result = run("evaluate", "--data", tmp_path, "--force-language", "--language", "Thai")
-    assert "unknown language 'Thai'; this model knows" in result.stderr
+    assert "this model does not know Thai; this model knows" in result.stderr
 
 
 @pytest.mark.parametrize("package", ["jiwer", "whisper-normalizer"])

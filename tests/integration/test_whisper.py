@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from export.families.whisper.exporter import Whisper, load_model
 from export.families.whisper.layouts import find_layout
 from runtime import Transcriber, open_artifact
 from runtime.__main__ import app as cli
-from runtime.engines.base import EngineOptions, LiveSegment, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.base import EngineOptions, Head, LiveSegment, SegmentJob, SegmentOptions, SegmentResult
 from runtime.errors import ArtifactInvalidError, OptionError
 from runtime.families.whisper import engine as whisper
 from runtime.families.whisper.engine import WhisperEngine
@@ -405,6 +406,42 @@ def test_unlisted_size_is_exported_by_repo_id(pair: Pair, tmp_path: Path) -> Non
     refused = export("a/b", "--checkpoint", other, "--out", tmp_path / "y")
     assert refused.exit_code == 2
     assert "model_type is 'wav2vec2'" in " ".join(refused.stderr.split())
+
+
+def test_the_head_of_a_text_ends_at_its_last_pair_of_timestamps(pair: Pair) -> None:
+    """As in long form; a text without a pair, or one that ends with a single timestamp, is complete."""
+    engine = pair.engine()
+    first, step = engine._timestamps.first_id, round(0.02 * RATE)
+    clip = np.zeros(2 * RATE, np.float32)
+    plain = engine.transcribe(clip, SegmentOptions("German", "", BUDGET), Timings())
+    assert plain.head is None
+
+    def head(*tokens: int) -> Head | None:
+        return engine._head(msgspec.structs.replace(plain, tokens=list(tokens)), len(clip))
+
+    cut = head(first, 3, first + 9, first + 11, 4)
+    assert cut is not None
+    assert (cut.samples, cut.result.tokens, cut.result.text_tokens) == (9 * step, [first, 3, first + 9, first + 11], 1)
+    assert [phrase.tokens for phrase in cut.result.phrases] == [[3]]
+    assert head(first, 3, first + 9) is None
+    assert head(first, 3, first + 9, first + 11, 4, first + 12) is None
+    timed = engine.transcribe(clip, SegmentOptions("German", "", BUDGET, timestamps=True), Timings())
+    assert timed.text_tokens == sum(token < engine.parameters.stop_id for token in timed.tokens)
+
+
+def test_a_context_that_is_too_long_keeps_its_last_tokens(pair: Pair) -> None:
+    engine = pair.engine()
+    words = " ".join(f"name{index}" for index in range(100))
+    with pytest.raises(OptionError, match="give a shorter one"):
+        engine.check(SegmentOptions(context=words))
+    shortened, dropped = engine.shorten_context(SegmentOptions(context=words))
+    assert words.endswith(shortened.context)
+    assert len(engine._context_ids(shortened.context)) <= 47
+    assert len(engine._context_ids(shortened.context)) + dropped == pytest.approx(
+        len(engine._context_ids(words)), abs=2
+    )
+    engine.check(shortened)
+    assert engine.shorten_context(SegmentOptions(context="Sara")) == (SegmentOptions(context="Sara"), 0)
 
 
 def test_silence_gives_no_text(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

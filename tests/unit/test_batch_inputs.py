@@ -135,7 +135,9 @@ def test_different_audio_of_one_name_is_an_error(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
-    (tmp_path / "caf\udce9.wav").write_bytes(b"")
-    (job,) = find_jobs([str(tmp_path)])
-    assert job.id == "caf?.wav"
-    assert job.audio.exists()
+    """Their bytes are written as escapes, so that two of them are two jobs."""
+    for name in ("caf\udce9.wav", "caf\udce8.wav"):
+        (tmp_path / name).write_bytes(b"")
+    jobs = find_jobs([str(tmp_path)])
+    assert [job.id for job in jobs] == [r"caf\xe8.wav", r"caf\xe9.wav"]
+    assert all(job.audio.exists() for job in jobs)

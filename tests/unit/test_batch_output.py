@@ -14,7 +14,7 @@ import pytest
 
 from runtime import Transcript
 from runtime.batch import BatchSettings, Job, open_output
-from runtime.batch.output import ERRORS, JOURNAL
+from runtime.batch.output import ERRORS, JOURNAL, UnusableNameError
 from runtime.errors import OptionError, OutputError
 from runtime.results import Timings, TokenCounts
 
@@ -254,7 +254,24 @@ def test_a_batch_continues_after_a_full_disk(layout: str, tmp_path: Path, monkey
             patch.setattr(os, "write", full)
             with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
                 output.add(job("b.wav"), transcript("lost"))
+    journal = out if layout.endswith("jsonl") else out / JOURNAL
+    assert [each["id"] for each in lines(journal)] == ["a.wav"]  # no part of a line
+    assert not list(tmp_path.rglob("*.part"))
     assert finish(out, jobs("a.wav", "b.wav")) == ["b.wav"]
+
+
+def test_a_name_that_cannot_be_used_concerns_its_job_only(tmp_path: Path) -> None:
+    """Too long with its suffix, or below a name that is a file; the next results are stored."""
+    out = tmp_path / "out"
+    with closing(open_output(out, "txt", SETTINGS)) as output:
+        assert len(output.pending(jobs("x" * 253, "a.wav"))) == 2
+        output.add(job("a.wav"), transcript("one"))
+        for name in ("x" * 253, "a.wav.txt/b.wav"):
+            with pytest.raises(UnusableNameError, match=r"cannot be stored as .*JSON lines.*id"):
+                output.add(job(name), transcript("two"))
+        output.add(job("y" * 250), transcript("three"))
+    assert sorted(path.name for path in out.glob("*.txt")) == ["a.wav.txt", "y" * 250 + ".txt"]
+    assert not list(out.rglob("*.part"))
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_full_disk_is_one_sentence(job: Job, tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("runtime.batch.segments.os.write", full)
+    monkeypatch.setattr("runtime.host.files.os.write", full)
     with pytest.raises(OutputError, match="log: cannot be written"):
         log.add(job, SETTINGS, span(0, "first"))
     with pytest.raises(OutputError, match="cannot be written"):

@@ -72,6 +72,9 @@ class FakeEngine:
     def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
         raise AssertionError
 
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        raise AssertionError
+
     def placement(self) -> dict[str, dict[str, dict[str, int]]]:
         raise AssertionError
 
@@ -151,7 +154,7 @@ def test_every_file_gets_its_own_pieces_in_order(rows: int, ahead: bool) -> None
         assert each.duration == each.done == [9, 1, 17, 4][each.index]
         assert each.reader is not None
         assert each.reader.closed  # type: ignore[attr-defined]
-        assert not any(slot.piece for slot in each.slots)  # samples of finished segments are released
+        assert not any(slot.segment for slot in each.slots)  # samples of finished segments are released
 
 
 def test_an_invalid_file_fails_alone() -> None:

@@ -63,6 +63,35 @@ def test_text_and_tokens(client: TestClient, service: FakeService) -> None:
     assert service.calls == [(b"audio", "English", "Jon")]
 
 
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_a_header_says_how_much_of_a_long_prompt_was_dropped(
+    client: TestClient, service: FakeService, stream: str
+) -> None:
+    assert "x-prompt-tokens-dropped" not in send(client, prompt="Jon", stream=stream).headers
+    service.dropped = 17
+    assert send(client, prompt="Jon", stream=stream).headers["x-prompt-tokens-dropped"] == "17"
+
+
+def test_the_model_times_segments_if_it_can(client: TestClient, service: FakeService) -> None:
+    for format in ("srt", "vtt", "verbose_json", "json"):
+        send(client, response_format=format)
+    service.transcriber.capabilities = msgspec.structs.replace(service.transcriber.capabilities, timestamps=True)
+    for format in ("srt", "vtt", "verbose_json", "json"):
+        send(client, response_format=format)
+    assert service.timestamps == [False] * 4 + [True, True, True, False]
+
+
+def test_empty_fields_count_as_not_given(client: TestClient, service: FakeService) -> None:
+    assert send(client, model="", language="", prompt="", temperature="").status_code == 200
+    assert service.calls == [(b"audio", None, "")]
+
+
+def test_a_wrong_method_is_answered_with_the_right_one(client: TestClient) -> None:
+    response = client.get("/v1/audio/transcriptions")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json()["error"]["message"] == "This path does not support this method; use POST."
+
+
 @pytest.mark.parametrize(
     ("counts", "in_prompt", "inputs", "text"),
     [
@@ -246,6 +275,7 @@ def test_events(client: TestClient) -> None:
         "text": "One two",
         "speaker": "",
         "language": "English",
+        "decoded_again": None,
     }
 
 

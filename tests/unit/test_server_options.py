@@ -30,13 +30,32 @@ def test_all_fields() -> None:
         chunking_strategy="auto",
         **{"timestamp_granularities[]": ["segment"]},
     )
-    assert options == TranscriptionOptions("m", "en", "Sara, Jon", "verbose_json", True)
+    assert options == TranscriptionOptions("m", "en", "Sara, Jon", "verbose_json", True, segments=True)
     words = parse(response_format="verbose_json", **{"timestamp_granularities[]": ["segment", "word"]})
     assert words.words
 
 
-def test_empty_language_is_none() -> None:
-    assert parse(language="").language is None
+def test_empty_values_count_as_not_given() -> None:
+    """Clients send empty fields for options that are not set."""
+    assert parse(model="", language="", prompt="", temperature="") == parse()
+
+
+@pytest.mark.parametrize(
+    ("format", "granularities", "segments", "words"),
+    [
+        ("json", [], False, False),
+        ("text", [], False, False),
+        ("srt", [], True, False),
+        ("vtt", [], True, False),
+        ("verbose_json", [], True, False),
+        ("verbose_json", ["segment"], True, False),
+        ("verbose_json", ["word"], False, True),
+        ("verbose_json", ["segment", "word"], True, True),
+    ],
+)
+def test_times_of_segments_and_words(format: str, granularities: list[str], segments: bool, words: bool) -> None:
+    options = parse(response_format=format, **{"timestamp_granularities[]": granularities})
+    assert (options.segments, options.words) == (segments, words)
 
 
 @pytest.mark.parametrize(

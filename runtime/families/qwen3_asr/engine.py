@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from runtime.decoding.greedy import Draft, Hypothesis, TextJob
 from runtime.decoding.kv_rows import CausalDecoder, PassComparison, RowSnapshot
-from runtime.engines.autoregressive import AutoregressiveEngine, PendingText, text_budget
+from runtime.engines.autoregressive import AutoregressiveEngine, PendingText, last_tokens, text_budget
 from runtime.engines.base import EngineOptions, LiveSegment, Probe, SegmentJob, SegmentOptions, SegmentResult
 from runtime.engines.batch_plan import BatchPlan, plan_rows
 from runtime.engines.capabilities import Capabilities
@@ -193,6 +193,19 @@ class Qwen3AsrEngine(AutoregressiveEngine[PendingText]):
                 "context",
             )
 
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        """Return the options with the last tokens of a context that is too long, and how many tokens were dropped.
+
+        A shortened context leaves room for a text of full length.
+        """
+        rest = len(self.prompt_ids(0, "", options.language)) + self.audio_tokens(self._longest_segment)
+        room = self.parameters.context_length - rest
+        if len(self._encode_text(options.context)) < room:
+            return options, 0
+        limit = max(0, room - (options.max_new_tokens or text_budget(self.segment_seconds)))
+        context, dropped = last_tokens(options.context, limit, self._encode_text, self._tokenizer.decode)
+        return msgspec.structs.replace(options, context=context), dropped
+
     def _prepare(self, segments: list[SegmentJob]) -> Iterator[tuple[PendingText, TextJob]]:
         """Encode the windows of all segments together and build their prompts."""
         clips: list[list[Floats]] = []
@@ -258,6 +271,8 @@ class Qwen3AsrEngine(AutoregressiveEngine[PendingText]):
             segment.live.state.store(hypothesis.snapshot)
         ended = hypothesis.finish_reason == "stop"
         language, text = self.read(hypothesis.tokens, segment.options.language, ended=ended)
+        tokens, tag = hypothesis.tokens, self.parameters.text_tag_id
+        header = tokens.index(tag) + 1 if tag in tokens else 0
         return SegmentResult(
             text=text,
             language=language,
@@ -266,6 +281,8 @@ class Qwen3AsrEngine(AutoregressiveEngine[PendingText]):
             finish_reason=hypothesis.finish_reason,
             audio_tokens=pending.audio_tokens,
             prompt_tokens=pending.prompt_tokens,
+            text_tokens=len(tokens) - header,
+            stop_log_probability=hypothesis.stop_log_probability,
         )
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:

@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.decoding.greedy import Draft, Hypothesis, TextJob
-from runtime.engines.autoregressive import AutoregressiveEngine, PendingText
-from runtime.engines.base import EngineOptions, LiveSegment, Probe, SegmentJob, SegmentOptions, SegmentResult
+from runtime.engines.autoregressive import AutoregressiveEngine, PendingText, last_tokens
+from runtime.engines.base import EngineOptions, Head, LiveSegment, Probe, SegmentJob, SegmentOptions, SegmentResult
 from runtime.engines.batch_plan import BatchPlan, plan_rows
 from runtime.engines.capabilities import Capabilities
 from runtime.engines.loading import load_together, open_graph
 from runtime.errors import OptionError
 from runtime.families.whisper.cross_decoder import CrossDecoder
 from runtime.families.whisper.fallback import is_silence, likeliest_language, probability, repeats
-from runtime.families.whisper.long_form import TextReader, WhisperLongForm
-from runtime.families.whisper.timestamps import NextTokenRules, TimestampRules, phrases
+from runtime.families.whisper.long_form import WhisperLongForm
+from runtime.families.whisper.timestamps import NextTokenRules, TimestampRules, advance, phrases
 from runtime.features.log_mel import LogMelConfig, log_mel
 from runtime.model.artifact import Artifact
 from runtime.model.tokenizer import open_tokenizer
@@ -138,6 +138,7 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
         self._check_manifest()
         rules = TimestampRules(parameters.stop_id, parameters.no_timestamps_id, parameters.max_initial_timestamp)
         self._timestamps = rules
+        self._frames_per_timestamp = round(parameters.timestamp_seconds * self.sample_rate / self._front_end.hop_length)
         suppress, begin = (np.array(ids, np.int64) for ids in (parameters.suppress_ids, parameters.begin_suppress_ids))
         self._rules = {timed: NextTokenRules(suppress, begin, rules if timed else None) for timed in (False, True)}
         width = parameters.heads * parameters.head_dim
@@ -187,8 +188,7 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
             raise OptionError(
                 f"the context contains {token}, which is a special token of the model; remove it", "context"
             )
-        # As in the model's training: the previous text has at most half of the positions, its marker included.
-        limit = parameters.context_length // 2 - 1
+        limit = self._longest_context
         if len(context) > limit:
             raise OptionError(
                 f"the context has {len(context)} tokens; give a shorter one, of at most {limit}", "context"
@@ -200,6 +200,18 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
                 "shorter context",
                 "context",
             )
+
+    @property
+    def _longest_context(self) -> int:
+        """Tokens of the longest context: in the model's training, it has half of the positions, marker included."""
+        return self.parameters.context_length // 2 - 1
+
+    def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
+        """Return the options with the last tokens of a context that is too long, and how many tokens were dropped."""
+        context, dropped = last_tokens(
+            options.context, self._longest_context, self._context_ids, self._tokenizer.decode
+        )
+        return msgspec.structs.replace(options, context=context), dropped
 
     def encode(self, samples: Floats, timings: Timings, features: Floats | None = None) -> list[Floats]:
         """Encode one window to the keys and values of cross-attention.
@@ -281,7 +293,7 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
             elif repeats(text):
                 reason = "repetition"
         timed = segment.options.timestamps and bool(text)
-        return SegmentResult(
+        result = SegmentResult(
             text=text,
             language=language,
             tokens=hypothesis.tokens,
@@ -292,7 +304,27 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
             phrases=self._phrases(hypothesis.tokens, len(segment.samples)) if timed else [],
             no_speech_prob=pending.no_speech,
             dropped_text=dropped,
+            text_tokens=sum(token < self.parameters.stop_id for token in hypothesis.tokens),
+            stop_log_probability=hypothesis.stop_log_probability,
         )
+        return msgspec.structs.replace(result, head=self._head(result, len(segment.samples))) if timed else result
+
+    def _head(self, result: SegmentResult, samples: int) -> Head | None:
+        """Return the complete part of a text with timestamps, unless that is all of it."""
+        hop = self._front_end.hop_length
+        frames = -(-samples // hop)
+        count, covered = advance(result.tokens, self._timestamps, frames, self._frames_per_timestamp)
+        tokens = result.tokens[:count]
+        if count == len(result.tokens) and covered >= frames:
+            return None
+        head = msgspec.structs.replace(
+            result,
+            text=self.read(tokens, None, ended=False)[1],
+            tokens=tokens,
+            phrases=self._phrases(tokens, samples),
+            text_tokens=sum(token < self.parameters.stop_id for token in tokens),
+        )
+        return Head(head, covered * hop)
 
     def _phrases(self, tokens: Sequence[int], samples: int) -> list[TimedText]:
         """Return the timed parts of a text that are not empty; times in seconds from the window's start."""
@@ -303,14 +335,7 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
 
     def long_form(self, samples: Floats, options: SegmentOptions, timings: Timings) -> WhisperLongForm:
         """Start long-form decoding of mono float32 ``samples`` [n] of any length."""
-        frames_per_step = round(self.parameters.timestamp_seconds * self.sample_rate / self._front_end.hop_length)
-        reader = TextReader(
-            self._timestamps,
-            frames_per_step,
-            lambda tokens: self.read(tokens, None, ended=False)[1],
-            self._phrases,
-        )
-        return WhisperLongForm(samples, self._front_end, reader, options, timings)
+        return WhisperLongForm(samples, self._front_end, options, timings)
 
     def read(self, tokens: Sequence[int], language: str | None, *, ended: bool) -> tuple[str | None, str]:
         """Return ``language`` and the text of decoded ``tokens``; ``ended``: a stop token followed them."""

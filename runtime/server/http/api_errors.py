@@ -122,7 +122,9 @@ def internal_error(request_id: str | None = None) -> ApiError:
 
 def routing_error(status: int, headers: dict[str, str] | None = None) -> ApiError:
     """Return the error for a request that no route accepts: unknown path (404) or method (405)."""
-    messages = {404: "This path does not exist.", 405: "This path does not support this method."}
+    allowed = next((value for name, value in (headers or {}).items() if name.lower() == "allow"), "")
+    remedy = f"; use {allowed}" if allowed else ""
+    messages = {404: "This path does not exist.", 405: f"This path does not support this method{remedy}."}
     message = messages.get(status, f"{HTTPStatus(status).phrase}.")
     kind = _INVALID if status < 500 else _SERVER
     return ApiError(status, message, code="not_found" if status == 404 else None, kind=kind, headers=headers)

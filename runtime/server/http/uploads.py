@@ -205,7 +205,7 @@ class _PartCollector:
                 raise invalid("The form must have only one file.", FILE_FIELD)
             self.has_file = True
         elif b"filename" in options:
-            raise invalid(f"The field {self._name[:40]!r} cannot be a file; send the audio in `file`.")
+            raise invalid(f"The field {self._name[:40]!r} cannot be a file; send the audio in `file`.", self._name[:40])
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE_FIELD:
@@ -215,20 +215,22 @@ class _PartCollector:
             self.pieces.append(data[start:end])
         else:
             if len(self._value) + end - start > _MAX_FIELD_BYTES:
-                raise invalid(f"The field {self._name[:40]!r} is longer than {_MAX_FIELD_BYTES // 1024} KiB.")
+                raise invalid(
+                    f"The field {self._name[:40]!r} is longer than {_MAX_FIELD_BYTES // 1024} KiB.", self._name[:40]
+                )
             self._value += data[start:end]
 
     def _part_end(self) -> None:
         if self._name != FILE_FIELD:
-            value = _decoded(bytes(self._value), f"The field {self._name[:40]!r}")
+            value = _decoded(bytes(self._value), f"The field {self._name[:40]!r}", self._name[:40])
             self.values.setdefault(self._name, []).append(value)
 
     def _end(self) -> None:
         self.ended = True
 
 
-def _decoded(data: bytes, name: str) -> str:
+def _decoded(data: bytes, name: str, param: str | None = None) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise invalid(f"{name} is not UTF-8.") from None
+        raise invalid(f"{name} is not UTF-8.", param) from None

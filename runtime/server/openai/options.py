@@ -43,6 +43,7 @@ class TranscriptionOptions(msgspec.Struct, frozen=True):
         stream: send server-sent events.
         words: include times of words.
         track: index of the audio track of a container; None for the default one.
+        segments: include times of segments, which the model gives if it can.
     """
 
     model: str | None = None
@@ -52,6 +53,7 @@ class TranscriptionOptions(msgspec.Struct, frozen=True):
     stream: bool = False
     words: bool = False
     track: int | None = None
+    segments: bool = False
 
 
 def parse_options(values: Mapping[str, list[str]], *, vad: bool) -> TranscriptionOptions:
@@ -75,18 +77,19 @@ def parse_options(values: Mapping[str, list[str]], *, vad: bool) -> Transcriptio
     stream = _parse_stream(single.get("stream", "false"), format)
     if len(single.get("language", "")) > _MAX_LANGUAGE_LENGTH:
         raise invalid(f"language is longer than {_MAX_LANGUAGE_LENGTH} characters; give a name or code.", "language")
-    _check_temperature(single.get("temperature", "0"))
-    words = _parse_granularities(lists["timestamp_granularities"], format, stream=stream)
+    _check_temperature(single.get("temperature") or "0")
+    granularities = _parse_granularities(lists["timestamp_granularities"], format, stream=stream)
     _check_include(lists["include"])
     _check_strategy(single.get("chunking_strategy"), strategy, vad=vad)
     return TranscriptionOptions(
-        model=single.get("model"),
+        model=single.get("model") or None,
         language=single.get("language") or None,
         prompt=single.get("prompt", ""),
         response_format=format,  # type: ignore[arg-type]  # checked above
         stream=stream,
-        words=words,
         track=_parse_track(single.get("track", "")),
+        words="word" in granularities,
+        segments=format in ("srt", "vtt") or "segment" in granularities,
     )
 
 
@@ -138,8 +141,11 @@ def _check_temperature(value: str) -> None:
         raise invalid("temperature must be 0: decoding is greedy, without sampling.", "temperature")
 
 
-def _parse_granularities(values: list[str], format: str, *, stream: bool) -> bool:
-    """Return whether times of words are requested. Whether the model supports them is checked later."""
+def _parse_granularities(values: list[str], format: str, *, stream: bool) -> frozenset[str]:
+    """Return ``word`` and ``segment`` as far as they are requested; OpenAI's default for verbose_json is ``segment``.
+
+    Whether the model supports times of words is checked later.
+    """
     name = "timestamp_granularities"
     for value in values:
         if value not in ("segment", "word"):
@@ -148,7 +154,7 @@ def _parse_granularities(values: list[str], format: str, *, stream: bool) -> boo
         raise invalid("timestamp_granularities needs response_format verbose_json.", name)
     if "word" in values and stream:
         raise invalid("timestamp_granularities word cannot be streamed; leave out stream.", name)
-    return "word" in values
+    return frozenset(values or (["segment"] if format == "verbose_json" else []))
 
 
 def _check_include(values: list[str]) -> None:

@@ -102,8 +102,9 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
     - ``compression_ratio``: bytes of the text divided by those of its zlib compression, computed as Whisper does.
     - ``no_speech_prob``: the model's; where it gives none, 1 for a segment without text, otherwise 0.
 
-    ``language``, ``confidence``, ``finish_reason`` and ``dropped_text`` are extensions: ``finish_reason`` shows whether
-    a text was cut, and ``dropped_text`` is what the model wrote for audio without speech, if it wrote anything.
+    ``language``, ``confidence``, ``finish_reason``, ``decoded_again`` and ``dropped_text`` are extensions:
+    ``finish_reason`` shows whether a text was cut, ``decoded_again`` why it was decoded a second time, if it was, and
+    ``dropped_text`` is what the model wrote for audio without speech, if it wrote anything.
     """
     text = segment.text.encode()
     return {
@@ -121,6 +122,7 @@ def verbose_segment(index: int, segment: Segment) -> dict[str, Any]:
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
         **({} if segment.dropped_text is None else {"dropped_text": segment.dropped_text}),
+        "decoded_again": segment.decoded_again,
     }
 
 

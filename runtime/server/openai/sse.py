@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ async def transcript_events(
 
     Each segment yields ``transcript.text.delta``, unless it adds no text, and ``transcript.text.segment`` with its
     times. ``transcript.text.done`` is the last event. OpenAI requires the field ``speaker``; it is empty because
-    speakers are not identified. ``language`` and ``duration`` are extensions.
+    speakers are not identified. ``language``, ``duration`` and ``decoded_again`` are extensions.
 
     Args:
         results: segments in order of the audio, and the transcript last.
@@ -62,17 +62,27 @@ async def transcript_events(
             "text": result.text,
             "speaker": "",
             "language": result.language,
+            "decoded_again": result.decoded_again,
         }
         index += 1
 
 
-async def send_events(events: AsyncIterator[dict[str, Any]], receive: Receive, send: Send, request_id: str) -> None:
+async def send_events(
+    events: AsyncIterator[dict[str, Any]], receive: Receive, send: Send, request_id: str, headers: Mapping[str, str]
+) -> None:
     """Send ``events`` as they arrive. An error while they arrive is sent as an event with OpenAI's error object.
+
+    Args:
+        events: events in OpenAI's format.
+        receive: receives from the client.
+        send: sends to the client.
+        request_id: id of the request in the log.
+        headers: additional headers of the response.
 
     Raises:
         ClientDisconnected: the client disconnected before the last event.
     """
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *_encoded(headers)]})
 
     async def send_all() -> None:
         try:
@@ -87,6 +97,10 @@ async def send_events(events: AsyncIterator[dict[str, Any]], receive: Receive, s
 
     await run_until_disconnect(receive, send_all())
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _encode(event: dict[str, Any]) -> bytes:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # Seconds after which a client should try again when too many uploads are in progress.
 _UPLOAD_RETRY_SECONDS = 1
 
+# Number of tokens at the start of a prompt that were dropped because it was too long; absent when none were.
+DROPPED_HEADER = "x-prompt-tokens-dropped"
+
 
 async def list_models(request: Request) -> Response:
     """Answer ``GET /v1/models``."""
@@ -107,18 +110,26 @@ class TranscriptionEndpoint:
         service.check_capacity()
         request = await run_until_disconnect(receive, _validate(service, options, form.file))
         audio_in_prompt = service.transcriber.audio_in_prompt
+        headers = {DROPPED_HEADER: str(request.dropped_context_tokens)} if request.dropped_context_tokens else {}
         if options.stream:
-            await self._stream(service.segments(request), audio_in_prompt, record, receive, send)
+            await self._stream(service.segments(request), audio_in_prompt, record, receive, send, headers)
             return
         transcript = await run_until_disconnect(receive, service.transcribe(request))
         record.set_transcript(transcript)
         response = transcript_response(
             transcript, options.response_format, words=options.words, audio_in_prompt=audio_in_prompt
         )
+        response.headers.update(headers)
         await response(scope, receive, send)
 
     async def _stream(
-        self, results: Results, audio_in_prompt: bool, record: Record, receive: Receive, send: Send
+        self,
+        results: Results,
+        audio_in_prompt: bool,
+        record: Record,
+        receive: Receive,
+        send: Send,
+        headers: Mapping[str, str],
     ) -> None:
         """Send results as events. An error before the first result becomes an ordinary error response."""
 
@@ -137,7 +148,7 @@ class TranscriptionEndpoint:
             first = await run_until_disconnect(receive, first_result())
             events = transcript_events(all_results(first), audio_in_prompt=audio_in_prompt)
             async with aclosing(events):
-                await send_events(events, receive, send, record.id)
+                await send_events(events, receive, send, record.id, headers)
         finally:
             await results.aclose()
 
@@ -147,7 +158,15 @@ async def _validate(service: Service, options: TranscriptionOptions, file: Binar
 
     Raises:
         CapabilityError: the model does not support an option.
-        OptionError: the language is unknown, or the prompt is invalid.
+        OptionError: the language is unknown, or the prompt contains a reserved token.
     """
-    request = TranscriptionRequest(file, options.language, options.prompt, name="the audio", track=options.track)
-    return await asyncio.to_thread(service.transcriber.validate, request, words=options.words)
+    transcriber = service.transcriber
+    request = TranscriptionRequest(
+        file,
+        options.language,
+        options.prompt,
+        name="the audio",
+        track=options.track,
+        timestamps=options.segments and transcriber.capabilities.timestamps,
+    )
+    return await asyncio.to_thread(transcriber.validate, request, words=options.words, shorten_context=True)

@@ -1,0 +1,161 @@
+"""Decode a segment's text completely: what a loop, a used-up budget or an early end left out is decoded again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from runtime.audio.segmentation import Piece, split_piece
+from runtime.audio.speech import clear_speech
+from runtime.audio.vad import SAMPLE_RATE
+from runtime.decoding.loops import REPETITION_PENALTY
+from runtime.decoding.short_text import has_more, is_short, stop_margin
+from runtime.engines.base import SegmentOptions, SegmentResult
+from runtime.pipeline.spans import join_results, shift_times
+from runtime.results import DecodedAgain
+
+log = logging.getLogger(__name__)
+
+# A stretch is decoded again in parts of at most this share of its length. A little more than half, so that two parts
+# need not be cut exactly at the middle.
+_PART_SHARE = 0.6
+_SHORTEST_PART = 2.0
+# The rest of a text with timestamps is decoded when it has this much clear speech: four frames, a short word.
+_SHORTEST_REST = 0.128
+
+
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """Audio that is decoded as one job, or whose result is that of its parts."""
+
+    piece: Piece
+    parent: Stretch | None = None
+    decoded_again: DecodedAgain | None = None
+    first: SegmentResult | None = None
+    """What the first decoding gave, to be kept unless the parts have more."""
+    rest_only: bool = False
+    """The last part is the rest behind the first result; otherwise the parts replace it."""
+    parts: list[Stretch] = field(default_factory=list)
+    result: SegmentResult | None = None
+    guarded: bool = False
+    """Decoded with a repetition penalty, because its segment was cut off or looped."""
+
+
+@dataclass(slots=True, eq=False)
+class SegmentInProgress:
+    """A segment on its way through the engine: its whole stretch, and the stretches of what is decoded again."""
+
+    piece: Piece
+    options: SegmentOptions
+    rate: int
+    stretches: list[Stretch] = field(default_factory=list)
+    whole: Stretch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = Stretch(self.piece)
+
+    @property
+    def decoded_again(self) -> DecodedAgain | None:
+        """Why the segment, or a part of it, was decoded again; the first reason."""
+        return next((each.decoded_again for each in [self.whole, *self.stretches] if each.decoded_again), None)
+
+    def job(self, part: int | None) -> tuple[Piece, SegmentOptions]:
+        """Return the audio and the options of the whole segment (None) or of a stretch."""
+        stretch = self.whole if part is None else self.stretches[part]
+        if not stretch.guarded:
+            return stretch.piece, self.options
+        return stretch.piece, msgspec.structs.replace(self.options, repetition_penalty=REPETITION_PENALTY)
+
+    def take(self, part: int | None, result: SegmentResult) -> list[int]:
+        """Take the result of the whole segment (None) or of a stretch; return the indices of stretches to decode.
+
+        The segment is complete when ``whole.result`` is set.
+        """
+        stretch = self.whole if part is None else self.stretches[part]
+        if self.options.max_new_tokens:
+            self._resolve(stretch, result)
+            return []
+        for decide in (self._after_loop, self._rest, self._after_early_end):
+            if indices := decide(stretch, result):
+                return indices
+        self._resolve(stretch, result)
+        return []
+
+    def _after_loop(self, stretch: Stretch, result: SegmentResult) -> list[int]:
+        """Decode a text that was cut off or looped once again, in parts and with a repetition penalty."""
+        if result.finish_reason == "stop" or stretch.guarded:
+            return []
+        stretch.decoded_again = result.finish_reason
+        return self._divide(stretch, guarded=True)
+
+    def _rest(self, stretch: Stretch, result: SegmentResult) -> list[int]:
+        """Decode what follows the last complete part of a text with timestamps, if there is speech."""
+        if not (result.head and result.head.result.text) or self.rate != SAMPLE_RATE:
+            return []
+        piece, samples = stretch.piece, result.head.samples
+        if samples >= len(piece.samples) or clear_speech(piece.samples, samples) < _SHORTEST_REST:
+            return []
+        head = Stretch(Piece(piece.start, piece.samples[:samples]), stretch, result=result.head.result)
+        rest = Stretch(
+            Piece(piece.start + samples, piece.samples[samples:], piece.speech), stretch, guarded=stretch.guarded
+        )
+        stretch.first, stretch.rest_only, stretch.parts = result, True, [head, rest]
+        return self._add([rest])
+
+    def _after_early_end(self, stretch: Stretch, result: SegmentResult) -> list[int]:
+        """Decode a text that is too short for its speech again, in parts; each part's language is asked again."""
+        if not self._is_short(stretch.piece, result):
+            return []
+        stretch.decoded_again, stretch.first = "short", result
+        where = stretch.piece.start / self.rate
+        log.info("%.1f s: %r is too short for its speech and is decoded again in parts", where, result.text)
+        return self._divide(stretch, guarded=stretch.guarded)
+
+    def _is_short(self, piece: Piece, result: SegmentResult) -> bool:
+        log_probability = result.stop_log_probability
+        if self.rate != SAMPLE_RATE or log_probability is None or (not result.text and result.language is None):
+            return False  # another rate than the detector's; an engine that cannot stop early; a verdict of no speech
+        margin = stop_margin(log_probability)
+        if not is_short(result.text_tokens, len(piece.samples) / self.rate, margin):
+            return False  # not even if all of it were speech: saves the detector
+        return is_short(result.text_tokens, clear_speech(piece.samples), margin)
+
+    def _divide(self, stretch: Stretch, *, guarded: bool) -> list[int]:
+        longest = max(_SHORTEST_PART, _PART_SHARE * len(stretch.piece.samples) / self.rate)
+        pieces = split_piece(stretch.piece, self.rate, longest=longest)
+        # Speech of the whole: a part with little of it is not taken for silence.
+        parts = [replace(piece, speech=stretch.piece.speech) for piece in pieces]
+        stretch.parts = [Stretch(piece, stretch, guarded=guarded) for piece in parts]
+        return self._add(stretch.parts)
+
+    def _add(self, stretches: list[Stretch]) -> list[int]:
+        indices = range(len(self.stretches), len(self.stretches) + len(stretches))
+        self.stretches += stretches
+        return list(indices)
+
+    def _resolve(self, stretch: Stretch, result: SegmentResult) -> None:
+        """Store a final result, and that of every stretch above it that is complete with it."""
+        stretch.result = msgspec.structs.replace(result, head=None)
+        parent = stretch.parent
+        if parent is None or not all(part.result for part in parent.parts):
+            return
+        joined = join_results(
+            [
+                shift_times(part.result, (part.piece.start - parent.piece.start) / self.rate)
+                for part in parent.parts
+                if part.result
+            ]
+        )
+        parent.parts = []
+        self._resolve(parent, joined if _is_better(parent, joined, stretch) else parent.first or joined)
+
+
+def _is_better(parent: Stretch, joined: SegmentResult, last: Stretch) -> bool:
+    """Return whether the parts' joined result replaces the first result."""
+    if parent.first is None:
+        return True
+    if parent.rest_only:
+        return bool(last.result and last.result.text)
+    return joined.finish_reason == "stop" and has_more(joined.text_tokens, parent.first.text_tokens)
