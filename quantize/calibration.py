@@ -84,9 +84,10 @@ class ActivationStatistics:
             lowest: Lower limit of the values, where it is known (:data:`quantize.numerics.GELU_MINIMUM`).
         """
         rows = self.rows / scale
-        if zero_point == 128 and lowest is None and np.isscalar(scale):
-            return round_rows(rows, self.peaks)
-        return round_rows(rows, row_spans(rows, zero_point, lowest), zero_point)
+        spans = row_spans(rows, zero_point, lowest)
+        if np.isscalar(scale):  # a whole batch element may share a scale
+            spans = np.where(self.peaks > np.abs(rows).max(-1, keepdims=True), self.peaks, spans)
+        return round_rows(rows, spans, zero_point)
 
     def best_zero_point(self, lowest: np.float32 | None = None) -> int:
         """Return the zero point, one of :data:`quantize.numerics.ZERO_POINTS`, that rounds the rows most finely.

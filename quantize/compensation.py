@@ -16,6 +16,7 @@ import numpy.typing as npt
 from runtime.ort.threads import usable_cores
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 # Added to the diagonal of the Gram matrix, as a share of its mean, as in the paper. It keeps the matrix invertible when
 # there are fewer input rows than channels, and limits how far corrections follow the calibration audio.
@@ -77,7 +78,7 @@ def _inverse_factor(inputs: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
 
     Channels with large inputs come first: their errors are corrected by all others.
     """
-    gram = (inputs.T @ inputs).astype(np.float64)
+    gram: Doubles = (inputs.T @ inputs).astype(np.float64)
     diagonal = gram.diagonal().copy()
     order = np.argsort(-diagonal, kind="stable")
     gram = gram[np.ix_(order, order)]
@@ -85,16 +86,17 @@ def _inverse_factor(inputs: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     gram[np.diag_indices_from(gram)] += _DAMPING * mean if mean > 0 else 1.0
     # The lower factor of the reversed matrix is, reversed, the upper factor U with gram = U U^T; the inverse of U^T is
     # lower, and the inverse of gram is U^-T U^-1, so that its upper factor is U^-1.
-    reversed_factor = np.linalg.cholesky(gram[::-1, ::-1])
-    upper = reversed_factor[::-1, ::-1]
+    reversed_factor: Doubles = np.linalg.cholesky(gram[::-1, ::-1])
+    upper: Doubles = reversed_factor[::-1, ::-1]
     return order, np.ascontiguousarray(_inverse(upper), np.float32)
 
 
-def _inverse(upper: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _inverse(upper: Doubles) -> Doubles:
     """Invert an upper triangular matrix by halves, in matrix products: six times as fast as a general inverse."""
     size = len(upper)
     if size <= _SMALL:
-        return np.triu(np.linalg.inv(upper))
+        inverse: Doubles = np.triu(np.linalg.inv(upper))
+        return inverse
     half = size // 2
     result = np.zeros_like(upper)
     first = result[:half, :half] = _inverse(upper[:half, :half])

@@ -193,8 +193,8 @@ def quantize_blocks(
     if compensation is not None:
         # Symmetric blocks leave the lowest level unused, as rounding to the nearest level does.
         limits = (int(symmetric), 2**bits - 1)
-        levels = compensation.round(weight, scales.T, zeros.T.astype(np.float32), block, limits)
-        levels = np.pad(levels, ((0, blocks * block - inner), (0, 0))).T.reshape(outer, blocks, block).astype(np.uint8)
+        rounded = compensation.round(weight, scales.T, zeros.T.astype(np.float32), block, limits)
+        levels = np.pad(rounded, ((0, blocks * block - inner), (0, 0))).T.reshape(outer, blocks, block).astype(np.uint8)
         if inner % block:
             levels[:, -1, inner % block :] = zeros[:, -1:]  # padding represents zero
         values = levels[..., 0::2] | (levels[..., 1::2] << 4) if bits == 4 else levels

@@ -189,16 +189,27 @@ class InputParts:
 
     def divide(self, x: ir.Value, inner: int, block: int) -> tuple[ir.Value, ir.Value]:
         """Return the two parts of ``x`` [..., inner] for blocks of ``block`` channels."""
-        size = inner if inner % block else block  # any division is right; that of the kernel is the finest
-        if (x, size) not in self._parts:
-            edit = Editor(self._graph, f"{x.name}/parts_{size}")
-            shape = edit.constant("blocks", np.array([-1, inner // size, size], np.int64))
-            blocks = edit.node("Reshape", [x, shape])
-            axes = edit.constant("last", np.array([-1], np.int64))
-            peak = edit.node("ReduceMax", [edit.node("Abs", [blocks]), axes], keepdims=1)
+        if (x, block) not in self._parts:
+            edit = Editor(self._graph, f"{x.name}/parts_{block}")
+            padding = -inner % block
+
+            def ints(name: str, *values: int) -> ir.Value:
+                return edit.constant(name, np.array(values, np.int64))
+
+            rows = x
+            if padding:
+                zero = edit.constant("padding", np.array(0, np.float32))
+                rows = edit.node(
+                    "Pad", [edit.node("Reshape", [x, ints("flat", -1, inner)]), ints("pads", 0, 0, 0, padding), zero]
+                )
+            blocks = edit.node("Reshape", [rows, ints("blocks", -1, (inner + padding) // block, block)])
+            peak = edit.node("ReduceMax", [edit.node("Abs", [blocks]), ints("last", -1)], keepdims=1)
             tiny, steps = edit.constant("tiny", np.array(TINY)), edit.constant("steps", np.array(127, np.float32))
             step = edit.node("Div", [edit.node("Max", [peak, tiny]), steps])
-            rounded = edit.node("Mul", [edit.node("Round", [edit.node("Div", [blocks, step])]), step])
-            first = edit.node("Reshape", [rounded, edit.node("Shape", [x])])
-            self._parts[x, size] = first, edit.node("Sub", [x, first])
-        return self._parts[x, size]
+            first = edit.node("Mul", [edit.node("Round", [edit.node("Div", [blocks, step])]), step])
+            if padding:
+                first = edit.node("Reshape", [first, ints("padded", -1, inner + padding)])
+                first = edit.node("Slice", [first, ints("start", 0), ints("end", inner), ints("axis", 1)])
+            first = edit.node("Reshape", [first, edit.node("Shape", [x])])
+            self._parts[x, block] = first, edit.node("Sub", [x, first])
+        return self._parts[x, block]

@@ -16,6 +16,7 @@ from quantize.graph import array, drop_unused_initializers
 from quantize.methods import fp16, w8a8, weight_only
 from quantize.numerics import Floats, quantize_blocks, quantize_columns, relative_error, round_rows
 from quantize.products import Product, Weights, find_products
+from quantize.recipe import WeightOnly
 from runtime.host.cpu import lacks_vnni
 
 # Where u8×s8 products may saturate, only 7-bit weights give exact results.
@@ -46,20 +47,28 @@ def operators(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
-def weight_only_everywhere(model: ir.Model, bits: int, block: int, *, symmetric: bool) -> None:
+def weight_only_everywhere(
+    model: ir.Model, bits: Any, block: Any, *, symmetric: bool, arithmetic: Any = "int8"
+) -> None:
     """Quantize all products like a recipe with one rule: those that share a weight together."""
+    rule = WeightOnly(graph="*", bits=bits, block=block, symmetric=symmetric, arithmetic=arithmetic)
+    parts = weight_only.InputParts(model.graph)
     by_weight: dict[str | None, list[Product]] = {}
     for product in find_products(model.graph):
         by_weight.setdefault(product.weight.name, []).append(product)
     for products in by_weight.values():
-        weight_only.quantize(model.graph, products, Weights(), bits, block, symmetric=symmetric)
+        weight_only.quantize(model.graph, products, Weights(), rule, parts)
     drop_unused_initializers(model.graph)
 
 
-def w8a8_everywhere(model: ir.Model, *, reduce_range: bool = SATURATES) -> None:
-    rounding = w8a8.ActivationRounding(model.graph)
+def w8a8_everywhere(model: ir.Model, *, reduce_range: bool = SATURATES, zero_point: int = 128) -> None:
+    rounding, weights = w8a8.ActivationRounding(model.graph), Weights()
     for product in find_products(model.graph):
-        w8a8.quantize(model.graph, rounding, product, Weights(), reduce_range=reduce_range)
+        if product.operator == "Conv" and product.patch <= w8a8.FLOAT_PATCH:
+            w8a8.quantize_float(model.graph, rounding, product, weights)
+            continue
+        columns = quantize_columns(weights.matrix(product), reduce_range=reduce_range)
+        w8a8.quantize(model.graph, rounding, product, columns, 128 if product.shares_scale else zero_point)
     drop_unused_initializers(model.graph)
 
 
@@ -193,6 +202,68 @@ def test_integer_product_equals_the_numpy_simulation(
     assert not actual[..., 2, :].any()
     others = [row for row in range(shape[-2]) if row not in (2, 3)]
     np.testing.assert_array_equal(actual[..., others, :], without_outlier[..., others, :])
+
+
+@pytest.mark.parametrize("zero_point", [128, 48, 16])
+def test_integer_products_with_other_zero_points(zero_point: int, rng: np.random.Generator) -> None:
+    """The graph computes what the simulation does, for values of both signs and for rows of one sign."""
+    weight, x = normal(rng, 160, 48), normal(rng, 6, 160)
+    x[1], x[2] = np.abs(x[1]), -np.abs(x[2])
+    model = build("(float[A, 160] x) => (float[A, 48] y) { [p] t = MatMul(x, w) y = Identity(t) }", w=weight)
+    w8a8_everywhere(model, zero_point=zero_point)
+    expected = round_rows(x, zero_point=zero_point) @ quantize_columns(weight, reduce_range=SATURATES).dequantized()
+    np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-3, atol=2e-3)
+
+
+def test_outputs_of_gelu_are_rounded_more_finely_with_a_low_zero_point(rng: np.random.Generator) -> None:
+    """Without the search for the smallest value, which GELU bounds; rows in which all values are tiny included."""
+    weight, x = normal(rng, 160, 48), normal(rng, 40, 160)
+    x[3] *= 1e-3
+    text = "(float[A, 160] x) => (float[A, 48] y) { g = Gelu(x) [p] t = MatMul(g, w) y = Identity(t) }"
+    (exact,) = run(build(text, w=weight), x=x)
+    errors = {}
+    for zero_point in (128, 32):
+        model = build(text, w=weight)
+        w8a8_everywhere(model, reduce_range=False, zero_point=zero_point)
+        assert {"ReduceMax": 1, "ReduceMin": 0, "Abs": 0}.items() <= {
+            name: operators(model)[name] for name in ("ReduceMax", "ReduceMin", "Abs")
+        }.items()
+        errors[zero_point] = relative_error(run(model, x=x)[0], exact)
+    if not SATURATES:
+        assert errors[32] < 0.8 * errors[128]
+
+
+@pytest.mark.parametrize("outlier", [False, True])
+def test_arithmetic_of_weight_only_products(outlier: bool, rng: np.random.Generator) -> None:
+    """Against the float product with the same rounded weights: exact, a hundredth of the kernel's error, its error."""
+    weight, x = normal(rng, 160, 48), normal(rng, 2, 5, 160)
+    x[0, 2] = 0
+    if outlier:
+        x[..., 7] = 100
+    text = "(float[A, B, 160] x) => (float[A, B, 48] y) { [p] t = MatMul(x, w) y = Identity(t) }"
+    expected = x @ quantize_blocks(weight, 8, 32, symmetric=True).dequantized()
+    errors = {}
+    for arithmetic in ("float32", "twice_int8", "int8"):
+        model = build(text, w=weight)
+        weight_only_everywhere(model, 8, 32, symmetric=True, arithmetic=arithmetic)
+        errors[arithmetic] = relative_error(run(model, x=x)[0], expected)
+    assert errors["float32"] < 1e-6
+    assert errors["twice_int8"] < max(errors["int8"] / 50, 1e-6)
+    assert 1e-3 < errors["int8"] < 2e-2
+
+
+def test_inputs_are_divided_once_for_all_products_that_read_them(rng: np.random.Generator) -> None:
+    """Also inputs with an incomplete last block; a bias is added once."""
+    text = """(float[M, 200] x) => (float[M, 24] u, float[M, 24] v)
+        { [pa] u = Gemm<transB = 1>(x, a, p) [pb] q = MatMul(x, b) v = Identity(q) }"""
+    weights = {"a": normal(rng, 24, 200), "b": normal(rng, 200, 24), "p": normal(rng, 24)}
+    x = normal(rng, 6, 200)
+    model = build(text, **weights)
+    weight_only_everywhere(model, 8, 32, symmetric=True, arithmetic="twice_int8")
+    assert (operators(model)["Round"], operators(model)["MatMulNBits"]) == (1, 4)
+    for actual, matrix, bias in zip(run(model, x=x), (weights["a"].T, weights["b"]), (weights["p"], 0), strict=True):
+        expected = x @ quantize_blocks(matrix, 8, 32, symmetric=True).dequantized() + bias
+        np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
 def test_shared_input_of_products_is_rounded_once(rng: np.random.Generator) -> None:

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from quantize.calibration import SAMPLE_ROWS, ActivationStatistics, Calibration
+from quantize.calibration import ERROR_ROWS, MAX_ROWS, ActivationStatistics, Calibration
 from quantize.graph import array
 from quantize.methods import w8a8
-from quantize.numerics import Floats, relative_error, round_rows
+from quantize.numerics import Floats, quantize_columns, relative_error, round_rows
 from quantize.products import Product, Weights, find_products
 from quantize.recipe import W8A8, AnyRule, Keep, Smoothing, WeightOnly
 from quantize.smoothing import SmoothingResult, product_error, smooth
@@ -88,7 +88,8 @@ def test_smoothing_reduces_the_error_of_four_outlier_channels(rng: np.random.Gen
     assert result.alpha in Smoothing().alphas
     rounding = w8a8.ActivationRounding(setup.model.graph)
     for product in setup.products:
-        w8a8.quantize(setup.model.graph, rounding, product, setup.weights, reduce_range=rule.reduce_range)
+        columns = quantize_columns(setup.weights.matrix(product), reduce_range=rule.reduce_range)
+        w8a8.quantize(setup.model.graph, rounding, product, columns, 128)
     for actual, expected, estimated in zip(setup.run(), exact, after, strict=True):
         assert relative_error(actual, expected) == pytest.approx(estimated, rel=0.1)
 
@@ -182,7 +183,7 @@ def test_statistics_of_several_runs(rng: np.random.Generator) -> None:
     statistics = statistics_of(rows)
     np.testing.assert_array_equal(statistics.channel_peak, np.abs(rows).max(0))
     np.testing.assert_allclose(statistics.mean_square, np.square(rows).mean(0), rtol=1e-5)
-    assert statistics.rows.shape == (SAMPLE_ROWS, 20)
+    assert statistics.rows.shape == (ERROR_ROWS, 20)
     np.testing.assert_array_equal(statistics.peaks[:, 0], np.abs(statistics.rows).max(1))
     np.testing.assert_allclose(statistics.rounded(), round_rows(statistics.rows), rtol=1e-5, atol=1e-7)
     part = statistics.head(10)
@@ -217,7 +218,7 @@ def test_patches_times_the_matrix_equal_the_convolution(rng: np.random.Generator
     calibration.add({"x": x})
     statistics: Any = calibration.finish()["x"]
     expected = y.transpose(0, 2, 3, 1).reshape(-1, 4)
-    assert len(expected) < SAMPLE_ROWS  # so that all rows are sampled
+    assert len(expected) < MAX_ROWS  # so that all rows are sampled
     np.testing.assert_allclose(statistics.rows @ Weights().matrix(products[0]), expected, rtol=1e-4, atol=1e-4)
     element = np.repeat(np.abs(x).max((1, 2, 3)), len(expected) // 2)
     np.testing.assert_array_equal(statistics.peaks[:, 0], element)
