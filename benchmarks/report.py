@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import families_report, quantization_report, serving_report, speed_report, streaming_report
+from benchmarks import (
+    families_report,
+    fidelity_report,
+    quantization_report,
+    serving_report,
+    speed_report,
+    streaming_report,
+)
 from benchmarks.stamp import stamp
 from runtime.bench.page import Html
 from runtime.bench.panels import svg_file
@@ -22,13 +29,15 @@ class Page:
     """A page of ``docs`` by the stem of its files: ``NAME.md``, the results ``NAME.json``, the picture ``NAME.svg``.
 
     ``tables`` renders each part of the results as blocks of Markdown. ``chart`` draws the results of the part
-    ``charted``; a page without it has no picture.
+    ``charted``; a page without it has no picture. The parts in ``own`` have commands of their own, which need real
+    weights; a page may lack them.
     """
 
     name: str
     tables: Mapping[str, Callable[[dict[str, Any]], list[str]]]
     charted: str = ""
     chart: Callable[[dict[str, Any]], Html] | None = None
+    own: frozenset[str] = frozenset()
 
     @property
     def results(self) -> str:
@@ -51,9 +60,10 @@ PAGES = {
     for page in (
         Page("quantization", quantization_report.TABLES, "speed", quantization_report.chart),
         Page("speed", speed_report.TABLES, "speech", speed_report.chart),
-        Page("streaming", streaming_report.TABLES),
+        Page("streaming", streaming_report.TABLES, own=frozenset({"recordings"})),
         Page("serving", serving_report.TABLES),
         Page("families", families_report.TABLES, "families", families_report.chart),
+        Page("fidelity", fidelity_report.TABLES, own=frozenset({"fidelity"})),
     )
 }
 
