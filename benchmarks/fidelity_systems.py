@@ -17,7 +17,7 @@ from runtime.families.whisper.cross_decoder import CrossDecoder
 from runtime.families.whisper.engine import WhisperEngine
 from runtime.model.artifact import open_artifact
 from runtime.ort.providers import parse_providers
-from runtime.ort.session import apply_threads
+from runtime.ort.threads import apply_threads
 from runtime.results import Timings
 
 Floats = npt.NDArray[np.float32]

@@ -115,8 +115,8 @@ def measure_stream(transcriber: Transcriber, audio: Floats, language: str, live:
         raise AssertionError(f"the stream has {len(ends)} segments, the same audio offline {len(expected)}")
     late, first = lateness(timed)
     whole = transcriber.transcribe(audio, language, sample_rate=RATE).text
-    texts = [normalize(text, name or "") for text in (whole, " ".join(end.result.text for end in ends))]
-    compared = jiwer.process_words(*texts)
+    reference, streamed = (normalize(text, name or "") for text in (whole, " ".join(end.result.text for end in ends)))
+    compared = jiwer.process_words(reference, streamed)
     return {
         "seconds": len(audio) / RATE,
         "segments": len(ends),
@@ -125,7 +125,7 @@ def measure_stream(transcriber: Transcriber, audio: Floats, language: str, live:
         "taken_back": taken_back(events),
         "late": [round(each, 3) for each in late],
         "first": [round(each, 3) for each in first],
-        "words": len(texts[0].split()),
+        "words": len(reference.split()),
         "word_differences": compared.substitutions + compared.insertions + compared.deletions,
     }
 

@@ -187,10 +187,10 @@ def test_streams_of_recordings_end_as_offline(transcriber: Transcriber, recordin
     assert list(rows) == ["small, 3 hypotheses", "small, 3 hypotheses, early", "small, 2 hypotheses, early"]
     usual = rows["small, 3 hypotheses"]
     assert (usual["equal"], usual["not_as_offline"], usual["taken_back"]) == (usual["segments"], 0, 0)
-    assert usual["segments"] >= 3
+    assert usual["segments"] >= 2
     assert 0.8 < usual["median_seconds"] < 8  # a word is stable after the pause that ends its segment
     assert rows["small, 2 hypotheses, early"]["median_seconds"] <= usual["median_seconds"]
     assert "| small, 3 hypotheses |" in (docs / "streaming.md").read_text(encoding="utf-8")
     refused = CliRunner().invoke(live_recordings.app, ["--artifact", "x", "--recordings", str(recordings)])
     assert refused.exit_code == 2
-    assert "NAME" in refused.output or "name" in refused.output
+    assert "give a name and a folder" in " ".join(refused.output.replace("│", "").split())

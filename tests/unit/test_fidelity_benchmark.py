@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import typer
 
+from benchmarks.fidelity_reference import Text
 from benchmarks.fidelity_summary import edge_difference, ended_by_guard, summary
-from benchmarks.fidelity_systems import WAYS, System, Text
+from benchmarks.fidelity_systems import WAYS, System
 from benchmarks.live_recordings import lateness, streams_of
 from benchmarks.recordings import Recordings, Records, fingerprint
 from runtime.families.whisper.timestamps import NextTokenRules, TimestampRules
