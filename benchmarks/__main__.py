@@ -52,6 +52,8 @@ Other commands:
 \b
 python -m benchmarks.real               accuracy.md alone, with options: other weights, recordings, recipes
 python -m benchmarks.families prepare   artifacts and other packages' environment for the part families
+python -m benchmarks.fidelity           docs/fidelity.md: real weights and recordings against transformers
+python -m benchmarks.live_recordings    docs/streaming.md: streams of real recordings with real weights
 python -m benchmarks.four_bits          table of docs/quantization.md on 4 bits, part by part
 python -m benchmarks.vad                voice activity detection: numpy against ONNX Runtime
 python -m benchmarks.no_speech          what tells sounds from speech, and texts dropped by mistake

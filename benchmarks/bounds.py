@@ -14,6 +14,11 @@ from tests.hostile import ENDED_BY_CLIENT
 
 Results = dict[str, Any]
 
+# Features are at most about 1.5; both sides compute them in float32 from a spectrum that spans eight decades.
+FEATURES = 1e-3
+# Less than half a step of timestamps, 20 ms: the rest is rounding of times to milliseconds.
+EDGE_SECONDS = 0.005
+
 
 def at_most(name: str, value: float, limit: float) -> Iterator[str]:
     """Yield a violation unless ``value`` <= ``limit``."""
@@ -121,6 +126,31 @@ def streaming(results: Results) -> Iterator[str]:
     hours = live["hours"]
     yield from equal("seconds of the long stream", hours["seconds"], 7200)
     yield from at_most("bytes at the end of the long stream", hours["last_bytes"], 1.03 * hours["first_bytes"])
+    if "recordings" in results:
+        for name, row in results["recordings"]["rows"].items():
+            yield from equal(f"{name}: changes of stable text", row["taken_back"], 0)
+            yield from equal(f"{name}: segments as offline", row["equal"], row["segments"] - row["not_as_offline"])
+
+
+def fidelity(results: Results) -> Iterator[str]:
+    """Tokens, languages, features and times as transformers has them; every other token is a tie of two logits."""
+    part = results["fidelity"]
+    yield from at_most("difference of features", part["recordings"]["features"], FEATURES)
+    for name, system in part["systems"].items():
+        texts = sum(way["identical"] + way["ended"] for way in system["ways"].values())
+        compared = sum(way["compared"] for way in system["ways"].values())
+        yield from equal(f"{name}: texts that are equal or listed", texts + len(system["differences"]), compared)
+        for each in system["differences"]:
+            where = f"{name}: {each['name']}, language {each['way']}"
+            yield from at_most(f"{where}: lead in transformers", abs(each["reference_lead"]), system["lead_change"])
+        languages = sum(way["language"] for way in system["ways"].values())
+        yield from at_least(f"{name}: languages as detected by transformers", languages, compared)
+        yield from at_most(f"{name}: difference of times", system["edges"]["largest"], EDGE_SECONDS)
+    for name, film in part.get("films", {}).items():
+        for way, result in film["ways"].items():
+            yield from equal(f"{name}, language {way}: tokens as transformers", result["identical"], True)
+    for name, row in part["rows"].items():
+        yield from equal(f"rows of {name}: recordings with the same tokens", row["identical"], row["compared"])
 
 
 def serving(results: Results) -> Iterator[str]:
@@ -206,4 +236,5 @@ BOUNDS: dict[str, Callable[[Results], Iterator[str]]] = {
     "serving": serving,
     "families": families,
     "accuracy": accuracy,
+    "fidelity": fidelity,
 }

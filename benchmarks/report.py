@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import families_report, quantization_report, serving_report, speed_report, streaming_report
+from benchmarks import (
+    families_report,
+    fidelity_report,
+    quantization_report,
+    serving_report,
+    speed_report,
+    streaming_report,
+)
 from benchmarks.real import report as real_report
 from benchmarks.stamp import stamp
 from runtime.bench.page import Html
@@ -30,12 +37,14 @@ class Picture:
 class Page:
     """A page of ``docs`` by the stem of its files: ``NAME.md`` and the results ``NAME.json``.
 
-    ``tables`` renders each part of the results as blocks of Markdown. ``pictures`` are by file name.
+    ``tables`` renders each part of the results as blocks of Markdown. ``pictures`` are by file name. The parts in
+    ``own`` have commands of their own, which need real weights; a page may lack them.
     """
 
     name: str
     tables: Mapping[str, Callable[[dict[str, Any]], list[str]]]
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     @property
     def results(self) -> str:
@@ -57,7 +66,7 @@ PAGES = {
             {"quantization.svg": Picture("speed", quantization_report.chart)},
         ),
         Page("speed", speed_report.TABLES, {"speed.svg": Picture("speech", speed_report.chart)}),
-        Page("streaming", streaming_report.TABLES),
+        Page("streaming", streaming_report.TABLES, own=frozenset({"recordings"})),
         Page("serving", serving_report.TABLES),
         Page("families", families_report.TABLES, {"families.svg": Picture("families", families_report.chart)}),
         Page(
@@ -68,6 +77,7 @@ PAGES = {
                 "accuracy-time.svg": Picture("real", real_report.time_chart),
             },
         ),
+        Page("fidelity", fidelity_report.TABLES, own=frozenset({"fidelity"})),
     )
 }
 

@@ -116,6 +116,39 @@ def _spread(row: dict[str, float]) -> str:
     return f"{row['median']:.2f} s, {row['p95']:.2f} s, {row['most']:.2f} s"
 
 
+def _recordings(part: dict[str, Any]) -> list[str]:
+    results = part["results"]
+    rows = [
+        [
+            name,
+            f"{row['equal']} of {row['segments']}",
+            f"{row['not_as_offline']}",
+            f"{row['taken_back']}",
+            percent(row["word_differences"] / row["words"]),
+            *(f"{row[key]:.1f} s" for key in ("median_seconds", "p95_seconds", "first_text_seconds")),
+        ]
+        for name, row in results["rows"].items()
+    ]
+    first = next(iter(results["rows"].values()))
+    header = [
+        "Whisper base",
+        "as offline",
+        "stable text kept instead",
+        "stable text changed",
+        "words unlike the file's",
+    ]
+    caption = (
+        f"**Real recordings with real weights**: {first['streams']} streams of a minute or two, "
+        f"{first['seconds'] / 60:.0f} minutes, of recordings in one language each, fed in pieces of "
+        f"{1000 * results['piece']:.0f} ms. *As offline* counts final segments with the start, text, tokens and "
+        "confidence of the same audio decoded offline, *words unlike the file's* compares with the text of the whole "
+        "file, which is cut at longer pauses. The delay is from the end of a word until it is stable, at the latest in "
+        "the final text; the end of a word is estimated by its share of the segment's characters:"
+    )
+    delays = ["delay, median", "delay, 95 %", "first text"]
+    return [table([*header, *delays], rows, caption=caption), measured(part)]
+
+
 def _change(share: float) -> str:
     return f"{100 * share:+.1f} %"
 
@@ -130,4 +163,4 @@ def _hours(row: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"live": _live, "chunks": _chunks}
+TABLES = {"live": _live, "chunks": _chunks, "recordings": _recordings}

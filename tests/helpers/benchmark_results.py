@@ -102,6 +102,44 @@ def streaming() -> dict[str, Any]:
             "seconds": 600,
             "first_text": 1.1,
         },
+        "recordings": {
+            "piece": 0.1,
+            "rows": {
+                "int8, 3 hypotheses": {
+                    "streams": 18, "seconds": 1260.0, "segments": 300, "equal": 299, "not_as_offline": 1,
+                    "taken_back": 0, "words": 3000, "word_differences": 30, "stable": 3000, "median_seconds": 2.0,
+                    "p95_seconds": 5.0, "first_text_seconds": 1.2,
+                },
+            },
+        },
+    }  # fmt: skip
+
+
+def fidelity() -> dict[str, Any]:
+    """Return results for docs/fidelity.md by part: one text ended by a guard, one that differs by a tie."""
+    way = {"compared": 306, "identical": 306, "ended": 0, "language": 306}
+    tie = {
+        "name": "fr-1.opus", "way": "detected", "position": 3, "expected": 11, "actual": 13, "reference_lead": 1e-5,
+        "lead": -2e-5, "expected_text": ",", "actual_text": ".",
+    }  # fmt: skip
+    system = {
+        "title": "ONNX Runtime's CPU kernels",
+        "ways": {"given": way | {"identical": 305, "ended": 1}, "detected": way | {"identical": 305}},
+        "lead_change": 3e-5,
+        "differences": [tie],
+        "edges": {"texts": 306, "largest": 0.0004},
+    }
+    film = {"tokens": 100, "identical": True, "finish_reason": "stop", "edges": 0.0}
+    return {
+        "fidelity": {
+            "recordings": {
+                "count": 306, "seconds": 1260.0, "languages": {"en": 64, "fr": 65}, "detected_as_given": 300,
+                "features": 3e-5, "tokens": 9000, "smallest_lead": 1e-5, "leads_below": {"0.001": 2, "0.01": 5},
+            },
+            "systems": {"cpu": system},
+            "films": {"film.wav": {"seconds": 60.0, "detected": "en", "features": 3e-5, "ways": {"given": film}}},
+            "rows": {"float32": {"compared": 306, "identical": 306}},
+        },
     }  # fmt: skip
 
 
@@ -237,4 +275,5 @@ RESULTS = {
     "serving": serving,
     "families": families,
     "accuracy": accuracy,
+    "fidelity": fidelity,
 }

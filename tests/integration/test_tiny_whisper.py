@@ -1,8 +1,11 @@
-"""The bundled small Whisper: text, timestamps, long form, and the tokens of transformers."""
+"""The bundled small Whisper: text, timestamps, long form, the tokens of transformers, and the commands that compare."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,10 @@ import pytest
 import soundfile
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from typer.testing import CliRunner
 
+from benchmarks import fidelity, live_recordings, report
+from benchmarks.bounds import BOUNDS
 from quantize.audio_sets import evaluation_folder, filter_by_language
 from runtime import Request, Transcriber
 from runtime.audio import load_audio
@@ -115,3 +121,77 @@ def test_tokens_equal_those_of_generate(transcriber: Transcriber, timestamps: bo
             assert [
                 [edge for segment in each.segments for edge in (segment.start, segment.end)] for each in transcripts
             ] == [pytest.approx(row) for row in times]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, samples: list[dict[str, Any]]) -> Path:
+    """A folder with an index and four recordings: two English, a Russian and a Chinese one."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    chosen = [sample for sample in samples if sample["file"] in ("en-1.wav", "en-2.wav", "ru-1.wav", "zh-1.wav")]
+    codes = {name: code for code, name in LANGUAGES.items()}
+    for sample in chosen:
+        shutil.copy(DATA / sample["file"], folder)
+    entries = [{"file": each["file"], "language": codes[each["language"]], "text": each["text"]} for each in chosen]
+    (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
+    return folder
+
+
+def stored_part(docs: Path, name: str, part: str) -> dict[str, Any]:
+    """Return the results of a page's part, which keep the page's bounds."""
+    results: dict[str, Any] = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))[part]["results"]
+    return results
+
+
+def test_the_command_of_fidelity(transcriber: Transcriber, recordings: Path, tmp_path: Path) -> None:
+    """All parts but OpenVINO's; a second run uses the stored results."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "fidelity.md").write_text(f"{report.BEGIN}\n\n{report.END}\n", encoding="utf-8")
+    arguments = [str(CHECKPOINT), str(transcriber.artifact.path), "--recordings", str(recordings)]
+    arguments += [
+        "--films",
+        str(recordings),
+        "--int8",
+        str(transcriber.artifact.path),
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    arguments += ["--docs", str(docs)]
+    for part in ("reference", "cpu", "unoptimized", "films", "rows"):
+        arguments += ["--only", part]
+    first = CliRunner().invoke(fidelity.app, arguments)
+    assert first.exit_code == 0, first.output
+    results = stored_part(docs, "fidelity", "fidelity")
+    assert list(BOUNDS["fidelity"]({"fidelity": results})) == []
+    assert set(results["systems"]) == {"cpu", "unoptimized"}
+    assert all(way["identical"] == 4 for way in results["systems"]["cpu"]["ways"].values())
+    assert 0 < results["systems"]["cpu"]["lead_change"] < 1e-3
+    assert set(results["films"]) == {"en-1.wav", "en-2.wav", "ru-1.wav", "zh-1.wav"}
+    assert set(results["rows"]) == {"float32", "int8"}
+    page = (docs / "fidelity.md").read_text(encoding="utf-8")
+    assert "ONNX Runtime's CPU kernels | 4 of 4" in page
+    again = CliRunner().invoke(fidelity.app, arguments)
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert stored_part(docs, "fidelity", "fidelity") == results
+
+
+def test_streams_of_recordings_end_as_offline(transcriber: Transcriber, recordings: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "streaming.md").write_text(f"{report.BEGIN}\n\n{report.END}\n", encoding="utf-8")
+    arguments = ["--artifact", f"small={transcriber.artifact.path}", "--recordings", str(recordings)]
+    arguments += ["--streams", "2", "--work", str(tmp_path / "work"), "--docs", str(docs)]
+    result = CliRunner().invoke(live_recordings.app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = stored_part(docs, "streaming", "recordings")["rows"]
+    assert list(rows) == ["small, 3 hypotheses", "small, 3 hypotheses, early", "small, 2 hypotheses, early"]
+    usual = rows["small, 3 hypotheses"]
+    assert (usual["equal"], usual["not_as_offline"], usual["taken_back"]) == (usual["segments"], 0, 0)
+    assert usual["segments"] >= 2
+    assert 0.8 < usual["median_seconds"] < 8  # a word is stable after the pause that ends its segment
+    assert rows["small, 2 hypotheses, early"]["median_seconds"] <= usual["median_seconds"]
+    assert "| small, 3 hypotheses |" in (docs / "streaming.md").read_text(encoding="utf-8")
+    refused = CliRunner().invoke(live_recordings.app, ["--artifact", "x", "--recordings", str(recordings)])
+    assert refused.exit_code == 2
+    assert "give a name and a folder" in " ".join(refused.output.replace("│", "").split())

@@ -13,12 +13,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import WhisperConfig
 from typer.testing import CliRunner
 
 from export.__main__ import app
+from export.checkpoints import CheckpointFolder
+from export.families.whisper.exporter import load_model
+from export.families.whisper.layouts import find_layout
 from export.families.whisper.layouts.openai import suppressed_tokens
 from runtime import Transcriber, open_artifact
 from runtime.model.manifest import Manifest
@@ -100,6 +103,22 @@ def test_layouts_give_the_same_artifact_in_float16(checkpoint: Path, tmp_path: P
     assert_same(theirs, msgspec.structs.replace(ours, name=theirs.name), "openai")
     assert theirs.source.parameters is not None
     assert theirs.source.repo == "model"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_half_precision_is_read_exactly(dtype: torch.dtype, checkpoint: Path, tmp_path: Path) -> None:
+    """Weights of 16 bits become the float32 numbers that they stand for, in the layouts of transformers and OpenAI."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    native = tmp_path / "native"
+    shutil.copytree(checkpoint, native)
+    save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, native / "model.safetensors")
+    for folder in (native, write_openai(checkpoint, tmp_path / "pt", dtype)):
+        opened = CheckpointFolder(folder, "", None)
+        loaded = load_model(find_layout(opened)(opened)).state_dict()
+        assert loaded.keys() >= tensors.keys()
+        for name, tensor in tensors.items():
+            assert loaded[name].dtype == torch.float32
+            assert torch.equal(loaded[name], tensor.to(dtype).float()), (folder.name, name)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8_float16"])
