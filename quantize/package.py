@@ -117,7 +117,7 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
         with report.step("comparing the graphs with the parent's"):
             errors, same_choices = gate.compare_graphs(quantized, expected)
         texts = _compare_texts(quantized, reference, report)
-        result = gate.record(
+        measured = gate.record(
             audio.evaluation_name,
             recipe.bounds,
             errors,
@@ -126,6 +126,9 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             (parent.size, quantized.size),
             force=plan.force,
         )
+        add_quantization_note(folder, manifest.name, name, recipe.name, measured)
+        if CARD in child.files:
+            child = msgspec.structs.replace(child, files=child.files | {CARD: file_spec(folder / CARD)})
         quantization = Quantization(
             recipe=recipe.name,
             settings=recipe.settings(),
@@ -133,13 +136,11 @@ def quantize_artifact(parent: Artifact, plan: Plan, out: Path, report: Report) -
             calibration=audio.calibration_name,
             graphs={role: result.summary for role, result in results.items()},
             before=manifest.quantization,
-            gate=result,
+            gate=msgspec.structs.replace(measured, bytes=Artifact(folder, child).size),  # with the card's note
         )
         report.console.print(gate.render(quantization))
         _check_gate(quantization, recipe)
-        add_quantization_note(folder, manifest.name, name, recipe.name, result)
-        files = child.files | {CARD: file_spec(folder / CARD)} if CARD in child.files else child.files
-        child = msgspec.structs.replace(child, files=files, quantization=quantization)
+        child = msgspec.structs.replace(child, quantization=quantization)
         (folder / MANIFEST).write_bytes(encode_manifest(child))
         open_artifact(folder)
     return Artifact(out, child)
