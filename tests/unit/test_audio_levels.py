@@ -141,7 +141,7 @@ def test_arrays_of_floats_of_integers_are_scaled() -> None:
     [(np.int32, 2**15), (np.int64, 2**15), (np.int64, 2**31), (np.uint32, None)],
 )
 def test_integers_in_wide_dtypes_are_scaled(dtype: type, full: int | None) -> None:
-    values = (tone(1.0) * (full or 32767) + (0 if full else 32768)).astype(dtype)
+    values: np.ndarray = (tone(1.0) * (full or 32767) + (0 if full else 32768)).astype(dtype)
     samples, warnings = convert(values)
     np.testing.assert_allclose(samples, tone(1.0), atol=1e-4)
     assert len(warnings) == 1
@@ -172,7 +172,7 @@ def test_live_samples_out_of_range_are_refused() -> None:
 def test_channels_of_a_piped_wav_that_cancel_give_the_louder_one() -> None:
     warnings: list[str] = []
     data = sound(np.stack([tone(1.0), -tone(1.0)], 1), "WAV")
-    source = open_pipe(io.BufferedReader(io.BytesIO(data)), warn=warnings.append)  # type: ignore[arg-type]
+    source = open_pipe(io.BufferedReader(io.BytesIO(data)), warn=warnings.append)
     samples = np.concatenate(list(source.blocks()))
     np.testing.assert_allclose(samples, tone(1.0), atol=1e-4)
     assert len(warnings) == 1
