@@ -15,8 +15,9 @@ import onnxruntime as ort
 
 from quantize.graph import MICROSOFT, Editor
 from quantize.methods import per_element, w8a8, weight_only
-from quantize.numerics import quantize_blocks, relative_error
+from quantize.numerics import quantize_blocks, quantize_columns, relative_error
 from quantize.products import Weights, find_products
+from quantize.recipe import Bits, Block, WeightOnly
 from runtime.ort.threads import usable_cores
 
 log = logging.getLogger("benchmarks")
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 CHANNELS, CHUNKS = 480, 16
 INNER, OUTER = 1024, 3072
-BLOCKS = (16, 32, 64, 128, 256)
+BLOCKS: tuple[Block, ...] = (16, 32, 64, 128, 256)
 ROUNDS = 9
 
 
@@ -135,7 +136,10 @@ def _patches(weights: list[Floats], x: Floats, *, alone: bool) -> bytes:
     back = edit.node("Transpose", [end], perm=[0, 2, 3, 1])
     rounding = w8a8.ActivationRounding(model.graph)
     for product in find_products(model.graph):
-        w8a8.quantize(model.graph, rounding, product, Weights(), reduce_range=False)
+        if product.patch <= w8a8.FLOAT_PATCH:
+            w8a8.quantize_float(model.graph, rounding, product, Weights())
+        else:
+            w8a8.quantize(model.graph, rounding, product, quantize_columns(Weights().matrix(product)), 128)
     w8a8.cancel_transposes(model.graph)
     model.graph.sort()
     if alone and not per_element.wrap(model.graph, model.graph.inputs[0], "each"):
@@ -150,6 +154,7 @@ def _blocks(rng: np.random.Generator) -> dict[str, dict[str, float]]:
     graphs: dict[str, bytes] = {}
     results: dict[str, dict[str, float]] = {}
     exact = rows[8] @ matrix
+    bits: Bits
     for bits in (8, 4):
         for block in BLOCKS:
             for symmetric in (True, False):
@@ -160,7 +165,8 @@ def _blocks(rng: np.random.Generator) -> dict[str, dict[str, float]]:
                 value = edit.node("MatMul", [x, weight])
                 model.graph.outputs.append(value)
                 (product,) = find_products(model.graph)
-                weight_only.quantize(model.graph, [product], Weights(), bits, block, symmetric=symmetric)
+                rule = WeightOnly(graph="*", bits=bits, block=block, symmetric=symmetric)
+                weight_only.quantize(model.graph, [product], Weights(), rule, weight_only.InputParts(model.graph))
                 model.graph.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
                 model.graph.sort()
                 graphs[name] = bytes(ir.to_proto(model).SerializeToString())

@@ -86,8 +86,8 @@ def _inverse_factor(inputs: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     gram[np.diag_indices_from(gram)] += _DAMPING * mean if mean > 0 else 1.0
     # The lower factor of the reversed matrix is, reversed, the upper factor U with gram = U U^T; the inverse of U^T is
     # lower, and the inverse of gram is U^-T U^-1, so that its upper factor is U^-1.
-    reversed_factor: Doubles = np.linalg.cholesky(gram[::-1, ::-1])
-    upper: Doubles = reversed_factor[::-1, ::-1]
+    reversed_factor = np.linalg.cholesky(gram[::-1, ::-1])
+    upper = reversed_factor[::-1, ::-1].astype(np.float64)
     return order, np.ascontiguousarray(_inverse(upper), np.float32)
 
 

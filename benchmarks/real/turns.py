@@ -25,14 +25,13 @@ from benchmarks.children import Child
 from benchmarks.real.systems import ReportError, System
 from runtime.audio import load_audio
 from runtime.evaluation import Utterance, load_utterances, metric_language
-from runtime.evaluation.languages import LANGUAGES
+from runtime.model.languages import find_language
 
 log = logging.getLogger("benchmarks")
 
 Task = Literal["text", "language"]
 TASKS: tuple[Task, ...] = ("text", "language")
 RATE = 16_000
-_CODES = {name: code for code, name in LANGUAGES.items()}
 _REPORT_SECONDS = 30.0  # between two lines of progress
 
 
@@ -102,16 +101,19 @@ def load_recordings(folders: Sequence[Path], clips: Path, limit: int | None = No
             raise ReportError(f"{utterance.audio}: another recording has the same name; rename one")
         names.add(utterance.audio.name)
         language = metric_language(utterance)
-        if language not in _CODES:
+        if not language or find_language(language) is None:
             raise ReportError(f"{utterance.audio}: has no language that is known; add one to the index")
         found.setdefault(language, []).append(utterance)
     recordings = []
     for language, utterances in sorted(found.items()):
+        known = find_language(language)
+        assert known  # checked above
         for utterance in sorted(utterances, key=lambda each: each.audio.name)[:limit]:
             clip = clips / f"{utterance.audio.name}.npy"
             if not clip.exists():
                 np.save(clip, load_audio(utterance.audio, RATE))
-            recordings.append(Recording(utterance, clip, _CODES[language], len(np.load(clip, mmap_mode="r")) / RATE))
+            seconds = len(np.load(clip, mmap_mode="r")) / RATE
+            recordings.append(Recording(utterance, clip, known.language.code, seconds))
     return recordings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_arrays_of_floats_of_integers_are_scaled() -> None:
     [(np.int32, 2**15), (np.int64, 2**15), (np.int64, 2**31), (np.uint32, None)],
 )
 def test_integers_in_wide_dtypes_are_scaled(dtype: type, full: int | None) -> None:
-    values: np.ndarray = (tone(1.0) * (full or 32767) + (0 if full else 32768)).astype(dtype)
+    values: np.ndarray[Any, Any] = (tone(1.0) * (full or 32767) + (0 if full else 32768)).astype(dtype)
     samples, warnings = convert(values)
     np.testing.assert_allclose(samples, tone(1.0), atol=1e-4)
     assert len(warnings) == 1

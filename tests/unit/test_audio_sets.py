@@ -30,17 +30,23 @@ from quantize.parent_run import CALIBRATION_SECONDS, pack, segment_probes
 from quantize.recipe import load_recipe
 from runtime.errors import OptionError
 from runtime.evaluation import Utterance
-from runtime.evaluation.languages import LANGUAGES
+from runtime.evaluation.languages import language_name
 from runtime.model.manifest import Language
 
 RUSSIAN, MANDARIN, FRENCH = Language("Russian", "ru"), Language("Chinese", "zh"), Language("French", "fr")
 TINY, REAL = "qwen3-asr-tiny", "gigaam-v3-ctc"
 # Languages of the published models of every family, as their manifests name them.
 FAMILIES = {
-    "qwen3-asr-0.6b": [Language(LANGUAGES[code], code) for code in ("zh", "en", "yue", "ar", "fr", "es", "ru", "it")],
-    "whisper-base": [Language(name, code) for code, name in LANGUAGES.items()],
+    "qwen3-asr-0.6b": [
+        Language(language_name(code) or code, code) for code in ("zh", "en", "yue", "ar", "fr", "es", "ru", "it")
+    ],
+    "whisper-base": [
+        Language(language_name(code) or code, code) for code in ("en", "es", "fr", "it", "ru", "zh", "cy", "sw")
+    ],
     "whisper-base.en": [Language("English", "en")],
-    "parakeet-tdt-0.6b-v3": [Language(LANGUAGES[code], code) for code in ("bg", "de", "en", "es", "fr", "it", "ru")],
+    "parakeet-tdt-0.6b-v3": [
+        Language(language_name(code) or code, code) for code in ("bg", "de", "en", "es", "fr", "it", "ru")
+    ],
     "parakeet-ctc-1.1b": [Language("English", "en")],
     "gigaam-v3-ctc": [RUSSIAN],
 }

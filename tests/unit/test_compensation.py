@@ -84,7 +84,8 @@ def statistics_of(rows: Floats) -> ActivationStatistics:
 
 def gelu(x: Floats) -> Floats:
     """GELU by its tanh approximation, which is as far below zero as the exact one."""
-    return (x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))).astype(np.float32)
+    y: Floats = (x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))).astype(np.float32)
+    return y
 
 
 def test_zero_point_follows_the_signs_of_the_values() -> None:

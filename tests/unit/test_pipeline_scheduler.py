@@ -69,7 +69,9 @@ class FakeEngine:
 
     def check(self, options: SegmentOptions) -> None: ...
 
-    def transcribe(self, samples: np.ndarray, options: SegmentOptions, timings: Timings) -> SegmentResult:
+    def transcribe(
+        self, samples: np.ndarray, options: SegmentOptions, timings: Timings, speech: float | None = None
+    ) -> SegmentResult:
         raise AssertionError
 
     def shorten_context(self, options: SegmentOptions) -> tuple[SegmentOptions, int]:
