@@ -110,7 +110,7 @@ random-%: $(STAMP)
 	$(BIN)/python -m tools.random_checkpoint $* build/checkpoints/$*-random
 	$(BIN)/python -m export $* --checkpoint build/checkpoints/$*-random --out build/artifacts/$*-random
 
-# Every figure and picture of docs/ (about an hour and a half, 25 GB of disk).
+# Every figure and picture of docs/ (about three and a half hours, 25 GB of disk).
 benchmark: $(STAMP) espeak
 	$(BIN)/python -m benchmarks
 

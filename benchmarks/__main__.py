@@ -33,9 +33,9 @@ PARTS = {
 _HELP = """
 Measure, and write the tables and pictures of docs/.
 
-All parts take about three hours on two cores and 25 GB of disk, most of it for exporting and quantizing random
-weights of the real sizes. Artifacts in the work folder are reused even if the code has changed since: remove the folder
-to start anew.
+All parts take about three and a half hours on two cores and 25 GB of disk, most of it for exporting and quantizing
+random weights of the real sizes. Artifacts in the work folder are reused even if the code has changed since: remove the
+folder to start anew.
 
 Parts by page:
 

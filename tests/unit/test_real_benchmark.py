@@ -251,6 +251,16 @@ def test_a_child_process_runs_the_runtime(tmp_path: Path) -> None:
         assert process.ask(turn | {"language": ""})["language"] == "en"
 
 
+def test_a_child_runs_transformers_in_windows_of_30_seconds(tmp_path: Path) -> None:
+    whisper_checkpoint.write(tmp_path / "checkpoint", positions=1500, layers=(1, 1))
+    system = child.Transformers({"model": str(tmp_path / "checkpoint"), "threads": 1})
+    samples = np.random.default_rng(0).normal(0, 0.1, 31 * child.RATE).astype(np.float32)
+    assert system.language(samples) in whisper_checkpoint.LANGUAGES
+    first, second = system.text(samples[: 30 * child.RATE], "en"), system.text(samples[30 * child.RATE :], "en")
+    assert first
+    assert system.text(samples, "en") == f"{first} {second}".strip()
+
+
 def test_long_recordings_are_cut_in_windows() -> None:
     samples = np.arange(70 * child.RATE)
     parts = list(child.windows(samples))
