@@ -181,14 +181,14 @@ def test_streams_of_recordings_end_as_offline(transcriber: Transcriber, recordin
     docs.mkdir()
     (docs / "streaming.md").write_text(f"{report.BEGIN}\n\n{report.END}\n", encoding="utf-8")
     arguments = ["--artifact", f"small={transcriber.artifact.path}", "--recordings", str(recordings)]
-    arguments += ["--streams", "2", "--work", str(tmp_path / "work"), "--docs", str(docs)]
+    arguments += ["--streams", "1", "--threads", "1", "--work", str(tmp_path / "work"), "--docs", str(docs)]
     result = CliRunner().invoke(live_recordings.app, arguments)
     assert result.exit_code == 0, result.output
     rows = stored_part(docs, "streaming", "recordings")["rows"]
     assert list(rows) == ["small, 3 hypotheses", "small, 3 hypotheses, early", "small, 2 hypotheses, early"]
     usual = rows["small, 3 hypotheses"]
     assert (usual["equal"], usual["not_as_offline"], usual["taken_back"]) == (usual["segments"], 0, 0)
-    assert usual["segments"] >= 2
+    assert usual["segments"] >= 1
     assert 0.8 < usual["median_seconds"] < 8  # a word is stable after the pause that ends its segment
     assert rows["small, 2 hypotheses, early"]["median_seconds"] <= usual["median_seconds"]
     assert "| small, 3 hypotheses |" in (docs / "streaming.md").read_text(encoding="utf-8")
