@@ -26,8 +26,10 @@ _FRAMED = _TIMED | {"aac", "loas", "ogg"}
 _RELATIVE = frozenset({"mpegts", "mpeg"})
 # Times are rounded to milliseconds and jitter in recordings of calls. Smaller gaps are left until they add up.
 _GAP_SECONDS = 0.1
-# A later time than this without a duration that covers it is the clock of a recorder, not silence.
+# A gap of more than this is the clock of a recorder or damage, not silence, unless the declared duration covers it and
+# the file has at least 16 bytes for each second of it: other tracks, or what was recorded between.
 _LONGEST_GAP = 3600.0
+_BYTES_PER_SECOND = 16
 # A step back by more than this begins a new recording; less is an overlap.
 _LONGEST_OVERLAP = 1.0
 # An MP4 declares samples exactly; players round, and encoders add up to a frame or two.
@@ -75,7 +77,7 @@ def av_decoder(
         chosen = _track(container, track, name)
         if chosen.codec_context is None:
             raise AudioInvalidError(f"{name}: its audio track has an unknown codec; convert the file first")
-        reading = _Reading(container, chosen, format, name, warn)
+        reading = _Reading(container, chosen, format, size, name, warn)
         pieces = reading.pieces()
         first = next(pieces, None)
     if first is None:
@@ -135,7 +137,7 @@ def _described(number: int, track: Any) -> str:
 class _Reading:
     """Decoded pieces of one track, with silence where its time stamps have gaps."""
 
-    def __init__(self, container: Any, track: Any, format: str, name: str, warn: Warn) -> None:
+    def __init__(self, container: Any, track: Any, format: str, size: int, name: str, warn: Warn) -> None:
         import av
 
         self._container, self._track, self._name, self._warn = container, track, name, warn
@@ -143,7 +145,10 @@ class _Reading:
         self._timed, self._framed = format in _TIMED, format in _FRAMED
         self._origin = start if format in _RELATIVE else 0.0  # time of the first sample of the result
         whole = container.duration / av.time_base if self._timed and container.duration else None
-        self._last_time = start + whole if whole else None
+        # Durations of Matroska, FLV and ASF count from 0, those of MP4 and broadcasts from the first sample.
+        counted = format == "mov" or format in _RELATIVE
+        self._last_time = (start if counted else 0.0) + whole if whole else 0.0
+        self._size = size
         self.duration = self._declared(whole)
         # MP4 lists every sample; fragments and other containers do not.
         self._exact = format == "mov" and bool(track.frames)
@@ -152,6 +157,7 @@ class _Reading:
         self._range = FloatRange(name, lambda: 0.0, warn) if stores_floats else None
         # Seconds at the last change of the rate, and samples since.
         self._base, self._count, self._rate = 0.0, 0, 0
+        self._left_out = 0.0  # seconds of gaps that are not silence
 
     def _declared(self, whole: float | None) -> float | None:
         """Seconds up to the end of the track, as far as declared."""
@@ -174,7 +180,7 @@ class _Reading:
         for piece in _joined(self._timed_frames()):
             yield piece._replace(samples=self._range.apply(piece.samples)) if self._range else piece
         declared = self.duration
-        if self._exact and declared and self._position < declared - _DURATION_TOLERANCE:
+        if self._exact and declared and self._position + self._left_out < declared - _DURATION_TOLERANCE:
             raise AudioInvalidError(
                 f"{self._name}: is truncated: its header announces {declared:.1f} s, only {self._position:.1f} s "
                 "are there; copy it again"
@@ -195,8 +201,10 @@ class _Reading:
     def _silence(self, time: float, channels: int) -> Iterator[Piece]:
         """Yield silence up to a frame's time."""
         gap = time - self._origin - self._position
-        if gap > _LONGEST_GAP and not (self._last_time and time <= self._last_time):
+        is_covered = time <= self._last_time and gap * _BYTES_PER_SECOND <= self._size
+        if gap > _LONGEST_GAP and not is_covered:
             self._origin += gap
+            self._left_out += gap
             self._warn(f"{self._name}: its time stamps jump by {gap:.0f} s at {self._position:.2f} s; none was added")
             return
         if gap < -_LONGEST_OVERLAP and self._position:

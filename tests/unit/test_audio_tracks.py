@@ -96,6 +96,15 @@ def test_clock_that_starts_at_a_date_is_no_silence() -> None:
     assert [warning for warning in warnings if "time stamps" in warning]
 
 
+@pytest.mark.parametrize(("format", "codec", "rate"), [("flv", "aac", 44_100), ("mp4", "aac", RATE)])
+def test_small_file_has_no_hours_of_silence(format: str, codec: str, rate: int) -> None:
+    """One wrong byte of a header moves a track by weeks."""
+    warnings: list[str] = []
+    data = encoded(tone(1.0, rate=rate), format, codec, rate=rate, start=90_000.0)
+    assert len(read(data, warnings=warnings)) / RATE == pytest.approx(1.0, abs=0.1)
+    assert len(warnings) == 1
+
+
 def test_longer_tracks_refuse_nothing() -> None:
     with opened((FORMATS / "subtitles.mka").read_bytes()) as reader:
         assert reader.duration is None  # that of the container belongs to the subtitles
