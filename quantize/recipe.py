@@ -17,6 +17,7 @@ A recipe is a TOML file::
     node = "/lm_head/*"            # node name; same patterns
     operator = "*"                 # ONNX operator; same patterns
     graph_share = 0.5              # match only graphs with at most this share of the model's weights, 0 to 1
+    cross_attention = true         # match only graphs with cross-attention; false: only graphs without it
     optional = false               # true to allow that the rule matches no node
     method = "weight_only"         # weight_only, w8a8, fp16 or keep; further keys depend on the method
     bits = 4

@@ -15,8 +15,9 @@ from tools.random_checkpoint.__main__ import WRITERS, main
 from tools.random_checkpoint.writing import model_shapes, values
 
 
-def test_every_model_that_is_not_bundled_has_a_writer() -> None:
-    assert set(WRITERS) == {checkpoint.name for checkpoint in CHECKPOINTS.values() if not checkpoint.bundled}
+def test_every_model_whose_weights_are_not_here_has_a_writer() -> None:
+    here = {checkpoint.name for checkpoint in CHECKPOINTS.values() if checkpoint.bundled} | {"whisper-base"}
+    assert set(WRITERS) == set(CHECKPOINTS) - here
 
 
 def test_main_calls_the_writer_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

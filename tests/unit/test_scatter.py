@@ -44,10 +44,10 @@ def test_clusters_differ_by_shape_and_have_a_legend() -> None:
 def test_names_never_overlap() -> None:
     points = [Point(f"point {index}", 1.0, 1.0) for index in range(20)]
     root = draw(Cluster("ours", points))
-    places = [
+    positions = [
         (text.get("x"), text.get("y")) for text in root.iter(f"{SVG}text") if (text.text or "").startswith("point")
     ]
-    assert 2 <= len(places) == len(set(places)) < 20
+    assert 2 <= len(positions) == len(set(positions)) < 20
     assert "point 19: 1.00, 1.00" in (next(root.iter(f"{SVG}desc")).text or "")  # left out of the drawing alone
 
 
