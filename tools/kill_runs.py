@@ -80,13 +80,21 @@ class Work(ABC):
 
 
 class Export(Work):
-    """``export`` of a small checkpoint: the artifact's folder appears complete or not at all."""
+    """``export`` of a small checkpoint: the artifact's folder appears complete or not at all.
+
+    Attributes:
+        checkpoint: name and folder of another checkpoint of the same family, if not the small one.
+    """
 
     name, module = "export", "export.cli"
     heavy: Sequence[str] = ("export.package", "export.families", f"export.families.{_EXPORTED.split('-')[0]}.exporter")
 
+    checkpoint: tuple[str, Path] | None = None
+
     def arguments(self) -> list[str]:
-        return [_EXPORTED, "--out", str(self.out)]
+        if self.checkpoint is None:
+            return [_EXPORTED, "--out", str(self.out)]
+        return [self.checkpoint[0], "--checkpoint", str(self.checkpoint[1]), "--out", str(self.out)]
 
     def finished(self) -> dict[str, str]:
         if not self.out.exists():
@@ -106,7 +114,7 @@ class Quantize(Export):
 
     def make_inputs(self) -> None:
         export = Export(self.folder)
-        export.out = self.folder / "parent"
+        export.out, export.checkpoint = self.folder / "parent", self.checkpoint
         _import(export)
         code = _run(export)
         if code:
