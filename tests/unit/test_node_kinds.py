@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from quantize.node_kinds import find_node_kinds
+from quantize.node_kinds import find_node_kinds, has_cross_attention
 from quantize.recipe import KINDS
 from tests.unit.test_methods import build
 
@@ -83,3 +83,13 @@ def test_product_without_scores_is_not_a_head() -> None:
     two = """(float[M, 16] x, float[M, 30] y) => (float[M, 30] logits)
         { [p] p = MatMul(x, wide) [sum] logits = Add(p, y) }"""
     assert kinds(two) == {"p": "linear", "sum": "sum"}
+
+
+@pytest.mark.parametrize(("keys", "expected"), [("k, v", True), ("x, x", False), ("l, r", False)])
+def test_cross_attention_reads_keys_and_values_that_are_inputs(keys: str, expected: bool) -> None:
+    """Not those that the graph computes, nor an input that has keys, values and queries in one."""
+    graph = build(
+        f"""(float[B, S, 16] q, float[B, T, 16] k, float[B, T, 16] v) => (float[B, S, 16] y)
+        {{ x = Identity(q) l = Identity(k) r = Identity(v) y = com.microsoft.MultiHeadAttention<num_heads = 2>(x, {keys}) }}"""
+    ).graph
+    assert has_cross_attention(graph) is expected

@@ -105,6 +105,16 @@ def test_graph_share_limits_a_rule_to_small_graphs() -> None:
     assert not small.matches(NODES[1]._replace(graph_share=0.51))
 
 
+def test_cross_attention_selects_graphs_with_it_or_without() -> None:
+    """A rule without the key matches both."""
+    node = Candidate("decoder", "/fc1/MatMul", "MatMul", "linear")
+    for key, expected in ((True, [False, True]), (False, [True, False]), (None, [True, True])):
+        rule = Keep(graph="*", cross_attention=key)
+        assert [rule.matches(node._replace(cross_attention=has)) for has in (False, True)] == expected
+    with pytest.raises(RecipeError, match=r"graph '\*', cross_attention true\) matches no node"):
+        assign(recipe_of(Keep(graph="*", cross_attention=True), Keep(graph="*")), NODES)
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
