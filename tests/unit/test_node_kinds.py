@@ -88,8 +88,9 @@ def test_product_without_scores_is_not_a_head() -> None:
 @pytest.mark.parametrize(("keys", "expected"), [("k, v", True), ("x, x", False), ("l, r", False)])
 def test_cross_attention_reads_keys_and_values_that_are_inputs(keys: str, expected: bool) -> None:
     """Not those that the graph computes, nor an input that has keys, values and queries in one."""
+    attention = f"com.microsoft.MultiHeadAttention<num_heads = 2>(x, {keys})"
     graph = build(
         f"""(float[B, S, 16] q, float[B, T, 16] k, float[B, T, 16] v) => (float[B, S, 16] y)
-        {{ x = Identity(q) l = Identity(k) r = Identity(v) y = com.microsoft.MultiHeadAttention<num_heads = 2>(x, {keys}) }}"""
+        {{ x = Identity(q) l = Identity(k) r = Identity(v) y = {attention} }}"""
     ).graph
     assert has_cross_attention(graph) is expected
