@@ -42,10 +42,15 @@ class Comparison:
     """A checkpoint and its artifact, and the results of the parts that were run."""
 
     def __init__(
-        self, checkpoint: Path, artifact: Path, recordings: Recordings, records: Records, threads: int
+        self, checkpoint: Path, artifact: Path, int8: Path | None, recordings: Recordings, work: Path, threads: int
     ) -> None:
-        self.checkpoint, self.artifact = checkpoint, artifact
-        self.recordings, self.records, self.threads = recordings, records, threads
+        """Results are stored in ``work``, in a folder for each version of the files."""
+        self.checkpoint, self.artifact, self.recordings, self.threads = checkpoint, artifact, recordings, threads
+        self.records = Records(work / fingerprint(checkpoint, artifact))
+        # Artifacts whose rows are compared, and where. int8 has a folder of its own: its recipe may change alone.
+        self.rows = {"float32": (artifact, self.records)}
+        if int8:
+            self.rows["int8"] = (int8, Records(work / fingerprint(int8)))
         self.front_end = msgspec.convert(open_artifact(artifact).manifest.front_end, LogMelConfig)
         self._tokenizer = open_tokenizer(open_artifact(artifact))
         self._reference: Reference | None = None
@@ -196,8 +201,9 @@ class Comparison:
 
         return self.records.complete("films", sorted(path.name for path in films.glob("*.wav")), make)
 
-    def run_rows(self, part: str, artifact: Path) -> dict[str, Record]:
-        """Decode every recording alone and together with others."""
+    def run_rows(self, name: str) -> dict[str, Record]:
+        """Decode every recording alone and together with others, with the artifact of ``name``."""
+        artifact, records = self.rows[name]
         alone, together = (System(artifact, KERNELS["cpu"], self.threads, rows=rows) for rows in (1, ROWS))
 
         def make(names: list[str]) -> list[Record]:
@@ -206,10 +212,10 @@ class Comparison:
             joined = together.together(clips)
             return [{"alone": one.tokens, "together": other.tokens} for one, other in zip(single, joined, strict=True)]
 
-        return self.records.complete(part, self.recordings.names, make, 2 * ROWS)
+        return records.complete(f"rows-{name}", self.recordings.names, make, 2 * ROWS)
 
-    def run(self, part: str, films: Path | None, int8: Path | None) -> None:
-        """Run a part; those whose input was not given are skipped."""
+    def run(self, part: str, films: Path | None) -> None:
+        """Run a part; long form is skipped without ``films``."""
         if part == "reference":
             self.run_reference()
         elif part in KERNELS:
@@ -217,15 +223,13 @@ class Comparison:
         elif part == "films" and films:
             self.run_films(films)
         elif part == "rows":
-            self.run_rows("rows-float32", self.artifact)
-            if int8:
-                self.run_rows("rows-int8", int8)
+            for name in self.rows:
+                self.run_rows(name)
 
     def stored(self) -> dict[str, dict[str, Record]]:
         """Return the records of every part that is complete."""
-        parts = {
-            part: self.records.read(part) for part in ("reference", *KERNELS, "films", "rows-float32", "rows-int8")
-        }
+        parts = {part: self.records.read(part) for part in ("reference", *KERNELS, "films")}
+        parts |= {f"rows-{name}": records.read(f"rows-{name}") for name, (_, records) in self.rows.items()}
         names = set(self.recordings.names)
         return {
             part: records if part == "films" else {name: records[name] for name in self.recordings.names}
@@ -259,13 +263,11 @@ def main(
     chosen = only or list(PARTS)
     if unknown := set(chosen) - {*PARTS}:
         raise typer.BadParameter(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
-    folders = [checkpoint, artifact, *([int8] if int8 else [])]
-    records = Records(work / fingerprint(*folders))
     try:
-        comparison = Comparison(checkpoint, artifact, Recordings(recordings, limit), records, threads)
+        comparison = Comparison(checkpoint, artifact, int8, Recordings(recordings, limit), work, threads)
         for part in PARTS:
             if part in chosen:
-                comparison.run(part, films, int8)
+                comparison.run(part, films)
     except AsrError as error:
         raise typer.BadParameter(str(error)) from None
     results = summary(comparison.stored(), comparison.spell)
