@@ -19,9 +19,8 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 # Added to the diagonal of the Gram matrix, as a share of its mean: it keeps the matrix invertible, and limits how far
-# corrections follow the calibration audio. With many rows it is that of the paper, with fewer than two rows a channel it
-# is larger: on 18 recordings (some 300 rows of a decoder with 512 and 2,048 channels) 0.1 to 1 left a quarter less error
-# on other recordings than 0.01.
+# corrections follow the calibration audio. It is that of the paper, except for 4 bits with few rows: on 18 recordings
+# (some 300 rows of a decoder with 512 and 2,048 channels) 0.1 to 1 left a quarter less error on other recordings.
 _DAMPING, _DAMPING_FOR_FEW_ROWS = 0.01, 0.1
 _MANY_ROWS_PER_CHANNEL = 2
 # Rows that are corrected at once by a matrix product; the rows of the same group are corrected one by one.
@@ -34,9 +33,15 @@ _COLUMNS_PER_TASK = 1024
 class Compensation:
     """Rounding that is compensated for given inputs. All weights that read the same inputs share it."""
 
-    def __init__(self, inputs: Floats) -> None:
-        """Factor the Gram matrix of ``inputs``: rows of real inputs [n, K], float32."""
-        self._order, self._factor = _inverse_factor(inputs)
+    def __init__(self, inputs: Floats, *, bits: int = 8) -> None:
+        """Factor the Gram matrix of ``inputs``.
+
+        Args:
+            inputs: Rows of real inputs [n, K], float32.
+            bits: 4 or 8, of the weights.
+        """
+        few = bits == 4 and len(inputs) < _MANY_ROWS_PER_CHANNEL * inputs.shape[1]
+        self._order, self._factor = _inverse_factor(inputs, _DAMPING_FOR_FEW_ROWS if few else _DAMPING)
 
     def round(self, weight: Floats, scales: Floats, zeros: Floats, block: int, levels: tuple[int, int]) -> Floats:
         """Round ``weight`` to levels so that the error of ``inputs @ weight`` is small.
@@ -76,7 +81,7 @@ class Compensation:
         return rounded
 
 
-def _inverse_factor(inputs: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+def _inverse_factor(inputs: Floats, damping: float) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return the order of channels and the upper Cholesky factor of the inverse Gram matrix in that order, [K, K].
 
     Channels with large inputs come first: their errors are corrected by all others.
@@ -86,8 +91,6 @@ def _inverse_factor(inputs: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     order = np.argsort(-diagonal, kind="stable")
     gram = gram[np.ix_(order, order)]
     mean = float(diagonal.mean())
-    many = len(inputs) >= _MANY_ROWS_PER_CHANNEL * inputs.shape[1]
-    damping = _DAMPING if many else _DAMPING_FOR_FEW_ROWS
     gram[np.diag_indices_from(gram)] += damping * mean if mean > 0 else 1.0
     # The lower factor of the reversed matrix is, reversed, the upper factor U with gram = U U^T; the inverse of U^T is
     # lower, and the inverse of gram is U^-T U^-1, so that its upper factor is U^-1.

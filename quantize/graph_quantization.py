@@ -123,14 +123,14 @@ class _Compensations:
     """Compensations by the inputs of products. Only the last is kept: products that share inputs follow each other."""
 
     def __init__(self) -> None:
-        self._last: tuple[list[str | None], int, Compensation] | None = None
+        self._last: tuple[list[str | None], int, int, Compensation] | None = None
 
-    def find(self, readers: list[Product], inputs: Floats) -> Compensation:
-        """Return the compensation for the rows ``inputs`` [n, K] that ``readers`` read, rounded or not."""
+    def find(self, readers: list[Product], inputs: Floats, bits: int) -> Compensation:
+        """Return the compensation for the rows ``inputs`` [n, K] that ``readers`` read, for weights of ``bits``."""
         names, digest = [product.x.name for product in readers], hash(inputs[:8].tobytes())
-        if self._last is None or self._last[:2] != (names, digest):
-            self._last = (names, digest, Compensation(inputs))
-        return self._last[2]
+        if self._last is None or self._last[:3] != (names, digest, bits):
+            self._last = (names, digest, bits, Compensation(inputs, bits=bits))
+        return self._last[3]
 
 
 def _apply(
@@ -173,7 +173,7 @@ def _apply(
             importance = np.mean([each.mean_square for each in measured], 0)
         # A table that is also looked up keeps its nearest levels: looked-up rows have no inputs to compensate for.
         if rule.compensation and len(measured) == len(readers):
-            compensation = compensations.find(readers, np.concatenate([each.rows for each in measured]))
+            compensation = compensations.find(readers, np.concatenate([each.rows for each in measured]), rule.bits)
         weight_only.quantize(
             graph,
             readers,
@@ -206,7 +206,7 @@ def _integer_columns(
     zero_point = 128 if product.shares_scale else inputs.best_zero_point(lowest)
     compensation = None
     if rule.compensation:
-        compensation = compensations.find([product], inputs.rounded(zero_point=zero_point, lowest=lowest))
+        compensation = compensations.find([product], inputs.rounded(zero_point=zero_point, lowest=lowest), 8)
     columns = quantize_columns(matrix, reduce_range=rule.reduce_range, compensation=compensation)
     sample = inputs.head(ERROR_ROWS)
     actual = sample.rounded(zero_point=zero_point, lowest=lowest) @ columns.dequantized()
