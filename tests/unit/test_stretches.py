@@ -98,9 +98,9 @@ def test_the_first_text_stays_unless_the_parts_have_more(parts: SegmentResult) -
 @pytest.mark.parametrize(
     ("tokens", "fields", "options", "again"),
     [
-        (22, {}, {}, True),
-        (24, {}, {}, False),
-        (24, {"stop": UNSURE}, {}, True),
+        (17, {}, {}, True),
+        (19, {}, {}, False),
+        (34, {"stop": UNSURE}, {}, True),
         (36, {"stop": UNSURE}, {}, False),
         (4, {"stop": None}, {}, False),
         (4, {}, {"max_new_tokens": 4}, False),
