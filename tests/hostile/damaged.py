@@ -2,7 +2,7 @@
 
     python -m tests.hostile.damaged --files 10000
 
-Each file is read by the reader in a worker process, and by the command ``transcribe`` with the bundled model, many
+Each file is read by the reader in a worker process, and by the command ``transcribe`` with the small model, many
 files in one process. Prints a table of outcomes. The exit code is 1 if a file broke a rule.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from runtime.audio import open_audio
 from runtime.errors import AsrError
-from tests.conftest import REPOSITORY
+from tests.conftest import ARTIFACT, REPOSITORY
 from tests.hostile.files import DAMAGES, FORMATS, damaged
 
 MAX_SECONDS = 10.0
@@ -113,8 +113,9 @@ def transcribe(seeds: Sequence[int]) -> list[str]:
             path.write_bytes(damaged(seed).data)
         where = f"transcribe of seeds {seeds[0]} to {seeds[-1]}"
         try:
+            command = [sys.executable, "-m", "runtime", "transcribe", "--model", str(ARTIFACT), "--format", "json"]
             done = subprocess.run(
-                [sys.executable, "-m", "runtime", "transcribe", "--format", "json", *map(str, paths)],
+                [*command, *map(str, paths)],
                 cwd=REPOSITORY,
                 capture_output=True,
                 text=True,

@@ -53,7 +53,7 @@ _FIELDS = {
     "stream": ("maybe", "2"),
     "chunking_strategy": ("[" * 5_000, '{"type":"server_vad","threshold":0}', "none"),
     "include[]": ("logprobs",),
-    "prompt": ("<|audio_pad|>", "x " * 20_000, "x" * 70_000),
+    "prompt": ("<|audio_pad|>", "x" * 70_000),
     "file_path": ("/etc/passwd",),
     "url": ("http://localhost/",),
     "__proto__": ("1",),

@@ -17,12 +17,12 @@ import pytest
 
 from runtime.cli import process
 from runtime.errors import OutputError
-from tests.conftest import DATA
+from tests.conftest import ARTIFACT, DATA
 
 REPOSITORY = DATA.parent.parent
 SENTENCE = "It was very quiet in Madrid."
 SPEECH = str(DATA / "en-1.wav")
-TRANSCRIBE = f"{sys.executable} -m runtime transcribe {SPEECH}"
+TRANSCRIBE = f"{sys.executable} -m runtime transcribe --model {ARTIFACT} {SPEECH}"
 # prctl(2): drop a capability, those by which root may read and write what its mode bits refuse (capabilities(7)).
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
@@ -101,7 +101,9 @@ def test_names_that_are_not_utf_8_are_printed_as_they_are(tmp_path: Path) -> Non
 
 
 def test_another_encoding_of_the_terminal() -> None:
-    command = f"PYTHONIOENCODING=iso8859-1 {sys.executable} -m runtime transcribe {DATA / 'zh-2.wav'}"
+    command = (
+        f"PYTHONIOENCODING=iso8859-1 {sys.executable} -m runtime transcribe --model {ARTIFACT} {DATA / 'zh-2.wav'}"
+    )
     code, output, error = shell(command)
     assert (code, error) == (0, "")
     assert output.strip() == "那辆红色的车是李娜的。".encode("ascii", "backslashreplace").decode()

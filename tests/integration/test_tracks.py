@@ -24,6 +24,8 @@ from tests.conftest import ARTIFACT, DATA
 from tests.helpers.http import error_of, send
 from tests.helpers.recordings import RATE, tracks
 
+pytestmark = pytest.mark.usefixtures("small_default")
+
 
 def run(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
