@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from runtime.audio import open_audio
 from runtime.errors import AsrError
+from runtime.host.memory import peak_resident_bytes
 from tests.conftest import ARTIFACT, REPOSITORY
 from tests.hostile.files import DAMAGES, FORMATS, damaged
 
@@ -34,6 +34,17 @@ _RATE = 16_000
 _AT_ONCE = 200
 # A file that hangs is found by the clock, which other processes delay.
 _PATIENCE = 12
+
+# The command ``transcribe``, which writes its peak memory to its first argument at the end.
+_TRANSCRIBE = """
+import atexit, pathlib, sys
+from runtime.host.memory import peak_resident_bytes
+peak = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: peak.write_text(str(peak_resident_bytes())))
+sys.argv[1:1] = ["transcribe"]
+from runtime.cli.process import run
+run("runtime.cli.app")
+"""
 
 
 def read_in_process(seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -84,7 +95,7 @@ def _read(seed: int, path: Path) -> None:
         outcome = "refused" if "\n" not in str(error) and str(error).startswith(f"{path}: ") else f"says {error!r}"
     except Exception as error:  # noqa: BLE001 (any other error breaks a rule, and is reported)
         outcome = f"raises {type(error).__name__}: {error}"
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = peak_resident_bytes()
     entry = {"seed": seed, "outcome": outcome, "seconds": time.process_time() - began, "bytes": used}
     sys.stdout.write(json.dumps(entry) + "\n")
     sys.stdout.flush()
@@ -113,7 +124,8 @@ def transcribe(seeds: Sequence[int]) -> list[str]:
             path.write_bytes(damaged(seed).data)
         where = f"transcribe of seeds {seeds[0]} to {seeds[-1]}"
         try:
-            command = [sys.executable, "-m", "runtime", "transcribe", "--model", str(ARTIFACT), "--format", "json"]
+            peak = Path(folder, "peak")
+            command = [sys.executable, "-c", _TRANSCRIBE, str(peak), "--model", str(ARTIFACT), "--format", "json"]
             done = subprocess.run(
                 [*command, *map(str, paths)],
                 cwd=REPOSITORY,
@@ -122,6 +134,7 @@ def transcribe(seeds: Sequence[int]) -> list[str]:
                 timeout=_PATIENCE * len(seeds) + 60,
                 check=False,
             )
+            used = int(peak.read_text()) if peak.exists() else 0
         except subprocess.TimeoutExpired:
             return [f"{where}: hangs"]
     found = [f"{where}: exit code {done.returncode}"] if done.returncode not in (0, 2) else []
@@ -132,7 +145,6 @@ def transcribe(seeds: Sequence[int]) -> list[str]:
     written = len(done.stdout.splitlines())
     if failed + written != len(seeds):
         found.append(f"{where}: {written} texts and {failed} errors for {len(seeds)} files")
-    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     if used > MAX_BYTES:
         found.append(f"{where}: a process has {used / 1e6:.0f} MB")
     return found
