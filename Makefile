@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := build/demo-venv
 # Processes that run tests side by side; a file of tests stays in one, so that its fixtures are made once.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 --durations 20
 
 .PHONY: demo demo-export real-model lint test-fast test docs install install-check espeak chromium tiny benchmark clean
 
