@@ -20,7 +20,8 @@ def test_a_killed_command_leaves_nothing_incomplete(name: str, tmp_path: Path) -
     # Random weights: smaller than those of the small checkpoint, and so faster.
     checkpoint = gigaam_checkpoint.write("ctc", tmp_path / "checkpoint", **gigaam_checkpoint.TINY)
     # A process of its own, since it forks: this one has threads of torch, whose locks a fork would wait for.
-    command = [sys.executable, "-m", "tools.kill_runs", "--runs", "10", "--command", name, "--checkpoint", checkpoint]
+    command = [sys.executable, "-m", "tools.kill_runs", "--runs", "10", "--command", name]
+    command += ["--checkpoint", str(checkpoint)]
     result = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, text=True, timeout=540, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert "10 kills" in result.stdout
