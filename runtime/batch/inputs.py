@@ -60,13 +60,14 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
     - a manifest (``.jsonl``), an object in each line with ``audio`` (relative to the manifest) and optionally ``id``,
       ``language``, ``context``, ``channel`` and ``track``; jobs are named by ``id``, or by ``audio`` if there is none.
 
-    Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist; its job fails later.
+    Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist; its job fails later. So does
+    that of a missing audio file among other inputs: one wrong name does not stop a batch.
 
     Args:
         inputs: files, folders, patterns and manifests.
 
     Raises:
-        AudioNotFoundError: an input does not exist or has no audio.
+        AudioNotFoundError: a folder, pattern or manifest does not exist or has no audio, or all files are missing.
         AudioInvalidError: a folder cannot be read.
         DatasetInvalidError: a line of a manifest is malformed, has an unknown key or an id that cannot name a file.
         OptionError: two different audios have the same name.
@@ -81,7 +82,14 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
             other = jobs.setdefault(job.id, job)
             if _identity(other) != identity:
                 raise OptionError(_same_name(other, job))
+    if jobs and all(_is_missing_file(job) for job in jobs.values()):
+        raise AudioNotFoundError(f"{next(iter(jobs.values())).audio}: no such file or folder")
     return list(jobs.values())
+
+
+def _is_missing_file(job: Job) -> bool:
+    """Return whether the input of ``job`` is itself an audio file that does not exist."""
+    return job.where == str(job.audio) and not job.audio.exists()
 
 
 _Identity = tuple[str, str | None, str | None, int | None, int | None]
@@ -111,6 +119,8 @@ def _jobs_of(text: str) -> Iterator[Job]:
             )
         if glob.has_magic(text):
             return iter(_matches(text))
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            return iter(_named([path], path.parent, str(path)))
     except OSError as error:
         if isinstance(error, AsrError) or error.errno is None:
             raise

@@ -102,11 +102,21 @@ def test_bad_files_are_tried_again_by_the_next_run(samples: list[dict[str, Any]]
     lines = [
         {"audio": str(DATA / "en-4.wav"), "id": "names/kris", "context": "Names: Kris.", "language": "en"},
         {"audio": "bad.wav"},
-        {"audio": "late.wav"},
     ]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     out = tmp_path / "out"
-    arguments = (DATA / "en-1.wav", manifest, DATA / "zh-*.wav", "--out", out, "--format", "txt", "--max-batch", "2")
+    arguments = (
+        DATA / "en-1.wav",
+        manifest,
+        tmp_path / "late.wav",
+        DATA / "zh-*.wav",
+        "--out",
+        out,
+        "--format",
+        "txt",
+        "--max-batch",
+        "2",
+    )
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     plan, *errors, summary = result.stderr.splitlines()

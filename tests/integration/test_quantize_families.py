@@ -163,7 +163,8 @@ def test_nodes_of_the_bundled_recipes(quantized: Make) -> None:
     }
     assert nodes[WHISPER, "int4"]["encoder"] == {"w8a8": 18}
     assert by_bits(nodes[WHISPER, "int4"]["decoder"]) == {"4 and 8 bits": 16, "8 bits, blocks of 64": 2}
-    assert set(nodes[GIGAAM, "mixed"]["encoder"]) == {"w8a8", "4 bits, blocks of 32", "8 bits, blocks of 32"}
+    bits = {"4 bits, blocks of 32", "8 bits, blocks of 32", "8 bits, blocks of 64"}
+    assert set(nodes[GIGAAM, "mixed"]["encoder"]) == {"w8a8"} | bits
 
 
 @pytest.mark.parametrize("recipe", shipped())

@@ -72,6 +72,22 @@ def official(server: Running, key: str = KEY) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
+def test_a_change_of_the_audio_is_told(client: openai.OpenAI) -> None:
+    """The channels of this file cancel one another; the server says that it took one of them."""
+    samples, rate = soundfile.read(DATA / "en-1.wav", dtype="float32")
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([samples, -samples], 1), rate, format="WAV", subtype="PCM_16")
+    for format in ("json", "verbose_json"):
+        body = client.audio.transcriptions.with_raw_response.create(
+            model=MODEL, file=("opposite.wav", file.getvalue()), response_format=format
+        ).http_response.json()
+        (warning,) = body["warnings"]
+        assert warning.startswith("the audio: its channels cancel one another")
+        assert body["text"]
+    plain = client.audio.transcriptions.with_raw_response.create(model=MODEL, file=DATA / "en-1.wav")
+    assert "warnings" not in plain.http_response.json()
+
+
 def message_of(error: openai.APIStatusError) -> str:
     """Check that an error response has no internals of the server, and return its message."""
     for internal in ("Traceback", "/srv", "/tmp", ".py", "standard input", "Spooled", "Error("):

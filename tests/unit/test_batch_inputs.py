@@ -102,7 +102,18 @@ def test_a_manifest_that_is_not_text(tmp_path: Path) -> None:
         find_jobs([str(path)])
 
 
-@pytest.mark.parametrize("text", ["absent.wav", "empty", "*.nothing", "none.jsonl", "*.txt/../*.wav"])
+def test_a_missing_file_fails_later_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a.wav")
+    monkeypatch.chdir(tmp_path)
+    assert [(job.id, str(job.audio)) for job in find_jobs(["x/absent.wav", "a.wav"])] == [
+        ("absent.wav", "x/absent.wav"),
+        ("a.wav", "a.wav"),
+    ]
+    with pytest.raises(AudioNotFoundError, match=r"^x/absent\.wav: no such file or folder$"):
+        find_jobs(["x/absent.wav", "absent.flac"])
+
+
+@pytest.mark.parametrize("text", ["absent", "empty", "*.nothing", "none.jsonl", "*.txt/../*.wav"])
 def test_nothing_found_is_an_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "empty/notes.txt", "none.jsonl", "a.wav")
     monkeypatch.chdir(tmp_path)

@@ -52,8 +52,13 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def brief(transcript: Transcript, *, audio_in_prompt: bool) -> dict[str, Any]:
-    """Return OpenAI's ``Transcription``: text and token usage."""
-    return {"text": transcript.text, "usage": token_usage(transcript, audio_in_prompt=audio_in_prompt)}
+    """Return OpenAI's ``Transcription``: text and token usage; ``warnings`` is an extension, as in :func:`verbose`."""
+    usage = token_usage(transcript, audio_in_prompt=audio_in_prompt)
+    return {"text": transcript.text, "usage": usage, **_warnings(transcript)}
+
+
+def _warnings(transcript: Transcript) -> dict[str, Any]:
+    return {"warnings": transcript.warnings} if transcript.warnings else {}
 
 
 def token_usage(transcript: Transcript, *, audio_in_prompt: bool) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def verbose(transcript: Transcript, *, words: bool = False) -> dict[str, Any]:
     """Return OpenAI's ``TranscriptionVerbose``, with times of words if ``words`` is set.
 
     ``language`` is the lower-case English name, as in OpenAI's API. It is empty if there is no speech or the model does
-    not report a language.
+    not report a language. ``warnings`` is an extension: it says how the audio was changed to be read, if it was.
     """
     body = {
         "task": "transcribe",
@@ -83,6 +88,7 @@ def verbose(transcript: Transcript, *, words: bool = False) -> dict[str, Any]:
         "text": transcript.text,
         "segments": [verbose_segment(index, segment) for index, segment in enumerate(transcript.segments)],
         "usage": {"type": "duration", "seconds": transcript.duration},
+        **_warnings(transcript),
     }
     if words:
         all_words = [word for segment in transcript.segments for word in segment.words or ()]
