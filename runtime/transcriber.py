@@ -232,13 +232,23 @@ class Transcriber:
             done.pop(file.index, None)
             yield Outcome(file.index, error=file.error) if file.error else Outcome(file.index, self.transcript_of(file))
 
-    def live(self, language: str | None = None, context: str = "", live: LiveOptions = DEFAULT_LIVE) -> LiveSession:
+    def live(
+        self,
+        language: str | None = None,
+        context: str = "",
+        live: LiveOptions = DEFAULT_LIVE,
+        *,
+        shorten_context: bool = False,
+    ) -> LiveSession:
         """Return a stream apart from its engine, for callers that schedule the engine themselves.
+
+        ``shorten_context`` is that of :meth:`validate`.
 
         Raises:
             OptionError: an unknown language, or an option that this model cannot do.
         """
-        return LiveSession(self._engine, self.validate(Request("", language, context)).options, live)
+        validated = self.validate(Request("", language, context), shorten_context=shorten_context)
+        return LiveSession(self._engine, validated.options, live)
 
     def stream(
         self,

@@ -60,8 +60,8 @@ def find_jobs(inputs: Iterable[str]) -> list[Job]:
     - a manifest (``.jsonl``), an object in each line with ``audio`` (relative to the manifest) and optionally ``id``,
       ``language``, ``context``, ``channel`` and ``track``; jobs are named by ``id``, or by ``audio`` if there is none.
 
-    Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist; its job fails later. So does
-    that of a missing audio file among other inputs: one wrong name does not stop a batch.
+    Jobs of a folder or a pattern are sorted by name. An audio of a manifest need not exist, nor an audio file beside
+    other inputs: its job fails later, and does not stop the others.
 
     Args:
         inputs: files, folders, patterns and manifests.

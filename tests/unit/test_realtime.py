@@ -252,7 +252,7 @@ def test_too_long_audio_in_one_message(transcriber: Transcriber) -> None:
 
 
 def test_model_without_prompts() -> None:
-    def check(request: Request) -> None:
+    def check(request: Request, **_: bool) -> None:
         if request.context:
             raise CapabilityError("context is not supported by this model", "context")
 
@@ -260,6 +260,13 @@ def test_model_without_prompts() -> None:
     with connected(make_app(ScriptedService(transcriber))) as client:
         refused = client.update(transcription={"prompt": "Kris"})
         assert refused["error"]["param"] == "session.audio.input.transcription.prompt"
+
+
+def test_a_prompt_that_is_too_long_says_how_many_tokens_it_lost(transcriber: Transcriber) -> None:
+    with connected(make_app(ScriptedService(transcriber))) as client:
+        assert "prompt_tokens_dropped" not in client.update(transcription={"prompt": "Kris"})
+        answer = client.update(transcription={"prompt": "word " * 3_200})
+        assert (answer["type"], answer["prompt_tokens_dropped"] > 1_000) == ("session.updated", True)
 
 
 @pytest.mark.parametrize("by_the_service", [False, True])

@@ -164,7 +164,7 @@ class Connection:
     # Client events.
 
     async def _update(self, config: SessionConfig, *, legacy: bool) -> None:
-        await self._check(
+        dropped = await self._check(
             config, "session.input_audio_transcription" if legacy else "session.audio.input.transcription"
         )
         if config != self._config and self._stream:
@@ -178,16 +178,21 @@ class Connection:
         self._config, self._translator.legacy = config, legacy
         if legacy:
             session = as_legacy_session(config, self._id)
-            await self._send(server_event("transcription_session.updated", session=session))
+            name = "transcription_session.updated"
         else:
-            await self._send(server_event("session.updated", session=as_session(config, self._id)))
+            name, session = "session.updated", as_session(config, self._id)
+        extension = {"prompt_tokens_dropped": dropped} if dropped else {}
+        await self._send(server_event(name, session=session, **extension))
 
-    async def _check(self, config: SessionConfig, path: str) -> None:
+    async def _check(self, config: SessionConfig, path: str) -> int:
         """Check language and prompt against the model now, before the first audio opens a stream.
 
         Args:
             config: new configuration.
             path: path of the transcription settings in the event, for errors.
+
+        Returns:
+            Number of tokens at the start of the prompt that are dropped because it is too long.
 
         Raises:
             EventError: the model does not support an option.
@@ -197,11 +202,12 @@ class Connection:
         transcriber = self._services[config.model].transcriber
         request = Request("", config.language, config.prompt)
         try:  # in a thread, because tokenizing a long prompt takes time
-            await asyncio.to_thread(transcriber.validate, request)
+            validated = await asyncio.to_thread(transcriber.validate, request, shorten_context=True)
         except OptionError as error:
             code = "unsupported_parameter" if isinstance(error, CapabilityError) else "invalid_value"
             field = "prompt" if error.option == "context" else error.option
             raise EventError(str(error), code, f"{path}.{field}") from None
+        return validated.dropped_context_tokens
 
     async def _append(self, samples: Samples) -> None:
         """Feed samples [n] to the stream; open one if there is none."""

@@ -130,7 +130,7 @@ class Service:
 
         Args:
             language: English name or code; None or ``auto`` detects it for each segment.
-            context: hot words or free text.
+            context: hot words or free text; one that is too long keeps its last tokens.
             sample_rate: of the samples that will be fed, in Hz, at least 8000.
             live: interval of partial texts, pause that ends a segment.
 
@@ -146,7 +146,7 @@ class Service:
             raise self._busy(f"{streams} live streams are open", self._streams_done, streams)
         self._opening += 1
         try:
-            session = await asyncio.to_thread(self.transcriber.live, language, context, live)
+            session = await asyncio.to_thread(self.transcriber.live, language, context, live, shorten_context=True)
         finally:
             self._opening -= 1
         self._check_open()
