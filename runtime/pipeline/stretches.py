@@ -24,6 +24,8 @@ _PART_SHARE = 0.6
 _SHORTEST_PART = 2.0
 # The rest of a text with timestamps is decoded when it has this much clear speech: four frames, a short word.
 _SHORTEST_REST = 0.128
+# Clear speech that timestamps may leave out. Whisper places them a second off at times, but not two.
+_LONGEST_GAP = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +108,7 @@ class SegmentInProgress:
 
     def _after_early_end(self, stretch: Stretch, result: SegmentResult) -> list[int]:
         """Decode a text that is too short for its speech again, in parts; each part's language is asked again."""
-        if not self._is_short(stretch.piece, result):
+        if not (self._is_short(stretch.piece, result) or self._has_a_gap(stretch.piece, result)):
             return []
         stretch.decoded_again, stretch.first = "short", result
         where = stretch.piece.start / self.rate
@@ -121,6 +123,18 @@ class SegmentInProgress:
         if not is_short(result.text_tokens, len(piece.samples) / self.rate, margin):
             return False  # not even if all of it were speech: saves the detector
         return is_short(result.text_tokens, clear_speech(piece.samples), margin)
+
+    def _has_a_gap(self, piece: Piece, result: SegmentResult) -> bool:
+        """Return whether timestamps leave out speech: between the phrases, before the first or after the last one."""
+        if not result.phrases or self.rate != SAMPLE_RATE:
+            return False
+        starts = [phrase.start for phrase in result.phrases] + [len(piece.samples) / self.rate]
+        ends = [0.0] + [phrase.end for phrase in result.phrases]
+        return any(
+            start - end >= _LONGEST_GAP
+            and clear_speech(piece.samples, int(end * self.rate), int(start * self.rate)) >= _LONGEST_GAP
+            for end, start in zip(ends, starts, strict=True)
+        )
 
     def _divide(self, stretch: Stretch, *, guarded: bool) -> list[int]:
         longest = max(_SHORTEST_PART, _PART_SHARE * len(stretch.piece.samples) / self.rate)

@@ -36,7 +36,9 @@ def segment(seconds: float, start: int = 0, **options: Any) -> SegmentInProgress
 @pytest.fixture(autouse=True)
 def all_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sample is speech."""
-    monkeypatch.setattr(stretches, "clear_speech", lambda samples, start=0: (len(samples) - start) / RATE)
+    monkeypatch.setattr(
+        stretches, "clear_speech", lambda samples, start=0, stop=None: ((stop or len(samples)) - start) / RATE
+    )
 
 
 def decode(work: SegmentInProgress, answer: Callable[[Piece, SegmentOptions], SegmentResult]) -> list[float]:
@@ -122,6 +124,28 @@ def test_silence_explains_a_short_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert segment(10.0).take(None, result("one two three", 9)) != []
 
 
+@pytest.mark.parametrize(
+    ("spans", "again"),
+    [
+        ([(0.0, 4.0), (4.5, 10.0)], False),
+        ([(0.0, 4.0), (6.1, 10.0)], True),
+        ([(2.1, 10.0)], True),
+        ([(0.0, 7.8)], True),
+        ([(1.5, 4.0), (5.5, 8.5)], False),
+    ],
+    ids=["covered", "a gap", "before", "after", "short gaps"],
+)
+def test_timestamps_that_leave_out_speech(spans: list[tuple[float, float]], again: bool) -> None:
+    """The text is long enough for its audio, but no phrase covers two seconds of speech."""
+    phrases = [TimedText(start, end, "text", [1]) for start, end in spans]
+    assert bool(segment(10.0).take(None, result("text", 40, phrases=phrases))) == again
+
+
+def test_silence_explains_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "clear_speech", lambda *_: 1.9)
+    assert segment(10.0).take(None, result("text", 40, phrases=[TimedText(5.0, 10.0, "text", [1])])) == []
+
+
 def test_the_margin_of_the_stop() -> None:
     assert stop_margin(math.log(0.5)) == pytest.approx(0.0)
     assert stop_margin(math.log(0.95)) == pytest.approx(SURE_MARGIN)
@@ -159,7 +183,7 @@ def test_a_rest_without_text_keeps_the_whole_text() -> None:
 
 
 def test_a_rest_without_speech_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "clear_speech", lambda samples, start=0: 0.0 if start else 9.0)
+    monkeypatch.setattr(stretches, "clear_speech", lambda samples, start=0, stop=None: 0.0 if start else 9.0)
     work = segment(10.0, timestamps=True)
     assert decode(work, lambda *_: timed("first", 7 * RATE)) == [10.0]
     assert work.whole.result
