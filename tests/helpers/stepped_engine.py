@@ -262,7 +262,14 @@ class FakeTranscriber(Transcriber):
             super().__init__(open_artifact(ARTIFACT), EngineOptions(), vad=vad)
         self.sessions: list[FakeSession] = []
 
-    def live(self, language: str | None = None, context: str = "", live: LiveOptions = LiveOptions()) -> Any:  # noqa: B008
+    def live(
+        self,
+        language: str | None = None,
+        context: str = "",
+        live: LiveOptions = LiveOptions(),  # noqa: B008
+        *,
+        shorten_context: bool = False,
+    ) -> Any:
         self.resolve_language(language)
         self.sessions.append(FakeSession())
         return self.sessions[-1]
