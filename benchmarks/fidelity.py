@@ -62,6 +62,10 @@ class Comparison:
             self._reference = Reference(self.checkpoint, self.threads)
         return self._reference
 
+    def window(self, name: str) -> Floats:
+        """Return the samples [n] of a recording, of a longer one its first window."""
+        return self.recordings.load(name)[: self.front_end.min_samples]
+
     def spell(self, token: int) -> str:
         """Return the text of a token id; special tokens have names, timestamps their id."""
         name = self._tokenizer.id_to_token(token)
@@ -74,7 +78,7 @@ class Comparison:
         """Decode every recording in transformers, with the language given and as detected, and compare the features."""
 
         def make(names: list[str]) -> list[Record]:
-            reference, clips = self.reference, [self.recordings.load(name) for name in names]
+            reference, clips = self.reference, [self.window(name) for name in names]
             features = reference.features(clips)
             given = [self.recordings.languages[name] for name in names]
             detected = reference.detect(features)
@@ -114,7 +118,7 @@ class Comparison:
         return self.records.complete(part, self.recordings.names, make)
 
     def _compared(self, system: System, name: str, expected: Record) -> Record:
-        clip, given = self.recordings.load(name), expected["given"]
+        clip, given = self.window(name), expected["given"]
         texts: dict[str, Any] = {}
         for way, (is_given, timestamps) in WAYS.items():
             text = msgspec.convert(expected["texts"][way], Text)
@@ -207,7 +211,7 @@ class Comparison:
         alone, together = (System(artifact, KERNELS["cpu"], self.threads, rows=rows) for rows in (1, ROWS))
 
         def make(names: list[str]) -> list[Record]:
-            clips = [(self.recordings.load(name), self.recordings.languages[name]) for name in names]
+            clips = [(self.window(name), self.recordings.languages[name]) for name in names]
             single = [alone.text(clip, language, timestamps=False) for clip, language in clips]
             joined = together.together(clips)
             return [{"alone": one.tokens, "together": other.tokens} for one, other in zip(single, joined, strict=True)]

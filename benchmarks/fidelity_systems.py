@@ -140,17 +140,18 @@ class System:
         for _, result in self.engine.run(work.next_job):
             work.take(result)
         rate = self.engine.sample_rate
+        spans = [span for span in work.spans if span.result.text]  # the others hold what was dropped as silence
         edges = [
             (round(span.start / rate + each.start, 3), round(span.start / rate + each.end, 3))
-            for span in work.spans
+            for span in spans
             for each in span.result.phrases
         ]
-        again = [span.decoded_again for span in work.spans if span.decoded_again]
+        again = [span.decoded_again for span in spans if span.decoded_again]
         return Outcome(
-            [token for span in work.spans for token in span.result.tokens],
-            self._codes.get(work.spans[0].result.language or "") if work.spans else None,
+            [token for span in spans for token in span.result.tokens],
+            self._codes.get(spans[0].result.language or "") if spans else None,
             again[0] if again else "stop",
-            " ".join(span.result.text for span in work.spans),
+            " ".join(span.result.text for span in spans),
             edges,
         )
 
