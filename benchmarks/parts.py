@@ -144,7 +144,9 @@ def quantized(parent: Artifact, recipe: Recipe, out: Path) -> Artifact:
         return quantize_artifact(parent, Plan(recipe, force=True, graphs_only=True), out, report)
 
 
-def measure(parent: Artifact, recordings: Sequence[Path], work: Path) -> Iterator[list[str]]:
+def measure(
+    parent: Artifact, recordings: Sequence[Path], work: Path, methods: Sequence[str] = tuple(METHODS)
+) -> Iterator[list[str]]:
     """Yield a row of the table for each part.
 
     Raises:
@@ -154,7 +156,7 @@ def measure(parent: Artifact, recordings: Sequence[Path], work: Path) -> Iterato
     exact = list(log_probabilities(parent, probes))
     for part in PARTS:
         row = [part]
-        for method in METHODS:
+        for method in methods:
             if part == TABLE and "int8" in method:  # a lookup is no integer product
                 row.append("")
                 continue
@@ -172,16 +174,23 @@ def main(
     / "benchmarks"
     / "parts",
     limit: Annotated[int | None, typer.Option(min=1, help="Number of recordings; all 40 by default.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"A method, instead of all; repeatable: {'; '.join(METHODS)}."),
+    ] = None,
 ) -> None:
-    """Print the table of docs/quantization.md on parts of Whisper; takes half an hour on two cores."""
+    """Print the table of docs/quantization.md on parts of Whisper; each method takes ten minutes on two cores."""
+    methods = method or list(METHODS)
+    if unknown := set(methods) - {*METHODS}:
+        raise typer.BadParameter(f"unknown method {', '.join(sorted(unknown))}; known are {'; '.join(METHODS)}")
     try:
         parent = open_artifact(artifact)
         recordings = [utterance.audio for utterance in real_utterances("evaluation")][:limit]
-        rows = list(measure(parent, recordings, work))
+        rows = list(measure(parent, recordings, work, methods))
     except AsrError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(table(["quantized alone", *METHODS], rows))
+    typer.echo(table(["quantized alone", *methods], rows))
     typer.echo(f"\n{len(recordings)} recordings. {measured(stamp())}")
 
 

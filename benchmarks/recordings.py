@@ -35,6 +35,7 @@ class Recordings:
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
             self.languages = {str(entry["file"]): str(entry["language"]) for entry in entries}
+            self.texts = {str(entry["file"]): str(entry["text"]) for entry in entries}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise typer.BadParameter(
                 f"{path}: cannot be read as a list of recordings with file, language and text ({error})"

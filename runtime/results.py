@@ -31,12 +31,16 @@ class Word(msgspec.Struct, frozen=True):
 
 
 class TimedText(msgspec.Struct, frozen=True):
-    """A part of a segment's text with its tokens; times in seconds from the segment's first sample."""
+    """A part of a segment's text with its tokens; times in seconds from the segment's first sample.
+
+    ``language`` is set where it may be another than the segment's.
+    """
 
     start: float
     end: float
     text: str
     tokens: list[int]
+    language: str | None = None
 
 
 class Timings(msgspec.Struct):

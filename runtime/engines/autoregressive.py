@@ -42,8 +42,11 @@ class AutoregressiveEngine(BaseEngine, Generic[P]):
     _context_length: int
 
     @abstractmethod
-    def _prepare(self, segments: list[SegmentJob]) -> Iterable[tuple[P, TextJob]]:
-        """Encode segments and build their prompts; lazily where encoding goes segment by segment."""
+    def _prepare(self, segments: list[SegmentJob]) -> Iterable[tuple[P, TextJob | SegmentResult]]:
+        """Encode segments and build their prompts; lazily where encoding goes segment by segment.
+
+        A result instead of a text to decode is that of the segment.
+        """
 
     @abstractmethod
     def _finish(self, pending: P, hypothesis: Hypothesis) -> SegmentResult:
@@ -62,22 +65,37 @@ class AutoregressiveEngine(BaseEngine, Generic[P]):
     def run(self, next_job: Callable[[], SegmentJob | None]) -> Iterator[tuple[Any, SegmentResult]]:
         """Decode many segments together; see :meth:`runtime.engines.base.Engine.run` for ``next_job``."""
         ready: deque[tuple[P, TextJob]] = deque()
+        undecoded: deque[tuple[Any, SegmentResult]] = deque()
 
         def next_text() -> tuple[P, TextJob] | None:
-            if not ready:
-                ready.extend(self._prepare(list(islice(iter(next_job, None), self._segments_per_encode))))
-            return ready.popleft() if ready else None
+            while not ready:
+                segments = list(islice(iter(next_job, None), self._segments_per_encode))
+                if not segments:
+                    return None
+                for pending, work in self._prepare(segments):
+                    if isinstance(work, SegmentResult):
+                        undecoded.append((pending.segment.key, work))
+                    else:
+                        ready.append((pending, work))
+            return ready.popleft()
 
-        for pending, hypothesis in greedy_rows(
-            self._decoder,
-            next_text,
-            self._layout,
-            self._stop_ids,
-            forbidden_ids=self._forbidden_ids,
-            on_timing=_add_timing,
-            is_cancelled=lambda pending: pending.segment.is_cancelled(),
-        ):
-            yield pending.segment.key, self._finish(pending, hypothesis)
+        while True:
+            for pending, hypothesis in greedy_rows(
+                self._decoder,
+                next_text,
+                self._layout,
+                self._stop_ids,
+                forbidden_ids=self._forbidden_ids,
+                on_timing=_add_timing,
+                is_cancelled=lambda pending: pending.segment.is_cancelled(),
+            ):
+                yield pending.segment.key, self._finish(pending, hypothesis)
+                while undecoded:
+                    yield undecoded.popleft()
+            if not undecoded:
+                return
+            while undecoded:  # jobs may follow from these results
+                yield undecoded.popleft()
 
     def _budget(self, samples: int, options: SegmentOptions, prompt_tokens: int) -> int:
         """Return the largest number of text tokens for a segment of ``samples``, bounded by the room in a row."""

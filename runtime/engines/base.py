@@ -95,6 +95,14 @@ def _never() -> bool:
     return False
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A piece of speech in a window that joins several: its first sample there and in the audio, and its length."""
+
+    offset: int
+    start: int
+    length: int
+
+
 class SegmentJob(msgspec.Struct, frozen=True):
     """A segment to decode.
 
@@ -102,7 +110,8 @@ class SegmentJob(msgspec.Struct, frozen=True):
     its stage times, and ``began`` (``time.perf_counter``) is the start of its audio, from which the time to the first
     token counts. ``is_cancelled`` is called between steps: True drops the text, frees its row and gives no result.
     ``features`` replace those computed from ``samples``. ``speech`` are the expected seconds of speech in the
-    samples, by voice activity (None: it was not detected).
+    samples, by voice activity (None: it was not detected). ``parts`` is set when the samples join several pieces of
+    speech (:attr:`Engine.window_seconds`).
     """
 
     key: Any
@@ -114,6 +123,7 @@ class SegmentJob(msgspec.Struct, frozen=True):
     live: LiveSegment | None = None
     features: Floats | None = None
     speech: float | None = None
+    parts: list[Part] = []
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
@@ -126,6 +136,9 @@ class SegmentResult(msgspec.Struct, frozen=True):
     ``text_tokens`` are the tokens of text alone, without timestamps and headers. ``stop_log_probability`` is that of
     the stop token that ended the text; None when none did, or when the engine's texts cannot end before the audio
     does. ``head`` is set when the text's last part may be cut: it is decoded again with the audio that follows.
+
+    ``foreign_parts`` are numbers of the job's parts in another language than the others. Nothing was decoded then: a
+    text has one language.
     """
 
     text: str
@@ -142,6 +155,7 @@ class SegmentResult(msgspec.Struct, frozen=True):
     text_tokens: int = 0
     stop_log_probability: float | None = None
     head: Head | None = None
+    foreign_parts: list[int] = []
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -152,12 +166,17 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """A decoded stretch of audio: first sample, number of samples, result, and why it was decoded again, if it was."""
+    """A decoded stretch of audio: first sample, number of samples, result, and why it was decoded again, if it was.
+
+    ``parts`` is set when pauses were left out of what was decoded: times in the result then count from the start of the
+    joined parts, while ``start`` and ``length`` include the pauses.
+    """
 
     start: int
     length: int
     result: SegmentResult
     decoded_again: DecodedAgain | None
+    parts: list[Part] = []
 
 
 class LongForm(Protocol):
@@ -200,6 +219,8 @@ class Engine(Protocol):
     """Whether prompt positions include the audio's rows."""
     sample_rate: int
     segment_seconds: float
+    window_seconds: float | None
+    """Length of the windows into which short pieces of speech are joined; None where a longer window takes longer."""
     plan: BatchPlan
 
     def transcribe(
@@ -274,6 +295,7 @@ class BaseEngine(ABC):
 
     capabilities: Capabilities
     audio_in_prompt: bool = False
+    window_seconds: float | None = None
     plan: BatchPlan
 
     def __init__(

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from runtime.audio import AudioReader
 from runtime.audio.segmentation import Piece, SpeechCutter, fixed_pieces
-from runtime.engines.base import Engine, LongForm, SegmentJob, SegmentOptions, SegmentResult, Span
+from runtime.engines.base import Engine, LongForm, Part, SegmentJob, SegmentOptions, SegmentResult, Span
 from runtime.errors import AsrError
+from runtime.pipeline.packing import Packed, pack
 from runtime.pipeline.stretches import SegmentInProgress
 from runtime.results import DecodedAgain, Timings
 
@@ -31,18 +32,19 @@ class JobKey(NamedTuple):
 
 @dataclass(slots=True)
 class Slot:
-    """One piece of an audio. Its samples are dropped when it is decoded."""
+    """A piece of an audio, or several that are decoded together. Its samples are dropped when it is decoded."""
 
     start: int
     length: int
     segment: SegmentInProgress | None
     result: SegmentResult | None = None
     decoded_again: DecodedAgain | None = None
+    parts: list[Part] = field(default_factory=list)
 
     def span(self) -> Span:
         """Return the decoded piece."""
         assert self.result
-        return Span(self.start, self.length, self.result, self.decoded_again)
+        return Span(self.start, self.length, self.result, self.decoded_again, self.parts)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +119,7 @@ class AudioFile:
     def add(self, piece: Piece) -> int:
         """Add a piece; return the index of its slot."""
         segment = SegmentInProgress(piece, self.options, self.rate)
-        self.slots.append(Slot(piece.start, len(piece.samples), segment))
+        self.slots.append(Slot(piece.start, piece.end - piece.start, segment, parts=segment.parts))
         self._open += 1
         return len(self.slots) - 1
 
@@ -162,7 +164,13 @@ class AudioFile:
         assert segment
         piece, options = segment.job(part)
         return SegmentJob(
-            JobKey(self, slot, part), piece.samples, options, self.timings, self.began, speech=piece.speech
+            JobKey(self, slot, part),
+            piece.samples,
+            options,
+            self.timings,
+            self.began,
+            speech=piece.speech,
+            parts=piece.parts if isinstance(piece, Packed) else [],
         )
 
     def finish(self, index: int, result: SegmentResult) -> None:
@@ -174,11 +182,21 @@ class AudioFile:
         slot.result, slot.segment = result, None
 
 
-def cut_in_steps(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece | None]:
+def cut_in_steps(
+    blocks: Iterable[Floats], engine: Engine, options: SegmentOptions, *, vad: bool
+) -> Iterator[Piece | None]:
     """Yield the pieces of :func:`cut`, and None after each block of audio, so that a caller can do other work."""
     if not vad:
         yield from fixed_pieces(blocks, engine.sample_rate, engine.segment_seconds)
         return
+    pieces = _speech_in_steps(blocks, engine)
+    if engine.window_seconds is None or options.max_new_tokens:  # a number of tokens is that of one piece
+        yield from pieces
+    else:
+        yield from pack(pieces, int(engine.window_seconds * engine.sample_rate))
+
+
+def _speech_in_steps(blocks: Iterable[Floats], engine: Engine) -> Iterator[Piece | None]:
     cutter = SpeechCutter(engine.sample_rate, engine.segment_seconds)
     for block in blocks:
         yield from cutter.hear(block)
@@ -186,9 +204,12 @@ def cut_in_steps(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iter
     yield from cutter.end()
 
 
-def cut(blocks: Iterable[Floats], engine: Engine, *, vad: bool) -> Iterator[Piece]:
-    """Cut consecutive mono samples at the engine's rate into pieces that it can take; ``vad`` leaves silence out."""
-    return (piece for piece in cut_in_steps(blocks, engine, vad=vad) if piece)
+def cut(blocks: Iterable[Floats], engine: Engine, options: SegmentOptions, *, vad: bool) -> Iterator[Piece]:
+    """Cut consecutive mono samples at the engine's rate into pieces that it can take.
+
+    ``vad`` leaves silence out; then short pieces are joined where the engine has windows of a fixed length.
+    """
+    return (piece for piece in cut_in_steps(blocks, engine, options, vad=vad) if piece)
 
 
 def concatenate(blocks: Iterable[Floats]) -> Floats:

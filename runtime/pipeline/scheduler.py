@@ -108,7 +108,7 @@ class SegmentScheduler:
             try:
                 with file.reader as reader:
                     blocks = _CountingBlocks(reader.blocks())
-                    for piece in cut(blocks, self._engine, vad=self._vad):
+                    for piece in cut(blocks, self._engine, file.options, vad=self._vad):
                         seconds += time.perf_counter() - start
                         yield _PieceRead(file, piece)
                         start = time.perf_counter()

@@ -60,6 +60,7 @@ class SteppedEngine:
     audio_in_prompt = False
     sample_rate = RATE
     segment_seconds = 20.0
+    window_seconds: float | None = None
 
     def __init__(self, rows: int = 2, *, automatic: bool = False) -> None:
         """``automatic``: every step is allowed."""

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import openai
 import pytest
 from playwright.sync_api import expect
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from runtime import Transcriber, Transcript
 from runtime.__main__ import app
+from runtime.audio import load_audio
 from runtime.evaluation import Utterance, metric_language
 from runtime.model.bundled import BUNDLED_MODEL, default_model
 from runtime.server.app import make_app
@@ -30,6 +33,9 @@ from tools.demo import MOST_ERRORS, chosen_utterances, count_errors
 
 pytestmark = pytest.mark.slow
 
+Floats = npt.NDArray[np.float32]
+
+RATE = 16_000
 REAL = DATA / "real"
 #: Recordings that every precision of the model transcribes right to the letter.
 EXACT = {
@@ -110,6 +116,64 @@ def test_batch_decodes_together_and_equals_files(
     errors = count_errors(alone[::2], [texts[file] for file in files])
     assert errors.rate <= 0.05
     assert texts[str(CLEAR)] == EXACT[CLEAR.name]
+
+
+def joined(names: list[str]) -> tuple[Floats, list[tuple[float, float]]]:
+    """Return recordings with pauses of 3 s between them, and start and end of each in seconds."""
+    samples, times = list[Floats](), list[tuple[float, float]]()
+    for name in names:
+        clip = load_audio(REAL / name, RATE)
+        start = sum(map(len, samples)) / RATE
+        times.append((start, start + len(clip) / RATE))
+        samples += [clip, np.zeros(3 * RATE, np.float32)]
+    return np.concatenate(samples), times
+
+
+def encodings(monkeypatch: pytest.MonkeyPatch, transcriber: Transcriber) -> list[float]:
+    """Return a list to which the seconds of each encoded window are added."""
+    windows = list[float]()
+    engine: Any = transcriber.engine
+    encode = engine.encode
+
+    def counted(samples: Floats, *arguments: Any) -> Any:
+        windows.append(len(samples) / RATE)
+        return encode(samples, *arguments)
+
+    monkeypatch.setattr(engine, "encode", counted)
+    return windows
+
+
+def test_recordings_with_pauses_share_a_window(real: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["en-conf-invalid.opus", "en-pbx-invalid.opus", "en-vm-msgsaved.opus", "en-tt-weasels.opus"]
+    audio, times = joined(names)
+    windows = encodings(monkeypatch, real)
+    transcript = real.transcribe(audio, sample_rate=RATE)
+    assert len(windows) == 1
+    assert windows[0] < 20
+    assert transcript.text.startswith(EXACT[names[0]])
+    assert transcript.language == "English"
+    for segment in transcript.segments:  # none reaches into a pause by more than the margin of a piece
+        assert any(start - 0.3 <= segment.start < segment.end <= end + 0.3 for start, end in times), segment
+    assert {sum(segment.start + 0.3 >= start for start, _ in times) for segment in transcript.segments} == {1, 2, 3, 4}
+    assert "eaten our phone system" in transcript.segments[-1].text
+
+
+def test_recordings_in_several_languages_do_not_share_a_text(
+    real: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["en-conf-invalid.opus", "it-conf-nonextended.opus", "en-pbx-invalid.opus"]
+    audio, times = joined(names)
+    windows = encodings(monkeypatch, real)
+    transcript = real.transcribe(audio, sample_rate=RATE)
+    assert len(windows) == 4  # all of it, then each alone
+    for name, (start, end) in zip(names, times, strict=True):
+        said = [each for each in transcript.segments if start - 0.3 <= each.start <= end]
+        assert {each.language for each in said} == {"Italian" if name.startswith("it") else "English"}
+        if name in EXACT:
+            assert " ".join(each.text for each in said) == EXACT[name]
+    windows.clear()
+    given = real.transcribe(audio, "en", sample_rate=RATE)
+    assert (len(windows), {each.language for each in given.segments}) == (1, {"English"})
 
 
 def test_the_server_answers_an_openai_client(server: str) -> None:

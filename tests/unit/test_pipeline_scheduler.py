@@ -61,6 +61,7 @@ class FakeEngine:
     audio_in_prompt = False
     sample_rate = RATE
     segment_seconds = 4.0
+    window_seconds: float | None = None
 
     def __init__(self, rows: int = 2) -> None:
         self.plan = BatchPlan(rows, 100, 1, 1, 1000)

@@ -47,6 +47,7 @@ class ChangingEngine:
     capabilities = Capabilities(context=True, language=True, language_detection=True)
     sample_rate = RATE
     segment_seconds = 6.0
+    window_seconds: float | None = None
 
     def __init__(self, seed: int = 0, change_rate: float = 0.3, *, loops: bool = False) -> None:
         self.plan = BatchPlan(2, 100, 1, 1, 1000)

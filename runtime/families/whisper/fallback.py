@@ -54,6 +54,18 @@ def is_silence(no_speech: float, log_probability: float, speech: float | None = 
     return log_probability < LOG_PROBABILITY or (speech is not None and speech < SHORT_SPEECH_SECONDS)
 
 
+def language_probability(logits: Floats, ids: Mapping[str, int], code: str) -> float:
+    """Return the probability of a language among all languages.
+
+    Args:
+        logits: [vocab] of the token after the start of a transcript.
+        ids: token ids by language code.
+        code: a key of ``ids``.
+    """
+    scores = logits[list(ids.values())]
+    return float(1 / np.exp(scores - logits[ids[code]]).sum())
+
+
 def likeliest_language(logits: Floats, ids: Mapping[str, int]) -> tuple[str, float]:
     """Return the code of the most probable language and its probability among all languages.
 

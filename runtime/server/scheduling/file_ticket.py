@@ -126,8 +126,8 @@ class FileTicket:
     def next_seconds(self) -> float:
         """Seconds of audio of the next job, while :attr:`waiting`."""
         assert self._file
-        samples = len(self._follow_ups[0].samples) if self._follow_ups else self._file.slots[self.ready[0]].length
-        return samples / self._rate
+        job = self._follow_ups[0] if self._follow_ups else self._file.job(self.ready[0])
+        return len(job.samples) / self._rate
 
     def next_job(self) -> SegmentJob:
         """Return the next job, while :attr:`waiting`."""
@@ -194,7 +194,7 @@ class FileTicket:
             if file.use_long_form:
                 self._pieces = self._collect(blocks)
             else:
-                self._pieces = cut_in_steps(blocks, self._transcriber.engine, vad=self._transcriber.vad)
+                self._pieces = cut_in_steps(blocks, self._transcriber.engine, file.options, vad=self._transcriber.vad)
         pieces = []
         for piece in self._pieces:
             if piece:
