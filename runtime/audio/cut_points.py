@@ -91,8 +91,14 @@ class SampleBuffer:
         return self._buffer[start + offset : end + offset]
 
     def piece(self, span: Span) -> Piece:
-        """Copy a span."""
+        """Copy a span.
+
+        Raises:
+            ValueError: the span is not in the buffer.
+        """
         start, end = span
+        if not self.start <= start <= end <= self.end:
+            raise ValueError(f"samples {start} to {end} are not held, only {self.start} to {self.end}")
         return Piece(start, self._view(start, end).copy())
 
     def quietest(self, window: Span) -> tuple[int, float]:

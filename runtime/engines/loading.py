@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 import onnxruntime as ort
 
 from runtime.engines.base import EngineOptions
+from runtime.host.memory import release_free_memory
 from runtime.model.artifact import Artifact
 from runtime.ort.prepacked import prepacked_graph
 from runtime.ort.session import make_session
@@ -44,6 +45,7 @@ def load_together(*loaders: Callable[[], Any]) -> tuple[Any, ...]:
     """
     with ThreadPoolExecutor(max(1, len(loaders)), thread_name_prefix="load") as pool:
         futures = [pool.submit(loader) for loader in loaders]
+    release_free_memory()
     return tuple(future.result() for future in futures)
 
 

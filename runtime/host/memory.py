@@ -40,6 +40,22 @@ def resident_bytes() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
 
 
+def release_free_memory() -> bool:
+    """Return freed memory of the C heap to the system; return False where that is not possible.
+
+    Loading a graph takes twice its size for a moment, and glibc keeps what is freed below a block in use.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
+    if trim is None:
+        return False
+    trim(ctypes.c_size_t(0))
+    return True
+
+
 def _from_status(key: str, status: Path = _STATUS) -> int | None:
     """Return an entry of ``/proc/self/status`` in bytes, or None if there is no such file or entry."""
     return _kilobytes(status, key)

@@ -119,7 +119,14 @@ class AudioFile:
     def add(self, piece: Piece) -> int:
         """Add a piece; return the index of its slot."""
         segment = SegmentInProgress(piece, self.options, self.rate)
-        self.slots.append(Slot(piece.start, piece.end - piece.start, segment, parts=segment.parts))
+        self.slots.append(
+            Slot(
+                piece.start,
+                piece.extent if isinstance(piece, Packed) else len(piece.samples),
+                segment,
+                parts=segment.parts,
+            )
+        )
         self._open += 1
         return len(self.slots) - 1
 

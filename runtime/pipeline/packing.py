@@ -16,6 +16,8 @@ from runtime.engines.base import Part
 class Packed(Piece):
     """Consecutive pieces in one array, without the pauses between them.
 
+    ``start`` is that of the first piece, and positions count in the array from there; ``end`` is not one of the audio.
+
     Attributes:
         parts: the pieces, at least two.
     """
@@ -23,9 +25,9 @@ class Packed(Piece):
     parts: list[Part] = field(kw_only=True)
 
     @property
-    def end(self) -> int:
-        """Index after its last sample in the audio."""
-        return self.parts[-1].start + self.parts[-1].length
+    def extent(self) -> int:
+        """Samples from the first part's start to the last part's end, with the pauses."""
+        return self.parts[-1].start + self.parts[-1].length - self.start
 
     def whole_parts(self, start: float, end: float, rate: int) -> int:
         """Return how many parts lie between two times, in seconds from the start of the joined samples."""

@@ -11,7 +11,7 @@ from runtime.audio.segmentation import Piece, split_piece
 from runtime.audio.speech import clear_speech
 from runtime.audio.vad import SAMPLE_RATE
 from runtime.decoding.loops import REPETITION_PENALTY
-from runtime.decoding.short_text import has_more, is_short, stop_margin
+from runtime.decoding.short_text import FEW_TOKENS, SURE_MARGIN, has_more, is_short, stop_margin
 from runtime.engines.base import Part, SegmentOptions, SegmentResult
 from runtime.pipeline.packing import Packed
 from runtime.pipeline.spans import join_results, shift_times
@@ -150,6 +150,11 @@ class SegmentInProgress:
         if self.rate != SAMPLE_RATE or log_probability is None or (not result.text and result.language is None):
             return False  # another rate than the detector's; an engine that cannot stop early; a verdict of no speech
         margin = stop_margin(log_probability)
+        phrases = result.phrases
+        if phrases and all(len(each.tokens) >= FEW_TOKENS * (each.end - each.start) for each in phrases):
+            # The times say where the text ends, so its stop says nothing about that. It is less certain with times: the
+            # alternative is another time, not another word.
+            margin = SURE_MARGIN
         if not is_short(result.text_tokens, len(piece.samples) / self.rate, margin):
             return False  # not even if all of it were speech: saves the detector
         return is_short(result.text_tokens, clear_speech(piece.samples), margin)

@@ -85,3 +85,23 @@ def test_memory_is_limited_by_the_cgroup(tmp_path: Path) -> None:
     assert machine.memory_bytes(limit) == 1_000_000
     limit.write_text("max\n")
     assert machine.memory_bytes(limit) == installed
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_memory_of_the_heap_returns_to_the_system() -> None:
+    code = """
+import ctypes
+from runtime.host.memory import release_free_memory, resident_bytes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+blocks = [libc.malloc(64_000) for _ in range(2000)]
+for block in blocks:
+    ctypes.memset(block, 1, 64_000)
+for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+    libc.free(block)
+before = resident_bytes()
+print(release_free_memory(), before - resident_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    possible, released = done.stdout.split()
+    assert (possible == "True") == (int(released) > 100_000_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def result(phrases: list[tuple[float, float, str]], **fields: Any) -> SegmentRes
 
 
 def span(packed: Packed, of: SegmentResult) -> Span:
-    return Span(packed.start, packed.end - packed.start, of, None, packed.parts)
+    return Span(packed.start, packed.extent, of, None, packed.parts)
 
 
 def test_pieces_are_joined_up_to_the_length_of_a_window() -> None:
@@ -45,7 +46,7 @@ def test_pieces_are_joined_up_to_the_length_of_a_window() -> None:
     assert (first, second) == (None, None)  # steps are passed on at once
     assert isinstance(joined, Packed)
     assert joined.parts == [Part(0, 0, 10 * RATE), Part(10 * RATE, 15 * RATE, 19 * RATE)]
-    assert (joined.start, joined.end, joined.speech) == (0, 34 * RATE, 29.0)
+    assert (joined.start, joined.extent, joined.speech) == (0, 34 * RATE, 29.0)
     assert np.array_equal(joined.samples, np.concatenate([pieces[0].samples, pieces[1].samples]))
     # 2 s would fit to 28 s only in a longer window
     assert isinstance(alone, Piece)
@@ -131,6 +132,13 @@ def test_pieces_in_another_language_are_decoded_alone() -> None:
     assert [(each.text, each.language) for each in segments] == texts
     assert [(each.start, each.end) for each in segments] == [(1.5, 2.5), (10.5, 11.5), (20.5, 21.5)]
     assert work.decoded_again is None
+
+
+def test_a_loop_in_a_window_is_decoded_again_in_its_samples() -> None:
+    work = SegmentInProgress(window(piece(1, 4, 0.1), piece(60, 6, 0.2)), SegmentOptions(), RATE)
+    jobs = work.take(None, msgspec.structs.replace(result([(0.0, 5.0, "again again")]), finish_reason="repetition"))
+    parts = [work.job(job)[0].samples for job in jobs]
+    assert np.array_equal(np.concatenate(parts), work.piece.samples)
 
 
 @pytest.mark.usefixtures("quiet")

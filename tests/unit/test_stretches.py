@@ -141,6 +141,22 @@ def test_timestamps_that_leave_out_speech(spans: list[tuple[float, float]], agai
     assert bool(segment(10.0).take(None, result("text", 40, phrases=phrases))) == again
 
 
+@pytest.mark.parametrize(
+    ("phrases", "again"),
+    [
+        ([(0.0, 5.0, 15), (5.0, 10.0, 15)], False),  # 3 tokens a second, spoken slowly
+        ([(0.0, 5.0, 25), (5.0, 10.0, 5)], True),  # the second phrase has too little for its time
+        ([(0.0, 10.0, 17)], True),
+    ],
+)
+def test_times_tell_a_slow_text_from_one_that_ends_early(phrases: list[tuple[float, float, int]], again: bool) -> None:
+    timed_text = [TimedText(start, end, "text", [1] * tokens) for start, end, tokens in phrases]
+    answer = result("text", sum(tokens for _, _, tokens in phrases), UNSURE, phrases=timed_text)
+    assert bool(segment(10.0).take(None, answer)) == again
+    untimed = result("text", sum(tokens for _, _, tokens in phrases), UNSURE)
+    assert segment(10.0).take(None, untimed)
+
+
 def test_silence_explains_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stretches, "clear_speech", lambda *_: 1.9)
     assert segment(10.0).take(None, result("text", 40, phrases=[TimedText(5.0, 10.0, "text", [1])])) == []
