@@ -298,7 +298,7 @@ class WhisperEngine(AutoregressiveEngine[WhisperPending]):
                 foreign.append(number)
             for target, array in zip(masked, audio, strict=True):
                 target[:, :, here] = array[:, :, filler[here]]
-        return foreign if len(foreign) < len(segment.parts) else list(range(1, len(segment.parts)))
+        return foreign
 
     def _language(self, first: Floats, requested: str | None) -> str:
         """Return the code of the requested language, or of the likeliest by ``first``, the logits after the start."""
