@@ -135,9 +135,12 @@ class FasterWhisper:
         kind = job["compute_type"]
         self._model = factory(job["model"], device="cpu", compute_type=kind, cpu_threads=job["threads"], num_workers=1)
         self._options = job["options"]
+        self._pipeline = self._model
+        if "batch_size" in self._options:  # its pipeline for long audio decodes windows of speech together
+            self._pipeline = import_module("faster_whisper").BatchedInferencePipeline(self._model)
 
     def text(self, samples: Any, language: str) -> str:
-        segments, _ = self._model.transcribe(samples, language=language, **self._options)
+        segments, _ = self._pipeline.transcribe(samples, language=language, **self._options)
         return "".join(segment.text for segment in segments).strip()
 
     def language(self, samples: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,19 @@ def prepare(work: Path, checkpoint: Path, recipes: tuple[str, ...] = RECIPES, th
     others += _faster_whisper(checkpoint)
     others += _whisper_cpp(work, layout)
     return [replace(system, job=system.job | {"threads": threads}) for system in (*ours, *others)]
+
+
+def batched(systems: Sequence[System], rows: int) -> list[System]:
+    """Return faster-whisper, greedy, with its pipeline that decodes ``rows`` windows of long audio together."""
+    greedy = [each for each in systems if each.package == "faster-whisper" and each.job["options"]]
+    return [
+        replace(
+            each,
+            name=f"{each.name}, {rows} together",
+            job=each.job | {"options": {"beam_size": 1, "batch_size": rows}},
+        )
+        for each in greedy
+    ]
 
 
 def _open(checkpoint: Path) -> Any:

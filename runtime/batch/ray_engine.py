@@ -314,7 +314,8 @@ def _cluster(ray: Any) -> Iterator[list[float]]:
             raise WorkerError(f"RAY_ADDRESS={address}: no machine of this cluster has cores; add one")
         yield [count for count in cores if count]
     finally:
-        ray.shutdown()
+        with _silence():  # Ray reports tasks of the workers that it ends
+            ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
