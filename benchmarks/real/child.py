@@ -75,7 +75,7 @@ def peak_bytes() -> int:
 
 
 class Ours:
-    """This project's runtime with its defaults: cut at pauses unless ``vad`` is false, greedy, no timestamps."""
+    """This project's runtime with its defaults: greedy, cut at pauses unless ``vad`` is false."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         factory = import_module("runtime").Transcriber
